@@ -1,0 +1,77 @@
+"""What a person sees while the program works.
+
+Text that a program may read goes to stdout; everything meant for eyes (notes, tables, progress)
+goes to stderr through here, so that ``--json`` and pipes stay clean. Colour follows the terminal
+and ``NO_COLOR``; on a non-terminal progress is a line now and then instead of a moving bar.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# C0 and C1 control characters except tab and newline: they could move the cursor, set the title
+# or write to the clipboard of the terminal that shows them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """``text`` without the control characters that a terminal would obey."""
+    return _CONTROL.sub("", text)
+
+
+@functools.cache
+def stderr() -> Console:
+    """The one rich console, on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Say something to the person at the terminal."""
+    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """Say something that the person should not overlook."""
+    note(f"warning: {text}")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Show a table on stderr; numbers are to be formatted by the caller, right-aligned here."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(printable(str(cell))) for cell in row))
+    stderr().print(shown)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person would say it: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """A number of bytes as a person would say it, in units of 1,000."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

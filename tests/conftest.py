@@ -1,0 +1,143 @@
+"""What all tests share: tiny models, a tokenizer made on the spot, and no way out to the network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEXT = (
+    "The lamp went out, and the captain laughed. “Who is there?” she asked. Nobody answered; "
+    "only the sea, 3,000 fathoms of it, turned over in its sleep. Once upon a time a king had "
+    "three daughters and no patience. He's gone, they said, don't wait for him. "
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without the real samples their tests are deselected, not passed."""
+    if os.environ.get("CWGPT_REAL_DATA"):
+        return
+    kept, left = [], []
+    for item in items:
+        (left if item.get_closest_marker("realdata") else kept).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def _closed_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
+) -> None:
+    """A home of its own for every test, and no connection but to this machine."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    if not request.node.get_closest_marker("network"):
+        monkeypatch.setenv("CWGPT_CACHE", str(home / "cwgpt"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test opened a connection to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    return Path(os.environ["CWGPT_REAL_DATA"])
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A byte-level BPE tokenizer of 384 tokens; ``<|endoftext|>`` is 0."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """A factory of small random models: ``tiny_model("gpt2" | "llama" | "qwen", seed=0)``."""
+
+    def make(family: str = "gpt2", seed: int = 0, **changes: Any) -> Any:
+        import torch
+        from transformers import (
+            GPT2Config,
+            GPT2LMHeadModel,
+            LlamaConfig,
+            LlamaForCausalLM,
+            Qwen2Config,
+            Qwen2ForCausalLM,
+        )
+
+        torch.manual_seed(seed)
+        ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+        if family == "gpt2":
+            settings = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 128}
+            config = GPT2Config(vocab_size=384, **{**settings, **ids, **changes})
+            model: Any = GPT2LMHeadModel(config)
+        else:
+            classes: dict[str, tuple[Any, Any]] = {
+                "llama": (LlamaConfig, LlamaForCausalLM),
+                "qwen": (Qwen2Config, Qwen2ForCausalLM),
+            }
+            config_class, model_class = classes[family]
+            settings = {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 128,
+                "tie_word_embeddings": True,
+            }
+            config = config_class(vocab_size=384, **{**settings, **ids, **changes})
+            model = model_class(config)
+        # Larger weights than the usual initial ones, so that predictions differ from token to token.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(4)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any) -> Callable[[str], Path]:
+    """A factory of saved model folders: ``tiny_folder("llama")``."""
+
+    def make(family: str = "gpt2") -> Path:
+        folder = tmp_path / f"tiny-{family}"
+        tiny_model(family).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
