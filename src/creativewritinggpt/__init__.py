@@ -22,6 +22,10 @@ def __getattr__(name: str) -> Any:
 
         return Config
     if name in __all__:
+        import os
+
+        # torch reads it when it is first imported: operators that a Mac's GPU lacks run on its CPU.
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
         from . import api
 
         return getattr(api, name)

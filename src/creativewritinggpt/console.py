@@ -7,10 +7,12 @@ and ``NO_COLOR``; on a non-terminal progress is a line now and then instead of a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,3 +77,41 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show how far a piece of work is: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        what: What is being done, until the work says so itself.
+
+    Yields:
+        A function to be told what is being done, how much of it is done, and how much there is
+        (None where that is not known).
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        said = began = time.monotonic()
+
+        def tell_line(name: str, done: int, total: int | None) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if now - said >= 20:
+                said = now
+                left = ""
+                if total and done:
+                    left = f", {duration((now - began) / done * (total - done))} left"
+                note(f"{name}: {done:,}" + (f" of {total:,}" if total else "") + left)
+
+        yield tell_line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell_bar(name: str, done: int, total: int | None) -> None:
+            bar.update(task, description=printable(name), completed=done, total=total)
+
+        yield tell_bar

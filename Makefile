@@ -1,0 +1,41 @@
+# make demo    see the whole thing work: train, compare, evaluate (a few minutes)
+# make test    run the tests
+# make check   lint, types and generated docs
+# Each sets up .venv by itself. The same as plain commands: see the README.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+
+.PHONY: demo test check docs clean
+
+demo: $(READY)
+	$(BIN)/cwgpt demo --overwrite
+
+test: $(READY_DEV)
+	$(BIN)/python -m pytest
+
+check: $(READY_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+
+docs: $(READY_DEV)
+	$(BIN)/python docs/generate.py
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): PyTorch and the rest, once (a few minutes) …"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(READY_DEV): $(READY)
+	@echo "Adding what the tests and checks need …"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,156 @@
+"""The Python API: the same four jobs as the command line, with objects instead of files.
+
+    from creativewritinggpt import load, train
+
+    train("novel.txt", config="novel", model_name="starter")
+    print(load("outputs/best_model").write("The night ferry was late,"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .config import Config, load_config
+from .data.document import Document
+from .devices import DeviceChoice
+from .evaluation.report import evaluate as _evaluate
+from .generation.engine import stream as _stream
+from .generation.engine import write as _write
+from .generation.results import Generated, Piece
+from .generation.settings import GenerationSettings
+from .models import loading, writer
+from .training.run import TrainingResult
+from .training.run import train as _train
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class Writer(writer.Writer):
+    """A loaded model that writes; every room of the package takes it."""
+
+    def write(self, prompt: str = "", **settings: Any) -> str:
+        """Continue ``prompt``.
+
+        Args:
+            prompt: The text so far; empty starts a new text.
+            **settings: Fields of ``GenerationSettings``, as ``max_new_tokens=100``, ``seed=1``.
+
+        Returns:
+            The continuation, without the prompt.
+
+        Raises:
+            InputError: A setting that does not exist or does not fit.
+        """
+        return self.alternatives(prompt, 1, **settings)[0].text
+
+    def alternatives(self, prompt: str = "", n: int = 4, **settings: Any) -> list[Generated]:
+        """Continue ``prompt`` in ``n`` ways at once, with all that is known of each."""
+        return _write(self, prompt, _settings(settings), n)
+
+    def stream(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:
+        """Continue ``prompt``, handing out each piece of text as soon as it is settled."""
+        return _stream(self, prompt, _settings(settings))
+
+
+def _settings(values: dict[str, Any]) -> GenerationSettings:
+    from .settings import from_mapping
+
+    return from_mapping(GenerationSettings, values, "settings")
+
+
+def load(
+    model: str | os.PathLike[str] = loading.DEFAULT_MODEL,
+    *,
+    device: DeviceChoice | str | None = None,
+    precision: str = "auto",
+    cache_dir: str | None = None,
+    starter_file: str | None = None,
+) -> Writer:
+    """Load what can write.
+
+    Args:
+        model: An adapter or model folder, a hub id, or ``starter``.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; the best there is without it.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        cache_dir: Where the starter is kept.
+        starter_file: The starter's wheel or GGUF, where it is already on disk.
+
+    Raises:
+        InputError: There is no such model, or it can't be used.
+        RunError: It could not be fetched.
+    """
+    loaded = loading.load_writer(
+        os.fspath(model), device, precision, cache_dir=cache_dir, starter_file=starter_file
+    )
+    fields = {field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)}
+    return Writer(**fields)
+
+
+def train(
+    files: Paths = (),
+    *,
+    config: str | Config | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> TrainingResult:
+    """Fine-tune a model.
+
+    Args:
+        files: Texts to train on; without any, the named sources.
+        config: A recipe, a YAML file or a ready ``Config``.
+        resume: Go on with the run in the output folder.
+        overwrite: Replace the run in the output folder.
+        **settings: Fields of ``Config``, which win over ``config``.
+
+    Raises:
+        InputError: Settings, files or the output folder can't be used.
+        RunError: The work failed.
+    """
+    if isinstance(config, Config):
+        ready = load_config(None, {**config.to_dict(), **settings}) if settings else config
+    else:
+        ready = load_config(config, settings)
+    return _train(ready, _listed(files), resume=resume, overwrite=overwrite)
+
+
+def generate(
+    prompt: str = "", *, model: str | os.PathLike[str] = loading.DEFAULT_MODEL, **settings: Any
+) -> str:
+    """Load a model and continue ``prompt`` once; to write more, :func:`load` it."""
+    return load(model).write(prompt, **settings)
+
+
+def evaluate(
+    model: str | os.PathLike[str] | Writer = loading.DEFAULT_MODEL,
+    files: Paths = (),
+    *,
+    documents: Sequence[Document] | None = None,
+) -> dict[str, Any]:
+    """Perplexity of a model and its base on the same documents.
+
+    Args:
+        model: What to load, or a loaded writer.
+        files: Texts to evaluate on.
+        documents: Documents to evaluate on, instead of files.
+
+    Returns:
+        The content of ``evaluation.json``.
+
+    Raises:
+        InputError: The model or the files can't be used.
+    """
+    from .data.corpus import read_documents
+
+    loaded = model if isinstance(model, Writer) else load(model)
+    chosen = documents if documents is not None else read_documents(_listed(files), Config())
+    return _evaluate(loaded, list(chosen))
+
+
+def _listed(files: Paths) -> list[str]:
+    if isinstance(files, (str, os.PathLike)):
+        return [os.fspath(files)]
+    return [os.fspath(file) for file in files]

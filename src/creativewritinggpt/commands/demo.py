@@ -1,0 +1,143 @@
+"""``cwgpt demo``: the whole story in a few minutes, on the starter and the sample corpus."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .. import console
+from ..arguments import add_settings, given
+from ..config import Config, load_config
+from ..errors import InputError, Stopped
+from ..files import read_json
+
+STEPS = 24
+PROMPTS = (
+    "[WP] The old clockmaker has repaired everything in town but one thing.",
+    "The night ferry was two hours late, and",
+    "My aunt taught the parrot to",
+)
+_SETTINGS = (
+    "starter_file", "output_dir", "results_dir", "cache_dir", "device", "precision",
+    "num_workers", "seed", "max_steps",
+)  # fmt: skip
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.description = (
+        "Fine-tune the embedded starter model on the sample corpus, let base and tuned model\n"
+        "continue the same prompts, and evaluate both on text held out. No GPU, no model hub;\n"
+        "about five minutes on two cores."
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help="replace a run in the output folder that is not the demo's",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_settings(parser, Config, only=_SETTINGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, compare, evaluate, list."""
+    began = time.monotonic()
+    overrides = {"max_steps": STEPS, **given(arguments, Config)}
+    config = load_config("starter", {**overrides, "sources": ["sample"]})
+    output = Path(config.output_dir)
+    replace = arguments.overwrite or _is_demo(output)
+
+    from ..training.run import train
+
+    console.note("1. Training the starter on the sample corpus\n")
+    trained = train(config, overwrite=replace)
+    if trained.outcome == "interrupted":
+        raise Stopped("the demo was stopped", "run cwgpt demo again to start over")
+
+    from ..models.loading import load_writer
+
+    writer = load_writer(
+        str(output / "best_model"), config.device, config.precision, threads=config.num_workers,
+        cache_dir=config.cache_dir, starter_file=config.starter_file,
+    )  # fmt: skip
+    console.note("\n2. The same prompts, continued by the base and by the tuned model")
+    samples = _samples(writer, config.seed)
+    _show(samples)
+
+    from ..data.document import Document
+    from ..evaluation.report import evaluate, rows, write_report
+
+    console.note("\n3. Both on the documents that were held out\n")
+    held_out = (output / "validation.jsonl").read_text("utf-8").splitlines()
+    result = evaluate(writer, [Document(**json.loads(line)) for line in held_out])
+    write_report(result, output)
+    console.table("", *rows(result))
+
+    files = sorted(
+        str(path)
+        for path in output.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.parts)
+        and "checkpoints" not in path.parts
+    )  # fmt: skip
+    console.note("\n4. What was written\n")
+    for name in files:
+        console.note(f"   {name}")
+    seconds = time.monotonic() - began
+    model = "" if config.output_dir == "outputs" else f" --model {shlex.quote(str(output))}/best_model"
+    console.note(
+        f"\nDone in {console.duration(seconds)}. Look at {output / 'training_curves.png'}, then "
+        f"write with the model: cwgpt generate{model}\nTrain on your own text: cwgpt train FILE "
+        "--model-name starter --output-dir FOLDER"
+    )
+    if arguments.json:
+        report = {
+            "training": trained.to_dict(), "samples": samples, "evaluation": result,
+            "files": files, "seconds": seconds,
+        }  # fmt: skip
+        sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def _is_demo(output: Path) -> bool:
+    """Whether the run in a folder is one of the demo's, which another may replace."""
+    record = output / "final_model" / "run.json"
+    if not record.is_file():
+        record = output / "best_model" / "run.json"
+    try:
+        run = read_json(record)
+        return bool(run["config"]["sources"] == ["sample"] and not run["data"]["files"])
+    except (InputError, KeyError, TypeError):
+        return False
+
+
+def _samples(writer: Any, seed: int) -> list[dict[str, str]]:
+    """Each prompt continued twice with the same seed."""
+    from ..generation.engine import write
+    from ..generation.settings import GenerationSettings
+
+    settings = GenerationSettings(max_new_tokens=60, seed=seed)
+    samples = []
+    for prompt in PROMPTS:
+        start = prompt + "\n\n" if prompt.startswith("[") else prompt
+        with writer.base():
+            base = write(writer, start, settings)[0].text
+        samples.append({"prompt": prompt, "base": base, "tuned": write(writer, start, settings)[0].text})
+    return samples
+
+
+def _show(samples: list[dict[str, str]]) -> None:
+    """Prompts with both continuations beside each other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for sample in samples:
+        shown = Table(title=Text(sample["prompt"], style="bold"), title_justify="left", expand=True)
+        for name in ("base", "tuned"):
+            shown.add_column(name, ratio=1, overflow="fold")
+        shown.add_row(*(Text(console.printable(sample[name]).strip()) for name in ("base", "tuned")))
+        console.stderr().print()
+        console.stderr().print(shown)

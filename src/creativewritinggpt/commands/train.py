@@ -1,0 +1,77 @@
+"""``cwgpt train``: fine-tune a model on files or named sources."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+
+from .. import console
+from ..arguments import add_settings, given, short_usage
+from ..config import Config, load_config
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    short_usage(parser, "[FILE ...] [flags]")
+    parser.description = (
+        "Fine-tune a model. FILE is text (.txt, .md), rows (.jsonl, .csv, .tsv, .parquet) or a\n"
+        "folder of them; NAME=FILE names it. Without FILE the named --sources are read."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  cwgpt train novel.txt --config novel\n"
+        "  cwgpt train stories.jsonl --model-name starter --max-steps 60\n"
+        "  cwgpt train --resume"
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="texts to train on")
+    parser.add_argument(
+        "--config", metavar="NAME", help="a recipe (see cwgpt recipes) or a YAML file of settings"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in the output folder"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run in the output folder"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_settings(parser, Config, aliases={"model_name": ("--model",)})
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and say what came of it."""
+    config = load_config(arguments.config, given(arguments, Config))
+    from ..training.run import train
+
+    result = train(
+        config, arguments.files, resume=arguments.resume, overwrite=arguments.overwrite
+    )
+    if arguments.json:
+        sys.stdout.write(json.dumps(result.to_dict()) + "\n")
+    place = "" if config.output_dir == "outputs" else f" --output-dir {shlex.quote(config.output_dir)}"
+    if result.outcome == "interrupted":
+        console.note(
+            f"stopped after step {result.steps} of {result.total_steps}; everything is saved. "
+            f"Go on with: cwgpt train --resume{place}"
+        )
+        return 130
+    if result.outcome == "early":
+        console.note(f"stopped early at step {result.steps}: the validation loss fell no further")
+    best = result.to_dict()
+    if result.best_val_loss is not None:
+        console.note(
+            f"Done in {console.duration(result.seconds)}: validation perplexity "
+            f"{best['base_val_perplexity']:.2f} before, {best['best_val_perplexity']:.2f} at step "
+            f"{result.best_step}; {result.useful_tokens_per_second:,.0f} tokens/s, "
+            f"{console.size(result.peak_memory_bytes)} of memory."
+        )
+        if result.best_val_loss >= result.base_val_loss:
+            console.warn(
+                "the tuned model is not better than the base on the held-out text; try more data "
+                "or a lower --learning-rate"
+            )
+    model = shlex.quote(f"{config.output_dir}/best_model")
+    shown = "" if config.output_dir == "outputs" else f" --model {model}"
+    console.note(f"The best model is in {model}. Write with it: cwgpt generate{shown}")
+    return 0

@@ -1,0 +1,211 @@
+"""From the user's words (files or names of sources) to what is trained on and what validates.
+
+Cleaned documents are kept on disk under a key of all that made them: the content of the files, the
+settings that matter and the code that cleans. A second run finds them; nothing stale is ever found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import InputError, UserError
+from ..files import atomic_folder, cache_folder, disk_errors
+from .document import Document
+from .report import Progress, SourceReport
+from .sources.base import Source
+from .splits import split
+from .store import DocumentStore, to_json, write_store
+from .tables import Reading
+from .tokens import digests
+
+
+@dataclass
+class Corpus:
+    """What a run reads.
+
+    Attributes:
+        train: The documents to train on; read from disk one by one.
+        validation: The documents held out.
+        reports: What happened to each source, by name.
+        missing: The sources that could not be read and were to be skipped, and why.
+    """
+
+    train: Sequence[Document]
+    validation: Sequence[Document]
+    reports: dict[str, SourceReport]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, Any]:
+        """The digests of all documents, what they were made from, and a hash over all of it."""
+        content: dict[str, Any] = {
+            "train": list(digests(self.train)),
+            "validation": list(digests(self.validation)),
+            "sources": {name: report.to_dict() for name, report in self.reports.items()},
+            "missing": dict(self.missing),
+        }
+        sides = {side: content[side] for side in ("train", "validation")}
+        content["manifest_hash"] = hashlib.sha256(to_json(sides).encode()).hexdigest()
+        return content
+
+
+def load_corpus(
+    config: Config, files: Sequence[str] = (), progress: Progress | None = None
+) -> Corpus:
+    """Read, clean and split what a run trains on.
+
+    Args:
+        config: Sources, sizes, seed, columns.
+        files: The FILE arguments; where there are none, ``config.sources`` are read.
+        progress: Called while files are read and compared.
+
+    Raises:
+        InputError: A file or setting is wrong, or there is too little text.
+        RunError: A source can't be reached.
+    """
+    stores, missing = _stores(config, files, progress)
+    train, validation = split(
+        stores,
+        train_size=config.train_size,
+        val_size=config.val_size,
+        seed=config.seed,
+        progress=progress,
+    )
+    return Corpus(train, validation, {store.report.name: store.report for store in stores}, missing)
+
+
+def read_documents(
+    files: Sequence[str], config: Config, progress: Progress | None = None
+) -> list[Document]:
+    """All documents of files, or of ``config.sources``, without a split."""
+    stores, _ = _stores(config, files, progress)
+    return [document for store in stores for document in store]
+
+
+def _stores(
+    config: Config, files: Sequence[str], progress: Progress | None
+) -> tuple[list[DocumentStore], dict[str, str]]:
+    stores: list[DocumentStore] = []
+    missing: dict[str, str] = {}
+    for name, opened in _opened(config, files, missing):
+        with _missing(name, config, missing):
+            found = [_stored(source, config, progress) for source in opened]
+            for store in found:
+                if not len(store):
+                    raise _nothing(store.report)
+            stores += found
+    if not stores:
+        raise InputError(
+            f"no source could be read: {'; '.join(missing.values()) or 'none was named'}",
+            "name other sources with --sources, or give files",
+        )
+    return stores, missing
+
+
+def _opened(
+    config: Config, files: Sequence[str], missing: dict[str, str]
+) -> Iterator[tuple[str, list[Source]]]:
+    from .sources.files import open_files
+    from .sources.registry import open_named
+
+    if files:
+        # Together, so that files of one source become one domain.
+        readable = []
+        for file in files:
+            with _missing(file, config, missing):
+                open_files([file], config)
+                readable.append(file)
+        if readable:
+            yield from ((source.name, [source]) for source in open_files(readable, config))
+        return
+    for name in dict.fromkeys(config.sources):
+        with _missing(name, config, missing):
+            yield name, open_named(name, config)
+
+
+@contextlib.contextmanager
+def _missing(name: str, config: Config, missing: dict[str, str]) -> Iterator[None]:
+    """Record a source that can't be read, where the user said to go on without."""
+    try:
+        yield
+    except UserError as error:
+        if not config.skip_missing:
+            raise
+        missing[name] = error.message
+
+
+def _nothing(report: SourceReport) -> InputError:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
+    return InputError(
+        f"{report.name} holds no text" + (f" (left out: {reasons})" if reasons else ""),
+        "give a file with text in it",
+    )
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the code that reads and cleans, so that a new version makes new documents."""
+    content = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        content.update(file.read_bytes())
+    return content.hexdigest()
+
+
+def _stored(source: Source, config: Config, progress: Progress | None) -> DocumentStore:
+    """The source's documents on disk, read and cleaned if they are not there yet."""
+    from filelock import FileLock
+
+    cache = cache_folder(config.cache_dir) / "documents"
+    with disk_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    if source.identity is None:
+        folder = Path(tempfile.mkdtemp(dir=cache, prefix=".passing."))
+        _write(folder, source, config, progress)
+        store = DocumentStore(folder)
+        weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
+        return store
+    settings = ("prompt_column", "text_column", "skip_bad_rows", "max_documents")
+    key = {
+        "name": source.name,
+        "identity": source.identity,
+        "settings": {name: getattr(config, name) for name in settings},
+        "code": _code(),
+    }
+    entry = cache / hashlib.sha256(to_json(key).encode()).hexdigest()
+    with FileLock(f"{entry}.lock"):
+        store_or_none = _found(entry)
+        if store_or_none is None:
+            with atomic_folder(entry) as folder:
+                _write(folder, source, config, progress)
+            store_or_none = DocumentStore(entry)
+    return store_or_none
+
+
+def _found(entry: Path) -> DocumentStore | None:
+    """The store at ``entry``, or None where there is none that is whole."""
+    try:
+        store = DocumentStore(entry)
+        size = (entry / "documents.jsonl").stat().st_size
+    except (OSError, ValueError, KeyError, TypeError, EOFError, json.JSONDecodeError):
+        return None
+    return store if size == store.offsets[-1] else None
+
+
+def _write(folder: Path, source: Source, config: Config, progress: Progress | None) -> None:
+    report = SourceReport(source.name)
+    reading = Reading(report, config.skip_bad_rows, progress, source.size)
+    documents: Iterator[Document] = source.read(reading)
+    if config.max_documents is not None:
+        documents = itertools.islice(documents, config.max_documents)
+    write_store(folder, documents, report)

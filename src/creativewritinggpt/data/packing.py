@@ -1,0 +1,278 @@
+"""Documents laid out in rows of equal length, without padding to speak of and without leaks.
+
+A document becomes ``[bos] ids… [eos]``. What a model learns from are pairs: at each position it
+reads one token and is to predict the next. A document of n ids has n + 1 such pairs::
+
+    reads     bos  i1  i2  i3
+    predicts  i1   i2  i3  eos
+
+A row takes ``max_length`` pairs. A document with more is cut into pieces; the next piece begins by
+reading what the last one ended by predicting, so every token is predicted exactly once and an
+end-of-text is predicted only where a document truly ends. Pieces are placed longest first, each
+into the fullest row that still takes it (best fit decreasing). Positions restart at 0 in each
+piece, and ``segment_ids`` tell the pieces of a row apart for the attention mask.
+
+Only the plan (a few numbers for each piece) is kept for the whole corpus; the arrays of a batch are
+made when they are asked for, so that memory does not grow with the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from .tokens import TokenizedDocuments
+
+IGNORE = -100
+"""The target of a position that is not trained on or scored."""
+
+Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows ready for a model; every array is [rows, max_length].
+
+    Attributes:
+        input_ids: What is read; the end-of-text token in the padding.
+        targets: The token to be predicted at this position (already shifted); ``IGNORE`` in the
+            padding and in masked prompts.
+        position_ids: Restart at 0 for each piece.
+        segment_ids: 1, 2, … for the pieces of a row; 0 in the padding.
+        document_ids: Which document the piece is of; -1 in the padding.
+        is_eos: The target is the end-of-text token that ends a document.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    position_ids: npt.NDArray[np.int64]
+    segment_ids: npt.NDArray[np.int32]
+    document_ids: npt.NDArray[np.int32]
+    is_eos: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def take(self, rows: Sequence[int] | slice | Array) -> PackedRows:
+        """The rows with these numbers, in that order."""
+        index = rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
+        return PackedRows(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """Which piece of which document goes where; the rows themselves are made by :meth:`take`.
+
+    The arrays are [pieces], sorted by row and then by column.
+
+    Attributes:
+        tokens: The ids of the documents.
+        documents: The document of each piece.
+        starts: The first pair of the piece, counted within its document.
+        lengths: The number of pairs in the piece.
+        columns: The position in its row where the piece begins.
+        first_piece: [rows + 1] where each row's pieces begin in the arrays above.
+        max_length: Positions in a row.
+        bos_id: The token that a document begins with.
+        eos_id: The token that a document ends with; also the padding.
+        mask_prompt: Whether the tokens of prompts are left out of the targets.
+    """
+
+    tokens: TokenizedDocuments
+    documents: Array
+    starts: Array
+    lengths: Array
+    columns: Array
+    first_piece: Array
+    max_length: int
+    bos_id: int
+    eos_id: int
+    mask_prompt: bool
+
+    def __len__(self) -> int:
+        return len(self.first_piece) - 1
+
+    @property
+    def filled(self) -> float:
+        """The share of positions that are not padding."""
+        return float(self.lengths.sum()) / max(1, len(self) * self.max_length)
+
+    def target_counts(self) -> Array:
+        """The number of targets in each row, [rows], without making the rows."""
+        skipped = np.zeros_like(self.lengths)
+        if self.mask_prompt:
+            prompts = np.asarray(self.tokens.prompt_lengths, dtype=np.int64)[self.documents]
+            skipped = np.clip(prompts - self.starts, 0, self.lengths)
+        sums = np.concatenate([[0], np.cumsum(self.lengths - skipped)])
+        counts: Array = sums[self.first_piece[1:]] - sums[self.first_piece[:-1]]
+        return counts
+
+    def take(self, rows: Sequence[int] | slice | Array) -> PackedRows:
+        """Make the rows with these numbers, in that order.
+
+        Only the ids that they hold are read from the (memory-mapped) tokens.
+        """
+        if isinstance(rows, slice):
+            chosen = np.arange(*rows.indices(len(self)), dtype=np.int64)
+        else:
+            chosen = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
+        counts = self.first_piece[chosen + 1] - self.first_piece[chosen]
+        pieces = _ranges(self.first_piece[chosen], counts)
+        lengths, documents = self.lengths[pieces], self.documents[pieces]
+        rank = _ranges(np.zeros_like(counts), counts)
+
+        shape = (len(chosen), self.max_length)
+        # One entry for every pair: where it goes, and which pair of its document it is.
+        within = _ranges(np.zeros_like(lengths), lengths)
+        row = np.repeat(np.repeat(np.arange(len(chosen)), counts), lengths)
+        place = row * self.max_length + np.repeat(self.columns[pieces], lengths) + within
+        pair = np.repeat(self.starts[pieces], lengths) + within
+        offsets = np.asarray(self.tokens.offsets, dtype=np.int64)
+        begin = np.repeat(offsets[documents], lengths)
+        count = np.repeat(offsets[documents + 1] - offsets[documents], lengths)
+        ends = pair == count
+
+        ids = self.tokens.ids
+        read = np.full(len(pair), self.bos_id, dtype=np.int64)
+        inner = pair > 0
+        read[inner] = ids[begin[inner] + pair[inner] - 1]
+        predict = np.full(len(pair), self.eos_id, dtype=np.int64)
+        predict[~ends] = ids[begin[~ends] + pair[~ends]]
+        if self.mask_prompt:
+            prompt = np.asarray(self.tokens.prompt_lengths, dtype=np.int64)[documents]
+            masked = pair < np.repeat(prompt, lengths)
+            predict[masked] = IGNORE
+
+        made = PackedRows(
+            input_ids=np.full(shape, self.eos_id, dtype=np.int64),
+            targets=np.full(shape, IGNORE, dtype=np.int64),
+            position_ids=np.zeros(shape, dtype=np.int64),
+            segment_ids=np.zeros(shape, dtype=np.int32),
+            document_ids=np.full(shape, -1, dtype=np.int32),
+            is_eos=np.zeros(shape, dtype=np.bool_),
+        )
+        made.input_ids.reshape(-1)[place] = read
+        made.targets.reshape(-1)[place] = predict
+        made.position_ids.reshape(-1)[place] = within
+        made.segment_ids.reshape(-1)[place] = np.repeat(rank + 1, lengths)
+        made.document_ids.reshape(-1)[place] = np.repeat(documents, lengths)
+        made.is_eos.reshape(-1)[place] = ends
+        return made
+
+
+def _ranges(starts: Array, counts: Array) -> Array:
+    """``start, start + 1, …`` for each start, as many as its count, one after another."""
+    total = int(counts.sum())
+    before = np.cumsum(counts) - counts
+    return np.arange(total, dtype=np.int64) + np.repeat(starts - before, counts)
+
+
+def _cut(
+    tokens: TokenizedDocuments, max_length: int, mask_prompt: bool
+) -> tuple[Array, Array, Array]:
+    """Document, first pair and length of every piece that has a target."""
+    offsets = np.asarray(tokens.offsets, dtype=np.int64)
+    pairs = np.diff(offsets) + 1
+    counts = -(-pairs // max_length)
+    documents = np.repeat(np.arange(len(pairs), dtype=np.int64), counts)
+    starts = _ranges(np.zeros_like(counts), counts) * max_length
+    lengths = np.minimum(max_length, pairs[documents] - starts)
+    if mask_prompt:
+        prompt = np.asarray(tokens.prompt_lengths, dtype=np.int64)[documents]
+        kept = starts + lengths > prompt
+        documents, starts, lengths = documents[kept], starts[kept], lengths[kept]
+    return documents, starts, lengths
+
+
+def _place(lengths: Array, max_length: int, order: Array) -> tuple[Array, Array]:
+    """Row and column of each piece by best fit; ``order`` has the longest first."""
+    rows = np.empty(len(lengths), dtype=np.int64)
+    columns = np.empty(len(lengths), dtype=np.int64)
+    open_rows: dict[int, list[int]] = {}
+    # Bit r is set while a row has exactly r free positions: the fullest row that takes a piece is
+    # the lowest set bit from its length up.
+    free = 0
+    made = 0
+    for piece, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        fitting = free >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            candidates = open_rows[room]
+            row = candidates.pop()
+            if not candidates:
+                free &= ~(1 << room)
+        else:
+            row, room = made, max_length
+            made += 1
+        rows[piece], columns[piece] = row, max_length - room
+        left = room - length
+        if left:
+            open_rows.setdefault(left, []).append(row)
+            free |= 1 << left
+    return rows, columns
+
+
+def plan_rows(
+    tokens: TokenizedDocuments,
+    *,
+    max_length: int,
+    bos_id: int,
+    eos_id: int,
+    mask_prompt: bool = False,
+    seed: int = 0,
+) -> RowPlan:
+    """Decide which piece goes where, without making the rows.
+
+    Args:
+        tokens: The ids of the documents.
+        max_length: Positions in a row, at least 1.
+        bos_id: The token that a document begins with.
+        eos_id: The token that a document ends with.
+        mask_prompt: Leave the prompt's tokens (and the empty line after it) out of the targets;
+            pieces without a target are left out.
+        seed: Which of the equally long pieces share a row.
+    """
+    documents, starts, lengths = _cut(tokens, max_length, mask_prompt)
+    shuffled = np.random.default_rng(seed).permutation(len(lengths))
+    order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
+    rows, columns = _place(lengths, max_length, order)
+    by_row = np.lexsort((columns, rows))
+    count = int(rows.max()) + 1 if len(rows) else 0
+    return RowPlan(
+        tokens=tokens,
+        documents=documents[by_row],
+        starts=starts[by_row],
+        lengths=lengths[by_row],
+        columns=columns[by_row],
+        first_piece=np.searchsorted(rows[by_row], np.arange(count + 1)).astype(np.int64),
+        max_length=max_length,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        mask_prompt=mask_prompt,
+    )
+
+
+def pack(
+    tokens: TokenizedDocuments,
+    *,
+    max_length: int,
+    bos_id: int,
+    eos_id: int,
+    mask_prompt: bool = False,
+    seed: int = 0,
+) -> PackedRows:
+    """All rows at once, for what fits in memory (33 bytes a position); see :func:`plan_rows`."""
+    plan = plan_rows(
+        tokens,
+        max_length=max_length,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        mask_prompt=mask_prompt,
+        seed=seed,
+    )
+    return plan.take(slice(None))

@@ -1,0 +1,75 @@
+"""What happened to the documents of a source on the way in, told to the user and recorded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much of it is done, and how much there is where known."""
+
+
+@dataclass
+class SourceReport:
+    """The account of one source.
+
+    Attributes:
+        name: The source's name, which is the domain of its documents.
+        form: How its files were understood, in words.
+        documents: Documents after cleaning, before duplicates go.
+        words: Their words.
+        dropped: Why things were left out, and how many.
+        flagged: What was noticed but kept, and how many.
+        duplicates: Exact duplicates that went.
+        near_duplicates: Training documents that went because they nearly equal a validation one.
+        train: Documents for training.
+        validation: Documents for validation.
+        notes: What the user should know besides.
+        origin: Where it came from: paths with SHA-256, or hub id with the resolved revision.
+    """
+
+    name: str
+    form: str = ""
+    documents: int = 0
+    words: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    flagged: Counter[str] = field(default_factory=Counter)
+    duplicates: int = 0
+    near_duplicates: int = 0
+    train: int = 0
+    validation: int = 0
+    notes: list[str] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count something that was left out."""
+        if count:
+            self.dropped[reason] += count
+
+    def flag(self, what: str, count: int = 1) -> None:
+        """Count something that was noticed and kept."""
+        if count:
+            self.flagged[what] += count
+
+    def say(self, note: str) -> None:
+        """Remember something for the user, once."""
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def understood(self, form: str) -> None:
+        """Add a way in which files of this source were understood."""
+        if form not in self.form.split("; "):
+            self.form = f"{self.form}; {form}" if self.form else form
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return {**asdict(self), "dropped": dict(self.dropped), "flagged": dict(self.flagged)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SourceReport:
+        """The report that :meth:`to_dict` made."""
+        made = cls(**values)
+        made.dropped, made.flagged = Counter(values["dropped"]), Counter(values["flagged"])
+        return made

@@ -1,0 +1,86 @@
+"""What every source is to the rest: a name, what fixes its documents, and a way to read them.
+
+A named source is known by its *forms*: the layouts in which people have its files. A form says
+whether a file fits it, by columns and content, and how its rows or lines become documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..document import Document
+from ..tables import Reading, Row, Table
+
+Rows = Iterable[tuple[int, Row]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that documents can be read from.
+
+    Attributes:
+        name: The name of its domain.
+        identity: All that fixes what it yields (content hashes, revision, settings); documents read
+            once are found again under it. None where that can't be known before reading.
+        read: Yields the documents and accounts for them in the report of the reading.
+        size: Bytes to be read, where known.
+    """
+
+    name: str
+    identity: dict[str, Any] | None
+    read: Callable[[Reading], Iterator[Document]]
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """A layout of rows.
+
+    Attributes:
+        said: What it is, for the user.
+        has_columns: Whether these columns can be of this form.
+        looks_right: Whether the first rows are what the source's own would be; asked only where
+            the user did not name the source.
+        documents: The documents of the rows; the text after ``:`` in a group's name is the label
+            of the file.
+    """
+
+    said: str
+    has_columns: Callable[[Sequence[str]], bool]
+    looks_right: Callable[[Table], bool]
+    documents: Callable[[Rows, Reading, str], Iterator[Document]]
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """A layout of plain text.
+
+    Attributes:
+        said: What it is, for the user.
+        endings: The endings of its files.
+        looks_right: Whether the beginning of the text is what the source's own would be.
+        documents: The documents of a file, with its label.
+    """
+
+    said: str
+    endings: tuple[str, ...]
+    looks_right: Callable[[str], bool]
+    documents: Callable[[Path, Reading, str], Iterator[Document]]
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A source that is known by name.
+
+    Attributes:
+        name: Its name, in ``--sources`` and as a domain.
+        rows: The layouts of its rows.
+        texts: The layouts of its plain texts.
+    """
+
+    name: str
+    rows: tuple[RowForm, ...] = ()
+    texts: tuple[TextForm, ...] = ()

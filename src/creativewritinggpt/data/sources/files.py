@@ -1,0 +1,187 @@
+"""A writer's own files and folders, and the files of named sources, told apart by what they hold.
+
+The form of a file is told by its ending, its columns and its content, and said. ``NAME=PATH`` says
+it instead: a named source is then read by the form that its columns have, any other name becomes
+the name of the domain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ...config import Config
+from ...errors import InputError
+from ..columns import find_columns
+from ..document import Document
+from ..reading import (
+    ENDINGS,
+    TEXTS,
+    existing_file,
+    file_identity,
+    head,
+    row_documents,
+    text_documents,
+)
+from ..tables import KINDS, Reading, Table, open_table
+from .base import NamedSource, RowForm, Source, TextForm
+from .registry import named_sources
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """One file and how it will be read."""
+
+    path: Path
+    label: str
+    domain: str
+    documents: Callable[[Reading], Iterator[Document]]
+
+
+def open_files(files: Sequence[str], config: Config) -> list[Source]:
+    """The sources that FILE arguments name, one for each domain.
+
+    Args:
+        files: Paths of files or folders, each perhaps as ``NAME=PATH``.
+        config: For the columns that the user named.
+
+    Raises:
+        InputError: A file is missing, empty or can't be understood.
+    """
+    opened: list[_File] = []
+    skipped: dict[str, int] = {}
+    for given in files:
+        name, path = _named(given)
+        if path.is_dir():
+            found, others = _folder(path)
+            domain = name or path.resolve().name
+            opened += [
+                _open(file, str(file.relative_to(path)), domain, name, config) for file in found
+            ]
+            if others:
+                skipped[domain] = skipped.get(domain, 0) + others
+        else:
+            opened.append(_open(existing_file(path), path.name, path.stem, name, config))
+    return _by_domain(opened, skipped, config)
+
+
+def _named(given: str) -> tuple[str | None, Path]:
+    """The parts of ``NAME=PATH``; an existing file whose name has ``=`` is a path."""
+    name, equals, rest = given.partition("=")
+    if equals and name and rest and not Path(given).expanduser().exists():
+        return name.strip(), Path(rest).expanduser()
+    return None, Path(given).expanduser()
+
+
+def _folder(path: Path) -> tuple[list[Path], int]:
+    """The files of a folder that can be read, and how many can't."""
+    found, others = [], 0
+    for file in sorted(path.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if hidden or not file.is_file():
+            continue
+        if file.suffix.lower() in ENDINGS and file.stat().st_size:
+            found.append(file)
+        else:
+            others += 1
+    if not found:
+        raise InputError(
+            f"{path} holds no file that can be read", f"endings that can: {' '.join(ENDINGS)}"
+        )
+    return found, others
+
+
+def _open(path: Path, label: str, domain: str, name: str | None, config: Config) -> _File:
+    """Tell what a file is."""
+    named = named_sources()
+    asked = [named[name]] if name in named else list(named.values())
+    chosen = name or domain
+    if path.suffix.lower() in KINDS:
+        table = open_table(path)
+        source, form = _row_form(table, asked, certain=name in named, config=config)
+        if form is not None:
+            return _File(
+                path, label, name or source, lambda r: _from_rows(form, table, r, label)
+            )
+        if name in named and not config.text_column:
+            forms = "; ".join(form.said for form in named[name].rows)
+            raise InputError(
+                f"{path} has none of the forms of {name}: {forms}",
+                f"its columns are {', '.join(table.columns)}; name one with --text-column",
+            )
+        columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
+        return _File(
+            path, label, chosen, lambda r: row_documents(table, columns, r, chosen, label)
+        )
+    source, text_form = _text_form(path, asked, certain=name in named)
+    if text_form is not None:
+        return _File(path, label, name or source, lambda r: _from_text(text_form, path, r, label))
+    return _File(path, label, chosen, lambda r: text_documents(path, r, chosen, label))
+
+
+def _row_form(
+    table: Table, asked: Sequence[NamedSource], *, certain: bool, config: Config
+) -> tuple[str, RowForm | None]:
+    if config.text_column or config.prompt_column:
+        return "", None
+    for source in asked:
+        for form in source.rows:
+            if form.has_columns(table.columns) and (certain or form.looks_right(table)):
+                return source.name, form
+    return "", None
+
+
+def _text_form(
+    path: Path, asked: Sequence[NamedSource], *, certain: bool
+) -> tuple[str, TextForm | None]:
+    beginning = head(path)
+    for source in asked:
+        for form in source.texts:
+            if path.suffix.lower() in form.endings and (certain or form.looks_right(beginning)):
+                return source.name, form
+    return "", None
+
+
+def _from_rows(form: RowForm, table: Table, reading: Reading, label: str) -> Iterator[Document]:
+    reading.report.understood(f"{form.said} ({table.kind})")
+    yield from form.documents(table.rows(reading), reading, label)
+
+
+def _from_text(form: TextForm, path: Path, reading: Reading, label: str) -> Iterator[Document]:
+    reading.report.understood(form.said)
+    yield from form.documents(path, reading, label)
+
+
+def _by_domain(opened: Sequence[_File], skipped: dict[str, int], config: Config) -> list[Source]:
+    """One source for each domain; files of one name in different folders are kept apart."""
+    named = named_sources()
+    domains: dict[str, list[_File]] = {}
+    for file in opened:
+        alike = [other for other in opened if other.domain == file.domain]
+        apart = {other.path.parent for other in alike if other.label == other.path.name}
+        domain = file.domain
+        if domain == file.path.stem and domain not in named and len(apart) > 1:
+            domain = f"{file.path.parent.name}-{domain}"
+        domains.setdefault(domain, []).append(file)
+    return [_source(domain, files, skipped.get(domain, 0)) for domain, files in domains.items()]
+
+
+def _source(domain: str, files: Sequence[_File], skipped: int) -> Source:
+    identities = [{**file_identity(file.path), "label": file.label} for file in files]
+
+    def read(reading: Reading) -> Iterator[Document]:
+        reading.report.drop("files of other kinds, or empty", skipped)
+        reading.report.origin = {"files": identities}
+        for file in files:
+            for document in file.documents(reading):
+                if document.source != domain:
+                    document = dataclasses.replace(document, source=domain)
+                yield document
+
+    return Source(
+        name=domain,
+        identity={"files": identities, "skipped": skipped, "texts": TEXTS},
+        read=read,
+        size=sum(identity["bytes"] for identity in identities),
+    )

@@ -1,0 +1,260 @@
+"""What is trained on and what is held out, without leaks.
+
+Groups (a prompt, a story, an article, a chapter) never stand on both sides. The groups with the
+smallest hashes of seed and name validate, so that the choice does not depend on the order of files
+or rows; a source's official split is used where it has both sides. A source of a single document
+holds out its tail. Every decision is made on a few numbers for each document; texts are read again
+only to look for near duplicates of what validates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .document import Document
+from .duplicates import NearDuplicates
+from .report import Progress
+from .store import Documents, DocumentStore, hash_text
+
+_SHARE = 10
+_TRAIN, _VALIDATION = 1, 2
+_PARAGRAPH = re.compile(r"\n\s*\n\s*")
+_SENTENCE = re.compile(r"(?<=[.!?…])[\"”’'»)\]*_]*\s+(?=\S)")
+
+Numbers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass
+class _Choice:
+    """What becomes of the documents of one store."""
+
+    store: DocumentStore
+    left: Mask
+    validation: Mask
+    held_out: Mask
+    whole: bool = True
+    extra_train: list[Document] = field(default_factory=list)
+    extra_validation: list[Document] = field(default_factory=list)
+
+    @property
+    def train(self) -> Mask:
+        return self.left & ~self.validation & ~self.held_out
+
+
+def hold_out_tail(text: str) -> tuple[str, str] | None:
+    """Cut a text near nine tenths, at the end of a paragraph or else of a sentence.
+
+    Returns:
+        The part to train on and the part to hold out, or None where there is no place to cut.
+    """
+    wanted = 1 - 1 / _SHARE
+    for pattern, most in ((_PARAGRAPH, 0.25), (_SENTENCE, 0.5)):
+        cuts = [
+            found
+            for found in pattern.finditer(text)
+            if 1 - most <= found.end() / len(text) <= 1 - 0.2 / _SHARE
+        ]
+        if cuts:
+            cut = min(cuts, key=lambda found: abs(found.end() / len(text) - wanted))
+            return text[: cut.end()].rstrip(), text[cut.end() :].lstrip()
+    return None
+
+
+def split(
+    stores: Sequence[DocumentStore],
+    *,
+    train_size: int,
+    val_size: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[Documents, Documents]:
+    """Choose what is trained on and what validates; the stores' reports are completed.
+
+    Args:
+        stores: The documents of each source.
+        train_size: Documents to train on, at most.
+        val_size: Documents to validate on, at most; a tenth of each source at most, and at least
+            one group of each as far as ``val_size`` reaches.
+        seed: Another seed chooses other groups.
+        progress: Called while texts are compared.
+
+    Raises:
+        InputError: There is too little text to hold something out.
+    """
+    choices = _without_duplicates(stores)
+    quotas = _quotas([int(choice.left.sum()) for choice in choices], val_size)
+    for choice, quota in zip(choices, quotas, strict=True):
+        _choose(choice, quota, seed)
+    _keep_groups_apart(choices)
+    _limit(choices, train_size, seed)
+    _drop_near_duplicates(choices, progress)
+    train = _collect(choices, "train")
+    validation = _collect(choices, "validation")
+    for choice in choices:
+        report = choice.store.report
+        report.train = int(choice.train.sum()) + len(choice.extra_train)
+        report.validation = int(choice.validation.sum()) + len(choice.extra_validation)
+    if not train or not validation:
+        what = "hold out for validation" if train else "train on"
+        raise InputError(f"there is too little text to {what}", "give more documents or a longer text")
+    return train, validation
+
+
+def _without_duplicates(stores: Sequence[DocumentStore]) -> list[_Choice]:
+    """Keep one of each text, the one in an official validation split before others."""
+    sizes = [len(store) for store in stores]
+    fingerprints = np.concatenate([store.fingerprints for store in stores])
+    official = np.concatenate([store.splits for store in stores]) == _VALIDATION
+    order = np.lexsort((np.arange(len(official)), ~official))
+    _, firsts = np.unique(fingerprints[order], return_index=True)
+    kept = np.zeros(len(official), dtype=np.bool_)
+    kept[order[firsts]] = True
+    choices = []
+    for store, left in zip(stores, np.split(kept, np.cumsum(sizes)[:-1]), strict=True):
+        store.report.duplicates = int(len(store) - left.sum())
+        nothing = np.zeros(len(store), dtype=np.bool_)
+        choices.append(_Choice(store, left, nothing, nothing.copy()))
+    return choices
+
+
+def _quotas(sizes: Sequence[int], val_size: int) -> list[int]:
+    """How many documents of each source validate: its share of ``val_size``, at least one."""
+    total = max(1, sum(sizes))
+    quotas = [0] * len(sizes)
+    left = val_size
+    for number in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        if sizes[number] and left:
+            quotas[number], left = 1, left - 1
+    for number, size in enumerate(sizes):
+        wanted = min(size // _SHARE, val_size * size // total)
+        more = min(left, max(0, wanted - quotas[number]))
+        quotas[number] += more
+        left -= more
+    return quotas
+
+
+def _choose(choice: _Choice, quota: int, seed: int) -> None:
+    """Choose the validation documents of one source."""
+    store, splits = choice.store, choice.store.splits
+    official = choice.left & (splits == _VALIDATION)
+    if official.any() and (choice.left & ~official).any():
+        # Official validation documents beyond the quota are not trained on either.
+        choice.validation = _groups_within(store, official, quota, seed)
+        choice.held_out = official & ~choice.validation
+        store.report.drop(
+            "official validation documents beyond val_size", int(choice.held_out.sum())
+        )
+        return
+    groups = len(np.unique(store.groups[choice.left]))
+    if groups > 1:
+        choice.validation = _groups_within(store, choice.left, quota, seed)
+    elif quota:
+        _choose_tail(choice)
+
+
+def _groups_within(store: DocumentStore, candidates: Mask, quota: int, seed: int) -> Mask:
+    """The groups with the smallest hashes that fit in the quota; at least one if it is not 0."""
+    chosen = np.zeros(len(store), dtype=np.bool_)
+    if not quota:
+        return chosen
+    groups, counts = np.unique(store.groups[candidates], return_counts=True)
+    salt = str(seed)
+    hashes = np.array([hash_text(format(group, "x"), salt) for group in groups.tolist()], np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    taken: list[int] = []
+    left = quota
+    for group in order.tolist():
+        if counts[group] <= left:
+            taken.append(group)
+            left -= int(counts[group])
+        if not left:
+            break
+    if not taken:
+        smallest = counts[order] == counts.min()
+        taken = [int(order[smallest][0])]
+    return candidates & np.isin(store.groups, groups[taken])
+
+
+def _choose_tail(choice: _Choice) -> None:
+    """One group: its last documents validate, or the tail of its one document."""
+    numbers = np.flatnonzero(choice.left)
+    report = choice.store.report
+    if len(numbers) > 1:
+        choice.validation[numbers[-max(1, len(numbers) // _SHARE) :]] = True
+        report.say("all documents are of one group; the last ones are held out")
+        return
+    if not len(numbers):
+        return
+    document = choice.store[int(numbers[0])]
+    cut = hold_out_tail(document.text)
+    if cut is None:
+        raise InputError(
+            f"{report.name} is too short to hold out a part of it for validation",
+            "give more text: at least a few sentences",
+        )
+    choice.left[numbers[0]] = False
+    choice.extra_train = [replace(document, text=cut[0])]
+    choice.extra_validation = [replace(document, text=cut[1], prompt=None)]
+    report.say("it is a single document; its last part is held out")
+
+
+def _keep_groups_apart(choices: Sequence[_Choice]) -> None:
+    """What shares a group with a validation document, in any source, is not trained on."""
+    held = np.concatenate([c.store.groups[c.validation | c.held_out] for c in choices])
+    for choice in choices:
+        leaking = choice.train & np.isin(choice.store.groups, held)
+        choice.store.report.drop("their group is held out", int(leaking.sum()))
+        choice.left &= ~leaking
+
+
+def _limit(choices: Sequence[_Choice], train_size: int, seed: int) -> None:
+    """Keep ``train_size`` documents to train on, those with the smallest hashes."""
+    total = sum(int(choice.train.sum()) for choice in choices)
+    room = max(0, train_size - sum(len(choice.extra_train) for choice in choices))
+    if total <= room:
+        return
+    # The first 8 bytes of SHA-1 are as good as random; the seed turns them into another order.
+    factor = np.uint64(hash_text("train", str(seed)) | 1)
+    ranks = [
+        np.ascontiguousarray(choice.store.digests[:, :8]).view(np.uint64)[:, 0] * factor
+        for choice in choices
+    ]
+    everything = np.concatenate([rank[c.train] for rank, c in zip(ranks, choices, strict=True)])
+    highest = np.partition(everything, room - 1)[room - 1] if room else np.uint64(0)
+    for rank, choice in zip(ranks, choices, strict=True):
+        over = choice.train & (rank > highest if room else True)
+        choice.store.report.drop("beyond train_size", int(over.sum()))
+        choice.left &= ~over
+
+
+def _drop_near_duplicates(choices: Sequence[_Choice], progress: Progress | None) -> None:
+    held: list[str] = []
+    for choice in choices:
+        held += [choice.store[int(i)].full_text() for i in np.flatnonzero(choice.validation)]
+        held += [document.full_text() for document in choice.extra_validation]
+    near = NearDuplicates(held)
+    total = sum(int(choice.train.sum()) for choice in choices)
+    done = 0
+    for choice in choices:
+        for number in np.flatnonzero(choice.train).tolist():
+            if near.find(choice.store[number].full_text()) is not None:
+                choice.left[number] = False
+                choice.store.report.near_duplicates += 1
+            done += 1
+            if progress is not None and done % 500 == 0:
+                progress("looking for near duplicates", done, total)
+
+
+def _collect(choices: Sequence[_Choice], side: str) -> Documents:
+    return Documents(
+        [choice.store for choice in choices],
+        [np.flatnonzero(getattr(choice, side)) for choice in choices],
+        [document for c in choices for document in getattr(c, f"extra_{side}")],
+    )

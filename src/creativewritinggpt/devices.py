@@ -1,0 +1,263 @@
+"""Where the work runs, in which number format and on how many threads, and the reason for each.
+
+The choice is made by what the machine can do and never by its name: bf16 is taken only where the
+processor or the GPU has instructions for it, since emulated it is many times slower than fp32. The
+price of choosing by capability is that the same command may compute in bf16 on one machine and in
+fp32 on another; so every choice carries a sentence that says why, is shown to the user and recorded
+with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from .errors import InputError
+
+# Instructions that multiply bf16 matrices; oneDNN uses them through torch.
+_CPU_BF16 = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
+
+# Where the two versions of Linux's control groups state a container's limit and its use.
+_CGROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceChoice:
+    """A device, a precision and a number of threads, each with the reason for it.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``fp32``, or ``bf16``: fp32 weights, heavy products in bf16 (autocast).
+        threads: Processor threads for torch.
+        reasons: A sentence for each of ``device``, ``precision`` and ``threads``.
+    """
+
+    device: str
+    precision: str
+    threads: int
+    reasons: dict[str, str]
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch takes it."""
+        return torch.device(self.device)
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run the block's heavy products in the chosen precision."""
+        if self.precision != "bf16":
+            yield
+            return
+        with torch.autocast(self.torch_device.type, dtype=torch.bfloat16):
+            yield
+
+    def apply(self) -> None:
+        """Set torch's threads and its current GPU to the choice."""
+        torch.set_num_threads(self.threads)
+        if self.torch_device.type == "cuda" and self.torch_device.index is not None:
+            torch.cuda.set_device(self.torch_device.index)
+
+
+def choose(
+    device: str | None = None, precision: str = "auto", threads: int | None = None
+) -> DeviceChoice:
+    """Choose device, precision and threads; what is given is taken, or refused with the reason.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; without it the best there is.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        threads: Processor threads; without it one for each core this process may use.
+
+    Raises:
+        InputError: A device that this machine or this torch does not have, or a precision that the
+            device can't compute in.
+    """
+    name, device_reason = _choose_device(device)
+    chosen, precision_reason = _choose_precision(name, precision)
+    count, threads_reason = _choose_threads(threads)
+    reasons = {"device": device_reason, "precision": precision_reason, "threads": threads_reason}
+    return DeviceChoice(name, chosen, count, reasons)
+
+
+def _choose_device(wanted: str | None) -> tuple[str, str]:
+    """The device and the sentence why."""
+    if wanted is None:
+        if torch.cuda.is_available():
+            return "cuda", f"a GPU was found: {_gpu(0)}"
+        if torch.backends.mps.is_available():
+            return "mps", "an Apple GPU was found"
+        return "cpu", f"no GPU was found ({_why_no_cuda()})"
+    name = wanted.strip().lower()
+    if name == "cpu":
+        return "cpu", "asked for"
+    if name == "mps":
+        if torch.backends.mps.is_available():
+            return "mps", "asked for"
+        why = (
+            "macOS or this Mac does not offer it"
+            if torch.backends.mps.is_built()
+            else "this torch is built without it"
+        )
+        raise InputError(
+            f"device is 'mps', but there is no Apple GPU here: {why}",
+            "leave --device out to use what there is",
+        )
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if not match:
+        raise InputError(f"device is '{wanted}'", "choose cpu, cuda, cuda:N (a number) or mps")
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"device is '{wanted}', but {_why_no_cuda()}", "leave --device out to use what there is"
+        )
+    count, index = torch.cuda.device_count(), int(match.group(1) or 0)
+    if index >= count:
+        raise InputError(
+            f"device is '{wanted}', but there {'is 1 GPU' if count == 1 else f'are {count} GPUs'}",
+            f"the last one is cuda:{count - 1}",
+        )
+    return name, f"asked for: {_gpu(index)}"
+
+
+def _gpu(index: int) -> str:
+    """Name and memory of a CUDA device."""
+    properties = torch.cuda.get_device_properties(index)
+    return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+
+
+def _why_no_cuda() -> str:
+    """Why CUDA can't be used here."""
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        return "this torch is built without CUDA"
+    return "torch finds no CUDA device or driver"
+
+
+def _choose_precision(device: str, wanted: str) -> tuple[str, str]:
+    """The precision and the sentence why."""
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise InputError(f"precision is '{wanted}'", "choose auto, fp32 or bf16")
+    if wanted == "fp32":
+        return "fp32", "asked for"
+    kind = device.partition(":")[0]
+    has, reason = {"cpu": _cpu_bf16, "cuda": _cuda_bf16, "mps": _mps_bf16}[kind]()
+    if wanted == "auto":
+        # Apple GPUs are not faster in bf16 on every chip; it is there for who asks.
+        if kind == "mps":
+            return "fp32", "the safe choice on an Apple GPU; --precision bf16 saves memory"
+        return ("bf16" if has else "fp32"), reason
+    if has:
+        return "bf16", "asked for"
+    if kind == "mps":
+        raise InputError(f"precision is 'bf16', but {reason}", "use --precision fp32")
+    return "bf16", f"asked for, though {reason}: expect it to be slower than fp32"
+
+
+def _cpu_bf16() -> tuple[bool, str]:
+    """Whether the processor multiplies in bf16, and the sentence that says so."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    if ask is None:
+        return False, f"torch {torch.__version__} can't tell whether the processor has bf16"
+    capabilities = ask()
+    names = [name for key, name in _CPU_BF16.items() if capabilities.get(key)]
+    if names:
+        return True, f"the processor multiplies in bf16 ({', '.join(names)})"
+    return False, "the processor has no instructions for bf16"
+
+
+def _cuda_bf16() -> tuple[bool, str]:
+    """Whether the GPU computes in bf16 by itself, and the sentence that says so."""
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return True, "the GPU computes in bf16"
+    return False, "the GPU has no bf16 of its own"
+
+
+def _mps_bf16() -> tuple[bool, str]:
+    """Whether this macOS has bf16 on its GPU, and the sentence that says so."""
+    if torch.backends.mps.is_macos_or_newer(14, 0):
+        return True, "the GPU computes in bf16"
+    return False, "bf16 on an Apple GPU needs macOS 14"
+
+
+def _choose_threads(wanted: int | None) -> tuple[int, str]:
+    """The number of threads and the sentence why."""
+    if wanted is not None:
+        if wanted < 1:
+            raise InputError(f"the number of threads is {wanted}", "it must be at least 1")
+        return wanted, "asked for"
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told), f"OMP_NUM_THREADS is {told}"
+    usable = _usable_cores()
+    # Two threads on one core share its arithmetic, so that hyper-threads only add waiting.
+    physical = psutil.cpu_count(logical=False) or usable
+    count = max(1, min(usable, physical))
+    return count, "one for each core" if physical <= usable else "as many as this process may use"
+
+
+def _usable_cores() -> int:
+    """Logical cores that the affinity mask and the container's quota leave to this process."""
+    if sys.platform == "linux":
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit() and int(quota[1]) > 0:
+        count = min(count, max(1, math.ceil(int(quota[0]) / int(quota[1]))))
+    return count
+
+
+def _read(path: str) -> str:
+    """What a small system file says, or nothing where it does not exist."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def memory(device: str = "cpu") -> tuple[int, int]:
+    """Memory that this process can have, as ``(total, free)`` bytes.
+
+    For a CUDA device it is the GPU's; else the machine's, or the container's where that is less.
+    """
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(torch.device(device))
+        return total, free
+    machine = psutil.virtual_memory()
+    total, free = machine.total, machine.available
+    for folder, limit_name, used_name in _CGROUPS:
+        limit_file, used_file = f"{folder}/{limit_name}", f"{folder}/{used_name}"
+        limit, used = _read(limit_file).strip(), _read(used_file).strip()
+        if limit.isdigit() and used.isdigit() and int(limit) < total:
+            total, free = int(limit), min(free, max(0, int(limit) - int(used)))
+    return total, free
+
+
+def peak_memory_bytes(device: str = "cpu") -> int:
+    """The most memory that this process has had so far, in bytes.
+
+    For a CUDA device it is what torch allocated there; else the resident memory of the process.
+    """
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(torch.device(device)))
+    # Not ru_maxrss: on Linux a child inherits its parent's peak there.
+    match = re.search(r"^VmHWM:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
+    if match:
+        return int(match.group(1)) * 1024
+    info: Any = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):
+        return int(info.peak_wset)
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS

@@ -1,0 +1,214 @@
+"""One text while it is being written: its tokens, what may be shown of it, when it ends.
+
+Text that could turn out to be the start of a stop string or of a banned phrase is held back. A
+banned phrase that is complete is undone: the writing goes back to the token where it began, which
+is barred there, and takes another way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from .results import Token
+from .settings import GenerationSettings
+from .text import TextOfTokens, Vocabulary
+from .window import Pinned, View, characters
+
+# After so many other ways at one place the text ends there: every one of them led to the phrase.
+_MOST_REWINDS = 200
+
+
+class Row:
+    """The state of one alternative.
+
+    Args:
+        index: Its number, as in :class:`~.results.Piece`.
+        prompt: Token ids of the prompt.
+        seed: Of its random numbers.
+        settings: How to write.
+        words: The vocabulary.
+        ends: Tokens that end the text.
+        pinned: What stays in the model's view.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        prompt: Sequence[int],
+        seed: int,
+        settings: GenerationSettings,
+        words: Vocabulary,
+        ends: set[int],
+        pinned: Pinned | None,
+    ) -> None:
+        self.index = index
+        self.seed = seed
+        self.settings = settings
+        self.words = words
+        self.ends = ends
+        self.pinned = pinned
+        self.prompt_length = len(prompt)
+        self.history = list(prompt)
+        self.tokens: list[Token] = []
+        self.finish_reason: str | None = None
+        self.reported = False  # whether its last piece has been handed out
+        # The view when it was last made: first token of the history in it, the same in characters,
+        # tokens, the last of them, and the length of the history then.
+        self.view_start = 0
+        self.view_start_characters = 0
+        self.view_length = 0
+        self.view_last = 0
+        self.made_at = 0
+        self.dice = torch.zeros(2, dtype=torch.float64)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._text = TextOfTokens(words, prompt)
+        self._written = ""
+        self._ends_at: list[int] = []  # for each token, characters of text up to its end
+        self._sent = 0
+        self._sent_tokens = 0
+        self._barred: dict[int, set[int]] = {}
+        self._banned = [re.compile(re.escape(b), re.IGNORECASE) for b in settings.banned or ()]
+
+    @property
+    def text(self) -> str:
+        """What is written so far, without incomplete characters."""
+        return self._written
+
+    @property
+    def barred(self) -> set[int]:
+        """Tokens that must not come next."""
+        place = len(self.tokens)
+        barred = self._barred.get(place, set())
+        return barred | self.ends if place < self.settings.min_new_tokens else barred
+
+    @property
+    def read_length(self) -> int:
+        """Tokens that the model has read once it has read the last one."""
+        return self.view_length + len(self.history) - self.made_at
+
+    @property
+    def last(self) -> int:
+        """The token that the model reads next."""
+        return self.history[-1] if len(self.history) > self.made_at else self.view_last
+
+    def look(self, view: View) -> None:
+        """Take note of a new view."""
+        self.view_start = view.start
+        self.view_start_characters = characters(self.history[: view.start], self.words)
+        self.view_length, self.view_last = len(view.ids), view.ids[-1]
+        self.made_at = len(self.history)
+
+    def roll(self) -> None:
+        """New random numbers for the next token."""
+        self.dice = torch.rand(2, generator=self._generator, dtype=torch.float64)
+
+    def add(self, token: Token) -> int:
+        """Take the next token.
+
+        Returns:
+            How many of the last tokens were taken back again; 0 almost always.
+        """
+        if token.id in self.ends:
+            self._finish("stop")
+            return 0
+        self.history.append(token.id)
+        self.tokens.append(token)
+        before = len(self._written)
+        self._written += self._text.add(token.id)
+        self._ends_at.append(len(self._written))
+        if self._banned and (undone := self._rewind(before)):
+            return undone
+        if self._stops(before):
+            return 0
+        if len(self.tokens) >= self.settings.max_new_tokens:
+            self._finish("length")
+        return 0
+
+    def interrupt(self) -> None:
+        """End here: the user stopped the writing."""
+        self._finish("interrupted")
+
+    def settled(self) -> tuple[str, list[Token]]:
+        """New text that will not be taken back, and the tokens that it completes."""
+        end = len(self._written) if self.finish_reason else self._sure()
+        text, self._sent = self._written[self._sent : end], end
+        first = self._sent_tokens
+        if self.finish_reason:
+            self._sent_tokens = len(self.tokens)
+        else:
+            while (
+                self._sent_tokens < len(self.tokens)
+                and self._ends_at[self._sent_tokens] <= self._sent
+            ):
+                self._sent_tokens += 1
+        return text, self.tokens[first : self._sent_tokens]
+
+    def _finish(self, reason: str) -> None:
+        self.finish_reason = reason
+        self._written += self._text.end()
+
+    def _cut(self, end: int) -> None:
+        """Keep the text up to character ``end`` and the tokens that begin before it."""
+        self._written = self._written[:end]
+        begins = [0, *self._ends_at[:-1]]
+        kept = sum(1 for begin in begins if begin < end)
+        del self.tokens[kept:], self._ends_at[kept:]
+
+    def _stops(self, before: int) -> bool:
+        strings = self.settings.stop or ()
+        places = []
+        for string in strings:
+            place = self._written.find(string, max(0, before - len(string) + 1))
+            if place >= 0:
+                places.append(place)
+        if not places:
+            return False
+        self._text = TextOfTokens(self.words)
+        self._cut(min(places))
+        self._finish("stop")
+        return True
+
+    def _rewind(self, before: int) -> int:
+        """Take back the tokens of a banned phrase; how many there were."""
+        found = []
+        for pattern in self._banned:
+            match = pattern.search(self._written, max(0, before - len(pattern.pattern)))
+            if match:
+                found.append(match.start())
+        if not found:
+            return 0
+        start = min(found)
+        place = next(i for i, end in enumerate(self._ends_at) if end > start)
+        count = len(self.tokens) - place
+        barred = self._barred.setdefault(place, set())
+        barred.add(self.tokens[place].id)
+        for later in [other for other in self._barred if other > place]:
+            del self._barred[later]
+        del self.tokens[place:], self._ends_at[place:], self.history[len(self.history) - count :]
+        self._text = TextOfTokens(self.words, self.history[: self.prompt_length])
+        self._written = "".join(self._text.add(token.id) for token in self.tokens)
+        if len(barred) > _MOST_REWINDS:
+            self._finish("stop")
+        return count
+
+    def _sure(self) -> int:
+        """Characters that can belong to no stop string and no banned phrase."""
+        size = len(self._written)
+        end = size - max((_overlap(self._written, s) for s in self.settings.stop or ()), default=0)
+        banned = max((_overlap(self._written, b) for b in self.settings.banned or ()), default=0)
+        if banned:
+            # A rewind takes back whole tokens, so the token in which the phrase begins waits too.
+            begins = [0, *self._ends_at]
+            end = min(end, max(begin for begin in begins if begin <= size - banned))
+        return max(end, self._sent)
+
+
+def _overlap(text: str, string: str) -> int:
+    """The length of the longest end of ``text`` that begins ``string``, in any case."""
+    for length in range(min(len(text), len(string) - 1), 0, -1):
+        if text[-length:].lower() == string[:length].lower():
+            return length
+    return 0

@@ -1,0 +1,147 @@
+"""Samplers that choose among the tokens: each takes logits and returns logits.
+
+A token that is left out gets minus infinity; at least one always survives. All functions take
+``[..., vocabulary]`` in float32, change nothing in place and know nothing of each other, so that
+any order works and each can be checked against the paper or the person it comes from.
+
+Sorting 50,000 logits takes longer than a step of a small model. The samplers that need an order
+therefore look at the few hundred likeliest first and sort all only where these don't suffice; the
+result is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+# The likeliest tokens looked at before a full sort.
+_HEAD = 256
+_OUT = -math.inf
+
+
+def temperature(logits: torch.Tensor, value: float) -> torch.Tensor:
+    """Divide by ``value``: below 1 sharpens, above 1 flattens."""
+    return logits / value
+
+
+def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Keep the ``k`` likeliest tokens, and any that tie with the last of them (Fan et al. 2018)."""
+    if k <= 0 or k >= logits.shape[-1]:
+        return logits
+    last = torch.topk(logits, k).values[..., -1:]
+    return logits.masked_fill(logits < last, _OUT)
+
+
+def top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
+    """Keep the smallest set of likeliest tokens whose probability reaches ``p``.
+
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (nucleus sampling). The
+    token that crosses ``p`` is kept; of tokens that tie with it, all are.
+    """
+    if p >= 1:
+        return logits
+    probabilities = torch.softmax(logits, -1)
+    return logits.masked_fill(probabilities < _crossing(probabilities, probabilities, p), _OUT)
+
+
+def min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
+    """Keep tokens at least ``p`` times as likely as the likeliest (Nguyen et al. 2024)."""
+    if p <= 0:
+        return logits
+    limit = logits.amax(-1, keepdim=True) + math.log(p)
+    return logits.masked_fill(logits < limit, _OUT)
+
+
+def typical_p(logits: torch.Tensor, p: float) -> torch.Tensor:
+    """Keep the tokens whose surprise is nearest to the entropy, up to probability ``p``.
+
+    Meister et al. 2023, "Locally Typical Sampling". The token that crosses ``p`` is kept.
+    """
+    if p >= 1:
+        return logits
+    log_probabilities = torch.log_softmax(logits, -1)
+    probabilities = log_probabilities.exp()
+    surprise = -log_probabilities
+    entropy = torch.where(probabilities > 0, probabilities * surprise, 0.0).sum(-1, keepdim=True)
+    distance = (surprise - entropy).abs()
+    # Nearest first is largest first for the negated distance.
+    return logits.masked_fill(-distance < _crossing(-distance, probabilities, p), _OUT)
+
+
+def _crossing(order: torch.Tensor, probabilities: torch.Tensor, p: float) -> torch.Tensor:
+    """The value of ``order`` at which the summed probability, largest first, reaches ``p``.
+
+    Args:
+        order: ``[..., vocabulary]``, what to sort by.
+        probabilities: ``[..., vocabulary]``.
+        p: The probability to reach.
+
+    Returns:
+        ``[..., 1]``.
+    """
+    size = order.shape[-1]
+    count = min(_HEAD, size)
+    values, index = torch.topk(order, count)
+    reached = probabilities.gather(-1, index).cumsum(-1)
+    if count < size and bool((reached[..., -1] < p).any()):
+        values, index = torch.sort(order, descending=True)
+        reached = probabilities.gather(-1, index).cumsum(-1)
+    # The first position whose running sum reaches p; rounding may keep the sum below p for ever.
+    position = (reached < p).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
+    return values.gather(-1, position)
+
+
+def xtc(
+    logits: torch.Tensor,
+    threshold: float,
+    applies: torch.Tensor,
+    spared: Sequence[int] = (),
+) -> torch.Tensor:
+    """Leave out the top choices: all of at least ``threshold`` but the least likely of them.
+
+    By p-e-w, "Exclude Top Choices (XTC)", text-generation-webui pull request 6335, 2024. Nothing
+    happens where fewer than two tokens reach the threshold, nor, as there, where a spared token
+    (end of text, line end) would be left out.
+
+    Args:
+        logits: ``[..., vocabulary]``.
+        threshold: Probability that makes a token a top choice.
+        applies: bool ``[...]``: whether the dice fell so for the row.
+        spared: Tokens whose removal would change the text's form.
+    """
+    if not bool(applies.any()):
+        return logits
+    probabilities = torch.softmax(logits, -1)
+    top = probabilities >= threshold
+    least = torch.where(top, probabilities, math.inf).amin(-1, keepdim=True)
+    # Ties with the least likely stay: none of them is more of a top choice than the other.
+    removed = top & (probabilities > least) & applies.unsqueeze(-1)
+    if len(spared):
+        hit = removed[..., torch.tensor(list(spared))].any(-1, keepdim=True)
+        removed = removed & ~hit
+    return logits.masked_fill(removed, _OUT)
+
+
+def draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Draw a token for each row by inverting the cumulative distribution.
+
+    Args:
+        logits: ``[rows, vocabulary]``.
+        numbers: float64 ``[rows]`` in [0, 1): one random number a row, so that a row's draw does
+            not depend on its neighbours.
+
+    Returns:
+        int64 ``[rows]``; never a token of probability zero.
+    """
+    cumulative = torch.softmax(logits, -1).double().cumsum(-1)
+    total = cumulative[:, -1]
+    wanted = torch.minimum(numbers * total, torch.nextafter(total, torch.zeros_like(total)))
+    # The first entry above the number is one whose own probability took the sum past it.
+    return torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest token of each row, the first of equals; int64 ``[rows]``."""
+    return logits.argmax(-1)

@@ -1,0 +1,121 @@
+"""From text to tokens and back, one token at a time.
+
+A byte-level token may hold part of a character only, so bytes are collected until they are whole:
+what has been handed out never has to be taken back, and all of it together is exactly what the
+tokenizer makes of all tokens at once. Tokenizers that are not byte-level are asked for the text of
+the last few tokens again and again; what looks incomplete is held back too.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+_REPLACEMENT = "\ufffd"
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of ``text``, without special tokens; ``<|endoftext|>`` in it is plain text."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
+    return ids
+
+
+@functools.cache
+def _bytes_of_characters() -> dict[str, int]:
+    """The bytes behind the printable stand-ins of byte-level BPE (GPT-2's table)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in shown}
+    hidden = (byte for byte in range(256) if byte not in set(shown))
+    table.update({chr(256 + index): byte for index, byte in enumerate(hidden)})
+    return table
+
+
+class Vocabulary:
+    """What each token of a tokenizer stands for, as bytes."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+        self.byte_level = type(decoder).__name__ == "ByteLevel"
+        self._special = set(tokenizer.all_special_ids)
+        self._bytes: dict[int, bytes] = {}
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes of one token; none for a special token."""
+        known = self._bytes.get(token)
+        if known is None:
+            known = self._bytes[token] = self._look_up(token)
+        return known
+
+    def _look_up(self, token: int) -> bytes:
+        if token in self._special:
+            return b""
+        if not self.byte_level:
+            text: str = self.tokenizer.decode([token], skip_special_tokens=True)
+            return text.encode()
+        name = self.tokenizer.convert_ids_to_tokens(token)
+        if name is None:  # a row of the embedding that the tokenizer does not use
+            return b""
+        table = _bytes_of_characters()
+        if all(character in table for character in name):
+            return bytes(table[character] for character in name)
+        return str(name).encode()
+
+    def shown(self, token: int) -> str:
+        """A token as a person can read it: its text, special tokens by name."""
+        if token in self._special:
+            return str(self.tokenizer.convert_ids_to_tokens(token))
+        return self.bytes_of(token).decode("utf-8", errors="replace")
+
+
+@functools.lru_cache(maxsize=4)
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    """The (kept) vocabulary of ``tokenizer``."""
+    return Vocabulary(tokenizer)
+
+
+class TextOfTokens:
+    """The text of a growing list of tokens, holding back characters that are not whole yet.
+
+    Args:
+        words: The vocabulary.
+        context: The tokens before the first one: some tokenizers drop a leading space without it.
+    """
+
+    def __init__(self, words: Vocabulary, context: Sequence[int] = ()) -> None:
+        self.words = words
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._ids = list(context[-4:])
+        # How much of the text of self._ids has been handed out.
+        self._done = 0 if words.byte_level else len(self._text())
+
+    def add(self, token: int) -> str:
+        """The text that ``token`` completes; may be empty."""
+        if self.words.byte_level:
+            return self._decoder.decode(self.words.bytes_of(token))
+        self._ids.append(token)
+        text = self._text()
+        if text.endswith(_REPLACEMENT):
+            return ""
+        new, self._done = text[self._done :], len(text)
+        # A word is only sure of its leading space with its neighbour before it, hence the overlap.
+        if len(self._ids) > 16:
+            self._ids = self._ids[-4:]
+            self._done = len(self._text())
+        return new
+
+    def end(self) -> str:
+        """What was held back, with the replacement character for what never became whole."""
+        if self.words.byte_level:
+            return self._decoder.decode(b"", final=True)
+        text = self._text()
+        new, self._done = text[self._done :], len(text)
+        return new
+
+    def _text(self) -> str:
+        text: str = self.words.tokenizer.decode(self._ids, skip_special_tokens=True)
+        return text

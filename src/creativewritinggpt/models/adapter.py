@@ -1,0 +1,251 @@
+"""The adapter: attach one to a base model, go on from one, merge it, save the result.
+
+LoRA adds to a frozen projection ``W`` a product of two thin matrices that starts at zero::
+
+    W x   →   W x + (alpha / r) · B (A x)        A: [r, in]   B: [out, r] = 0
+
+PEFT does the work, so that any PEFT client can load what we save. The output head and the
+embeddings never get an adapter: they are tied in small models, and the chunked loss reads the head
+directly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config import Config
+from ..errors import InputError
+from ..files import atomic_folder, read_json, write_json
+from .checks import open_safetensors, quiet
+
+if TYPE_CHECKING:
+    from .writer import Writer
+
+ALL_LINEAR = "all-linear"
+_ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def attach(writer: Writer, config: Config) -> None:
+    """Make the writer's model trainable, in place: by an adapter, or as a whole.
+
+    Args:
+        writer: A base model without an adapter.
+        config: ``method``, the ``lora_*`` settings, ``target_modules``, ``init_adapter``, ``seed``.
+
+    Raises:
+        InputError: Target modules that the model does not have, or an adapter to go on from that
+            is missing or of another base.
+    """
+    if config.method == "full":
+        if config.init_adapter:
+            raise InputError(
+                "init_adapter goes with method lora, and method is full",
+                "leave one of the two out",
+            )
+        writer.model.requires_grad_(True)
+        return
+    if config.init_adapter:
+        load_adapter(writer, Path(config.init_adapter), trainable=True)
+        writer.adapter = config.init_adapter
+        return
+
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    targets = target_names(writer.model, config.target_modules)
+    alpha = config.lora_alpha
+    lora = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=config.lora_r,
+        lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+        # GPT-2 keeps its projections transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in writer.model.modules()),
+        base_model_name_or_path=writer.base_name,
+        revision=writer.revision,
+    )
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        writer.model = get_peft_model(writer.model, lora)
+    writer.has_adapter = True
+
+
+def linear_names(model: torch.nn.Module) -> list[str]:
+    """The full names of all projections that can get an adapter, in the model's order."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    ]
+
+
+def target_names(model: torch.nn.Module, wanted: list[str] | None) -> list[str]:
+    """The endings of module names that get an adapter.
+
+    Args:
+        model: The base model.
+        wanted: None for the attention's projections, ``["all-linear"]``, or endings of names as
+            ``q_proj`` or ``attn.c_proj``.
+
+    Raises:
+        InputError: A name that no projection of the model ends in; the message lists what there is.
+    """
+    names = linear_names(model)
+    if wanted is None:
+        attention = [name for name in names if _in_attention(name)]
+        if not attention:
+            raise InputError(
+                "the model's attention projections can't be told by their names",
+                f"name them, or all-linear, with --target-modules; there are: {_endings(names)}",
+            )
+        return _shortest(attention, [name for name in names if name not in attention])
+    if ALL_LINEAR in wanted:
+        return _shortest(names, [])
+    for name in wanted:
+        if not any(full == name or full.endswith(f".{name}") for full in names):
+            raise InputError(
+                f"target_modules: the model has no projection '{name}'",
+                f"there are: {_endings(names)}; or all-linear",
+            )
+    return wanted
+
+
+def _in_attention(name: str) -> bool:
+    """Whether a projection stands inside an attention block, by the names above it."""
+    return any("attn" in part or "attention" in part for part in name.split(".")[:-1])
+
+
+def _shortest(names: list[str], others: list[str]) -> list[str]:
+    """Endings of one or two parts that match ``names`` and none of ``others``."""
+    single = sorted({name.rpartition(".")[2] for name in names})
+    if not any(other.rpartition(".")[2] in single for other in others):
+        return single
+    return sorted({".".join(name.split(".")[-2:]) for name in names})
+
+
+def _endings(names: list[str]) -> str:
+    """The projections of a model for a message, each kind once."""
+    return ", ".join(dict.fromkeys(".".join(name.split(".")[-2:]) for name in names))
+
+
+def load_adapter(writer: Writer, folder: Path, trainable: bool = False) -> None:
+    """Put the adapter of ``folder`` on the writer's base model, in place.
+
+    Raises:
+        InputError: The adapter is missing, damaged or made for another base.
+    """
+    from peft import PeftModel
+
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"{folder} holds no adapter: adapter_config.json is missing")
+    if not (folder / _ADAPTER_FILE).is_file():
+        raise InputError(
+            f"{folder} has no adapter weights: {_ADAPTER_FILE} is missing",
+            "only safetensors are read",
+        )
+    config = read_json(folder / "adapter_config.json")
+    shapes = open_safetensors(folder / _ADAPTER_FILE)
+    _check_shapes(writer, folder, shapes)
+    with quiet():
+        try:
+            model = PeftModel.from_pretrained(
+                writer.model, str(folder), is_trainable=trainable, local_files_only=True
+            )
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            said = str(error).strip().splitlines()
+            raise InputError(
+                f"the adapter {folder} can't be loaded: {said[0] if said else error!r}",
+                f"it is a {config.get('peft_type')} of {config.get('base_model_name_or_path')}",
+            ) from error
+    for name, parameter in model.named_parameters():
+        if "lora_" in name and not torch.isfinite(parameter).all():
+            raise InputError(f"the adapter {folder} has weights that are not numbers: {name}")
+    writer.model = model.eval()
+    writer.has_adapter = True
+
+
+def _check_shapes(writer: Writer, folder: Path, shapes: dict[str, list[int]]) -> None:
+    """Refuse an adapter whose matrices don't fit the model's projections."""
+    if not shapes:
+        raise InputError(f"{folder / _ADAPTER_FILE} holds no weights")
+    modules = dict(writer.model.named_modules())
+    for key, shape in shapes.items():
+        name, part, _ = key.partition(".lora_")
+        name = name.removeprefix("base_model.model.")
+        if not part or len(shape) != 2:
+            continue
+        module = modules.get(name)
+        if module is None:
+            raise InputError(
+                f"the adapter {folder} was made for another base: {writer.name} has no {name}",
+                "give the base that it was trained on",
+            )
+        rows, columns = _sizes(module)
+        is_first = ".lora_A" in key or ".lora_embedding_A" in key
+        wanted, found = (columns, shape[1]) if is_first else (rows, shape[0])
+        if wanted != found:
+            raise InputError(
+                f"the adapter {folder} was made for another base: at {name} it has size {found}, "
+                f"{writer.name} has {wanted}",
+                "give the base that it was trained on",
+            )
+
+
+def _sizes(module: torch.nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a projection, whichever way it keeps its weight."""
+    from transformers.pytorch_utils import Conv1D
+
+    first, second = (int(size) for size in module.weight.shape)  # type: ignore[union-attr]
+    return (second, first) if isinstance(module, Conv1D) else (first, second)
+
+
+def trainable(model: torch.nn.Module) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are in all."""
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, on in counts if on), sum(n for n, _ in counts)
+
+
+def merge(writer: Writer) -> None:
+    """Add the adapter into the base weights, in place; the adapter is gone afterwards."""
+    if writer.has_adapter:
+        writer.model = writer.model.merge_and_unload(safe_merge=True).eval()
+        writer.has_adapter = False
+
+
+def save_model(writer: Writer, folder: str | Path, run: dict[str, Any], card: str) -> None:
+    """Save adapter or model with tokenizer, run record and model card, all or nothing.
+
+    Args:
+        writer: What to save: the adapter where there is one, else the whole model.
+        folder: The folder; one that was there is replaced only when the new one is whole.
+        run: What ``run.json`` is to say; the base is added here, so that loading finds it.
+        card: The model card (``README.md``), Markdown.
+
+    Raises:
+        RunError: The disk is full.
+    """
+    base = {
+        "name": writer.base_name if writer.kind != "starter" else "starter",
+        "kind": writer.kind,
+        "base_name": writer.base_name,
+        "revision": writer.revision,
+    }
+    with atomic_folder(folder) as temporary, quiet():
+        if writer.has_adapter:
+            settings = writer.model.peft_config[writer.model.active_adapter]
+            settings.base_model_name_or_path = writer.base_name
+            settings.revision = writer.revision
+            # The default would ask the hub whether the embeddings were resized.
+            writer.model.save_pretrained(temporary, save_embedding_layers=False)
+        else:
+            writer.model.save_pretrained(temporary)
+        writer.tokenizer.save_pretrained(temporary)
+        write_json(temporary / "run.json", {**run, "base": base})
+        (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,69 @@
+"""Attention that keeps packed documents apart.
+
+Several documents share a row; a token may look back within its own document only::
+
+    segment   1 1 2 2 0          1 ■ . . . .
+                                 1 ■ ■ . . .
+                                 2 . . ■ . .      ■ allowed
+                                 2 . . ■ ■ .
+                           (pad) 0 . . . . ■
+
+transformers builds such a mask from restarting positions by itself, but only on a path that any
+cache or mask switches off in silence; and a boolean mask is right on SDPA but leaks on eager
+attention, which adds it as a number. So the mask is made here, in the form that the model's
+attention takes. A row of T tokens costs T² booleans.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+
+def packed_inputs(segment_ids: Tensor, position_ids: Tensor, model: Any) -> dict[str, Any]:
+    """Arguments of a forward pass over packed rows, beside ``input_ids``.
+
+    Args:
+        segment_ids: ``[rows, tokens]``, which document of its row a token belongs to; 0 = padding.
+        position_ids: ``[rows, tokens]``, the position of a token in its document.
+        model: The model, or a PEFT wrapper of it.
+
+    Returns:
+        ``attention_mask`` (boolean ``[rows, 1, tokens, tokens]``, True = may attend, on SDPA; on
+        eager attention floating, 0 or the lowest number; models that mix full and sliding
+        attention get one of each), ``position_ids`` and ``use_cache``.
+
+    Raises:
+        InputError: The model runs another attention than SDPA or eager.
+    """
+    kind = model.config._attn_implementation
+    if kind not in ("sdpa", "eager"):
+        raise InputError(f"packed rows need sdpa or eager attention, not {kind}")
+    tokens = segment_ids.shape[1]
+    index = torch.arange(tokens, device=segment_ids.device)
+    distance = index[:, None] - index[None, :]  # [query, key]
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]  # [rows, query, key]
+    # Padding is a document of its own, so that no position is without anything to attend to.
+    full = (same & (distance >= 0))[:, None]
+    mask: Any = _as_taken(full, kind, model.dtype)
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and window < tokens:
+        sliding = _as_taken(full & (distance < window), kind, model.dtype)
+        layers = set(getattr(model.config, "layer_types", None) or ["sliding_attention"])
+        if layers == {"sliding_attention"}:
+            mask = sliding
+        elif "sliding_attention" in layers:
+            mask = {"full_attention": mask, "sliding_attention": sliding}
+    return {"attention_mask": mask, "position_ids": position_ids, "use_cache": False}
+
+
+def _as_taken(allowed: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
+    """A mask as the attention implementation takes it."""
+    if kind == "sdpa":
+        return allowed
+    blocked = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)

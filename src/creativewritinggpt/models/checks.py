@@ -1,0 +1,173 @@
+"""What is looked at before a model is trusted, and how its faults are said.
+
+A model folder can be wrong in many ways that transformers either answers with a page of traceback
+or does not notice at all, such as missing weights, which it makes up at random. Each is one line
+here. The looking costs a few tenths of a second at each load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError, UserError
+from ..files import read_json
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and warnings from the user's terminal."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse a folder that can't be a model, before transformers sees it.
+
+    Raises:
+        InputError: No config, no safetensors, a weight file missing, cut off or not safetensors,
+            quantised weights, or a model that does not write text.
+    """
+    if not (folder / "config.json").is_file():
+        inner = [sub for sub in ("best_model", "final_model") if (folder / sub).is_dir()]
+        raise InputError(f"{name} holds no model: config.json is missing", _hint(folder, inner))
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise InputError(f"{folder / 'config.json'} does not describe a model")
+    quantised = config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else "?"
+        raise InputError(
+            f"{name} has quantised weights ({method})", "use the model they were made from"
+        )
+    kinds = config.get("architectures") or []
+    if kinds and not any("CausalLM" in kind or "LMHead" in kind for kind in kinds):
+        raise InputError(
+            f"{name} is a {kinds[0]}, which does not write text",
+            "use a causal language model, as GPT-2, Llama or Qwen",
+        )
+    _check_weight_files(folder, name)
+
+
+def _hint(folder: Path, inner: list[str]) -> str:
+    return f"did you mean {folder / inner[0]}?" if inner else "give a folder with a saved model"
+
+
+def _check_weight_files(folder: Path, name: str) -> None:
+    """Refuse weight files that are missing, cut off or damaged."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if single.is_file():
+        files = [single]
+    elif index.is_file():
+        try:
+            files = sorted({folder / file for file in read_json(index)["weight_map"].values()})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} does not say where the weights are") from error
+    else:
+        pickled = [found.name for pattern in _PICKLED for found in sorted(folder.glob(pattern))]
+        if pickled:
+            raise InputError(
+                f"{name} has no safetensors, only {pickled[0]}",
+                "pickled weights can run code and are not read; save them as safetensors first",
+            )
+        raise InputError(f"{name} has no weights: model.safetensors is missing")
+    for file in files:
+        open_safetensors(file)
+
+
+def open_safetensors(file: Path) -> dict[str, list[int]]:
+    """The shape of every tensor in a safetensors file, whose size fits its header.
+
+    Raises:
+        InputError: The file is missing, cut off or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise InputError(f"{file} is missing", "restore the file or fetch the model again")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {key: list(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{file} is damaged ({error})", "restore the file or fetch the model again"
+        ) from error
+
+
+@contextlib.contextmanager
+def describe(folder: Path, name: str) -> Iterator[None]:
+    """Turn what transformers raises for an unusable folder into one line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError) as error:
+        said = str(error).strip().splitlines()
+        raise InputError(
+            f"{name} can't be loaded: {said[0] if said else type(error).__name__}",
+            f"any causal language model of transformers with safetensors will do; see {folder}",
+        ) from error
+
+
+def check_model(model: Any, info: dict[str, Any], name: str) -> None:
+    """Refuse a model with missing, misshapen or non-finite weights.
+
+    Raises:
+        InputError: Naming the first such weight.
+    """
+    for key, wrong in (
+        ("missing_keys", "has no weights for"),
+        ("mismatched_keys", "has a wrong shape for"),
+    ):
+        if info.get(key):
+            first = sorted(info[key], key=str)[0]
+            first = first[0] if isinstance(first, tuple) else first
+            raise InputError(
+                f"{name} {wrong} {first}", "its config.json and its weights don't belong together"
+            )
+    for parameter_name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(
+                f"{name} has weights that are not numbers: {parameter_name}",
+                "the file is damaged, or its training went wrong",
+            )
+
+
+def check_tokenizer(tokenizer: Any, model: Any, name: str) -> None:
+    """Refuse a tokenizer that does not belong to the model.
+
+    Raises:
+        InputError: It knows more tokens than the model has embeddings, or hardly any.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
+        raise InputError(
+            f"{name}: the tokenizer has tokens up to {highest}, the model only {rows} embeddings",
+            "the tokenizer belongs to another model",
+        )
+    text = "Once upon a time"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids or all(token in tokenizer.all_special_ids for token in ids):
+        raise InputError(
+            f"{name} has no usable tokenizer", "its folder needs tokenizer.json or what made it"
+        )

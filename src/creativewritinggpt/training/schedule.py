@@ -1,0 +1,115 @@
+"""How many steps a run has, which rows each takes, and the learning rate of each.
+
+Everything here is a function of the settings, the number of rows and the seed. There is no iterator
+whose state would have to be saved: a run that is resumed computes the same order again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from ..config import Config
+
+
+def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
+    """The share of the highest learning rate at an optimizer step.
+
+    The shapes are those of transformers' ``get_scheduler``, so that runs can be compared: the first
+    warm-up step has 0, step ``warmup`` has 1, and the line or cosine would reach 0 at ``total``.
+
+    Args:
+        step: Optimizer steps taken so far, from 0.
+        total: Optimizer steps of the whole run.
+        warmup: Steps in which the rate rises.
+        schedule: ``linear``, ``cosine`` or ``constant``.
+    """
+    if step < warmup:
+        return step / max(1, warmup)
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0 - progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The course of a run, in optimizer steps."""
+
+    rows: int
+    rows_per_step: int
+    seed: int
+    total_steps: int
+    warmup_steps: int
+    eval_steps: int
+    save_steps: int
+    peak_learning_rate: float
+    schedule: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every row is seen once; the last one may have fewer rows."""
+        return math.ceil(self.rows / self.rows_per_step)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data that the whole run makes."""
+        whole, rest = divmod(self.total_steps, self.steps_per_epoch)
+        return whole + rest * self.rows_per_step / self.rows
+
+    def rows_of_step(self, step: int) -> np.ndarray:
+        """Indices of the rows of a step, a function of (seed, epoch) and the place in the epoch.
+
+        Args:
+            step: Optimizer steps taken so far, from 0.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        start = place * self.rows_per_step
+        return order[start : start + self.rows_per_step]
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.peak_learning_rate * learning_rate_factor(
+            step, self.total_steps, self.warmup_steps, self.schedule
+        )
+
+    def evaluates_after(self, steps_taken: int) -> bool:
+        """Whether a validation follows when so many steps have been taken."""
+        return steps_taken % self.eval_steps == 0 or steps_taken == self.total_steps
+
+    def saves_after(self, steps_taken: int) -> bool:
+        """Whether a checkpoint follows when so many steps have been taken."""
+        return steps_taken % self.save_steps == 0 or steps_taken == self.total_steps
+
+
+def plan_run(config: Config, rows: int) -> Plan:
+    """Lay out a run over ``rows`` packed rows.
+
+    Args:
+        config: The settings.
+        rows: Packed rows of training data, at least one.
+    """
+    rows_per_step = config.batch_size * config.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(rows / rows_per_step)
+    total = steps_per_epoch * config.num_epochs
+    if config.max_steps is not None:
+        total = config.max_steps
+    eval_steps = config.eval_steps or min(steps_per_epoch, math.ceil(total / 5))
+    return Plan(
+        rows=rows,
+        rows_per_step=rows_per_step,
+        seed=config.seed,
+        total_steps=total,
+        warmup_steps=(
+            min(500, math.ceil(total / 10)) if config.warmup_steps is None else config.warmup_steps
+        ),
+        eval_steps=eval_steps,
+        save_steps=config.save_steps or eval_steps,
+        peak_learning_rate=config.learning_rate,
+        schedule=config.schedule,
+    )

@@ -1,0 +1,83 @@
+"""Files appear whole or not at all."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from creativewritinggpt.errors import InputError, RunError
+from creativewritinggpt.files import atomic_file, atomic_folder, read_json, write_json, write_text
+
+
+def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_file(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_failed_folder_leaves_the_old_folder_and_no_rest(tmp_path):
+    target = tmp_path / "model"
+    with atomic_folder(target) as temporary:
+        (temporary / "w").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "w").write_text("half")
+        raise RuntimeError
+    assert (target / "w").read_text() == "old"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_folder_is_replaced_whole(tmp_path):
+    for content in ("one", "two"):
+        with atomic_folder(tmp_path / "model") as temporary:
+            (temporary / content).write_text(content)
+    assert os.listdir(tmp_path / "model") == ["two"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_folder_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written"):
+        write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(InputError, match=r"a\.json is not valid JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(InputError, match="does not exist"):
+        read_json(tmp_path / "b.json")
+
+
+def test_killed_write_leaves_the_old_file(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    code = (
+        "import os,sys\nfrom creativewritinggpt.files import atomic_file\n"
+        "with atomic_file(sys.argv[1]) as t:\n t.write_text('half')\n os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert target.read_text() == "old"
+
+
+def test_new_files_have_the_usual_permissions(tmp_path):
+    write_text(tmp_path / "a", "x")
+    (tmp_path / "b").write_text("x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
