@@ -134,6 +134,10 @@ def tiny_model() -> Callable[..., Any]:
 def tiny_folder(tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any) -> Callable[[str], Path]:
     """A factory of saved model folders: ``tiny_folder("llama")``."""
 
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
     def make(family: str = "gpt2") -> Path:
         folder = tmp_path / f"tiny-{family}"
         tiny_model(family).save_pretrained(folder)

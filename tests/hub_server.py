@@ -1,9 +1,9 @@
 """A small model hub on loopback, for the real hub client.
 
 It speaks what ``huggingface_hub`` asks when it fetches a repository: its info at a revision, its
-tree, and its files with ETag, commit and ranges. Repositories are folders or dictionaries; ``models``
-and ``datasets`` differ only in their addresses. A file can be made to break off in the middle, and a
-repository to be gated::
+tree, and its files with ETag, commit and ranges. Repositories are folders or dictionaries;
+``models`` and ``datasets`` differ only in their addresses. A file can be made to break off in the
+middle, and a repository to be gated::
 
     with HubServer() as hub:
         hub.add("models", "tiny/gpt2", folder)
@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,7 +76,7 @@ class Repository:
             for depth in range(1, len(parts)):
                 above = prefix + "/".join(parts[:depth])
                 if recursive or depth == 1:
-                    entries[above] = {"type": "directory", "path": above, "oid": "0" * 40, "size": 0}
+                    entries[above] = {"type": "directory", "path": above, "oid": "0" * 40}
             if recursive or len(parts) == 1:
                 entries[path] = self.entry(path)
         return list(entries.values())
@@ -103,6 +104,7 @@ class HubServer:
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
+        self.closed = False
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -119,6 +121,7 @@ class HubServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.closed = True
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -165,29 +168,26 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else b""
         self.hub.requests.append(f"{self.command} {path}")
-        api = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path)
-        file = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        if api:
-            kind, name, rest = api.group(1), api.group(2), api.group(3) or ""
-            repository = self._find(kind, name)
-            if repository is not None:
-                self._api(repository, rest.split("/"), query, body)
-        elif file:
-            kind = "datasets" if file.group(1) else "models"
-            repository = self._find(kind, file.group(2))
-            if repository is not None:
-                self._file(repository, file.group(3), file.group(4))
+        if self.hub.closed:
+            # A kept-alive connection must not outlive the server.
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        for (kind, name), repository in self.hub.repositories.items():
+            files = f"/datasets/{name}/resolve/" if kind == "datasets" else f"/{name}/resolve/"
+            for start, answer in ((f"/api/{kind}/{name}", self._api), (files, self._file)):
+                rest = path.removeprefix(start)
+                if rest == path or (answer == self._api and rest[:1] not in ("", "/")):
+                    continue
+                if repository.gated:
+                    self._error(403, "GatedRepo", f"Access to {name} is restricted.")
+                else:
+                    answer(repository, rest.strip("/").split("/"), query, body)
+                return
+        if re.match("/api/(models|datasets)/", path):
+            self._error(401, "RepoNotFound", "Invalid username or password.")
         else:
             self._error(404, "EntryNotFound", f"no such address: {path}")
-
-    def _find(self, kind: str, name: str) -> Repository | None:
-        repository = self.hub.repositories.get((kind, name))
-        if repository is None:
-            self._error(401, "RepoNotFound", "Invalid username or password.")
-        elif repository.gated:
-            self._error(403, "GatedRepo", f"Access to {kind} {name} is restricted.")
-            return None
-        return repository
 
     def _api(
         self, repository: Repository, rest: list[str], query: dict[str, list[str]], body: bytes
@@ -213,7 +213,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json(repository.info())
 
-    def _file(self, repository: Repository, revision: str, path: str) -> None:
+    def _file(
+        self, repository: Repository, rest: list[str], query: dict[str, list[str]], body: bytes
+    ) -> None:
+        revision, path = rest[0], "/".join(rest[1:])
         if revision not in ("main", repository.commit):
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return
@@ -246,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(part[: len(part) // 2])
             self.wfile.flush()
             self.close_connection = True
-            self.connection.shutdown(2)
+            self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.wfile.write(part)
 

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,9 @@ def stderr() -> Console:
     """The one rich console, on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    # A log file has no width; tables need one that does not break their cells.
+    width = None if sys.stderr.isatty() else 120
+    return Console(stderr=True, highlight=False, width=width)
 
 
 def note(text: str) -> None:
@@ -52,11 +54,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    shown = Table(
+        title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
+    )
     for index, column in enumerate(columns):
-        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(printable(str(cell))) for cell in row))
+        width = max((len(row[index]) for row in cells), default=0)
+        justify: Literal["left", "right"] = "left" if index == 0 else "right"
+        # Headings may break between words, cells may not.
+        shown.add_column(column, justify=justify, min_width=min(width, 40), overflow="fold")
+    for row in cells:
+        shown.add_row(*map(Text, row))
     stderr().print(shown)
 
 

@@ -11,13 +11,16 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, RunError
+from .errors import InputError, RunError, UserError
+
+_FULL_DISK = re.compile(r"\(os error (28|112)\)")  # Unix, Windows
 
 
 @contextlib.contextmanager
@@ -25,14 +28,18 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's write errors into one clear line that names ``path``."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except UserError:
+        raise
+    except Exception as error:
+        # safetensors has an error of its own for this, which holds the number only in its text.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or _FULL_DISK.search(str(error)):
             raise RunError(
                 f"the disk is full: {path} could not be written",
                 "what was there before is untouched; free some space and run the command again",
             ) from error
         if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)) or (
-            error.errno == errno.EROFS
+            isinstance(error, OSError) and error.errno == errno.EROFS
         ):
             raise InputError(
                 f"{path} can't be written: {error.strerror or error}",

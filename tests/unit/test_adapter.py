@@ -119,7 +119,9 @@ def test_step_0_is_the_base_and_training_leaves_its_weights_bit_equal(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_saved_adapter_comes_back_bit_equal(family: str, tiny_folder: Any, tmp_path: Path) -> None:
+def test_a_saved_adapter_comes_back_bit_equal(
+    family: str, tiny_folder: Any, tmp_path: Path
+) -> None:
     base = tiny_folder(family)
     writer = load_base(str(base), CPU)
     attach(writer, Config(target_modules=["all-linear"]))

@@ -128,9 +128,7 @@ def test_masked_prompts_are_read_but_not_predicted(
 @given(lengths_and_row, st.integers(0, 5))
 def test_rows_are_as_full_as_best_fit_makes_them(case: tuple[list[int], int], seed: int) -> None:
     lengths, max_length = case
-    plan = plan_rows(
-        tokenized(lengths), max_length=max_length, bos_id=BOS, eos_id=EOS, seed=seed
-    )
+    plan = plan_rows(tokenized(lengths), max_length=max_length, bos_id=BOS, eos_id=EOS, seed=seed)
     total = sum(length + 1 for length in lengths)
     least = -(-total // max_length)
     # Best fit decreasing needs at most 11/9 of the least number of rows, and 4 more.

@@ -1,4 +1,4 @@
-"""Scores of given tokens equal the plain cross-entropy over all logits, however they are batched."""
+"""Scores of given tokens equal the plain cross-entropy, however they are batched."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def plain_nll(model: Any, rows: Any) -> np.ndarray:
             input_ids=torch.tensor(rows.input_ids), **packed_inputs(segments, positions, model)
         ).logits
     targets = torch.tensor(rows.targets)
-    nll = F.cross_entropy(
-        logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORE
-    )
+    nll = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORE)
     return nll.numpy()
 
 

@@ -42,7 +42,9 @@ def test_prompt_lengths_cover_the_prompt_and_the_empty_line(tiny_tokenizer: Any)
     assert tiny_tokenizer.decode(prompt) == "Who is there?\n\n"
 
 
-def test_the_cache_gives_the_same_ids_from_a_memory_map(tiny_tokenizer: Any, tmp_path: Path) -> None:
+def test_the_cache_gives_the_same_ids_from_a_memory_map(
+    tiny_tokenizer: Any, tmp_path: Path
+) -> None:
     plain = tokenize(documents(), tiny_tokenizer, None)
     first = tokenize(documents(), tiny_tokenizer, tmp_path)
     again = tokenize(documents(), tiny_tokenizer, tmp_path)

@@ -59,7 +59,8 @@ def _normalise_characters(text: str) -> str:
 
 
 def _once(text: str) -> str:
-    text = mend_mojibake(_normalise_characters(text))
+    # First, since the controls between 0x80 and 0x9f are part of what mojibake is mended from.
+    text = mend_mojibake(text)
     if "\ufffd" in text:
         text = _LOST_APOSTROPHE.sub("'", text).replace("\ufffd", "")
     return _normalise_characters(text)

@@ -63,20 +63,13 @@ def guess(sample: bytes) -> str:
     """The encoding of bytes that are not UTF-8; Windows-1252 where Western ones look alike."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample[:_SAMPLE]).best()
-    if best is None:
+    sample = sample[:_SAMPLE]
+    # Western sets differ in signs that prose rarely has, and what writers' tools wrote is nearly
+    # always Windows-1252. Other scripts have far more bytes beyond ASCII than accents make.
+    if sum(byte >= 128 for byte in sample) < len(sample) / 5:
         return "cp1252"
-    alike = {best.encoding, *best.could_be_from_charset}
-    # Single-byte Western sets differ in signs that prose rarely has; what writers' tools wrote is
-    # nearly always Windows-1252.
-    western = {"cp1252", "latin_1", "cp1250", "cp1254", "cp1257", "iso8859_15", "mac_roman"}
-    if alike & western or best.encoding.startswith(("iso8859", "cp12")) and _mostly_ascii(sample):
-        return "cp1252"
-    return best.encoding
-
-
-def _mostly_ascii(sample: bytes) -> bool:
-    return sum(byte >= 128 for byte in sample) < len(sample) / 20
+    best = from_bytes(sample).best()
+    return "cp1252" if best is None else best.encoding
 
 
 def _decode_line(line: bytes, encoding: str) -> str:

@@ -91,7 +91,7 @@ def _is_title(text: str) -> bool:
         return False
     if text.upper() == text:
         return True
-    if text.rstrip()[-1] in ".,;:”\"’" or text.lstrip()[0] in "“\"‘'—-":
+    if text.rstrip()[-1] in '.,;:”"’' or text.lstrip()[0] in "“\"‘'—-":
         return False
     return all(word[0].isupper() for word in words if len(word) > 3) and words[0][0].isupper()
 
@@ -115,6 +115,8 @@ def _candidate(number: int, block: Block) -> _Candidate | None:
         return None
     line = block.lines[0].strip().strip("*_").strip()
     several = len(block.lines) > 1
+    if any(_KEYWORD.fullmatch(further.strip()) for further in block.lines[1:]):
+        return None  # a list of contents
     if (found := _MARKDOWN.fullmatch(line)) and not several:
         return _Candidate(number, "markdown", len(found["marks"]), None, True)
     if (found := _KEYWORD.fullmatch(line)) and line[0].isupper() and _rest_is_title(found["rest"]):
@@ -133,7 +135,7 @@ def _candidate(number: int, block: Block) -> _Candidate | None:
             value = _roman(found["number"]) if style == "roman" else int(found["number"])
             return _Candidate(number, style, 2, value, several or bool(rest))
     capitals = sum(letter.isalpha() for letter in line) >= 3 and line.upper() == line
-    if capitals and block.gap >= 2 and not several and len(line) <= 60:
+    if capitals and (block.gap >= 2 or number == 0) and not several and len(line) <= 60:
         return _Candidate(number, "capitals", 2, None, True)
     return None
 

@@ -18,7 +18,8 @@ SCENE_BREAK = "* * *"
 _BREAK = re.compile(r"\s*(?:[*#~=_\-–—•·◆⁂※§+]\s*){1,40}\s*", re.UNICODE)
 _SHORTEST_WRAP, _LONGEST_WRAP = 40, 110
 _SENTENCE_END = re.compile(r"[.!?…][\"”’'»)\]_*]*$")
-_HANGING_HYPHEN = re.compile(r"(?:\w-|--|[—–])$")
+_HANGING_HYPHEN = re.compile(r"\w-$")
+_HANGING_DASH = re.compile(r"(?:--|[—–])$")
 _PAIR = re.compile(r"(?:and|or|to)\b")
 
 
@@ -81,9 +82,7 @@ def _natural(line: str, following: str, width: int, slack: int) -> bool:
 
 def wrap_width(text: Sequence[Block]) -> int | None:
     """The column at which paragraphs were wrapped, or None where lines were not wrapped."""
-    pairs = [
-        pair for block in text for pair in zip(block.lines, block.lines[1:], strict=False)
-    ]
+    pairs = [pair for block in text for pair in zip(block.lines, block.lines[1:], strict=False)]
     if len(pairs) < 4:
         return None
     lengths = sorted(len(line) for line, _ in pairs)
@@ -98,8 +97,8 @@ def _join(lines: Sequence[str]) -> str:
     joined = lines[0].strip()
     for line in lines[1:]:
         line = line.strip()
-        glued = _HANGING_HYPHEN.search(joined) and not _PAIR.match(line)
-        joined += line if glued else f" {line}"
+        hyphen = _HANGING_HYPHEN.search(joined) and not _PAIR.match(line)
+        joined += line if hyphen or _HANGING_DASH.search(joined) else f" {line}"
     return joined
 
 

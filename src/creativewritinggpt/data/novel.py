@@ -185,7 +185,12 @@ def _sections(
 ) -> Iterator[tuple[str | None, Sequence[Block]]]:
     """Title and body of each chapter; a heading without a body lends its title to the next."""
     start = first
-    while start > 0 and headings[start - 1].after >= headings[start].first:
+    # Books and parts that begin with this chapter; entries of a contents list are no higher.
+    while (
+        start > 0
+        and headings[start - 1].after >= headings[start].first
+        and headings[start - 1].level < headings[start].level
+    ):
         start -= 1
     opening = text[: headings[start].first]
     if _prose_words(opening) >= _LONG_OPENING:

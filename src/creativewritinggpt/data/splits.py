@@ -39,7 +39,7 @@ class _Choice:
     left: Mask
     validation: Mask
     held_out: Mask
-    whole: bool = True
+    one_group: bool = False
     extra_train: list[Document] = field(default_factory=list)
     extra_validation: list[Document] = field(default_factory=list)
 
@@ -103,7 +103,9 @@ def split(
         report.validation = int(choice.validation.sum()) + len(choice.extra_validation)
     if not train or not validation:
         what = "hold out for validation" if train else "train on"
-        raise InputError(f"there is too little text to {what}", "give more documents or a longer text")
+        raise InputError(
+            f"there is too little text to {what}", "give more documents or a longer text"
+        )
     return train, validation
 
 
@@ -186,6 +188,7 @@ def _choose_tail(choice: _Choice) -> None:
     """One group: its last documents validate, or the tail of its one document."""
     numbers = np.flatnonzero(choice.left)
     report = choice.store.report
+    choice.one_group = True
     if len(numbers) > 1:
         choice.validation[numbers[-max(1, len(numbers) // _SHARE) :]] = True
         report.say("all documents are of one group; the last ones are held out")
@@ -207,9 +210,12 @@ def _choose_tail(choice: _Choice) -> None:
 
 def _keep_groups_apart(choices: Sequence[_Choice]) -> None:
     """What shares a group with a validation document, in any source, is not trained on."""
-    held = np.concatenate([c.store.groups[c.validation | c.held_out] for c in choices])
     for choice in choices:
-        leaking = choice.train & np.isin(choice.store.groups, held)
+        # A source of one group had to cut it; what other sources hold out still counts.
+        others = [c for c in choices if not (choice.one_group and c is choice)]
+        held = [np.zeros(0, dtype=np.uint64)]
+        held += [c.store.groups[c.validation | c.held_out] for c in others]
+        leaking = choice.train & np.isin(choice.store.groups, np.concatenate(held))
         choice.store.report.drop("their group is held out", int(leaking.sum()))
         choice.left &= ~leaking
 

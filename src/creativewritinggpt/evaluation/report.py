@@ -92,9 +92,9 @@ def _macro(domains: dict[str, Any], which: str) -> float:
 def rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The table of an evaluation: headings and rows of text."""
     tuned = "tuned" in evaluation["macro_perplexity"]
-    heads = ["domain", "documents", "tokens", "base ppl", "base bits/byte"]
+    heads = ["domain", "docs", "tokens", "base ppl", "base bits/byte"]
     if tuned:
-        heads = [*heads, "tuned ppl", "tuned bits/byte", "change in nats/token (95 %)"]
+        heads = [*heads, "tuned ppl", "tuned bits/byte", "nats/token", "95 %"]
     table = []
     for name, entry in evaluation["domains"].items():
         first = entry["base"]
@@ -103,14 +103,14 @@ def rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if tuned:
             second, change = entry["tuned"], entry["difference"]
             interval = change["ci95"]
-            edges = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
             row += [f"{second['perplexity']:.2f}", f"{second['bits_per_byte']:.3f}"]
-            row.append(f"{change['nats_per_token']:+.3f}{edges}")
+            row.append(f"{change['nats_per_token']:+.3f}")
+            row.append(f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else "")
         table.append(row)
     macro = evaluation["macro_perplexity"]
     if len(table) > 1:
         row = ["mean of domains", "", "", f"{macro['base']:.2f}", ""]
-        table.append([*row, f"{macro['tuned']:.2f}", "", ""] if tuned else row)
+        table.append([*row, f"{macro['tuned']:.2f}", "", "", ""] if tuned else row)
     return heads, table
 
 
@@ -127,7 +127,7 @@ def as_markdown(evaluation: dict[str, Any]) -> str:
         "",
         f"Perplexity is exp(nats / tokens) over windows of {evaluation['window']} tokens that start "
         "after an end-of-text token, each token scored once; bits per byte is over the UTF-8 bytes "
-        "of the text. The change is tuned minus base on the same documents (below 0 is better), "
+        "of the text. Nats/token is tuned minus base on the same documents (below 0 is better), "
         "with a 95 % interval from a paired bootstrap over groups of documents. The mean of domains "
         "is exp of the mean of their losses. "
         f"Precision {evaluation['precision']}.",

@@ -89,8 +89,10 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         with disk_errors(Path(name)), _calm_client():
             # The fetch itself would wait for ever for a hub that takes the call and says nothing.
-            HfApi().model_info(name, revision=revision, timeout=_ANSWER_SECONDS)
+            info = HfApi().model_info(name, revision=revision, timeout=_ANSWER_SECONDS)
             answered = True
+            _check_files(name, [file.rfilename for file in info.siblings or []])
+            console.note(f"fetching {name} from the hub, once")
             return Path(
                 snapshot_download(
                     name,
@@ -126,6 +128,16 @@ def _download(name: str, revision: str | None) -> Path:
             f"{name} could not be fetched from the hub ({_first_line(error)})",
             "run the command again: it goes on where it stopped",
         ) from error
+
+
+def _check_files(name: str, files: list[str]) -> None:
+    """Refuse a model without safetensors before anything of it is fetched."""
+    if not any(file.endswith(".safetensors") and "/" not in file for file in files):
+        others = [file for file in files if file.endswith((".bin", ".pt", ".gguf", ".h5"))]
+        raise InputError(
+            f"the hub's {name} has no safetensors" + (f", only {others[0]}" if others else ""),
+            "other weights are not read; use a model with safetensors",
+        )
 
 
 @contextlib.contextmanager

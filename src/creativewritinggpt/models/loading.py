@@ -227,6 +227,8 @@ def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Wri
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            # Found and named by check_model.
+            ignore_mismatched_sizes=True,
         )
     check_model(model, info, base.name)
     check_tokenizer(tokenizer, model, base.name)

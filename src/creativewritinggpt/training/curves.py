@@ -37,16 +37,19 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
 
     batch = metrics["batch_losses"]
     steps = list(range(1, len(batch) + 1))
-    at = metrics["evaluation_steps"]
     base = metrics["base_val_loss"]
+    # At step 0 the model is the base model.
+    at = [0, *metrics["evaluation_steps"]]
+    validation = [base, *metrics["val_loss"]]
+    perplexities = [metrics["base_val_perplexity"], *metrics["val_perplexity"]]
     figure, (loss, perplexity, rate) = plt.subplots(
         3, 1, figsize=(8.5, 8.5), sharex=True, height_ratios=[3, 3, 1.2], layout="constrained"
     )
     try:
         loss.plot(steps, batch, color=_BLUE, alpha=0.25, linewidth=1)
-        window = 0.9 if len(batch) >= 20 else 0.6
+        window = 0.85 if len(batch) >= 20 else 0.5
         loss.plot(steps, _smoothed(batch, window), color=_BLUE, linewidth=2, label="training")
-        loss.plot(at, metrics["val_loss"], color=_ORANGE, marker="o", linewidth=2, label="validation")
+        loss.plot(at, validation, color=_ORANGE, marker="o", linewidth=2, label="validation")
         loss.axhline(base, color=_GREY, linestyle="--", linewidth=1.5, label="base model, validation")
         loss.set_ylabel("loss (nats a token)")
         # The first, still noisy steps must not squeeze the rest of the curve.
@@ -56,15 +59,15 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
         loss.set_ylim(low - margin, high + margin)
         loss.legend(frameon=False, loc="upper right")
 
-        perplexity.plot(at, metrics["val_perplexity"], color=_ORANGE, marker="o", linewidth=2)
-        perplexity.axhline(math.exp(base), color=_GREY, linestyle="--", linewidth=1.5)
+        perplexity.plot(at, perplexities, color=_ORANGE, marker="o", linewidth=2)
+        perplexity.axhline(perplexities[0], color=_GREY, linestyle="--", linewidth=1.5)
         perplexity.annotate(
-            f"base model {math.exp(base):.2f}", (0.995, math.exp(base)), color=_GREY,
+            f"base model {perplexities[0]:.2f}", (0.995, perplexities[0]), color=_GREY,
             xycoords=("axes fraction", "data"), ha="right", va="bottom",
         )  # fmt: skip
         best = metrics["best_step"]
         if best in at:
-            value = metrics["val_perplexity"][at.index(best)]
+            value = perplexities[at.index(best)]
             for axes in (loss, perplexity):
                 axes.axvline(best, color=_GREEN, linewidth=1, linestyle=":")
             perplexity.plot([best], [value], marker="*", markersize=15, color=_GREEN, zorder=5)
@@ -83,7 +86,7 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
         rate.set_ylim(bottom=0)
         rate.set_xlabel("optimizer step")
         rate.xaxis.set_major_locator(MaxNLocator(integer=True))
-        rate.set_xlim(0, max(len(batch), 1) + 0.5)
+        rate.set_xlim(-0.015 * len(batch), 1.025 * max(len(batch), 1))
         for axes in (loss, perplexity, rate):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color="#dddddd", linewidth=0.6)

@@ -33,6 +33,10 @@ from .schedule import Plan
 from .validation import Validation
 
 
+_DRAW_EVERY = 30.0
+"""Seconds between two pictures of the curves while a run goes on."""
+
+
 class Interrupt:
     """Ctrl-C asks the loop to stop after the step; a second one stops at once."""
 
@@ -90,8 +94,8 @@ def fit(
     parameters = list(trained_parameters(writer.model).values())
     metrics = state.metrics
     began, before = time.monotonic(), state.seconds
-    since_evaluation: list[tuple[float, int]] = []
     outcome = "finished"
+    drawn = began
     with Interrupt().listening() as interrupt, Display(plan.total_steps, state.step) as display:
         display.validation = metrics["val_loss"][-1] if metrics["val_loss"] else None
         while state.step < plan.total_steps:
@@ -118,14 +122,13 @@ def fit(
             state.seconds = before + time.monotonic() - began
             metrics["batch_losses"].append(loss)
             metrics["learning_rate"].append(rate)
-            since_evaluation.append((loss, tokens))
+            state.since_evaluation.append((loss, tokens))
             display.step(state.step, loss, tokens)
 
             stop_early = False
             if plan.evaluates_after(state.step):
                 result = validate()
-                _note_evaluation(state, result, since_evaluation)
-                since_evaluation = []
+                _note_evaluation(state, result)
                 display.validation = result.loss
                 if state.best_loss is None or result.loss < state.best_loss:
                     state.best_loss, state.best_step = result.loss, state.step
@@ -134,7 +137,10 @@ def fit(
                 stop_early = _patience_ends(state, result.loss, plan, config)
                 display.say(_evaluation_line(state, result))
                 state.seconds = before + time.monotonic() - began
-                write_metrics(output, state)
+                # The picture takes longer than a short run's step: not with every validation.
+                draw = time.monotonic() - drawn >= _DRAW_EVERY
+                drawn = time.monotonic() if draw else drawn
+                write_metrics(output, state, draw)
             if plan.saves_after(state.step) or stop_early or interrupt.asked:
                 save_checkpoint(output / CHECKPOINTS, state, writer.model, optimizer)
             if stop_early and state.step < plan.total_steps:
@@ -147,10 +153,8 @@ def fit(
     return outcome
 
 
-def _note_evaluation(
-    state: State, result: Validation, since: list[tuple[float, int]]
-) -> None:
-    metrics = state.metrics
+def _note_evaluation(state: State, result: Validation) -> None:
+    metrics, since = state.metrics, state.since_evaluation
     tokens = sum(count for _, count in since)
     metrics["evaluation_steps"].append(state.step)
     metrics["train_loss"].append(sum(loss * count for loss, count in since) / max(tokens, 1))
@@ -159,6 +163,7 @@ def _note_evaluation(
     metrics["val_eos_loss"].append(result.eos_loss)
     for name, loss in result.domains.items():
         metrics["domains"][name]["val_loss"].append(loss)
+    state.since_evaluation = []
 
 
 def _patience_ends(state: State, loss: float, plan: Plan, config: Config) -> bool:
@@ -180,10 +185,11 @@ def _evaluation_line(state: State, result: Validation) -> str:
     )
 
 
-def write_metrics(output: Path, state: State) -> None:
-    """Write ``metrics.json`` and the picture of it."""
+def write_metrics(output: Path, state: State, draw: bool = True) -> None:
+    """Write ``metrics.json``, and the picture of it where it is wanted."""
     write_json(output / METRICS, state.metrics)
-    draw_curves(state.metrics, output / CURVES)
+    if draw:
+        draw_curves(state.metrics, output / CURVES)
 
 
 def new_metrics(config: Config, base: Validation, sizes: tuple[int, int]) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def train(
             console.note(f"no checkpoint in {output}: starting from the first step")
         if found is not None:
             config, files = _recorded(found[1], config, files)
-        corpus = load_corpus(config, files)
+        with console.progress("reading") as tell:
+            corpus = load_corpus(config, files, tell)
         device = devices.choose(config.device, config.precision, config.num_workers)
         device.apply()
         writer = load_base(
@@ -209,7 +210,7 @@ class _Run:
         return {
             "config": {key: config[key] for key in config if key not in _FREE_TO_CHANGE},
             "files": self.files,
-            "data": self.manifest["hash"],
+            "data": self.manifest["manifest_hash"],
             "base": self._base(),
             "probed": {
                 "precision": self.writer.device.precision,
@@ -253,7 +254,7 @@ class _Run:
             "resumed_from": metrics["resumed_from"],
         }
         data = {
-            "hash": self.manifest["hash"],
+            "manifest_hash": self.manifest["manifest_hash"],
             "files": self.files,
             "sources": self.manifest["sources"],
             "missing": self.corpus.missing,
@@ -298,8 +299,12 @@ class _Run:
             f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows, {plan.epochs:.2g} "
             f"passes over the data; validation every {plan.eval_steps} steps."
         )
-        for reason in self.writer.device.reasons.values():
-            say(reason)
+        device = self.writer.device
+        reasons = device.reasons
+        say(
+            f"Device {device.device} ({reasons['device']}), {device.precision} "
+            f"({reasons['precision']}), threads: {device.threads} ({reasons['threads']})."
+        )
         say(
             f"Before training: validation loss {before.loss:.4f}, perplexity "
             f"{before.perplexity:.2f}. This will take about {console.duration(expected)} and "

@@ -101,9 +101,7 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
         table = open_table(path)
         source, form = _row_form(table, asked, certain=name in named, config=config)
         if form is not None:
-            return _File(
-                path, label, name or source, lambda r: _from_rows(form, table, r, label)
-            )
+            return _File(path, label, name or source, lambda r: _from_rows(form, table, r, label))
         if name in named and not config.text_column:
             forms = "; ".join(form.said for form in named[name].rows)
             raise InputError(
@@ -111,9 +109,7 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
                 f"its columns are {', '.join(table.columns)}; name one with --text-column",
             )
         columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
-        return _File(
-            path, label, chosen, lambda r: row_documents(table, columns, r, chosen, label)
-        )
+        return _File(path, label, chosen, lambda r: row_documents(table, columns, r, chosen, label))
     source, text_form = _text_form(path, asked, certain=name in named)
     if text_form is not None:
         return _File(path, label, name or source, lambda r: _from_text(text_form, path, r, label))

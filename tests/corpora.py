@@ -1,0 +1,32 @@
+"""Small corpora of made-up text for tests."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+_WORDS = (
+    "the a an old young quiet bright lamp ship king daughter sea fathoms captain sleep turned over "
+    "laughed asked answered waited opened closed walked found lost remembered window door letter "
+    "garden winter morning three daughters patience nobody only and but because until never always"
+).split()
+
+
+def story(generator: random.Random, sentences: int) -> str:
+    """Some sentences of words in random order."""
+    lines = []
+    for _ in range(sentences):
+        words = generator.choices(_WORDS, k=generator.randint(6, 12))
+        lines.append(" ".join(words).capitalize() + ".")
+    return " ".join(lines)
+
+
+def write_stories(path: Path, count: int = 40, seed: int = 0, sentences: int = 4) -> Path:
+    """A JSON-lines file of ``prompt`` and ``story``."""
+    generator = random.Random(seed)
+    with path.open("w", encoding="utf-8") as stream:
+        for number in range(count):
+            row = {"prompt": f"Prompt {number} of {seed}.", "story": story(generator, sentences)}
+            stream.write(json.dumps(row) + "\n")
+    return path

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import random
+import re
+import textwrap
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from creativewritinggpt.data.layout import blocks, unwrap, wrap_width
+from creativewritinggpt.data.markdown import read_markdown, strip_markdown
+from creativewritinggpt.data.novel import read_book, separate, strip_emphasis
+
+VOCABULARY = (
+    "the harbour lay still under a lid of cloud and nobody in town would say whose boat had come "
+    "back without its crew because the answer was known to every one of them already"
+).split()
+
+
+def prose(seed: int, sentences: int = 12) -> str:
+    """A paragraph of made-up sentences."""
+    source = random.Random(seed)
+    return " ".join(
+        " ".join(source.choices(VOCABULARY, k=source.randint(6, 18))).capitalize() + "."
+        for _ in range(sentences)
+    )
+
+
+def body(seed: int, paragraphs: int = 4) -> list[str]:
+    return [prose(100 * seed + i) for i in range(paragraphs)]
+
+
+def wrapped(paragraph: str, width: int = 72) -> str:
+    return textwrap.fill(paragraph, width)
+
+
+def novel(headings: list[str], *, before: str = "", after: str = "", hard: bool = True) -> str:
+    parts = [before] if before else []
+    for number, heading in enumerate(headings):
+        paragraphs = [wrapped(p) if hard else p for p in body(number)]
+        parts.append(f"{heading}\n\n\n" + "\n\n".join(paragraphs))
+    return "\n\n\n".join(parts) + (f"\n\n\n{after}\n" if after else "\n")
+
+
+@pytest.mark.parametrize(
+    "headings",
+    [
+        ["CHAPTER I", "CHAPTER II", "CHAPTER III"],
+        ["CHAPTER I.\nDOWN THE HARBOUR", "CHAPTER II.\nTHE POOL", "CHAPTER III.\nA LONG TALE"],
+        ["Chapter 1. The Boat", "Chapter 2. The Crew", "Chapter 3. The Town"],
+        ["Chapter One: The Boat", "Chapter Two: The Crew", "Chapter Twenty-Three"],
+        ["Chapter the First", "Chapter the Second", "Chapter the Last"],
+        ["I.\n\nTHE BOAT COMES IN.", "II.\n\nTHE CREW.", "III.\n\nNOBODY SAYS."],
+        ["I", "II", "III"],
+        ["1", "2", "3"],
+        ["1. The Boat", "2. The Crew", "3. The Town"],
+        ["Prologue", "Chapter 1", "Epilogue"],
+        ["LETTER I", "LETTER II", "LETTER III"],
+        ["STAVE ONE", "STAVE TWO", "STAVE THREE"],
+        ["# The Boat", "# The Crew", "# The Town"],
+        ["THE BOAT COMES IN", "THE CREW", "NOBODY SAYS"],
+        ["PART ONE", "PART TWO", "PART THREE"],
+    ],
+)
+@pytest.mark.parametrize("hard", [True, False])
+def test_chapters_are_found_whatever_the_style(headings: list[str], hard: bool) -> None:
+    book = read_book(novel(headings, hard=hard))
+    assert len(book.chapters) == 3
+    assert book.wrapped is hard
+    for number, chapter in enumerate(book.chapters):
+        assert chapter.text.split("\n\n") == body(number)
+        words = re.findall(r"\w+", headings[number])
+        assert re.findall(r"\w+", chapter.title or "") == words
+
+
+def test_books_and_parts_lend_their_titles_to_their_chapters() -> None:
+    text = novel(
+        [
+            "BOOK ONE\n\nTHE COMING OF THE BOAT\n\n\nI.\n\nTHE EVE.",
+            "II.\n\nTHE LANDING.",
+            "BOOK TWO\n\nTHE TOWN\n\n\nI.\n\nUNDER FOOT.",
+        ]
+    )
+    assert [chapter.title for chapter in read_book(text).chapters] == [
+        "BOOK ONE. THE COMING OF THE BOAT, I. THE EVE",
+        "BOOK ONE. THE COMING OF THE BOAT, II. THE LANDING",
+        "BOOK TWO. THE TOWN, I. UNDER FOOT",
+    ]
+
+
+@pytest.mark.parametrize("style", ["dense", "spaced"])
+def test_title_page_and_contents_are_told_apart_and_counted(style: str) -> None:
+    entries = ["CHAPTER I. The Boat", "CHAPTER II. The Crew", "CHAPTER III. The Town"]
+    listed = ("\n" if style == "dense" else "\n\n").join(entries)
+    front = f"THE HARBOUR\n\nby A. Writer\n\nTo my mother\n\nCONTENTS\n\n{listed}"
+    book = read_book(novel(entries, before=front))
+    assert [chapter.title for chapter in book.chapters] == entries
+    assert book.chapters[0].text.split("\n\n") == body(0)
+    assert book.dropped["lines of front matter"] == 7
+
+
+def test_the_licence_of_project_gutenberg_and_the_back_matter_go() -> None:
+    before = (
+        "The Project Gutenberg eBook of The Harbour\n\nThis eBook is for the use of anyone.\n\n"
+        "*** START OF THE PROJECT GUTENBERG EBOOK THE HARBOUR ***\n\n\nProduced by Some Body\n\n"
+        "THE HARBOUR"
+    )
+    after = (
+        "THE END\n\n\nTranscriber's Note\n\nSpelling was kept.\n\n"
+        "*** END OF THE PROJECT GUTENBERG EBOOK THE HARBOUR ***\n\nLicence text here."
+    )
+    book = read_book(novel(["CHAPTER I", "CHAPTER II"], before=before, after=after))
+    assert [chapter.text.split("\n\n") for chapter in book.chapters] == [body(0), body(1)]
+    assert book.dropped == {
+        "lines of licence": 5,
+        "lines of front matter": 2,
+        "lines of back matter": 3,
+    }
+
+
+def test_prose_before_the_first_heading_is_kept() -> None:
+    opening = "\n\n".join(wrapped(p) for p in body(50, 6))
+    book = read_book(novel(["CHAPTER I", "CHAPTER II"], before=opening))
+    assert [chapter.title for chapter in book.chapters] == [None, "CHAPTER I", "CHAPTER II"]
+    assert book.chapters[0].text.split("\n\n") == body(50, 6)
+
+
+def test_a_text_without_chapters_is_one() -> None:
+    text = "\n\n".join(wrapped(p) for p in body(1, 8))
+    book = read_book(f"THE BOAT\n\nBy A. Writer\n\n\n{text}")
+    assert len(book.chapters) == 1 and book.chapters[0].text.split("\n\n") == body(1, 8)
+    assert book.chapters[0].title == "THE BOAT"
+
+
+@pytest.mark.parametrize("stray", ["I", "HELP!", "7", "Part one of the plan had failed."])
+def test_a_stray_line_is_no_chapter(stray: str) -> None:
+    text = "\n\n".join([*body(1), stray, *body(2)])
+    book = read_book(text)
+    assert len(book.chapters) == 1 and stray in book.chapters[0].text
+
+
+def test_page_numbers_go_and_the_sentence_is_joined() -> None:
+    lines = wrapped(" ".join(body(3, 40))).split("\n")
+    pages = ["\n".join(lines[i : i + 20]) for i in range(0, len(lines), 20)]
+    text = "\n\n".join(f"{page}\n\n- {number} -" for number, page in enumerate(pages, 1))
+    book = read_book(text)
+    assert book.dropped["page numbers"] == len(pages)
+    assert not re.search(r"- \d+ -", book.chapters[0].text)
+    assert book.chapters[0].text.replace("\n\n", " ") == " ".join(body(3, 40))
+
+
+def test_emphasis_and_illustrations_go_and_names_with_underscores_stay() -> None:
+    assert strip_emphasis("an _Anatomy of\nit_, _so_ it _is_.") == "an Anatomy of\nit, so it is."
+    assert strip_emphasis("snake_case_name and _") == "snake_case_name and _"
+    text = "One two.\n\n[Illustration: A boat\nat sea]\n\nThree [Illustration] four."
+    assert read_book(text).chapters[0].text == "One two.\n\nThree four."
+
+
+def test_verse_and_scene_breaks_stay() -> None:
+    verse = "The boat came home\nwithout a crew,\nthe harbour knew,\nand nobody spoke."
+    quoted = "    O harbour, O harbour,\n      whose boat is this?\n    O nobody's, nobody's boat."
+    text = "\n\n".join(
+        [*map(wrapped, body(1)), verse, "* * * * *", quoted, "-----", *map(wrapped, body(2))]
+    )
+    kept = read_book(text).chapters[0].text
+    assert verse in kept and kept.count("\n\n* * *\n\n") == 2
+    assert "O harbour, O harbour,\n  whose boat is this?\nO nobody's, nobody's boat." in kept
+    assert kept.startswith(body(1)[0]) and kept.endswith(body(2)[-1])
+
+
+def test_hyphens_at_the_end_of_a_line_are_kept_and_joined() -> None:
+    block = blocks("carry--dignified and well-\nknown, one-\nand two-legged, dark—\nand more")[0]
+    assert (
+        unwrap(block, 26) == "carry--dignified and well-known, one- and two-legged, dark—and more"
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(50, 90))
+def test_wrapped_paragraphs_come_back_whole(seed: int, width: int) -> None:
+    paragraphs = [prose(seed + i, sentences=6) for i in range(6)]
+    text = blocks("\n\n".join(wrapped(p, width) for p in paragraphs))
+    found = wrap_width(text)
+    assert found is not None and abs(found - width) <= 3
+    assert [unwrap(block, found) for block in text] == paragraphs
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.sampled_from("abc ABC.\n#*_-1I"), max_size=200))
+def test_no_word_of_an_ordinary_text_is_lost(text: str) -> None:
+    # With prose around it nothing here is front or back matter; titles hold the headings.
+    framed = f"{prose(1)}\n\n{text}\n\n{prose(2)}"
+    book = read_book(framed)
+    kept = " ".join(f"{chapter.title or ''} {chapter.text}" for chapter in book.chapters)
+    counted = re.findall(r"[A-Za-z]+", framed)
+    assert sorted(re.findall(r"[A-Za-z]+", kept)) == sorted(counted)
+
+
+def test_texts_set_apart_by_the_end_of_text_mark_are_separate() -> None:
+    assert separate("one<|endoftext|>\ntwo<|endoftext|>") == ["one", "\ntwo"]
+    assert separate("a | b") == ["a | b"]
+
+
+def test_markdown_is_stripped_of_its_marks() -> None:
+    text = (
+        "He *said* **so**, in a [letter](http://x.y) with `code` and 2 * 3 * 4.\n"
+        "Soft break; hard  \nbreak.\n\n> quoted\n> words\n\n- one\n- two\n\n***\n\n"
+        "![picture](a.png)\n\n<!-- hidden -->\n\nEnd \\*star\\*, a&amp;b."
+    )
+    assert strip_markdown(text) == (
+        "He said so, in a letter with code and 2 * 3 * 4. Soft break; hard\nbreak.\n\n"
+        "quoted words\n\none\n\ntwo\n\n* * *\n\nEnd *star*, a&b."
+    )
+
+
+def test_markdown_chapters_are_the_headings_that_come_more_than_once() -> None:
+    text = (
+        "---\ntitle: The Harbour\nauthor: A. Writer\n---\n# The Harbour\n\n## The Boat\n\nIt came."
+        "\n\n### Later\n\nIt went.\n\n***\n\n## The Crew\n\nNobody.\n\n## Acknowledgements\n\nThanks."
+    )
+    book = read_markdown(text)
+    assert [(chapter.title, chapter.text) for chapter in book.chapters] == [
+        ("The Harbour, The Boat", "It came.\n\nLater\n\nIt went."),
+        ("The Harbour, The Crew", "Nobody."),
+    ]
+    assert book.dropped == {"lines of front matter": 2, "lines of front and back matter": 1}
