@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 # This folder holds an evaluate.py, which would shadow the library of that name.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+sys.path[:] = [
+    entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent
+]
 
 from creativewritinggpt.cli import main  # noqa: E402
 

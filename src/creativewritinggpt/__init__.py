@@ -16,16 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["Config", "evaluate", "generate", "load", "train"]
 
 
+def prepare_environment() -> None:
+    """Set what torch and transformers read when they are first imported.
+
+    Operators that a Mac's GPU lacks run on its processor, and transformers keeps its advice to
+    whoever calls it directly. What the user has set stays.
+    """
+    import os
+
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
 def __getattr__(name: str) -> Any:
     if name == "Config":
         from .config import Config
 
         return Config
     if name in __all__:
-        import os
-
-        # torch reads it when it is first imported: operators that a Mac's GPU lacks run on its CPU.
-        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+        prepare_environment()
         from . import api
 
         return getattr(api, name)

@@ -1,9 +1,9 @@
 """The Python API: the same four jobs as the command line, with objects instead of files.
 
-    from creativewritinggpt import load, train
+from creativewritinggpt import load, train
 
-    train("novel.txt", config="novel", model_name="starter")
-    print(load("outputs/best_model").write("The night ferry was late,"))
+train("novel.txt", config="novel", model_name="starter")
+print(load("outputs/best_model").write("The night ferry was late,"))
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ class Writer(writer.Writer):
 
 
 def _settings(values: dict[str, Any]) -> GenerationSettings:
-    from .settings import from_mapping
-
-    return from_mapping(GenerationSettings, values, "settings")
+    return GenerationSettings().changed(values, "settings")
 
 
 def load(

@@ -129,4 +129,3 @@ def given(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
     """What the user said of the fields of ``cls``."""
     said = vars(arguments)
     return {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
-

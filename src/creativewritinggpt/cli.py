@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from . import __version__
+from . import __version__, prepare_environment
 from .arguments import Parser
 from .errors import InputError, UserError
 
@@ -43,9 +43,7 @@ def build_parser(verb: str | None = None) -> Parser:
         sub = verbs.add_parser(name, help=help_text, description=None)
         if name == verb:
             importlib.import_module(f".commands.{name}", __package__).configure(sub)
-            sub.add_argument(
-                "--debug", action="store_true", help="show the traceback of an error"
-            )
+            sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -83,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 for bad input, 1 for a failure, 130 after Ctrl-C.
     """
-    # torch reads it when it is first imported: operators that a Mac's GPU lacks run on its CPU.
-    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    prepare_environment()
     words = _spelled(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or bool(os.environ.get("CWGPT_DEBUG"))
     for stream in (sys.stdout, sys.stderr):

@@ -113,9 +113,7 @@ class Config:
         metavar="NAME,…",
     )
 
-    batch_size: int = setting(
-        8, "Rows in a micro-step.", low=1, group=_TRAINING, metavar="N"
-    )
+    batch_size: int = setting(8, "Rows in a micro-step.", low=1, group=_TRAINING, metavar="N")
     gradient_accumulation_steps: int = setting(
         1, "Micro-steps in an optimizer step.", low=1, group=_TRAINING, metavar="N"
     )
@@ -176,9 +174,7 @@ class Config:
     output_dir: str = setting(
         "outputs", "Where the run's models and records go.", group=_PLACES, metavar="FOLDER"
     )
-    results_dir: str = setting(
-        "results", "Where explanations go.", group=_PLACES, metavar="FOLDER"
-    )
+    results_dir: str = setting("results", "Where explanations go.", group=_PLACES, metavar="FOLDER")
     cache_dir: str | None = setting(
         None, "Where the starter and token caches are kept.", group=_PLACES, metavar="FOLDER"
     )
@@ -201,7 +197,9 @@ class Config:
         if self.mix is not None and (
             not self.mix or min(self.mix.values()) < 0 or sum(self.mix.values()) <= 0
         ):
-            raise InputError(f"mix is {self.mix}", "give each source a weight of 0 or more, one above 0")
+            raise InputError(
+                f"mix is {self.mix}", "give each source a weight of 0 or more, one above 0"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
@@ -212,7 +210,9 @@ def recipe_names() -> list[str]:
     """The recipes that come with the package."""
     folder = resources.files("creativewritinggpt") / "recipes"
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
     )
 
 
@@ -223,7 +223,9 @@ def recipe_text(name: str) -> str:
         InputError: There is neither.
     """
     if name in recipe_names():
-        return (resources.files("creativewritinggpt") / "recipes" / f"{name}.yaml").read_text("utf-8")
+        return (resources.files("creativewritinggpt") / "recipes" / f"{name}.yaml").read_text(
+            "utf-8"
+        )
     path = Path(name)
     if not path.is_file():
         raise InputError(

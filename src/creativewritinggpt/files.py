@@ -48,6 +48,13 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def _usual_modes(path: Path) -> None:
+    """Give what was made with narrow permissions those that any new file or folder has."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an error."""
@@ -63,9 +70,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            _usual_modes(temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -85,15 +90,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         old: Path | None = None
         try:
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o777 & ~umask)
+            for entry in (temporary, *temporary.rglob("*")):
+                _usual_modes(entry)
             if target.exists():
                 old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
                 target.replace(old / target.name)
             try:
                 temporary.replace(target)
-            except OSError:
+            except BaseException:  # Ctrl-C too must not cost the old version
                 if old is not None:
                     (old / target.name).replace(target)
                 raise

@@ -171,7 +171,8 @@ def check(settings: Any) -> None:
             for item in values:
                 if item not in limits["choices"]:
                     raise InputError(
-                        f"{field.name} is {item!r}", f"choose one of: {', '.join(limits['choices'])}"
+                        f"{field.name} is {item!r}",
+                        f"choose one of: {', '.join(limits['choices'])}",
                     )
         if not isinstance(value, (int, float)):
             continue

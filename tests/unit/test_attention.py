@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.models import attention as attention_module
 from creativewritinggpt.models.attention import packed_inputs
 
 FAMILIES = ("gpt2", "llama", "qwen")
@@ -87,6 +88,36 @@ def test_later_tokens_never_change_earlier_ones(
     changed[0, 5:] = (changed[0, 5:] + 100) % 384
     after = logits(model, changed, segments, positions)
     assert torch.equal(before[:, :5], after[:, :5])
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_one_document_need_no_mask_and_give_the_same(
+    family: str, attention: str, tiny_model: Any, monkeypatch: Any
+) -> None:
+    model = tiny_model(family)
+    model.set_attn_implementation(attention)
+    rows = [row([30], 0), row([17], 13), row([1], 29)]
+    ids, segments, positions = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    assert packed_inputs(segments, positions, model)["attention_mask"] is None
+    fast = logits(model, ids, segments, positions)
+    monkeypatch.setattr(attention_module, "_one_document_each", lambda *_: False)
+    masked = logits(model, ids, segments, positions)
+    assert torch.equal(fast[segments == 1], masked[segments == 1])
+    assert torch.isfinite(fast).all()
+
+
+@pytest.mark.parametrize("lengths", ([5, 9], [1, 1]))
+def test_rows_of_several_documents_are_always_masked(lengths: list[int], tiny_model: Any) -> None:
+    model = tiny_model("gpt2")
+    _, segments, positions = row(lengths, padding=2)
+    assert packed_inputs(segments, positions, model)["attention_mask"] is not None
+    # One document, but not from its beginning, or with padding before it.
+    ones, places = torch.ones(1, 6, dtype=torch.long), torch.arange(6)[None]
+    assert packed_inputs(ones, places, model)["attention_mask"] is None
+    assert packed_inputs(ones, places + 3, model)["attention_mask"] is not None
+    before = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    assert packed_inputs(before, places, model)["attention_mask"] is not None
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -12,7 +12,8 @@ from creativewritinggpt.data import corpus as corpus_module
 from creativewritinggpt.data.corpus import load_corpus, read_documents
 from creativewritinggpt.errors import InputError
 
-WORDS = "the harbour lay still under a lid of cloud and nobody would say whose boat it was".split()
+SAID = "the harbour lay still under a lid of cloud and nobody would say whose boat it was"
+WORDS = SAID.split()
 
 
 def sentence(seed: int) -> str:

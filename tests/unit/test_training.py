@@ -39,7 +39,9 @@ def stories(tmp_path):
 
 def _config(tiny_folder, tmp_path, family="gpt2", output="out", **changes):
     return Config(
-        model_name=str(tiny_folder(family)), output_dir=str(tmp_path / output), **{**SMALL, **changes}
+        model_name=str(tiny_folder(family)),
+        output_dir=str(tmp_path / output),
+        **{**SMALL, **changes},
     )
 
 
@@ -74,7 +76,9 @@ def test_training_lowers_the_loss_and_writes_what_it_promises(
                 "tokenizer.json"} <= set(os.listdir(output / name))  # fmt: skip
     assert (output / "training_curves.png").read_bytes()[:4] == b"\x89PNG"
     run = json.loads((output / "best_model" / "run.json").read_text())
-    assert run["config"]["lora_r"] == 4 and run["versions"]["torch"] and run["data"]["manifest_hash"]
+    assert (
+        run["config"]["lora_r"] == 4 and run["versions"]["torch"] and run["data"]["manifest_hash"]
+    )
     assert not [name for name in os.listdir(output) if name.endswith(".tmp")]
 
 
@@ -131,11 +135,13 @@ def test_init_adapter_goes_on_from_an_adapter(tiny_folder, tmp_path, stories):
     first = _config(tiny_folder, tmp_path)
     train(first, [stories])
     adapter = f"{first.output_dir}/best_model"
-    second = Config(**{**first.to_dict(), "output_dir": str(tmp_path / "second"),
-                       "init_adapter": adapter, "max_steps": 1, "learning_rate": 1e-12})  # fmt: skip
+    changes = {"init_adapter": adapter, "max_steps": 1, "learning_rate": 1e-12}
+    second = Config(**{**first.to_dict(), "output_dir": str(tmp_path / "second"), **changes})
     train(second, [stories])
     metrics = _metrics(second.output_dir)
-    assert metrics["val_loss"][0] == pytest.approx(min(_metrics(first.output_dir)["val_loss"]), abs=1e-5)
+    assert metrics["val_loss"][0] == pytest.approx(
+        min(_metrics(first.output_dir)["val_loss"]), abs=1e-5
+    )
     assert metrics["base_val_loss"] == pytest.approx(_metrics(first.output_dir)["base_val_loss"])
 
 
@@ -143,7 +149,13 @@ def test_patience_counts_evaluations_without_an_improvement_after_the_warm_up(
     tiny_folder, tmp_path, stories
 ):
     config = _config(
-        tiny_folder, tmp_path, patience=2, min_delta=100.0, eval_steps=1, max_steps=40, warmup_steps=3
+        tiny_folder,
+        tmp_path,
+        patience=2,
+        min_delta=100.0,
+        eval_steps=1,
+        max_steps=40,
+        warmup_steps=3,
     )
     result = train(config, [stories])
     # The first evaluation sets the mark; those of the warm-up don't count; two more end the run.
@@ -172,7 +184,9 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
     monkeypatch.setattr("creativewritinggpt.training.run.accumulate_gradient", interrupted)
     assert train(broken, [stories]).outcome == "interrupted"
     monkeypatch.undo()
-    assert _metrics(broken.output_dir)["batch_losses"] != _metrics(straight.output_dir)["batch_losses"]
+    assert (
+        _metrics(broken.output_dir)["batch_losses"] != _metrics(straight.output_dir)["batch_losses"]
+    )
     # Neither settings nor files need to be said again.
     train(Config(output_dir=broken.output_dir), resume=True)
 
@@ -192,7 +206,9 @@ def test_resume_of_a_changed_run_is_refused_and_names_the_change(tiny_folder, tm
     with pytest.raises(InputError, match="learning_rate was 0.005, is 0.0001"):
         train(changed, [stories], resume=True)
     with open(stories, "a") as stream:
-        stream.write(json.dumps({"prompt": "New.", "story": "A new story that was not there."}) + "\n")
+        stream.write(
+            json.dumps({"prompt": "New.", "story": "A new story that was not there."}) + "\n"
+        )
     with pytest.raises(InputError, match="has changed: data was"):
         train(config, [stories], resume=True)
 
@@ -212,7 +228,9 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert _metrics(config.output_dir)["resumed_from"] == [3]
 
 
-def test_resume_without_a_checkpoint_starts_over_and_says_so(tiny_folder, tmp_path, stories, capsys):
+def test_resume_without_a_checkpoint_starts_over_and_says_so(
+    tiny_folder, tmp_path, stories, capsys
+):
     config = _config(tiny_folder, tmp_path, max_steps=1)
     train(config, [stories], resume=True)
     assert "no checkpoint" in capsys.readouterr().err
@@ -279,7 +297,9 @@ def test_only_the_newest_checkpoints_stay(tiny_folder, tmp_path, stories):
 def test_mask_prompt_trains_on_fewer_tokens(tiny_folder, tmp_path, stories):
     counts = []
     for masked in (False, True):
-        config = _config(tiny_folder, tmp_path, output=f"m{masked}", max_steps=2, mask_prompt=masked)
+        config = _config(
+            tiny_folder, tmp_path, output=f"m{masked}", max_steps=2, mask_prompt=masked
+        )
         train(config, [stories])
         run = json.loads((Path(config.output_dir) / "final_model" / "run.json").read_text())
         counts.append(run["training"]["useful_tokens"])

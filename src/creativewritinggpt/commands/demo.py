@@ -87,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in files:
         console.note(f"   {name}")
     seconds = time.monotonic() - began
-    model = "" if config.output_dir == "outputs" else f" --model {shlex.quote(str(output))}/best_model"
+    model = (
+        "" if config.output_dir == "outputs" else f" --model {shlex.quote(str(output))}/best_model"
+    )
     console.note(
         f"\nDone in {console.duration(seconds)}. Look at {output / 'training_curves.png'}, then "
         f"write with the model: cwgpt generate{model}\nTrain on your own text: cwgpt train FILE "
@@ -125,7 +127,9 @@ def _samples(writer: Any, seed: int) -> list[dict[str, str]]:
         start = prompt + "\n\n" if prompt.startswith("[") else prompt
         with writer.base():
             base = write(writer, start, settings)[0].text
-        samples.append({"prompt": prompt, "base": base, "tuned": write(writer, start, settings)[0].text})
+        samples.append(
+            {"prompt": prompt, "base": base, "tuned": write(writer, start, settings)[0].text}
+        )
     return samples
 
 
@@ -138,6 +142,8 @@ def _show(samples: list[dict[str, str]]) -> None:
         shown = Table(title=Text(sample["prompt"], style="bold"), title_justify="left", expand=True)
         for name in ("base", "tuned"):
             shown.add_column(name, ratio=1, overflow="fold")
-        shown.add_row(*(Text(console.printable(sample[name]).strip()) for name in ("base", "tuned")))
+        shown.add_row(
+            *(Text(console.printable(sample[name]).strip()) for name in ("base", "tuned"))
+        )
         console.stderr().print()
         console.stderr().print(shown)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
+
+from ..console import printable, size
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +22,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine and report."""
-    from ..doctor import examine, render
+    from ..doctor import examine
 
     found = examine(cache_dir=arguments.cache_dir)
-    sys.stdout.write(json.dumps(found) + "\n" if arguments.json else render(found) + "\n")
+    sys.stdout.write((json.dumps(found) if arguments.json else _render(found)) + "\n")
     return 0
+
+
+def _render(found: dict[str, Any]) -> str:
+    """The findings as lines of text."""
+    reasons, memory, cache = found["reasons"], found["memory"], found["cache"]
+    starter, hub = found["starter"], found["hub"]
+    rows = [
+        ("device", f"{found['device']} ({reasons['device']})"),
+        ("precision", f"{found['precision']} ({reasons['precision']})"),
+        ("threads", f"{found['threads']} ({reasons['threads']})"),
+        ("memory", f"{size(memory['free_bytes'])} free of {size(memory['total_bytes'])}"),
+        ("cache", f"{cache['folder']}, {size(cache['free_bytes'])} free"),
+        ("starter", "in the cache" if starter["cached"] else "not in the cache yet"),
+        ("model hub", f"{hub['endpoint']}: {hub['reason']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+    ]
+    lines = [f"{name:<10} {printable(text)}" for name, text in rows]
+    return "\n".join([*lines, "", *(f"- {advice}" for advice in found["advice"])])

@@ -13,7 +13,6 @@ from ..arguments import add_settings, given, short_usage
 from ..config import Config, load_config
 from ..errors import InputError
 from ..generation.settings import GenerationSettings
-from ..settings import from_mapping
 
 if TYPE_CHECKING:
     from ..generation.results import Generated
@@ -27,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     short_usage(parser, "[PROMPT] [flags]")
     parser.description = (
         "Write with a model. PROMPT is continued; text that is piped in stands before it. Without\n"
-        "either, on a terminal, a session begins. The text goes to stdout, everything else to stderr."
+        "either, on a terminal, a session begins. The text goes to stdout, the rest to stderr."
     )
     parser.epilog = (
         "examples:\n"
@@ -61,7 +60,7 @@ def _count(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write."""
-    settings = from_mapping(GenerationSettings, given(arguments, GenerationSettings), "settings")
+    settings = GenerationSettings().changed(given(arguments, GenerationSettings), "settings")
     config = load_config(None, given(arguments, Config))
     prompts = _prompts(arguments)
     from ..models.loading import load_writer

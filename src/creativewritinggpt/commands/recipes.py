@@ -40,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
                 sys.stdout.write(f"{name:<{width}}  {summary}\n")
         return 0
     if arguments.name not in recipe_names():
-        raise InputError(
-            f"no recipe '{arguments.name}'", f"there are: {', '.join(recipe_names())}"
-        )
+        raise InputError(f"no recipe '{arguments.name}'", f"there are: {', '.join(recipe_names())}")
     text = recipe_text(arguments.name)
     if arguments.file is None:
         if arguments.json:

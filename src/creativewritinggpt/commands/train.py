@@ -44,12 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, given(arguments, Config))
     from ..training.run import train
 
-    result = train(
-        config, arguments.files, resume=arguments.resume, overwrite=arguments.overwrite
-    )
+    result = train(config, arguments.files, resume=arguments.resume, overwrite=arguments.overwrite)
     if arguments.json:
         sys.stdout.write(json.dumps(result.to_dict()) + "\n")
-    place = "" if config.output_dir == "outputs" else f" --output-dir {shlex.quote(config.output_dir)}"
+    place = (
+        "" if config.output_dir == "outputs" else f" --output-dir {shlex.quote(config.output_dir)}"
+    )
     if result.outcome == "interrupted":
         console.note(
             f"stopped after step {result.steps} of {result.total_steps}; everything is saved. "

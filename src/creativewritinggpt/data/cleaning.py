@@ -48,11 +48,10 @@ def mend_mojibake(text: str) -> str:
 
 
 def _normalise_characters(text: str) -> str:
-    if text.isascii():
-        if text.replace("\n", "").isprintable():
-            return text
-    else:
+    if not text.isascii():
         text = unicodedata.normalize("NFC", text)
+    if text.replace("\n", "").isprintable():
+        return text  # no controls, no invisible characters, no spaces but the usual one
     text = _NEWLINES.sub("\n", text)
     text = _SPACES.sub(" ", text)
     return _INVISIBLE.sub("", text)

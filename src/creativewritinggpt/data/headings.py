@@ -169,7 +169,7 @@ def page_numbers(text: Sequence[Block]) -> set[int]:
         return set()
     rising = sum(b == a + 1 for (_, a), (_, b) in zip(found, found[1:], strict=False))
     amid = sum(
-        0 < number and text[number - 1].text[-1:] not in ".!?…”\"’'»)*" for number, _ in found
+        number > 0 and text[number - 1].text[-1:] not in ".!?…”\"’'»)*" for number, _ in found
     )
     if rising < 0.8 * (len(found) - 1) or amid < 0.15 * len(found):
         return set()

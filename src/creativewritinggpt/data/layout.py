@@ -18,8 +18,6 @@ SCENE_BREAK = "* * *"
 _BREAK = re.compile(r"\s*(?:[*#~=_\-–—•·◆⁂※§+]\s*){1,40}\s*", re.UNICODE)
 _SHORTEST_WRAP, _LONGEST_WRAP = 40, 110
 _SENTENCE_END = re.compile(r"[.!?…][\"”’'»)\]_*]*$")
-_HANGING_HYPHEN = re.compile(r"\w-$")
-_HANGING_DASH = re.compile(r"(?:--|[—–])$")
 _PAIR = re.compile(r"(?:and|or|to)\b")
 
 
@@ -94,12 +92,12 @@ def wrap_width(text: Sequence[Block]) -> int | None:
 
 
 def _join(lines: Sequence[str]) -> str:
-    joined = lines[0].strip()
+    made = [lines[0].strip()]
     for line in lines[1:]:
-        line = line.strip()
-        hyphen = _HANGING_HYPHEN.search(joined) and not _PAIR.match(line)
-        joined += line if hyphen or _HANGING_DASH.search(joined) else f" {line}"
-    return joined
+        before, line = made[-1], line.strip()
+        hyphen = before.endswith("-") and before[-2:-1].isalnum() and not _PAIR.match(line)
+        made.append(line if hyphen or before.endswith(("--", "—", "–")) else f" {line}")
+    return "".join(made)
 
 
 def _verse(lines: Sequence[str]) -> str:

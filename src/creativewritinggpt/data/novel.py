@@ -110,6 +110,8 @@ def strip_emphasis(text: str) -> str:
 
 def _without_licence(text: str, book: Book) -> str:
     """What stands between the marks of Project Gutenberg, where there are any."""
+    if "gutenberg" not in text.lower():
+        return text
     start = _START.search(text)
     if start:
         book.drop("lines of licence", blocks(text[: start.end()]))

@@ -169,7 +169,8 @@ def _ranges(starts: Array, counts: Array) -> Array:
     """``start, start + 1, …`` for each start, as many as its count, one after another."""
     total = int(counts.sum())
     before = np.cumsum(counts) - counts
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - before, counts)
+    numbers: Array = np.arange(total, dtype=np.int64) + np.repeat(starts - before, counts)
+    return numbers
 
 
 def _cut(

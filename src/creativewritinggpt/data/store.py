@@ -130,7 +130,8 @@ class Documents(Sequence[Document]):
         index %= len(self)
         if index >= len(self._index):
             return self._extra[index - len(self._index)]
-        return self._stores[self._store[index]][int(self._index[index])]
+        document: Document = self._stores[int(self._store[index])][int(self._index[index])]
+        return document
 
     def digests(self) -> Iterator[str]:
         """The digest of each document, without reading the texts."""

@@ -1,4 +1,4 @@
-"""Token ids of documents: made once by the fast tokenizer's own threads, then memory-mapped.
+"""Token ids of documents: made once, then memory-mapped.
 
 The cache is keyed by what the ids depend on and nothing else: the prompt and text of every document
 in their order, and the tokenizer (its whole definition, as JSON). Row length, masking and mixing
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ import numpy.typing as npt
 
 from ..files import atomic_folder, disk_errors
 from .document import SEPARATOR, Document
+from .encoder import Encoder, Ids
 from .report import Progress
 
 _FORMAT = "1"
 # Enough text for all threads of the tokenizer, little enough that memory stays flat.
-_BATCH_CHARACTERS = 4_000_000
+_BATCH_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,9 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
-def _plain(tokenizer: Any) -> Any:
-    """A copy of the fast tokenizer that takes ``<|endoftext|>`` in a text as plain characters."""
-    from tokenizers import Tokenizer
-
-    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    copy.encode_special_tokens = True
-    return copy
-
-
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The ids of one text as documents are encoded: no special tokens, none recognised."""
-    ids: list[int] = _plain(tokenizer).encode(text, add_special_tokens=False).ids
+    ids: list[int] = Encoder(tokenizer).encode([text])[0].tolist()
     return ids
 
 
@@ -101,44 +90,39 @@ def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _common(first: list[int], second: list[int]) -> int:
+def _common(first: Ids, second: Ids) -> int:
     """How many leading ids agree."""
-    if second[: len(first)] == first:
-        return len(first)
-    return next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    shorter = min(len(first), len(second))
+    differ = np.flatnonzero(first[:shorter] != second[:shorter])
+    return int(differ[0]) if len(differ) else shorter
 
 
-def _encode_batch(plain: Any, batch: list[Document]) -> tuple[list[list[int]], list[int]]:
+def _encode_batch(encoder: Encoder, batch: list[Document]) -> tuple[list[Ids], list[int]]:
     """Ids and prompt lengths. A token that spans prompt and text counts as text."""
-    encoded = plain.encode_batch_fast([d.full_text() for d in batch], add_special_tokens=False)
-    ids = [encoding.ids for encoding in encoded]
+    ids = encoder.encode([document.full_text() for document in batch])
     lengths = [0] * len(batch)
     prompted = [i for i, document in enumerate(batch) if document.prompt]
-    if prompted:
-        prompts = plain.encode_batch_fast(
-            [f"{batch[i].prompt}{SEPARATOR}" for i in prompted], add_special_tokens=False
-        )
-        for i, prompt in zip(prompted, prompts, strict=True):
-            lengths[i] = _common(prompt.ids, ids[i])
+    prompts = encoder.encode([f"{batch[i].prompt}{SEPARATOR}" for i in prompted])
+    for i, prompt in zip(prompted, prompts, strict=True):
+        lengths[i] = _common(prompt, ids[i])
     return ids, lengths
 
 
 def _encode_all(
     documents: Sequence[Document],
     tokenizer: Any,
-    write: Callable[[npt.NDArray[np.int32]], Any],
+    write: Callable[[Ids], Any],
     progress: Progress | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Hand the ids to ``write`` batch by batch; returns offsets and prompt lengths."""
-    plain = _plain(tokenizer)
+    encoder = Encoder(tokenizer)
     counts: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     prompts: list[npt.NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
     done = 0
     for batch in _batches(documents):
-        ids, lengths = _encode_batch(plain, batch)
-        sizes = np.array([len(piece) for piece in ids], dtype=np.int64)
-        write(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(sizes.sum())))
-        counts.append(sizes)
+        ids, lengths = _encode_batch(encoder, batch)
+        write(np.concatenate(ids))
+        counts.append(np.array([len(piece) for piece in ids], dtype=np.int64))
         prompts.append(np.array(lengths, dtype=np.int32))
         done += len(batch)
         if progress is not None:
@@ -176,13 +160,13 @@ def _load(entry: Path) -> TokenizedDocuments | None:
     return TokenizedDocuments(ids, offsets, prompts)
 
 
-def _write_ids(path: Path) -> tuple[Any, Callable[[npt.NDArray[np.int32]], Any]]:
+def _write_ids(path: Path) -> tuple[Any, Callable[[Ids], Any]]:
     """Open a growing ``.npy`` of int32; its header is completed by :func:`_finish_ids`."""
     stream = path.open("wb")
     _header(stream, 0)
 
-    def write(ids: npt.NDArray[np.int32]) -> None:
-        stream.write(memoryview(ids).cast("B"))
+    def write(ids: Ids) -> None:
+        stream.write(ids.tobytes())
 
     return stream, write
 
@@ -213,7 +197,7 @@ def tokenize(
         InputError: The cache folder can't be written.
     """
     if cache is None:
-        parts: list[npt.NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
+        parts: list[Ids] = [np.zeros(0, dtype=np.int32)]
         offsets, prompts = _encode_all(documents, tokenizer, parts.append, progress)
         return TokenizedDocuments(np.concatenate(parts), offsets, prompts)
 

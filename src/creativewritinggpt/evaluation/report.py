@@ -84,8 +84,10 @@ def _models(writer: Writer, base: Writer | None, which: list[str]) -> list[dict[
 
 
 def _macro(domains: dict[str, Any], which: str) -> float:
-    """exp of the mean of the domains' losses: every domain counts the same."""
-    losses = [entry[which]["nll_sum"] / max(entry[which]["tokens"], 1) for entry in domains.values()]
+    """Exp of the mean of the domains' losses: every domain counts the same."""
+    losses = [
+        entry[which]["nll_sum"] / max(entry[which]["tokens"], 1) for entry in domains.values()
+    ]
     return math.exp(min(sum(losses) / len(losses), 700.0))
 
 
@@ -117,6 +119,7 @@ def rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def as_markdown(evaluation: dict[str, Any]) -> str:
     """``evaluation.md``."""
     heads, table = rows(evaluation)
+    window, precision = evaluation["window"], evaluation["precision"]
     lines = ["# Evaluation", ""]
     for model in evaluation["models"]:
         lines.append(f"- {model['role']}: `{model['name']}`")
@@ -125,12 +128,11 @@ def as_markdown(evaluation: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
     lines += [
         "",
-        f"Perplexity is exp(nats / tokens) over windows of {evaluation['window']} tokens that start "
-        "after an end-of-text token, each token scored once; bits per byte is over the UTF-8 bytes "
-        "of the text. Nats/token is tuned minus base on the same documents (below 0 is better), "
-        "with a 95 % interval from a paired bootstrap over groups of documents. The mean of domains "
-        "is exp of the mean of their losses. "
-        f"Precision {evaluation['precision']}.",
+        f"Perplexity is exp(nats / tokens) over windows of {window} tokens that start after an "
+        "end-of-text token, each token scored once; bits per byte is over the UTF-8 bytes of the "
+        "text. Nats/token is tuned minus base on the same documents (below 0 is better), with a "
+        "95 % interval from a paired bootstrap over groups of documents. The mean of domains is "
+        f"exp of the mean of their losses. Precision {precision}.",
         "",
     ]
     return "\n".join(lines)

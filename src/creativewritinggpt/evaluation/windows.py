@@ -74,7 +74,9 @@ def rolling_windows(
         yield Window(document, inputs, targets, len(inputs) - 1)
 
 
-def batches(windows: list[Window], eos_id: int, tokens: int) -> Iterator[tuple[list[int], PackedRows]]:
+def batches(
+    windows: list[Window], eos_id: int, tokens: int
+) -> Iterator[tuple[list[int], PackedRows]]:
     """Group windows of like length into rows, padded on the right.
 
     Args:

@@ -164,5 +164,4 @@ def _tokenizer(fields: dict[str, Any]) -> Any:
         eos_token=TEXT_END,
         pad_token=TEXT_END,
         clean_up_tokenization_spaces=False,
-        model_max_length=fields["llama.context_length"],
     )

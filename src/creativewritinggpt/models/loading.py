@@ -25,6 +25,7 @@ from .writer import Writer
 
 STARTER = "starter"
 DEFAULT_MODEL = "outputs/best_model"
+_NO_LIMIT = int(1e30)  # what transformers itself writes for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,4 +279,6 @@ def _tokenizer(folder: Path, config: Any) -> Any:
         folder, config=config, local_files_only=True, trust_remote_code=False
     )
     tokenizer.chat_template = None
+    # Whole documents are tokenised and cut later: no warning that they exceed the window.
+    tokenizer.model_max_length = _NO_LIMIT
     return tokenizer

@@ -93,6 +93,8 @@ def token_nll(
         ``[rows, tokens]`` float64, in nats; 0 where there is no target.
     """
     body, weight, bias = body_and_head(writer.model)
+    if writer.device.precision == "bf16":
+        weight = weight.to(torch.bfloat16)  # once, where autocast would for every chunk
     device = writer.device.torch_device
     result = np.zeros(rows.targets.shape, dtype=np.float64)
     for start in range(0, len(result), batch_size):
@@ -101,7 +103,8 @@ def token_nll(
             torch.as_tensor(array[part]).to(device)
             for array in (rows.input_ids, rows.targets, rows.position_ids, rows.segment_ids)
         )
-        with torch.inference_mode(), writer.device.autocast():
+        # Not inference_mode: what a model keeps from a pass would be useless for training later.
+        with torch.no_grad(), writer.device.autocast():
             kwargs = packed_inputs(segments, positions, writer.model)
             states = body(input_ids=inputs, **kwargs)
             has_target = targets != IGNORE

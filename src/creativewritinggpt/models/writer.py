@@ -61,10 +61,12 @@ class Writer:
             return
         # Switching back on makes PEFT mark the adapter's weights as trainable.
         trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        with self.model.disable_adapter():
-            yield
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(trainable[name])
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(trainable[name])
 
     @property
     def bare(self) -> PreTrainedModel:

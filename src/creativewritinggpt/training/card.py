@@ -27,7 +27,10 @@ def model_card(run: dict[str, Any]) -> str:
     base, training, config, data = run["base"], run["training"], run["config"], run["data"]
     lora = config["method"] == "lora"
     front = [] if base["kind"] == "folder" else [f"base_model: {base['base_name']}"]
-    front += ["pipeline_tag: text-generation", "library_name: " + ("peft" if lora else "transformers")]
+    front += [
+        "pipeline_tag: text-generation",
+        "library_name: " + ("peft" if lora else "transformers"),
+    ]
     kind = "LoRA adapter" if lora else "fully fine-tuned model"
     before, after = training["base_val_loss"], training["val_loss"]
     rows = [
@@ -85,8 +88,8 @@ def model_card(run: dict[str, Any]) -> str:
         "it was trained on allow it.\n\n"
         "## Limits\n\n"
         "A small model: it loses the thread in long texts, invents facts, and can repeat what its "
-        "base and training texts contain, offensive passages and verbatim sentences included. It is "
-        "meant for drafting fiction that a person reads before others do.\n\n"
+        "base and training texts contain, offensive passages and verbatim sentences included. It "
+        "is meant for drafting fiction that a person reads before others do.\n\n"
         f"## Settings\n\n```json\n{json.dumps(settings, indent=2)}\n```\n\n"
         f"Precision {run['hardware']['precision']} on {run['hardware']['device']}; everything else "
         "is in `run.json`.\n"

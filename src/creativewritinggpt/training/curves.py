@@ -1,4 +1,4 @@
-"""``training_curves.png``: loss, validation perplexity and learning rate over the steps of a run."""
+"""``training_curves.png``: loss, validation perplexity and learning rate by step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
         window = 0.85 if len(batch) >= 20 else 0.5
         loss.plot(steps, _smoothed(batch, window), color=_BLUE, linewidth=2, label="training")
         loss.plot(at, validation, color=_ORANGE, marker="o", linewidth=2, label="validation")
-        loss.axhline(base, color=_GREY, linestyle="--", linewidth=1.5, label="base model, validation")
+        loss.axhline(
+            base, color=_GREY, linestyle="--", linewidth=1.5, label="base model, validation"
+        )
         loss.set_ylabel("loss (nats a token)")
         # The first, still noisy steps must not squeeze the rest of the curve.
         shown = sorted([*batch, *metrics["val_loss"], base])

@@ -32,7 +32,6 @@ from .output import BEST, CHECKPOINTS, CURVES, METRICS
 from .schedule import Plan
 from .validation import Validation
 
-
 _DRAW_EVERY = 30.0
 """Seconds between two pictures of the curves while a run goes on."""
 
@@ -102,7 +101,9 @@ def fit(
             rate = plan.learning_rate(state.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step]).generate_state(1)[0]))
+            torch.manual_seed(
+                int(np.random.SeedSequence([config.seed, state.step]).generate_state(1)[0])
+            )
             writer.model.train()
             step_began = time.monotonic()
             loss, tokens = accumulate_gradient(
@@ -112,7 +113,7 @@ def fit(
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
                 raise RunError(
                     f"the loss is not a finite number any more at step {state.step + 1}",
-                    "the models saved before are kept; try a lower --learning-rate or --precision fp32",
+                    "what was saved before stays; try a lower --learning-rate or --precision fp32",
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -50,9 +50,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         device = hidden.device.type
         dtype = (
-            torch.get_autocast_dtype(device)
-            if torch.is_autocast_enabled(device)
-            else weight.dtype
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         )
         with torch.autocast(device, enabled=False):
             head = weight.to(dtype)
@@ -112,5 +110,7 @@ def chunked_cross_entropy(
     Returns:
         The sum in nats (scalar, float32).
     """
-    result: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk)
+    result: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, chunk
+    )
     return result

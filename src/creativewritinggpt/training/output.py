@@ -49,7 +49,8 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(
-                f"another run is writing into {folder}", "wait for it, or choose another --output-dir"
+                f"another run is writing into {folder}",
+                "wait for it, or choose another --output-dir",
             ) from error
     try:
         yield

@@ -33,7 +33,7 @@ from .checkpoint import (
 )
 from .engine import accumulate_gradient
 from .loop import fit, new_metrics, write_metrics
-from .output import BEST, CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
+from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
 from .record import run_record
 from .schedule import Plan, plan_run
 from .validation import Validation, validate
@@ -102,9 +102,7 @@ def train(
         return _Run(config, list(files), corpus, writer).go(found, fresh=found is None)
 
 
-def _recorded(
-    state: State, config: Config, files: Sequence[str]
-) -> tuple[Config, Sequence[str]]:
+def _recorded(state: State, config: Config, files: Sequence[str]) -> tuple[Config, Sequence[str]]:
     """Settings and files of the run that is resumed, with this machine's places."""
     then = state.fingerprint
     now = {key: value for key, value in config.to_dict().items() if key not in _FREE_TO_CHANGE}
@@ -126,7 +124,7 @@ class _Run:
         max_length = min(config.max_length, writer.window)
         if max_length < config.max_length:
             console.note(f"max_length is {max_length}: {writer.name} sees no more tokens at once")
-        shape = {
+        shape: dict[str, Any] = {
             "max_length": max_length,
             "bos_id": writer.bos_id,
             "eos_id": writer.eos_id,

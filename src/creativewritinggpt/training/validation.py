@@ -22,7 +22,7 @@ class Validation:
 
     @property
     def perplexity(self) -> float:
-        """exp of the loss, kept finite for a model that has broken down."""
+        """Exp of the loss, kept finite for a model that has broken down."""
         return math.exp(min(self.loss, 700.0))
 
 

@@ -1,4 +1,4 @@
-"""The corpus that comes with the package: original pieces in the forms of the four named sources."""
+"""The corpus that comes with the package: original pieces in the four named sources' forms."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Rows and lines are paragraphs, not documents: an article is what stands from one `` = Title = `` to
 the next. The raw set's spaced punctuation and ``@-@`` marks are undone (:func:`detokenize`), since
-a model of prose should not learn them; the old tokenised form, in which rare words are ``<unk>``, is
-read too and said to be lossy.
+a model of prose should not learn them; the old form, in which rare words are ``<unk>``, is read too
+and said to be lossy.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def detokenize(text: str) -> str:
 
 def articles(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Title and text of each article; what stands before the first title is one without."""
-    title, body = "", []
+    title = ""
+    body: list[str] = []
     for line in lines:
         found = heading(line)
         if found is not None and found[0] == 1:

@@ -1,0 +1,153 @@
+"""Keys and values of what has been read, in memory that is set aside once.
+
+One tensor holds all layers; a step writes one column of it and reads the columns so far as views,
+so nothing is allocated or moved. Rows of the same length are attended to together, rows of
+different lengths one after the other: a row's numbers never depend on its neighbours' lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class KeyValueCache:
+    """Keys and values of a few rows.
+
+    Args:
+        layers: Of the model.
+        heads: Key and value heads of a layer.
+        size: Of a head.
+        rows: How many texts.
+        capacity: Tokens of each that there is room for.
+        dtype: Of the entries.
+    """
+
+    def __init__(
+        self, layers: int, heads: int, size: int, rows: int, capacity: int, dtype: torch.dtype
+    ) -> None:
+        self.heads = heads
+        self.capacity = capacity
+        # [layer, row, key heads then value heads, token, size]
+        self.entries = torch.empty(layers, rows, 2 * heads, capacity, size, dtype=dtype)
+
+    def copy(self, rows: Sequence[int], lengths: Sequence[int], capacity: int) -> KeyValueCache:
+        """A cache of its own with some of the rows."""
+        layers, _, heads, _, size = self.entries.shape
+        other = KeyValueCache(layers, self.heads, size, len(rows), capacity, self.entries.dtype)
+        for new, old in enumerate(rows):
+            used = lengths[new]
+            other.entries[:, new, :, :used] = self.entries[:, old, :, :used]
+        return other
+
+
+class Reading:
+    """Attention of one row that reads several tokens at once.
+
+    Args:
+        cache: Of one row.
+        start: Tokens it holds already.
+        count: Tokens that are read now.
+    """
+
+    def __init__(self, cache: KeyValueCache, start: int, count: int) -> None:
+        heads, end = cache.heads, start + count
+        self.heads = heads
+        self.new = cache.entries[:, 0, :, start:end]
+        self.keys = cache.entries[:, 0, :heads, :end]
+        self.values = cache.entries[:, 0, heads:, :end]
+        self.mask = None
+        if start:
+            self.mask = torch.ones(count, end, dtype=torch.bool).tril(start)
+
+    def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
+        """What the tokens take from those before them and themselves.
+
+        Args:
+            layer: Which.
+            query: ``[tokens, query heads, size]``.
+            new: ``[tokens, key heads then value heads, size]``.
+
+        Returns:
+            ``[tokens, query heads × size]``.
+        """
+        self.new[layer] = new.transpose(0, 1)
+        tokens, heads, _ = query.shape
+        groups = heads // self.heads
+        keys = self.keys[layer].repeat_interleave(groups, 0) if groups > 1 else self.keys[layer]
+        values = (
+            self.values[layer].repeat_interleave(groups, 0) if groups > 1 else self.values[layer]
+        )
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(0, 1).unsqueeze(0),
+            keys.unsqueeze(0),
+            values.unsqueeze(0),
+            attn_mask=self.mask,
+            is_causal=self.mask is None,
+        )
+        return mixed[0].transpose(0, 1).reshape(tokens, -1)
+
+
+class Stepping:
+    """Attention of several rows that read one token each.
+
+    Args:
+        cache: Of the rows.
+        lengths: Tokens that each row holds already.
+    """
+
+    def __init__(self, cache: KeyValueCache, lengths: Sequence[int]) -> None:
+        self.heads = cache.heads
+        groups: dict[int, list[int]] = {}
+        for row, length in enumerate(lengths):
+            groups.setdefault(length, []).append(row)
+        self.parts = []
+        for length, rows in groups.items():
+            contiguous = rows[-1] - rows[0] == len(rows) - 1
+            for some in [rows] if contiguous else [[row] for row in rows]:
+                part = cache.entries[:, some[0] : some[-1] + 1]
+                self.parts.append(
+                    (
+                        slice(some[0], some[-1] + 1),
+                        part[:, :, :, length].unbind(0),
+                        part[:, :, : cache.heads, : length + 1].unbind(0),
+                        part[:, :, cache.heads :, : length + 1].unbind(0),
+                    )
+                )
+
+    def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
+        """What each row's token takes from those before it and itself.
+
+        Args:
+            layer: Which.
+            query: ``[rows, query heads, size]``.
+            new: ``[rows, key heads then value heads, size]``.
+
+        Returns:
+            ``[rows, query heads × size]``.
+        """
+        rows, _, size = query.shape
+        # Query heads that share a key head stand where several queries of one head would.
+        query = query.view(rows, self.heads, -1, size)
+        if len(self.parts) == 1:
+            _, column, keys, values = self.parts[0]
+            column[layer].copy_(new)
+            mixed = F.scaled_dot_product_attention(query, keys[layer], values[layer])
+            return mixed.reshape(rows, -1)
+        outcomes = []
+        for where, column, keys, values in self.parts:
+            column[layer].copy_(new[where])
+            outcomes.append(
+                F.scaled_dot_product_attention(query[where], keys[layer], values[layer])
+            )
+        order = [row for where, *_ in self.parts for row in range(where.start, where.stop)]
+        mixed = torch.cat(outcomes)
+        if order != sorted(order):
+            mixed = mixed[torch.tensor(order).argsort()]
+        return mixed.reshape(rows, -1)
+
+
+Attention = Reading | Stepping

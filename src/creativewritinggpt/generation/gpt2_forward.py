@@ -1,0 +1,91 @@
+"""The forward pass of the GPT-2 family on merged weights, for tokens in a flat list.
+
+    x = token + position                                   [tokens, width], float32 throughout
+    x = x + attention(norm(x));  x = x + MLP(norm(x))      for each layer
+    logits = head(norm(x))
+
+Products are in the matrices' format, the sum along the layers and the norms in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cache import Attention
+from .matrices import Unsupported, joined, maker, weight_and_bias
+
+
+class GPT2Forward:
+    """A ``GPT2LMHeadModel`` ready to write.
+
+    Args:
+        model: The model, with or without LoRA in its projections.
+        kind: ``fp32``, ``bf16`` or ``int8``.
+
+    Raises:
+        Unsupported: The model differs from GPT-2 in a way that is not handled here.
+    """
+
+    def __init__(self, model: Any, kind: str) -> None:
+        config = model.config
+        if (
+            config.add_cross_attention
+            or not config.scale_attn_weights
+            or config.scale_attn_by_inverse_layer_idx
+            or config.activation_function not in ("gelu_new", "gelu_pytorch_tanh")
+        ):
+            raise Unsupported("a variant of GPT-2")
+        make, self.dtype = maker(kind)
+        body = model.transformer
+        self.query_heads = self.heads = int(config.n_head)
+        self.size = int(config.n_embd) // self.heads
+        self.vocabulary = int(config.vocab_size)
+        self.epsilon = float(config.layer_norm_epsilon)
+        self.token_embedding = body.wte.weight.detach()
+        self.position_embedding = body.wpe.weight.detach()
+        self.layers = [
+            (
+                _norm(block.ln_1),
+                make(*weight_and_bias(block.attn.c_attn)),
+                make(*weight_and_bias(block.attn.c_proj)),
+                _norm(block.ln_2),
+                make(*weight_and_bias(block.mlp.c_fc)),
+                make(*weight_and_bias(block.mlp.c_proj)),
+            )
+            for block in body.h
+        ]
+        self.last_norm = _norm(body.ln_f)
+        self.head = make(*joined([model.lm_head]))
+
+    def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """The last layer's output; ``[tokens, width]`` float32.
+
+        Args:
+            ids: int64 ``[tokens]``.
+            positions: int64 ``[tokens]``.
+            attention: Where their keys and values go, and what they see.
+        """
+        tokens = len(ids)
+        x = F.embedding(ids, self.token_embedding) + F.embedding(positions, self.position_embedding)
+        shape = (tokens, 3 * self.heads, self.size)
+        for number, (norm_1, qkv, out, norm_2, up, down) in enumerate(self.layers):
+            heads = qkv(self._normed(x, norm_1)).view(shape)
+            mixed = attention(number, heads[:, : self.heads], heads[:, self.heads :])
+            x += out(mixed)
+            x += down(F.gelu(up(self._normed(x, norm_2)), approximate="tanh"))
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Next-token logits of some of :meth:`hidden`'s rows; float32 ``[rows, vocabulary]``."""
+        return self.head(self._normed(x, self.last_norm)).float()
+
+    def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+        return F.layer_norm(x, (x.shape[-1],), *norm, self.epsilon).to(self.dtype)
+
+
+def _norm(module: torch.nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return module.weight.detach(), module.bias.detach()

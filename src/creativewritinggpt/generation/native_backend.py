@@ -1,0 +1,132 @@
+"""The fast backend for a processor: our own forward pass on merged weights.
+
+What transformers does around the products takes longer than the products themselves once a weight
+is 8 bits. Here a token costs the products, one attention a layer and a handful of small operations
+between them. It knows the GPT-2, Llama and Qwen families; for others there is the transformers
+backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .cache import Attention, KeyValueCache, Reading, Stepping
+from .gpt2_forward import GPT2Forward
+from .llama_forward import LlamaForward
+from .matrices import Unsupported
+
+# Longer prompts are read in parts of so many tokens, which bounds the memory.
+_CHUNK = 1024
+_FAMILIES = {
+    "gpt2": GPT2Forward,
+    "llama": LlamaForward,
+    "qwen2": LlamaForward,
+    "qwen3": LlamaForward,
+}
+
+
+class Forward(Protocol):
+    """A family's forward pass."""
+
+    layers: list[Any]
+    heads: int
+    size: int
+    vocabulary: int
+    dtype: torch.dtype
+
+    def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """The last layer's output; ``[tokens, width]``."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Next-token logits; float32 ``[rows, vocabulary]``."""
+
+
+class NativeBackend:
+    """A model of a known family on merged weights.
+
+    Args:
+        model: A ``PreTrainedModel``, with or without LoRA in it.
+        kind: ``fp32``, ``bf16`` or ``int8``.
+
+    Raises:
+        Unsupported: The family, or something in the model, is not known here.
+    """
+
+    def __init__(self, model: Any, kind: str) -> None:
+        family = _FAMILIES.get(model.config.model_type)
+        if family is None:
+            raise Unsupported(f"the family {model.config.model_type}")
+        with torch.inference_mode():
+            self.forward: Forward = family(model, kind)
+        self.name = kind
+        self.vocabulary = self.forward.vocabulary
+
+    def start(self, capacity: int) -> NativeContext:
+        """An empty context of one row that may grow to ``capacity`` tokens."""
+        return NativeContext(self, self._cache(1, capacity), [0])
+
+    def join(self, contexts: Sequence[NativeContext]) -> NativeContext:
+        """One context with the rows of all of ``contexts``, in order."""
+        lengths = [length for context in contexts for length in context.lengths]
+        cache = self._cache(len(lengths), max(context.cache.capacity for context in contexts))
+        row = 0
+        for context in contexts:
+            for old, used in enumerate(context.lengths):
+                cache.entries[:, row, :, :used] = context.cache.entries[:, old, :, :used]
+                row += 1
+        return NativeContext(self, cache, lengths)
+
+    def _cache(self, rows: int, capacity: int) -> KeyValueCache:
+        f = self.forward
+        return KeyValueCache(len(f.layers), f.heads, f.size, rows, capacity, f.dtype)
+
+
+class NativeContext:
+    """Rows that the model has read, in a cache of fixed size."""
+
+    def __init__(self, backend: NativeBackend, cache: KeyValueCache, lengths: list[int]) -> None:
+        self.backend = backend
+        self.cache = cache
+        self._lengths = lengths
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens read, for each row."""
+        return list(self._lengths)
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int]) -> Tensor:
+        """Read ``ids`` after what the only row holds; ``[1, vocabulary]`` logits."""
+        forward = self.backend.forward
+        x = torch.empty(0)
+        for first in range(0, len(ids), _CHUNK):
+            part = torch.tensor(list(ids[first : first + _CHUNK]))
+            start = self._lengths[0]
+            positions = torch.arange(start, start + len(part))
+            x = forward.hidden(part, positions, Reading(self.cache, start, len(part)))
+            self._lengths[0] += len(part)
+        return forward.logits(x[-1:])
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token in each row; ``[rows, vocabulary]`` logits."""
+        forward = self.backend.forward
+        positions = torch.tensor(self._lengths)
+        x = forward.hidden(torch.tensor(tokens), positions, Stepping(self.cache, self._lengths))
+        self._lengths = [length + 1 for length in self._lengths]
+        return forward.logits(x)
+
+    def fork(self, rows: Sequence[int]) -> NativeContext:
+        """A context of its own with copies of ``rows``."""
+        lengths = [self._lengths[row] for row in rows]
+        return NativeContext(
+            self.backend, self.cache.copy(rows, lengths, self.cache.capacity), lengths
+        )
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens of ``row``."""
+        self._lengths[row] = length

@@ -1,0 +1,207 @@
+"""The verbs through the real command, on tiny models."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from corpora import write_stories
+
+from creativewritinggpt.cli import VERBS, main
+
+pytestmark = pytest.mark.cli
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ["--device", "cpu", "--precision", "fp32", "--num-workers", "1"]
+
+
+def cwgpt(*words, stdin="", timeout=240, **changes):
+    """Run the command as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "creativewritinggpt", *map(str, words)],
+        input=stdin, capture_output=True, text=True, timeout=timeout, **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def trained(tiny_folder, tmp_path):
+    """A model folder, a file of stories, and a short run over them."""
+    model = tiny_folder("llama")
+    stories = write_stories(tmp_path / "stories.jsonl")
+    code = main(
+        ["train", str(stories), "--model-name", str(model), "--output-dir", str(tmp_path / "out"),
+         "--max-steps", "3", "--max-length", "48", *FAST]
+    )  # fmt: skip
+    assert code == 0
+    return tmp_path
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys, time\nfrom creativewritinggpt.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'matplotlib', 'pyarrow'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    for verb in ("", *VERBS):
+        words = [verb, "--help"] if verb else ["--help"]
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("usage: cwgpt")
+
+
+def test_train_evaluate_generate_through_the_command(tiny_folder, tmp_path):
+    model = tiny_folder("gpt2")
+    stories = write_stories(tmp_path / "stories.jsonl")
+    common = {"cwd": tmp_path}
+    done = cwgpt("train", stories, "--model-name", model, "--max_steps", 4, "--max-length", 48,
+                 "--patience", 0, "--json", *FAST, **common)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["steps"] == 4 and result["best_val_loss"] < result["base_val_loss"] + 1
+
+    done = cwgpt("evaluate", "--json", *FAST, **common)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    domain = found["domains"]["stories"]
+    assert {"documents", "tokens", "words", "bytes", "nll_sum", "perplexity", "bits_per_byte",
+            "word_perplexity", "ci95", "eos_nll"} <= set(domain["tuned"])  # fmt: skip
+    assert domain["difference"]["ci95"][0] <= domain["difference"]["nats_per_token"]
+    assert json.loads((tmp_path / "outputs" / "evaluation.json").read_text()) == found
+    assert "| stories |" in (tmp_path / "outputs" / "evaluation.md").read_text()
+
+    done = cwgpt("generate", "The lamp", "--max-new-tokens", 8, "--seed", 3, *FAST, **common)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The lamp")
+    assert "seed 3" in done.stderr
+    again = cwgpt("generate", "--max-new-tokens", 8, "--seed", 3, "--json", *FAST,
+                  stdin="The lamp\n", **common)  # fmt: skip
+    record = json.loads(again.stdout)["results"][0]
+    assert record["prompt"] == "The lamp"
+    assert done.stdout == record["prompt"] + record["text"] + "\n"
+
+
+def test_the_original_commands_work_from_their_own_folder(trained):
+    where = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 240, "input": ""}
+    out = str(trained / "out")
+    done = subprocess.run(
+        [sys.executable, "evaluate.py", "--model", f"{out}/best_model", "--output-dir", out, *FAST],
+        **where,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stories" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "generate.py", "A king", "--model", f"{out}/best_model",
+         "--max_new_tokens", "4", *FAST], **where,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.startswith("A king"), done.stderr
+    done = subprocess.run([sys.executable, "train.py", "--resume", "--output_dir", out], **where)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 3" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "generate", "evaluate"])
+def test_the_original_commands_do_not_shadow_libraries(name):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{name}.py', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / (name + '.py'))!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        f"assert {str(ROOT)!r} not in sys.path and '' not in sys.path, sys.path\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_stops_after_the_step_saves_and_resume_goes_on(tiny_folder, tmp_path):
+    import signal
+
+    model = tiny_folder("gpt2")
+    stories = write_stories(tmp_path / "stories.jsonl", count=80)
+    words = ["train", stories, "--model-name", model, "--max-length", "48", "--num-epochs", "400",
+             "--patience", "0", "--eval-steps", "100000", *FAST]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "creativewritinggpt", *map(str, words)],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Before training" in line:
+                break
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130, rest
+    assert "stopped after step" in rest and "cwgpt train --resume" in rest
+    assert "Traceback" not in rest
+    state = next((tmp_path / "outputs" / "checkpoints").glob("step-*"))
+    steps = int(state.name[5:])
+    assert (tmp_path / "outputs" / "final_model" / "adapter_model.safetensors").is_file()
+    assert 0 < steps < 100000
+    metrics = json.loads((tmp_path / "outputs" / "metrics.json").read_text())
+    assert len(metrics["batch_losses"]) == steps
+
+
+def test_prompts_file_gives_one_text_a_line(trained, capsys):
+    prompts = trained / "prompts.txt"
+    prompts.write_text("A king\n\nThe sea\n")
+    capsys.readouterr()
+    code = main(["generate", "--prompts", str(prompts), "--n", "2", "--json", "--max-new-tokens",
+                 "3", "--model", str(trained / "out" / "best_model"), *FAST])  # fmt: skip
+    captured = capsys.readouterr()
+    assert code == 0
+    found = json.loads(captured.out)["results"]
+    assert [record["prompt"] for record in found] == ["A king", "A king", "The sea", "The sea"]
+
+
+def test_closed_pipe_is_quiet(trained):
+    command = (
+        f"{sys.executable} -m creativewritinggpt generate A --n 8 --max-new-tokens 40 --model "
+        f"{trained / 'out' / 'best_model'} {' '.join(FAST)} </dev/null | head -c 1 >/dev/null; "
+        "echo ${PIPESTATUS[0]}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=240)
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+    assert done.stdout.strip() in ("0", "141")
+
+
+def test_recipes_are_listed_shown_and_copied(tmp_path, capsys):
+    assert main(["recipes"]) == 0
+    assert "novel" in capsys.readouterr().out
+    assert main(["recipes", "novel"]) == 0
+    shown = capsys.readouterr().out
+    target = tmp_path / "mine.yaml"
+    assert main(["recipes", "novel", str(target)]) == 0
+    assert target.read_text() == shown
+    capsys.readouterr()
+    assert main(["recipes", "novel", str(target)]) == 2
+    assert target.read_text() == shown
+    assert "nothing was overwritten" in capsys.readouterr().err
+
+
+def test_doctor_says_what_there_is(capsys):
+    found = json.loads(cwgpt("doctor", "--json").stdout)
+    assert found["device"] and found["hub"]["reachable"] is None
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for word in ("device", "precision", "threads", "memory", "starter", "model hub"):
+        assert word in text
+
+
+def test_json_stands_alone_on_stdout(trained, capsys):
+    capsys.readouterr()
+    model = str(trained / "out" / "best_model")
+    code = main(["evaluate", str(trained / "stories.jsonl"), "--model", model, "--output-dir",
+                 str(trained / "out"), "--max-documents", "5", "--json", *FAST])  # fmt: skip
+    captured = capsys.readouterr()
+    assert code == 0
+    assert json.loads(captured.out)["domains"]["stories"]["tuned"]["documents"] == 5
+    assert "were trained on" in captured.err
+
+
+def test_no_color_and_no_terminal_give_plain_text(trained):
+    done = cwgpt("evaluate", "--model", trained / "out" / "best_model", "--output-dir",
+                 trained / "out", *FAST, env={**os.environ, "FORCE_COLOR": ""})  # fmt: skip
+    assert "\x1b" not in done.stderr + done.stdout
