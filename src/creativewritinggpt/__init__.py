@@ -17,15 +17,16 @@ __all__ = ["Config", "evaluate", "generate", "load", "train"]
 
 
 def prepare_environment() -> None:
-    """Set what torch and transformers read when they are first imported.
+    """Set what torch, transformers and the hub client read when they are first imported.
 
-    Operators that a Mac's GPU lacks run on its processor, and transformers keeps its advice to
-    whoever calls it directly. What the user has set stays.
+    Operators that a Mac's GPU lacks run on its processor, transformers keeps its advice to whoever
+    calls it directly, and nothing is told to anybody. What the user has set stays.
     """
     import os
 
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

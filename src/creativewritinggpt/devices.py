@@ -99,7 +99,7 @@ def _choose_device(wanted: str | None) -> tuple[str, str]:
             return "cuda", f"a GPU was found: {_gpu(0)}"
         if torch.backends.mps.is_available():
             return "mps", "an Apple GPU was found"
-        return "cpu", f"no GPU was found ({_why_no_cuda()})"
+        return "cpu", f"no GPU was found: {_why_no_cuda()}"
     name = wanted.strip().lower()
     if name == "cpu":
         return "cpu", "asked for"
@@ -172,7 +172,7 @@ def _cpu_bf16() -> tuple[bool, str]:
     capabilities = ask()
     names = [name for key, name in _CPU_BF16.items() if capabilities.get(key)]
     if names:
-        return True, f"the processor multiplies in bf16 ({', '.join(names)})"
+        return True, f"the processor multiplies in bf16: {', '.join(names)}"
     return False, "the processor has no instructions for bf16"
 
 

@@ -110,7 +110,8 @@ def _hub() -> dict[str, Any]:
         except urllib.error.HTTPError:
             outcome.append("")  # an answer, whatever it says
         except (OSError, ValueError) as error:
-            outcome.append(str(getattr(error, "reason", error)))
+            reason = getattr(error, "reason", error)
+            outcome.append(getattr(reason, "strerror", None) or str(reason))
 
     # The lookup of a name has no time limit of its own, so that the waiting is limited from here.
     asking = threading.Thread(target=ask, daemon=True)

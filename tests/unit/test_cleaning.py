@@ -52,6 +52,7 @@ def test_no_letter_is_lost(text: str) -> None:
     ("damaged", "meant"),
     [
         ("â€œGo!â€\x9d she said. It wasnâ€™t late.", "“Go!” she said. It wasn’t late."),
+        ("â€œHiâ€ and â€œhelloâ€. So", "“Hi” and “hello”. So"),
         ("CafÃ© noir, trÃ¨s bon", "Café noir, très bon"),
         ("one\r\ntwo\rthree", "one\ntwo\nthree"),
         ("a\u00adb\u200bc\ufeff", "abc"),

@@ -98,7 +98,7 @@ def test_the_processor_computes_in_bf16_only_with_instructions_for_it(
     choice = choose()
     assert (choice.device, choice.precision) == ("cpu", precision)
     assert "bf16" in choice.reasons["precision"]
-    assert choice.reasons["device"] == "no GPU was found (this torch is built without CUDA)"
+    assert choice.reasons["device"] == "no GPU was found: this torch is built without CUDA"
 
 
 def test_a_torch_that_can_not_tell_computes_in_fp32(machine: Any, monkeypatch: Any) -> None:

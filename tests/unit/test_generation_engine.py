@@ -10,6 +10,7 @@ import torch
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.generation import engine
 from creativewritinggpt.generation.engine import Interrupted, Request, stream, write, write_all
+from creativewritinggpt.generation.native_backend import NativeContext
 from creativewritinggpt.generation.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
 
@@ -40,14 +41,15 @@ def gpt2(tiny_writer: Any) -> Any:
     return tiny_writer("gpt2")
 
 
-def test_greedy_equals_transformers_token_by_token(writer: Any) -> None:
+@pytest.mark.parametrize("weights", ["fp32", "transformers"])
+def test_greedy_equals_transformers_token_by_token(writer: Any, weights: str) -> None:
     ids = [writer.bos_id, *encode(writer.tokenizer, PROMPT)]
     theirs = writer.model.generate(
         torch.tensor([ids]), do_sample=False, max_new_tokens=60, pad_token_id=writer.eos_id
     )[0, len(ids) :].tolist()
     if writer.eos_id in theirs:
         theirs = theirs[: theirs.index(writer.eos_id)]
-    [ours] = write(writer, PROMPT, settings(temperature=0, max_new_tokens=60))
+    [ours] = write(writer, PROMPT, settings(temperature=0, max_new_tokens=60, weights=weights))
     assert [token.id for token in ours.tokens] == theirs
     assert ours.text == writer.tokenizer.decode(theirs)
 
@@ -70,21 +72,23 @@ def test_greedy_with_penalties_equals_transformers(writer: Any) -> None:
     assert [token.id for token in ours.tokens] == theirs
 
 
-def test_same_seed_gives_the_same_text_alone_and_in_a_batch(writer: Any) -> None:
-    together = write(writer, PROMPT, settings(), n=4)
+@pytest.mark.parametrize("weights", ["fp32", "int8", "transformers"])
+def test_same_seed_gives_the_same_text_alone_and_in_a_batch(writer: Any, weights: str) -> None:
+    together = write(writer, PROMPT, settings(weights=weights), n=4)
     assert [text.seed for text in together] == [7, 8, 9, 10]
     assert len({text.text for text in together}) > 1
     for text in together:
-        [alone] = write(writer, PROMPT, settings(seed=text.seed))
+        [alone] = write(writer, PROMPT, settings(seed=text.seed, weights=weights))
         assert alone.text == text.text
         assert [t.id for t in alone.tokens] == [t.id for t in text.tokens]
 
 
-def test_rows_with_different_prompts_are_what_they_are_alone(writer: Any) -> None:
+@pytest.mark.parametrize("weights", ["fp32", "int8", "transformers"])
+def test_rows_with_different_prompts_are_what_they_are_alone(writer: Any, weights: str) -> None:
     prompts = ["The lamp", PROMPT, "", "“Who is there?” she asked. Nobody"]
-    together = write_all(writer, [Request(p, 3) for p in prompts], settings())
+    together = write_all(writer, [Request(p, 3) for p in prompts], settings(weights=weights))
     for prompt, text in zip(prompts, together, strict=True):
-        [alone] = write(writer, prompt, settings(seed=3))
+        [alone] = write(writer, prompt, settings(seed=3, weights=weights))
         assert alone.text == text.text, prompt
 
 
@@ -179,7 +183,7 @@ def test_nan_weights_are_said(gpt2: Any) -> None:
 def test_interrupted_writing_keeps_what_is_there(gpt2: Any, monkeypatch: Any) -> None:
     no_end(gpt2)
     [whole] = write(gpt2, PROMPT, settings())
-    step = engine.TransformersBackend(gpt2.model).start(0).__class__.step
+    step = NativeContext.step
     calls = []
 
     def interrupted(self: Any, tokens: Any) -> Any:
@@ -188,8 +192,7 @@ def test_interrupted_writing_keeps_what_is_there(gpt2: Any, monkeypatch: Any) ->
             raise KeyboardInterrupt
         return step(self, tokens)
 
-    monkeypatch.setattr("creativewritinggpt.generation.transformers_backend."
-                        "TransformersContext.step", interrupted)  # fmt: skip
+    monkeypatch.setattr(NativeContext, "step", interrupted)
     with pytest.raises(Interrupted) as caught:
         write(gpt2, PROMPT, settings(), n=2)
     texts = caught.value.results
@@ -211,13 +214,15 @@ def test_banned_phrase_is_never_written_nor_streamed(gpt2: Any) -> None:
     assert result.text[:5] == whole.text[:5] and len(result.tokens) == 40
 
 
-def test_banned_phrase_in_a_batch_gives_what_it_gives_alone(gpt2: Any) -> None:
+@pytest.mark.parametrize("weights", ["fp32", "int8", "transformers"])
+def test_banned_phrase_in_a_batch_gives_what_it_gives_alone(gpt2: Any, weights: str) -> None:
     no_end(gpt2)
-    whole = write(gpt2, PROMPT, settings(max_new_tokens=30), n=3)
+    base = settings(max_new_tokens=30, weights=weights)
+    whole = write(gpt2, PROMPT, base, n=3)
     banned = [whole[1].text[6:8], whole[2].text[11:13]]
-    together = write(gpt2, PROMPT, settings(max_new_tokens=30, banned=banned), n=3)
+    together = write(gpt2, PROMPT, base.changed({"banned": banned}), n=3)
     for text in together:
-        [alone] = write(gpt2, PROMPT, settings(max_new_tokens=30, banned=banned, seed=text.seed))
+        [alone] = write(gpt2, PROMPT, base.changed({"banned": banned, "seed": text.seed}))
         assert alone.text == text.text
         assert all(phrase.lower() not in text.text.lower() for phrase in banned)
 

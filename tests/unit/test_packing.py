@@ -160,3 +160,13 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others() -> None:
 def test_a_row_is_filled_to_the_last_position() -> None:
     rows = pack(tokenized([3, 3]), max_length=8, bos_id=BOS, eos_id=EOS)
     assert len(rows) == 1 and (rows.segment_ids > 0).all()
+
+
+def test_chosen_documents_are_laid_out_as_often_as_they_are_named() -> None:
+    tokens = tokenized([4, 9, 3])
+    plan = plan_rows(tokens, max_length=6, bos_id=BOS, eos_id=EOS, documents=np.array([2, 1, 2]))
+    rows = plan.take(slice(None))
+    targets = rows.targets[rows.targets != IGNORE]
+    wanted = [*tokens[2], *tokens[2], *tokens[1], EOS, EOS, EOS]
+    assert sorted(targets.tolist()) == sorted(int(token) for token in wanted)
+    assert set(rows.document_ids[rows.segment_ids > 0].tolist()) == {1, 2}

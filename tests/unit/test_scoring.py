@@ -136,8 +136,37 @@ def test_bf16_scores_stay_near_fp32(tiny_model: Any) -> None:
     assert abs(exact.sum() - rough.sum()) < 0.01 * exact.sum()
 
 
-def test_models_that_change_their_logits_are_refused(tiny_model: Any) -> None:
-    model = tiny_model("llama")
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(InputError, match="final_logit_softcapping"):
-        body_and_head(model)
+def small(**changes: Any) -> dict[str, Any]:
+    sizes = {
+        "vocab_size": 384,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    return {**sizes, **changes}
+
+
+def test_models_that_change_their_logits_are_refused() -> None:
+    from transformers import CohereConfig, CohereForCausalLM
+
+    with pytest.raises(InputError, match="CohereForCausalLM does more after its body"):
+        body_and_head(CohereForCausalLM(CohereConfig(**small())))
+
+
+def test_models_that_mix_packed_documents_are_refused() -> None:
+    from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
+
+    with pytest.raises(InputError, match="MambaForCausalLM can't"):
+        body_and_head(MambaForCausalLM(MambaConfig(**small())))
+    with pytest.raises(InputError, match="BloomForCausalLM can't be run over packed rows"):
+        body_and_head(BloomForCausalLM(BloomConfig(vocab_size=384, hidden_size=32, n_head=4)))
+
+
+def test_trying_a_model_leaves_its_modes_alone(tiny_model: Any) -> None:
+    model = tiny_model("llama").train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    body_and_head(model)
+    assert [module.training for module in model.modules()] == before

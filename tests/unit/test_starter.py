@@ -152,15 +152,19 @@ def damage(file: Path, how: str) -> None:
         file.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ("cut", "flipped", "emptied", "gone"))
-@pytest.mark.parametrize(
-    "name", ("model.safetensors", "tokenizer.json", "config.json", "starter.json")
-)
+# A flipped bit in the record may leave one that is as good as before.
+DAMAGES = [
+    (name, how)
+    for name in ("model.safetensors", "tokenizer.json", "config.json", "starter.json")
+    for how in ("cut", "flipped", "emptied", "gone")
+    if (name, how) != ("starter.json", "flipped")
+]
+
+
+@pytest.mark.parametrize(("name", "how"), DAMAGES)
 def test_a_damaged_cache_is_named_and_made_again(
     name: str, how: str, index: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    if (name, how) == ("starter.json", "flipped"):
-        pytest.skip("a flipped bit there may leave a record as good as before")
     file = str(index / "tiny.gguf")
     folder = starter.ensure_starter(tmp_path, file)
     whole = (folder / "model.safetensors").read_bytes()

@@ -141,10 +141,3 @@ def test_documents_without_text_have_no_ids(tiny_tokenizer: Any) -> None:
     tokens = tokenize([Document("a", "1", ""), Document("a", "2", "x")], tiny_tokenizer, None)
     assert tokens.lengths().tolist() == [0, 1]
     assert tokenize([], tiny_tokenizer, None).lengths().tolist() == []
-
-
-def test_selected_documents_come_in_their_order_and_may_repeat(tiny_tokenizer: Any) -> None:
-    tokens = tokenize(documents(), tiny_tokenizer, None)
-    chosen = tokens.select([2, 1, 2])
-    assert [chosen[i].tolist() for i in range(3)] == [tokens[i].tolist() for i in (2, 1, 2)]
-    assert chosen.prompt_lengths.tolist() == [0, tokens.prompt_lengths[1], 0]

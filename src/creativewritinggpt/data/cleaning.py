@@ -13,8 +13,13 @@ import unicodedata
 # What UTF-8 looks like when it was read as Latin-1 or Windows-1252: a lead byte's letter followed
 # by a continuation byte's sign.
 _MOJIBAKE = re.compile(
-    "[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
+    "\u00e2\u20ac|[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
     "\u2013-\u203a\u20ac\u2122]"
+)
+# A closing quotation mark whose last byte has no sign in Windows-1252, so that converters lost it.
+_LOST_BYTE = re.compile(
+    "\u00e2\u20ac(?![\u0080-\u009f\u00a1-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6"
+    "\u02dc\u2013-\u203a\u20ac\u2122])"
 )
 # Controls, soft hyphens, zero-width spaces, marks of direction, noncharacters, lone surrogates.
 # Joiners (U+200C, U+200D) stay: scripts and emoji need them.
@@ -36,7 +41,7 @@ def _mend_paragraph(paragraph: str) -> str:
         return paragraph
     import ftfy
 
-    fixed: str = ftfy.fix_encoding(paragraph)
+    fixed: str = ftfy.fix_encoding(_LOST_BYTE.sub("\u00e2\u20ac\u009d", paragraph))
     return fixed
 
 

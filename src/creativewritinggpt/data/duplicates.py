@@ -34,6 +34,7 @@ _TO_WORDS = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if byte >= 128 or chr(byte).isalnum() else 32
     for byte in range(256)
 )
+_NOT_IN_WORDS = bytes(byte for byte in range(256) if _TO_WORDS[byte] == 32)
 # Odd, so that it has an inverse modulo 2^64.
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 2**64)
@@ -45,24 +46,30 @@ _SEARCH_THRESHOLD = 0.5
 Hashes = npt.NDArray[np.uint64]
 
 
-def normalise(text: str) -> bytes:
-    """The words of a text in lower case with spaces between, as UTF-8."""
+def _letters(text: str) -> bytes:
+    """The text as UTF-8 with signs beyond ASCII as spaces and their letters in lower case."""
     if text.isascii():
-        return text.encode().translate(_TO_WORDS)
+        return text.encode()
     content = text.encode("utf-8", "surrogatepass")
     for sign in _SIGNS:
         content = content.replace(sign, b" ")
-    if not content.isascii():  # letters with another case beyond ASCII; costly, and rare in English
+    if not content.isascii():  # costly, and rare in English
         content = (
             content.decode("utf-8", "surrogatepass").casefold().encode("utf-8", "surrogatepass")
         )
-    return content.translate(_TO_WORDS)
+    return content
+
+
+def normalise(text: str) -> bytes:
+    """The words of a text in lower case with spaces between, as UTF-8."""
+    return _letters(text).translate(_TO_WORDS)
 
 
 def fingerprint(text: str) -> int:
     """64 bits of the text without case, punctuation and spacing."""
-    letters = normalise(text).replace(b" ", b"") or text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little")
+    letters = _letters(text).translate(_TO_WORDS, _NOT_IN_WORDS)
+    content = letters or text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 @functools.cache
@@ -119,11 +126,11 @@ def jaccard(first: str, second: str, n: int) -> float:
 class _Seen:
     """A table that says of each n-gram whether it may occur in a validation document.
 
-    It never denies one that does; of others it lets about one in sixteen pass.
+    It never denies one that does, and lets few of the others pass.
     """
 
     def __init__(self, grams: Hashes) -> None:
-        bits = max(10, min(26, (16 * len(grams)).bit_length()))
+        bits = max(10, min(25, (64 * len(grams)).bit_length()))
         self._mask = np.uint64(2**bits - 1)
         self._table = np.zeros(2**bits, dtype=np.bool_)
         self._table[grams & self._mask] = True
@@ -137,6 +144,14 @@ class _Seen:
             return False
         distinct = np.unique(grams)
         return bool(np.mean(self._table[distinct & self._mask]) >= THRESHOLD)
+
+
+@functools.cache
+def _empty_minhash() -> Any:
+    """A MinHash of nothing; copies of it share its permutations, which are costly to make."""
+    from datasketch import MinHash
+
+    return MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
 
 
 class _Index:
@@ -155,10 +170,9 @@ class _Index:
             self._search.insert(number, self._minhash(grams))
         self._seen = _Seen(np.concatenate(parts))
 
-    def _minhash(self, grams: Hashes) -> Any:
-        from datasketch import MinHash
-
-        made = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
+    @staticmethod
+    def _minhash(grams: Hashes) -> Any:
+        made = _empty_minhash().copy()
         made.update_batch((grams & np.uint64(0xFFFFFFFF)).tolist())
         return made
 

@@ -174,15 +174,16 @@ def _ranges(starts: Array, counts: Array) -> Array:
 
 
 def _cut(
-    tokens: TokenizedDocuments, max_length: int, mask_prompt: bool
+    tokens: TokenizedDocuments, chosen: Array, max_length: int, mask_prompt: bool
 ) -> tuple[Array, Array, Array]:
     """Document, first pair and length of every piece that has a target."""
     offsets = np.asarray(tokens.offsets, dtype=np.int64)
-    pairs = np.diff(offsets) + 1
+    pairs = offsets[chosen + 1] - offsets[chosen] + 1
     counts = -(-pairs // max_length)
-    documents = np.repeat(np.arange(len(pairs), dtype=np.int64), counts)
+    places = np.repeat(np.arange(len(pairs), dtype=np.int64), counts)
+    documents = chosen[places]
     starts = _ranges(np.zeros_like(counts), counts) * max_length
-    lengths = np.minimum(max_length, pairs[documents] - starts)
+    lengths = np.minimum(max_length, pairs[places] - starts)
     if mask_prompt:
         prompt = np.asarray(tokens.prompt_lengths, dtype=np.int64)[documents]
         kept = starts + lengths > prompt
@@ -226,6 +227,7 @@ def plan_rows(
     eos_id: int,
     mask_prompt: bool = False,
     seed: int = 0,
+    documents: Array | None = None,
 ) -> RowPlan:
     """Decide which piece goes where, without making the rows.
 
@@ -237,8 +239,11 @@ def plan_rows(
         mask_prompt: Leave the prompt's tokens (and the empty line after it) out of the targets;
             pieces without a target are left out.
         seed: Which of the equally long pieces share a row.
+        documents: The numbers of the documents that are laid out, repeats allowed (as
+            :func:`~creativewritinggpt.data.mixing.mix` chooses them); without it, each once.
     """
-    documents, starts, lengths = _cut(tokens, max_length, mask_prompt)
+    chosen = np.arange(len(tokens)) if documents is None else np.asarray(documents, dtype=np.int64)
+    placed, starts, lengths = _cut(tokens, chosen, max_length, mask_prompt)
     shuffled = np.random.default_rng(seed).permutation(len(lengths))
     order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
     rows, columns = _place(lengths, max_length, order)
@@ -246,7 +251,7 @@ def plan_rows(
     count = int(rows.max()) + 1 if len(rows) else 0
     return RowPlan(
         tokens=tokens,
-        documents=documents[by_row],
+        documents=placed[by_row],
         starts=starts[by_row],
         lengths=lengths[by_row],
         columns=columns[by_row],

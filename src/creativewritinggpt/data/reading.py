@@ -12,14 +12,18 @@ from . import encoding
 from .cleaning import clean, clean_line
 from .columns import Columns
 from .document import Document
+from .manuscripts import MANUSCRIPTS, read_manuscript
 from .markdown import read_markdown
-from .novel import Book, read_book, separate
+from .novel import Book, read_book, separate, strip_emphasis
 from .tables import KINDS, Reading, Row, Table
 
-TEXTS = (".txt", ".text", ".md", ".markdown", ".raw")
+TEXTS = (".txt", ".text", ".md", ".markdown", ".raw", ".tokens", ".wp_source")
 """The endings of plain texts."""
 
-ENDINGS = (*TEXTS, *KINDS)
+PARTNER = ".wp_target"
+"""The ending of the file that goes with a ``.wp_source``."""
+
+ENDINGS = (*TEXTS, *KINDS, *MANUSCRIPTS)
 """The endings of all files that can be read."""
 
 _HEAD = 1 << 16
@@ -31,6 +35,8 @@ def existing_file(path: Path) -> Path:
     Raises:
         InputError: It is missing, empty, not readable or of a kind that can't be read.
     """
+    if path.suffix == PARTNER:
+        raise InputError(f"{path} holds stories only", "give the .wp_source beside it")
     if path.suffix.lower() not in ENDINGS:
         raise InputError(
             f"{path}: files with the ending '{path.suffix}' can't be read",
@@ -46,6 +52,12 @@ def existing_file(path: Path) -> Path:
     if not head:
         raise InputError(f"{path} is empty", "give a file with text")
     return path
+
+
+def partners(path: Path) -> list[Path]:
+    """The files that are read along with ``path``."""
+    partner = path.with_suffix(PARTNER)
+    return [partner] if path.suffix.lower() == ".wp_source" and partner.is_file() else []
 
 
 def file_identity(path: Path) -> dict[str, Any]:
@@ -94,6 +106,17 @@ def text_documents(path: Path, reading: Reading, domain: str, label: str) -> Ite
     reading.advance(len(data))
 
 
+def manuscript_documents(
+    path: Path, reading: Reading, domain: str, label: str
+) -> Iterator[Document]:
+    """A Word file or e-book: a document for each chapter."""
+    book = read_manuscript(path)
+    yield from book_documents(book, reading, domain, label)
+    kind = "Word file" if path.suffix.lower() == ".docx" else "e-book"
+    reading.report.understood(_said([book], kind))
+    reading.advance(path.stat().st_size)
+
+
 def _said(books: list[Book], kind: str) -> str:
     chapters = sum(len(book.chapters) for book in books)
     if len(books) > 1:
@@ -135,7 +158,7 @@ def row_documents(
     """
     reading.report.understood(f"{table.kind}, {columns.said()}")
     for number, row in table.rows(reading):
-        text = clean(_value(row, columns.text))
+        text = strip_emphasis(clean(_value(row, columns.text)))
         if not text:
             reading.report.drop("rows without text")
             continue

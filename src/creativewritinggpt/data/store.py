@@ -149,3 +149,9 @@ class Documents(Sequence[Document]):
 def to_json(value: Any) -> str:
     """JSON with sorted keys, for hashing."""
     return json.dumps(value, sort_keys=True, ensure_ascii=True)
+
+
+def sources_of(documents: Sequence[Document]) -> list[str]:
+    """The source of each document; collections on disk are not read for it."""
+    known = getattr(documents, "sources", None)
+    return known() if known is not None else [document.source for document in documents]

@@ -55,16 +55,6 @@ class TokenizedDocuments:
         """[documents] the number of ids of each."""
         return np.diff(self.offsets)
 
-    def select(self, documents: Sequence[int] | npt.NDArray[np.int64]) -> TokenizedDocuments:
-        """A new object of these documents, in that order, repeats allowed; the ids are copied."""
-        chosen = np.asarray(documents, dtype=np.int64)
-        lengths = self.lengths()[chosen]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        ids = np.empty(int(offsets[-1]), dtype=np.int32)
-        for place, document in enumerate(chosen.tolist()):
-            ids[offsets[place] : offsets[place + 1]] = self[document]
-        return TokenizedDocuments(ids, offsets, np.asarray(self.prompt_lengths)[chosen])
-
 
 def tokenizer_identity(tokenizer: Any) -> str:
     """SHA-256 of all that the tokenizer is, as JSON."""

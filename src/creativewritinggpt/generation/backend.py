@@ -35,8 +35,13 @@ class Context(Protocol):
             the next step.
         """
 
-    def fork(self, rows: Sequence[int]) -> Context:
-        """A context of its own whose rows are copies of ``rows`` (one may come several times)."""
+    def fork(self, rows: Sequence[int], capacity: int | None = None) -> Context:
+        """A context of its own whose rows are copies of ``rows`` (one may come several times).
+
+        Args:
+            rows: Which, in order.
+            capacity: Tokens it may grow to; without it as many as this one.
+        """
 
     def truncate(self, row: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of ``row``."""
@@ -47,6 +52,14 @@ class Backend(Protocol):
 
     name: str
     vocabulary: int
+
+    def read(self, ids: Sequence[int], capacity: int) -> tuple[Context, torch.Tensor]:
+        """Read a text, going on from an earlier reading of its beginning where there is one.
+
+        Returns:
+            A context of one row that may grow to ``capacity`` tokens, and float32
+            ``[1, vocabulary]`` logits after the last token.
+        """
 
     def start(self, capacity: int) -> Context:
         """An empty context of one row that may grow to ``capacity`` tokens."""

@@ -39,7 +39,7 @@ class KeyValueCache:
         layers, _, heads, _, size = self.entries.shape
         other = KeyValueCache(layers, self.heads, size, len(rows), capacity, self.entries.dtype)
         for new, old in enumerate(rows):
-            used = lengths[new]
+            used = min(lengths[new], capacity)
             other.entries[:, new, :, :used] = self.entries[:, old, :, :used]
         return other
 

@@ -19,12 +19,12 @@ from .. import console
 from ..errors import RunError, Stopped
 from . import record
 from .backend import Backend, Context
+from .backends import backend_for
 from .chain import Chain
 from .results import Generated, Piece
 from .row import Row
 from .settings import GenerationSettings
 from .text import Vocabulary, encode, vocabulary
-from .transformers_backend import TransformersBackend
 from .window import Pinned, make_view
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def compose(
     warn: Warn = console.warn,
 ) -> Generator[Piece, None, None]:
     """Write all of ``requests``, up to :data:`MOST_ROWS` of them side by side."""
-    backend: Backend = TransformersBackend(writer.model)
+    backend = backend_for(writer, settings.weights)
     for first in range(0, len(requests), MOST_ROWS):
         batch = list(enumerate(requests))[first : first + MOST_ROWS]
         work = _Batch(writer, backend, batch, settings, alternatives, warn)
@@ -259,9 +259,9 @@ class _Batch:
                 )
             if tuple(view) not in known:
                 known[tuple(view)] = len(contexts)
-                context = self.backend.start(self._capacity(row))
-                logits.append(context.prefill(view).clone())
+                context, after = self.backend.read(view, self._capacity(row))
                 contexts.append(context)
+                logits.append(after)
             order.append(known[tuple(view)])
         whole = contexts[0] if len(contexts) == 1 else self.backend.join(contexts)
         if order != list(range(len(contexts))):

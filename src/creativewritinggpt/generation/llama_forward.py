@@ -5,8 +5,8 @@
     logits = head(norm(x))
 
 Three things are done once, when the weights are made, so that a step has little left to do:
-- the norm's weights and the square root of the width go into the matrix that follows, so a norm is a
-  division by a length;
+- the norm's weights and the square root of the width go into the matrix that follows, so a norm
+  is a division by a length;
 - the query and key rows are put in an order in which the two halves of a rotated pair are
   neighbours, so a rotation is one complex product, for queries, keys and (by 1) values at once;
 - projections with the same input are one matrix.
@@ -14,6 +14,7 @@ Three things are done once, when the weights are made, so that a step has little
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -48,9 +49,7 @@ class LlamaForward:
         self._make, self.dtype = maker(kind)
         self.query_heads = int(config.num_attention_heads)
         self.heads = int(config.num_key_value_heads)
-        self.size = int(
-            getattr(config, "head_dim", None) or config.hidden_size // self.query_heads
-        )
+        self.size = int(getattr(config, "head_dim", None) or config.hidden_size // self.query_heads)
         self.width = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
         self.epsilon = torch.tensor(float(config.rms_norm_eps) * self.width).sqrt()
@@ -77,7 +76,7 @@ class LlamaForward:
     def _scale(self, norm: Any) -> Tensor:
         """What the norm multiplies each column by, when it only divides by the length."""
         weight: Tensor = norm.weight.detach().float()
-        return weight * self.width**0.5
+        return weight * math.sqrt(self.width)
 
     def _heads(self, norm: Any, attention: Any) -> Matrix:
         weight, bias = joined([attention.q_proj, attention.k_proj, attention.v_proj])

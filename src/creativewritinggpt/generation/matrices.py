@@ -27,7 +27,7 @@ class Unsupported(Exception):
     """A model that has parts which the fast backends don't know."""
 
 
-def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def weight_and_bias(module: Any) -> tuple[Tensor, Tensor | None]:
     """The projection that ``module`` computes, adapters merged; float32 ``[out, in]`` and bias.
 
     Raises:
@@ -48,8 +48,8 @@ def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
             raise Unsupported("a variant of LoRA")
         if getattr(module, "lora_bias", {}).get(name):
             raise Unsupported("LoRA with a bias")
-        low, high = module.lora_A[name].weight, module.lora_B[name].weight  # type: ignore[index]
-        scale = module.scaling[name]  # type: ignore[index]
+        low, high = module.lora_A[name].weight, module.lora_B[name].weight
+        scale = module.scaling[name]
         weight = weight + scale * (high.detach().float() @ low.detach().float())
     return weight, bias
 
@@ -63,15 +63,13 @@ def merged_here(module: Any) -> list[str]:
 
 def adapter_state(model: nn.Module) -> tuple[Any, ...]:
     """What changes when the model's weights, or the weight of its adapters, change."""
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
     layers = tuple(
-        (name, module.scaling[name])
-        for module in model.modules()
-        if hasattr(module, "lora_A") and hasattr(module, "scaling")
-        for name in merged_here(module)
+        (name, module.scaling[name]) for module in modules for name in merged_here(module)
     )
     # An optimizer changes parameters in place, which torch counts.
     versions = sum(p._version for p in model.parameters() if not p.is_inference())
-    return (*layers, versions, model.training)
+    return (*layers, versions)
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:
@@ -113,7 +111,7 @@ class Int8:
         """``[rows, in]`` to ``[rows, out]``, all in bf16."""
         if len(x) > INT8_ROWS:
             return self.many(x)
-        product = torch.ops.aten._weight_int8pack_mm(x, self.weight, self.scales)
+        product: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self.scales)
         return product if self.bias is None else product.add_(self.bias)
 
 
@@ -136,9 +134,16 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return scales, whole.to(torch.int8).contiguous()
 
 
+def _int8(weight: Tensor, bias: Tensor | None) -> Matrix:
+    # The kernel reads 32 inputs at once and past the end of a row that is no multiple of it.
+    if weight.shape[1] % 32:
+        return Dense(weight, bias, torch.bfloat16)
+    return Int8(weight, bias)
+
+
 def maker(kind: str) -> tuple[Callable[[Tensor, Tensor | None], Matrix], torch.dtype]:
-    """How to make a matrix of ``kind`` (``fp32``, ``bf16``, ``int8``), and its activations' type."""
+    """How to make a matrix of ``kind`` (``fp32``, ``bf16``, ``int8``), and what it multiplies."""
     if kind == "int8":
-        return Int8, torch.bfloat16
+        return _int8, torch.bfloat16
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
     return lambda weight, bias: Dense(weight, bias, dtype), dtype

@@ -19,9 +19,12 @@ from .gpt2_forward import GPT2Forward
 from .llama_forward import LlamaForward
 from .matrices import Unsupported
 
-# Longer prompts are read in parts of so many tokens, which bounds the memory.
-_CHUNK = 1024
-_FAMILIES = {
+# A prompt is read in blocks that end at multiples of this, whether from its start or from where an
+# earlier reading of the same text ended: the numbers are the same to the last bit.
+BLOCK = 256
+# Texts whose reading is kept; each takes up to the model's window of keys and values.
+_KEPT = 2
+_FAMILIES: dict[str, type[GPT2Forward] | type[LlamaForward]] = {
     "gpt2": GPT2Forward,
     "llama": LlamaForward,
     "qwen2": LlamaForward,
@@ -64,6 +67,32 @@ class NativeBackend:
             self.forward: Forward = family(model, kind)
         self.name = kind
         self.vocabulary = self.forward.vocabulary
+        self._kept: list[tuple[list[int], NativeContext, Tensor]] = []
+
+    def read(self, ids: Sequence[int], capacity: int) -> tuple[NativeContext, Tensor]:
+        """Read a text from its start, or from where it parts from one that was read before.
+
+        Args:
+            ids: At least one token.
+            capacity: Tokens that the context may grow to.
+
+        Returns:
+            A context of one row and ``[1, vocabulary]`` logits after the last token.
+        """
+        ids = list(ids)
+        for entry in self._kept:
+            if entry[0] == ids:
+                return entry[1].fork([0], capacity), entry[2]
+        common = [_common(ids, entry[0]) // BLOCK * BLOCK for entry in self._kept]
+        if max(common, default=0) > 0:
+            best = common.index(max(common))
+            context = self._kept[best][1].fork([0], capacity)
+            context.truncate(0, common[best])
+        else:
+            context = self.start(capacity)
+        logits = context.prefill(ids[context.lengths[0] :])
+        self._kept = [(ids, context.fork([0], len(ids)), logits), *self._kept][:_KEPT]
+        return context, logits
 
     def start(self, capacity: int) -> NativeContext:
         """An empty context of one row that may grow to ``capacity`` tokens."""
@@ -103,12 +132,14 @@ class NativeContext:
         """Read ``ids`` after what the only row holds; ``[1, vocabulary]`` logits."""
         forward = self.backend.forward
         x = torch.empty(0)
-        for first in range(0, len(ids), _CHUNK):
-            part = torch.tensor(list(ids[first : first + _CHUNK]))
+        left = list(ids)
+        while left:
             start = self._lengths[0]
-            positions = torch.arange(start, start + len(part))
-            x = forward.hidden(part, positions, Reading(self.cache, start, len(part)))
-            self._lengths[0] += len(part)
+            count = min(len(left), BLOCK - start % BLOCK)
+            part, left = torch.tensor(left[:count]), left[count:]
+            positions = torch.arange(start, start + count)
+            x = forward.hidden(part, positions, Reading(self.cache, start, count))
+            self._lengths[0] += count
         return forward.logits(x[-1:])
 
     @torch.inference_mode()
@@ -120,13 +151,22 @@ class NativeContext:
         self._lengths = [length + 1 for length in self._lengths]
         return forward.logits(x)
 
-    def fork(self, rows: Sequence[int]) -> NativeContext:
-        """A context of its own with copies of ``rows``."""
+    def fork(self, rows: Sequence[int], capacity: int | None = None) -> NativeContext:
+        """A context of its own with copies of ``rows``, of the same capacity or another."""
         lengths = [self._lengths[row] for row in rows]
-        return NativeContext(
-            self.backend, self.cache.copy(rows, lengths, self.cache.capacity), lengths
-        )
+        cache = self.cache.copy(rows, lengths, capacity or self.cache.capacity)
+        return NativeContext(self.backend, cache, lengths)
 
     def truncate(self, row: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of ``row``."""
         self._lengths[row] = length
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts have in common from their start."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

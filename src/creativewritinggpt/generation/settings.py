@@ -226,6 +226,13 @@ class GenerationSettings:
         choices=("likelihood", "varied"),
         group=_WORDS,
     )
+    weights: str = setting(
+        "auto",
+        "Number format of the weights while writing; auto takes int8 where the processor has bf16, "
+        "and transformers calls the model as it is.",
+        choices=("auto", "fp32", "bf16", "int8", "transformers"),
+        group=_WORDS,
+    )
     seed: int | None = setting(
         None,
         "Same seed, same text; alternatives count up from it. Without it a new one each time.",

@@ -8,7 +8,8 @@ use is masked, and positions are counted per row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,14 +17,29 @@ from transformers import DynamicCache
 
 
 class TransformersBackend:
-    """Any ``PreTrainedModel`` or ``PeftModel`` for causal language modelling."""
+    """Any ``PreTrainedModel`` or ``PeftModel`` for causal language modelling.
+
+    Args:
+        model: The model.
+        autocast: A context to call it in, for another precision than that of its weights.
+    """
 
     name = "transformers"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self.model = model
+        self.autocast = autocast
         self.vocabulary = int(model.config.vocab_size)
         self.device = next(model.parameters()).device
+
+    def read(self, ids: Sequence[int], capacity: int) -> tuple[TransformersContext, torch.Tensor]:
+        """A context that has read ``ids``, and ``[1, vocabulary]`` logits after the last."""
+        context = self.start(capacity)
+        return context, context.prefill(ids)
 
     def start(self, capacity: int) -> TransformersContext:
         """An empty context of one row; this cache needs no capacity."""
@@ -82,12 +98,11 @@ class TransformersContext:
         lengths = self.used.sum(1, keepdim=True)
         self.used = torch.cat([self.used, torch.ones(rows, count, dtype=torch.bool)], 1)
         device = self.backend.device
-        mask = None if bool(self.used.all()) else self.used.long().to(device)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.backend.autocast():
             output = self.backend.model(
                 input_ids=ids.to(device),
                 position_ids=(lengths + torch.arange(count)).to(device),
-                attention_mask=mask,
+                attention_mask=self.used.long().to(device),
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -95,8 +110,8 @@ class TransformersContext:
         logits: torch.Tensor = output.logits[:, -1].float().cpu()
         return logits
 
-    def fork(self, rows: Sequence[int]) -> TransformersContext:
-        """A context of its own with copies of ``rows``."""
+    def fork(self, rows: Sequence[int], capacity: int | None = None) -> TransformersContext:
+        """A context of its own with copies of ``rows``; this cache needs no capacity."""
         index = torch.tensor(list(rows))
         used = self.used[index]
         # Columns that no chosen row uses are not copied.

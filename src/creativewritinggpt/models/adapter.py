@@ -19,7 +19,7 @@ import torch
 from ..config import Config
 from ..errors import InputError
 from ..files import atomic_folder, read_json, write_json
-from .checks import open_safetensors, quiet
+from .checks import finite, first_line, open_safetensors, quiet
 
 if TYPE_CHECKING:
     from .writer import Writer
@@ -135,14 +135,24 @@ def _endings(names: list[str]) -> str:
     return ", ".join(dict.fromkeys(".".join(name.split(".")[-2:]) for name in names))
 
 
-def load_adapter(writer: Writer, folder: Path, trainable: bool = False) -> None:
+def load_adapter(
+    writer: Writer, folder: Path, trainable: bool = False, name: str = "default"
+) -> None:
     """Put the adapter of ``folder`` on the writer's base model, in place.
+
+    Args:
+        writer: A writer with or without adapters; those it has stay.
+        folder: The adapter.
+        trainable: Whether it is to be trained on.
+        name: What the model calls it; a writer's first adapter is ``default``.
 
     Raises:
         InputError: The adapter is missing, damaged or made for another base.
     """
     from peft import PeftModel
 
+    if not folder.is_dir():
+        raise InputError(f"there is no adapter folder {folder}")
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder} holds no adapter: adapter_config.json is missing")
     if not (folder / _ADAPTER_FILE).is_file():
@@ -155,17 +165,20 @@ def load_adapter(writer: Writer, folder: Path, trainable: bool = False) -> None:
     _check_shapes(writer, folder, shapes)
     with quiet():
         try:
-            model = PeftModel.from_pretrained(
-                writer.model, str(folder), is_trainable=trainable, local_files_only=True
-            )
+            if writer.has_adapter:
+                model = writer.model
+                model.load_adapter(str(folder), name, is_trainable=trainable, local_files_only=True)
+            else:
+                model = PeftModel.from_pretrained(
+                    writer.model, str(folder), name, is_trainable=trainable, local_files_only=True
+                )
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            said = str(error).strip().splitlines()
             raise InputError(
-                f"the adapter {folder} can't be loaded: {said[0] if said else error!r}",
+                f"the adapter {folder} can't be loaded: {first_line(error)}",
                 f"it is a {config.get('peft_type')} of {config.get('base_model_name_or_path')}",
             ) from error
     for name, parameter in model.named_parameters():
-        if "lora_" in name and not torch.isfinite(parameter).all():
+        if "lora_" in name and not finite(parameter):
             raise InputError(f"the adapter {folder} has weights that are not numbers: {name}")
     writer.model = model.eval()
     writer.has_adapter = True
@@ -175,7 +188,7 @@ def _check_shapes(writer: Writer, folder: Path, shapes: dict[str, list[int]]) ->
     """Refuse an adapter whose matrices don't fit the model's projections."""
     if not shapes:
         raise InputError(f"{folder / _ADAPTER_FILE} holds no weights")
-    modules = dict(writer.model.named_modules())
+    modules = dict(writer.bare.named_modules())
     for key, shape in shapes.items():
         name, part, _ = key.partition(".lora_")
         name = name.removeprefix("base_model.model.")
@@ -202,6 +215,7 @@ def _sizes(module: torch.nn.Module) -> tuple[int, int]:
     """Outputs and inputs of a projection, whichever way it keeps its weight."""
     from transformers.pytorch_utils import Conv1D
 
+    module = getattr(module, "base_layer", module)
     first, second = (int(size) for size in module.weight.shape)  # type: ignore[union-attr]
     return (second, first) if isinstance(module, Conv1D) else (first, second)
 

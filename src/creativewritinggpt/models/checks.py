@@ -8,16 +8,20 @@ here. The looking costs a few tenths of a second at each load.
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import console
 from ..errors import InputError, UserError
 from ..files import read_json
+from .attention import packed_inputs
 
+_FAMILIES = "models of the GPT-2, Llama and Qwen families work, and most with plain attention"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -121,9 +125,8 @@ def describe(folder: Path, name: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError) as error:
-        said = str(error).strip().splitlines()
         raise InputError(
-            f"{name} can't be loaded: {said[0] if said else type(error).__name__}",
+            f"{name} can't be loaded: {first_line(error)}",
             f"any causal language model of transformers with safetensors will do; see {folder}",
         ) from error
 
@@ -145,11 +148,17 @@ def check_model(model: Any, info: dict[str, Any], name: str) -> None:
                 f"{name} {wrong} {first}", "its config.json and its weights don't belong together"
             )
     for parameter_name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not finite(parameter):
             raise InputError(
                 f"{name} has weights that are not numbers: {parameter_name}",
                 "the file is damaged, or its training went wrong",
             )
+
+
+def finite(values: torch.Tensor) -> bool:
+    """Whether all values are numbers, in one pass and without a copy."""
+    low, high = torch.aminmax(values.detach())
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def check_tokenizer(tokenizer: Any, model: Any, name: str) -> None:
@@ -171,3 +180,57 @@ def check_tokenizer(tokenizer: Any, model: Any, name: str) -> None:
         raise InputError(
             f"{name} has no usable tokenizer", "its folder needs tokenizer.json or what made it"
         )
+
+
+def check_passes(model: Any, body: Callable[..., torch.Tensor], head: torch.nn.Linear) -> None:
+    """Try on six tokens what is taken for granted of every family of models.
+
+    The head after the body gives the model's logits (some families scale or bend them), and a
+    document that shares its row with another gets what it gets alone (models with a recurrent
+    state, for one, mix them).
+
+    Args:
+        model: The transformers model, without a PEFT wrapper.
+        body: Its part before the head, giving hidden states.
+        head: Its output projection.
+
+    Raises:
+        InputError: One of the two does not hold.
+    """
+    device, kind = head.weight.device, type(model).__name__
+    ids = torch.arange(1, 7, device=device)[None] % head.weight.shape[0]
+    segments = torch.tensor([[1, 1, 1, 2, 2, 2]], device=device)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=device)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), quiet():
+            alone = body(input_ids=ids[:, 3:], use_cache=False)
+            logits = model(input_ids=ids[:, 3:], use_cache=False).logits
+            kwargs = packed_inputs(segments, positions, model)
+            packed = body(input_ids=ids, **kwargs)[:, 3:]
+            apart, plain = _near(packed, alone), _near(head(alone), logits)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{kind} can't be run over packed rows: {first_line(error)}", _FAMILIES
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if not apart:
+        raise InputError(f"{kind} can't keep documents that share a row apart", _FAMILIES)
+    if not plain:
+        raise InputError(f"{kind} does more after its body than one product", _FAMILIES)
+
+
+def _near(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two results differ by rounding only."""
+    return bool((first - second).abs().max() <= 3e-4 * second.abs().max())
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    said = console.printable(str(error)).strip().splitlines()
+    return said[0] if said else type(error).__name__

@@ -18,6 +18,7 @@ from pathlib import Path
 from .. import console
 from ..errors import InputError, RunError, UserError
 from ..files import disk_errors
+from .checks import first_line
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 # Exports for other runtimes, and a second copy of the weights that some models carry.
@@ -122,10 +123,11 @@ def _download(name: str, revision: str | None) -> Path:
         # The client and its HTTP library raise too many kinds to name; the cause is kept.
         if not answered or isinstance(error, errors.LocalEntryNotFoundError):
             raise RunError(
-                f"the hub can't be reached, and {name} is not in its cache", _WAYS_OUT
+                f"{name} is no folder and not in the hub's cache, and the hub can't be reached",
+                _WAYS_OUT,
             ) from error
         raise RunError(
-            f"{name} could not be fetched from the hub ({_first_line(error)})",
+            f"{name} could not be fetched from the hub: {first_line(error)}",
             "run the command again: it goes on where it stopped",
         ) from error
 
@@ -160,9 +162,3 @@ def _calm_client() -> Iterator[None]:
         logging.set_verbosity(level)
         if not hidden:
             enable_progress_bars()
-
-
-def _first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    said = console.printable(str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__

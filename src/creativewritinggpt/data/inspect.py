@@ -1,0 +1,289 @@
+"""What files and sources turn into, to look at before training on it.
+
+The numbers come from the very documents, ids and rows that a training with the same settings gets.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..console import printable
+from .corpus import Corpus
+from .mixing import mix
+from .packing import IGNORE, PackedRows, RowPlan, plan_rows
+from .report import Progress, SourceReport
+from .store import sources_of
+from .tokens import tokenize
+
+_EXAMPLES = 3
+_SHOWN = 700
+_BARS = "▁▂▃▄▅▆▇█"
+_BINS = 12
+_MASKED, _END, _PADDING = ("⟦", "⟧"), "<end>", "·"
+
+
+def inspect_corpus(
+    corpus: Corpus,
+    tokenizer: Any | None,
+    *,
+    max_length: int,
+    mask_prompt: bool = False,
+    weights: dict[str, float] | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Describe a corpus.
+
+    Args:
+        corpus: What was loaded.
+        tokenizer: The tokenizer of the model to be trained; without it lengths are in words and
+            nothing is said of rows.
+        max_length: Positions in a row.
+        mask_prompt: Whether prompts are left out of what is trained on.
+        weights: The shares of the sources.
+        seed: Of the mixture and the rows.
+        cache: Where token ids are kept.
+        progress: Called while tokenizing.
+
+    Returns:
+        ``sources`` (by name: documents, words, tokens, dropped, duplicates, split, length, ...),
+        ``documents``, ``words``, ``tokens``, ``unit`` of the lengths, ``mixture``, ``rows`` and
+        ``examples``.
+    """
+    names = np.array([*sources_of(corpus.train), *sources_of(corpus.validation)])
+    mixture: dict[str, Any] | None = None
+    rows: dict[str, Any] | None = None
+    examples: list[dict[str, Any]] = []
+    if tokenizer is None:
+        documents = (*corpus.train, *corpus.validation)
+        lengths = np.array([len(d.full_text().split()) for d in documents], dtype=np.int64)
+    else:
+        train = tokenize(corpus.train, tokenizer, cache, progress)
+        held = tokenize(corpus.validation, tokenizer, cache, progress)
+        lengths = np.concatenate([train.lengths(), held.lengths()])
+        chosen = mix(
+            sources_of(corpus.train), train.lengths(), weights, max_length=max_length, seed=seed
+        )
+        mixture = chosen.to_dict()
+        shape: dict[str, Any] = {
+            "max_length": max_length,
+            "bos_id": _end_id(tokenizer),
+            "eos_id": _end_id(tokenizer),
+            "mask_prompt": mask_prompt,
+            "seed": seed,
+        }
+        plan = plan_rows(train, **shape, documents=chosen.documents)
+        trained = int(plan.target_counts().sum())
+        rows = {
+            "count": len(plan),
+            "length": max_length,
+            "filled": plan.filled,
+            "trained_tokens": trained,
+        }
+        names_of = sources_of(corpus.train)
+        examples = _examples(plan.take(_example_rows(plan, names_of)), tokenizer, names_of)
+    sources = {
+        name: _source(report, lengths[names == name], tokenizer is not None)
+        for name, report in corpus.reports.items()
+    }
+    return {
+        "sources": sources,
+        "documents": sum(source["documents"] for source in sources.values()),
+        "words": sum(source["words"] for source in sources.values()),
+        "tokens": None if tokenizer is None else int(lengths.sum()),
+        "unit": "words" if tokenizer is None else "tokens",
+        "missing": dict(corpus.missing),
+        "mixture": mixture,
+        "rows": rows,
+        "examples": examples,
+    }
+
+
+def _end_id(tokenizer: Any) -> int:
+    """The id that ends a text, or 0 for a tokenizer without one: it is only looked at here."""
+    return int(tokenizer.eos_token_id or 0)
+
+
+def _source(report: SourceReport, lengths: npt.NDArray[np.int64], tokens: bool) -> dict[str, Any]:
+    edges = [0]
+    counts: list[int] = []
+    if len(lengths):
+        # Equal steps on a logarithmic scale, since lengths differ by orders of magnitude.
+        low, high = max(1, int(lengths.min())), int(lengths.max()) + 1
+        edges = np.unique(np.geomspace(low, max(high, low + 1), _BINS + 1).astype(int)).tolist()
+        edges[0] = min(edges[0], int(lengths.min()))
+        edges[-1] = max(edges[-1], high)
+        counts = np.histogram(lengths, bins=edges)[0].tolist()
+    return {
+        "form": report.form,
+        "documents": report.documents,
+        "words": report.words,
+        "tokens": int(lengths.sum()) if tokens else None,
+        "dropped": dict(report.dropped),
+        "flagged": dict(report.flagged),
+        "duplicates": report.duplicates,
+        "near_duplicates": report.near_duplicates,
+        "split": {"train": report.train, "validation": report.validation},
+        "length": {
+            "min": int(lengths.min()) if len(lengths) else 0,
+            "median": int(np.median(lengths)) if len(lengths) else 0,
+            "p95": int(np.percentile(lengths, 95)) if len(lengths) else 0,
+            "max": int(lengths.max()) if len(lengths) else 0,
+        },
+        "histogram": {"edges": edges, "counts": counts},
+        "notes": list(report.notes),
+        "origin": report.origin,
+    }
+
+
+def _example_rows(plan: RowPlan, sources: Sequence[str]) -> list[int]:
+    """A row in which a document begins, of as many sources as there are examples."""
+    found: dict[str, int] = {}
+    for piece in np.flatnonzero(plan.starts == 0).tolist():
+        row = int(np.searchsorted(plan.first_piece, piece, side="right")) - 1
+        found.setdefault(sources[int(plan.documents[piece])], row)
+        if len(found) == _EXAMPLES:
+            break
+    rows = list(dict.fromkeys(found.values()))
+    return rows or list(range(min(_EXAMPLES, len(plan))))
+
+
+def _examples(rows: PackedRows, tokenizer: Any, sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Some rows as pieces of text that are trained or masked, as the arrays say."""
+    made = []
+    for row in range(len(rows)):
+        parts: list[dict[str, Any]] = []
+        for segment in range(1, int(rows.segment_ids[row].max()) + 1):
+            where = np.flatnonzero(rows.segment_ids[row] == segment)
+            source = sources[int(rows.document_ids[row][where[0]])]
+            parts.append({"source": source, "runs": _runs(rows, row, where, tokenizer)})
+        made.append({"padding": int((rows.segment_ids[row] == 0).sum()), "pieces": parts})
+    return made
+
+
+def _runs(
+    rows: PackedRows, row: int, where: npt.NDArray[np.int64], tokenizer: Any
+) -> list[dict[str, Any]]:
+    """The piece's tokens after the first, grouped by whether they are trained on."""
+    targets, read = rows.targets[row][where], rows.input_ids[row][where]
+    trained = targets != IGNORE
+    # What a masked position would have predicted is what the next one reads.
+    following = np.append(read[1:], read[-1:])
+    tokens = np.where(trained, targets, following)
+    ends = bool(rows.is_eos[row][where[-1]])
+    if ends:
+        tokens, trained = tokens[:-1], trained[:-1]
+    runs: list[dict[str, Any]] = []
+    for start in np.flatnonzero(np.diff(trained, prepend=~trained[:1])).tolist():
+        after = np.flatnonzero(trained[start:] != trained[start])
+        stop = start + int(after[0]) if len(after) else len(trained)
+        text = tokenizer.decode(tokens[start:stop].tolist(), clean_up_tokenization_spaces=False)
+        runs.append({"text": text, "trained": bool(trained[start])})
+    if ends:
+        runs.append({"text": _END, "trained": True})
+    return runs
+
+
+def render(result: dict[str, Any], *, colour: bool) -> str:
+    """What :func:`inspect_corpus` found, for a person.
+
+    Args:
+        result: The description.
+        colour: Whether trained and masked tokens are also told apart by colour; they always are by
+            the brackets around masked ones.
+    """
+    lines = [f"{result['documents']:,} documents, {result['words']:,} words" + _tokens(result), ""]
+    for name, source in result["sources"].items():
+        lines += _source_lines(name, source, result["unit"])
+    for name, reason in result["missing"].items():
+        lines += [f"{name}: left out, since {reason}", ""]
+    if result["mixture"]:
+        lines.append("In an epoch")
+        for name, share in result["mixture"].items():
+            longer = f"; {share['cut']:,} longer than a row" if share["cut"] else ""
+            passes = f"{share['epochs']:.2f} passes"
+            lines.append(f"  {name}: {share['share']:.1%} of the tokens, {passes}{longer}")
+    if result["rows"]:
+        rows = result["rows"]
+        lines += [
+            f"  {rows['count']:,} rows of {rows['length']} positions, {rows['filled']:.1%} filled, "
+            f"{rows['trained_tokens']:,} tokens trained on",
+            "",
+        ]
+    if result["examples"]:
+        masked = f"{_MASKED[0]}read but not trained on{_MASKED[1]}"
+        lines.append(f"Some rows ({masked}, {_END} = end of text, {_PADDING} = padding)")
+        for number, example in enumerate(result["examples"], 1):
+            lines += ["", f"row {number}", *_example_lines(example, colour)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _tokens(result: dict[str, Any]) -> str:
+    return "" if result["tokens"] is None else f", {result['tokens']:,} tokens"
+
+
+def _source_lines(name: str, source: dict[str, Any], unit: str) -> list[str]:
+    split, length = source["split"], source["length"]
+    lines = [
+        f"{name}: {source['form']}",
+        f"  {source['documents']:,} documents, {source['words']:,} words{_tokens(source)}; "
+        f"{split['train']:,} to train on, {split['validation']:,} held out",
+        f"  {unit} a document: {length['min']:,} to {length['max']:,}, "
+        f"median {length['median']:,}, 95 % below {length['p95']:,}",
+    ]
+    counts, edges = source["histogram"]["counts"], source["histogram"]["edges"]
+    if counts:
+        most = max(counts)
+        bars = "".join(
+            _BARS[min(len(_BARS) - 1, (count * len(_BARS)) // (most + 1))] if count else " "
+            for count in counts
+        )
+        lines.append(f"  {edges[0]:,} |{bars}| {edges[-1] - 1:,}")
+    gone = [f"{count:,} {reason}" for reason, count in source["dropped"].items()]
+    gone += [f"{source['duplicates']:,} duplicates"] if source["duplicates"] else []
+    near = source["near_duplicates"]
+    gone += [f"{near:,} near duplicates of held-out documents"] if near else []
+    lines += [f"  left out: {', '.join(gone)}"] if gone else []
+    flagged = [f"{count:,} {what}" for what, count in source["flagged"].items()]
+    lines += [f"  noticed and kept: {', '.join(flagged)}"] if flagged else []
+    lines += [f"  note: {note}" for note in source["notes"][:5]]
+    more = len(source["notes"]) - 5
+    lines += [f"  and {more:,} more notes"] if more > 0 else []
+    return [*(printable(line) for line in lines), ""]
+
+
+def _example_lines(example: dict[str, Any], colour: bool) -> list[str]:
+    lines: list[str] = []
+    left = _SHOWN
+    for piece in example["pieces"]:
+        if left <= 0:
+            lines.append("  …")
+            break
+        shown = ""
+        for run in piece["runs"]:
+            text = printable(run["text"])
+            text = text if len(text) <= left else f"{text[:left]}…"
+            left -= len(text)
+            shown += _marked(text, run["trained"], colour)
+            if left <= 0:
+                break
+        lines += [f"  [{piece['source']}]", textwrap.indent(shown, "  ")]
+    if example["padding"]:
+        lines.append(f"  {_PADDING * min(20, example['padding'])} {example['padding']} of padding")
+    return lines
+
+
+def _marked(text: str, trained: bool, colour: bool) -> str:
+    marked = text if trained else f"{_MASKED[0]}{text}{_MASKED[1]}"
+    if not colour:
+        return marked
+    code = "32" if trained else "2"
+    # Each line by itself, so that what indents or cuts lines does not break the colour.
+    return "\n".join(f"\x1b[{code}m{line}\x1b[0m" if line else "" for line in marked.split("\n"))

@@ -1,0 +1,194 @@
+"""Named sources from the hub, streamed: what is read is all that is fetched.
+
+The parquet files are read through the real ``datasets`` client at one resolved revision, which is
+recorded. When the connection breaks, reading goes on after the last row that came; what had been
+read is kept. The validation split is read first, so that a bound on the documents can't leave it
+out. Without a network the revision resolved last is taken, so documents read before are found.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...config import Config
+from ...errors import InputError, RunError
+from ...files import cache_folder, read_json, write_json
+from ..document import Document
+from ..tables import Reading, Row
+from .base import HubSet, NamedSource, RowForm, Source, kept
+
+_RETRIES = 4
+_WAIT_SECONDS = 2.0
+_ANSWER_SECONDS = 20
+
+
+def open_hub(source: NamedSource, config: Config) -> Source:
+    """A named source on the hub.
+
+    Args:
+        source: What to read.
+        config: ``train_size`` and ``val_size`` are shared out evenly among ``config.sources``.
+
+    Raises:
+        InputError: The extra ``hub`` is not installed.
+        RunError: The hub can't be reached, or has no such data set.
+    """
+    assert source.hub is not None
+    hub = source.hub
+    revision = _revision(source.name, hub, config)
+    limits = _limits(hub, config)
+
+    def read(reading: Reading) -> Iterator[Document]:
+        reading.report.origin = {"hub": hub.repository, "name": hub.name, "revision": revision}
+        total = sum(limits.values())
+        done = 0
+        for split, side in sorted(hub.splits.items(), key=lambda item: item[1] == "train"):
+            documents = _documents(source, split, side, revision, reading)
+            for document in itertools.islice(kept(documents, source.keep, reading), limits[side]):
+                yield document
+                done += 1
+                if reading.progress is not None and done % 50 == 0:
+                    reading.progress(f"reading {source.name} from the hub", done, total)
+
+    identity = {
+        "hub": hub.repository,
+        "name": hub.name,
+        "revision": revision,
+        "splits": dict(hub.splits),
+        "limits": limits,
+    }
+    return Source(source.name, identity, read)
+
+
+def _limits(hub: HubSet, config: Config) -> dict[str, int]:
+    """How many documents of each side are read."""
+    sources = max(1, len(config.sources))
+    train, validation = -(-config.train_size // sources), -(-config.val_size // sources)
+    if "validation" not in hub.splits.values():
+        limits = {"train": train + validation}
+    else:
+        limits = {"validation": min(validation, max(1, train // 9)), "train": train}
+    if config.max_documents is not None:
+        held = min(limits.get("validation", 0), max(1, config.max_documents // 10))
+        limits = {side: held if side == "validation" else config.max_documents for side in limits}
+    return limits
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "data sets of the hub need the extra 'hub'",
+            "pip install 'creativewritinggpt[hub]', or give files instead",
+        ) from error
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    return datasets
+
+
+def _ways_out(name: str) -> str:
+    return (
+        f"check the network, give files (cwgpt train {name}=PATH), use --sources sample, "
+        "or go on without it: --skip-missing"
+    )
+
+
+def _revision(name: str, hub: HubSet, config: Config) -> str:
+    """The commit of the data set; offline the one that was resolved last."""
+    _library()
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    record = cache_folder(config.cache_dir) / "hub" / f"{hub.repository.replace('/', '--')}.json"
+    try:
+        answer = HfApi().dataset_info(hub.repository, timeout=_ANSWER_SECONDS).sha
+    except GatedRepoError as error:
+        raise RunError(
+            f"{name}: the hub gives {hub.repository} only to those whom its owners let in",
+            "ask for access on its page and log in with: hf auth login",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise RunError(
+            f"{name}: the hub has no data set {hub.repository}", _ways_out(name)
+        ) from error
+    except Exception as error:
+        known = _recorded(record)
+        if known is None:
+            raise RunError(
+                f"{name}: the hub can't be reached ({_cause(error)})", _ways_out(name)
+            ) from error
+        return known
+    write_json(record, {"revision": answer})
+    return str(answer)
+
+
+def _recorded(record: Path) -> str | None:
+    try:
+        return str(read_json(record)["revision"])
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _documents(
+    source: NamedSource, split: str, side: str, revision: str, reading: Reading
+) -> Iterator[Document]:
+    assert source.hub is not None
+    rows = _rows(source.name, source.hub, split, revision, reading)
+    first = next(rows, None)
+    if first is None:
+        return
+    form = _form(source, list(first[1]))
+    reading.report.understood(f"{form.said} (the hub's {source.hub.repository})")
+    label = f"{side}-{source.hub.repository.replace('/', '-')}"
+    yield from form.documents(itertools.chain([first], rows), reading, label)
+
+
+def _form(source: NamedSource, columns: list[str]) -> RowForm:
+    for form in source.rows:
+        if form.has_columns(columns):
+            return form
+    assert source.hub is not None
+    raise RunError(
+        f"{source.name}: {source.hub.repository} has columns that are not known here: "
+        f"{', '.join(columns)}",
+        f"fetch its files and read them with --text-column: cwgpt train {source.name}=PATH",
+    )
+
+
+def _rows(
+    name: str, hub: HubSet, split: str, revision: str, reading: Reading
+) -> Iterator[tuple[int, Row]]:
+    """The rows of a split; after a broken connection, on from the last one."""
+    datasets = _library()
+    done = failures = 0
+    while True:
+        try:
+            rows = datasets.load_dataset(
+                hub.repository, hub.name, split=split, streaming=True, revision=revision
+            )
+            for row in rows.skip(done) if done else rows:
+                done += 1
+                failures = 0
+                yield done, row
+            return
+        except Exception as error:
+            failures += 1
+            lasting = isinstance(error, (ValueError, datasets.exceptions.DatasetNotFoundError))
+            if lasting or failures > _RETRIES:
+                where = f" after {done} rows" if done else ""
+                raise RunError(
+                    f"{name}: {hub.repository} could not be read{where} ({_cause(error)})",
+                    _ways_out(name),
+                ) from error
+            reading.report.say("the connection broke and was taken up again")
+            time.sleep(_WAIT_SECONDS * 2 ** (failures - 1))

@@ -1,0 +1,195 @@
+"""WritingPrompts: stories that people wrote to prompts on a forum.
+
+Known as rows of prompt and story, as on the hub, and as fairseq's pairs of files (``.wp_source``,
+``.wp_target``, a line each). Prompts lose their tag and stories the marks of the tokeniser, notes
+to readers (``EDIT:``), links and advertisements of the author's own page. Posts that are no stories
+(off-topic threads, removed ones, notes of moderators and bots) are not kept. The forum has explicit
+stories: they are flagged and counted, not filtered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from ...errors import InputError
+from .. import encoding
+from ..cleaning import clean, clean_line
+from ..content import is_explicit
+from ..document import Document
+from ..layout import SCENE_BREAK
+from ..reading import row_group
+from ..tables import Reading, Table
+from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
+from .treebank import spaced_share, undo_treebank
+
+_TAGS = (
+    "wp|sp|eu|cw|tt|pi|rf|ip|mp|pm|ot|cc|ff|cs|tl|nano|nsfw|meta|mod|modpost|mod post|theme|poetry"
+)
+_TAG = re.compile(rf"\s*[\[(]\s*({_TAGS})\s*[\])]\s*", re.IGNORECASE)
+_NO_STORY_TAGS = {"ot", "pm", "meta", "mod", "modpost", "mod post", "nano"}
+_LINK = re.compile(r"\[ ?([^\[\]]{1,300}?) ?\] ?\( ?https?: ?//[^()]*(?:\([^()]*\)[^()]*)*\)")
+_URL = re.compile(r"<?\bhttps?: ?//\S+>?|\bwww\.\S+")
+_EDIT = re.compile(r"[\s*_(\[>^-]*edits?\b[\s*_]*\d{0,2}[\s\d&*_]*[:;–—-]", re.IGNORECASE)
+_SITE = re.compile(r"(?<![\w/])/?[ru]/\w+|\bsub-?reddits?\b|\breddit\b", re.IGNORECASE)
+_RULE = re.compile(r"\s*\\?\*?[\s*=_~#\-–—•·]{3,}\\?\*?\s*")
+_STARS = re.compile(r"(?<![\w*])\*{1,3} ?(?=\S)([^*\n]{1,600}?)(?<=\S) ?\*{1,3}(?![\w*])")
+_QUOTE_MARK = re.compile(r"^\s*>+ ?", re.MULTILINE)
+_PARAGRAPH = re.compile(r"\s*\n\s*\n\s*")
+_BOT = re.compile(
+    r"off-topic discussion|i am a bot|this is a bot|contact the moderators|has been removed"
+    r"|welcome to the prompt",
+    re.IGNORECASE,
+)
+_GONE = re.compile(r"\s*\[? ?(?:deleted|removed) ?\]?\s*", re.IGNORECASE)
+_FEWEST_WORDS = 30
+
+
+def clean_prompt(prompt: str) -> tuple[str, set[str]]:
+    """The prompt without its tags, and the tags in lower case."""
+    tags: set[str] = set()
+    text = clean_line(undo_treebank(clean(prompt)))
+    while found := _TAG.match(text):
+        tags.add(found[1].lower())
+        text = text[found.end() :]
+    return text, tags
+
+
+def without_links(text: str) -> str:
+    """Links as their words; bare addresses go."""
+    if "http" not in text and "www." not in text:
+        return text
+    return _URL.sub("", _LINK.sub(r"\1", text))
+
+
+def without_notes(text: str) -> tuple[str, int]:
+    """The story without its author's notes to readers, and how many there were.
+
+    Notes are lines that begin with ``Edit:``, and short paragraphs among the last three that speak
+    of the site. A page of the site that a story itself speaks of stays.
+    """
+    paragraphs = _PARAGRAPH.split(text.strip())
+    kept: list[str] = []
+    notes = 0
+    for number, paragraph in enumerate(paragraphs):
+        lines = [line for line in paragraph.split("\n") if not _EDIT.match(line)]
+        notes += paragraph.count("\n") + 1 - len(lines)
+        late = number >= max(1, len(paragraphs) - 3)
+        if late and len(paragraph.split()) <= 60 and _SITE.search(paragraph):
+            notes += 1 if lines else 0
+            continue
+        if lines:
+            kept.append("\n".join(lines))
+    return "\n\n".join(kept), notes
+
+
+def clean_story(story: str) -> tuple[str, int]:
+    """The story as prose, and how many notes to readers it lost."""
+    text = clean(story.replace("<newline>", "\n"))
+    text, notes = without_notes(text)
+    text = undo_treebank(clean(_QUOTE_MARK.sub("", without_links(text))))
+    paragraphs = []
+    for paragraph in _PARAGRAPH.split(text):
+        lines = [SCENE_BREAK if _RULE.fullmatch(line) else line for line in paragraph.split("\n")]
+        paragraphs.append("\n".join(line.strip() for line in lines))
+    text = _STARS.sub(r"\1", "\n\n".join(paragraphs)) if "*" in text else "\n\n".join(paragraphs)
+    text = undo_treebank(clean(text))
+    while text.endswith(SCENE_BREAK):
+        text = text.removesuffix(SCENE_BREAK).rstrip()
+    return text, notes
+
+
+def is_story(document: Document) -> bool:
+    """Whether a document is a story: 30 words or more, not removed, not a bot's or moderator's."""
+    start = document.text[:400]
+    return (
+        not _GONE.fullmatch(document.text)
+        and not _BOT.search(start)
+        and len(document.text.split()) >= _FEWEST_WORDS
+    )
+
+
+def make_document(
+    prompt: str, story: str, reading: Reading, group: str, split: str | None
+) -> Document | None:
+    """One document, or None where the post is no story; what happened is counted."""
+    said, tags = clean_prompt(prompt)
+    if tags & _NO_STORY_TAGS:
+        reading.report.drop("posts off the topic")
+        return None
+    text, notes = clean_story(story)
+    reading.report.drop("notes to readers", notes)
+    if not text:
+        reading.report.drop("rows without text")
+        return None
+    if "nsfw" in tags or is_explicit(text):
+        reading.report.flag("explicit")
+    group = row_group(group, 0, said or None)
+    return Document("writingprompts", group, text, prompt=said or None, split=split)
+
+
+def _from_rows(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
+    split = official_split(label)
+    for number, row in rows:
+        prompt, story = str(row.get("prompt") or ""), str(row.get("story") or "")
+        made = make_document(prompt, story, reading, f"{label}:{number}", split)
+        if made is not None:
+            yield made
+
+
+def _from_pairs(path: Path, reading: Reading, label: str) -> Iterator[Document]:
+    target = path.with_suffix(".wp_target")
+    if not target.is_file():
+        raise InputError(
+            f"{target} does not exist", f"{path.name} holds the prompts; put the stories beside it"
+        )
+    split = official_split(label)
+    pairs = zip_longest(
+        encoding.lines(path, reading.report.say, reading.advance),
+        encoding.lines(target, reading.report.say, reading.advance),
+    )
+    for number, (prompt, story) in enumerate(pairs, 1):
+        if prompt is None or story is None:
+            longer, shorter = (path, target) if story is None else (target, path)
+            raise InputError(
+                f"{longer} has more lines than {shorter}: line {number} has no partner",
+                "the two files must be of the same split, whole and in the same order",
+            )
+        made = make_document(prompt, story, reading, f"{label}:{number}", split)
+        if made is not None:
+            yield made
+
+
+def _rows_look_right(table: Table) -> bool:
+    prompts = [str(row.get("prompt") or "") for row in table.head]
+    tagged = sum(bool(_TAG.match(prompt)) for prompt in prompts) / len(prompts)
+    return tagged > 0.3 or spaced_share(prompts) > 0.5
+
+
+def _has_columns(columns: Sequence[str]) -> bool:
+    return {"prompt", "story"} <= set(columns)
+
+
+SOURCE = NamedSource(
+    name="writingprompts",
+    rows=(
+        RowForm(
+            said="WritingPrompts rows of prompt and story",
+            has_columns=_has_columns,
+            looks_right=_rows_look_right,
+            documents=_from_rows,
+        ),
+    ),
+    texts=(
+        TextForm(
+            said="WritingPrompts pairs of fairseq",
+            endings=(".wp_source",),
+            looks_right=lambda _: True,
+            documents=_from_pairs,
+        ),
+    ),
+    keep=is_story,
+    hub=HubSet("euclaise/writingprompts", splits={"train": "train", "validation": "validation"}),
+)

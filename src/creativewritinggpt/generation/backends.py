@@ -1,0 +1,70 @@
+"""Which backend continues texts with a writer, and keeping it while its weights stay the same.
+
+The choice depends on the device and on the settings only, never on a timing, so that the same
+command gives the same text each time. Making a fast backend takes about a second; it is kept beside
+the model and made anew when an adapter's weight is changed or the model is trained on.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .backend import Backend
+from .matrices import Unsupported, adapter_state
+from .native_backend import NativeBackend
+from .transformers_backend import TransformersBackend
+
+if TYPE_CHECKING:
+    from ..models.writer import Writer
+
+_kept: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Backend]] = weakref.WeakKeyDictionary()
+
+
+def backend_for(writer: Writer, weights: str = "auto") -> Backend:
+    """The backend for a writer.
+
+    Args:
+        writer: The model.
+        weights: ``fp32``, ``bf16``, ``int8``: our own forward pass in that format;
+            ``transformers``: the model as it is; ``auto``: on a processor int8 where the writer's
+            device computes in bf16, else fp32; on other devices, and for families that our own
+            forward pass doesn't know, ``transformers``.
+
+    Raises:
+        InputError: The format named can't be had for this model.
+    """
+    on_processor = writer.device.torch_device.type == "cpu"
+    if weights == "transformers" or (weights == "auto" and not on_processor):
+        return _transformers(writer)
+    if not on_processor:
+        raise InputError(
+            f"weights is {weights}, which is for processors, and the device is "
+            f"{writer.device.device}",
+            "use weights auto, or device cpu",
+        )
+    kind = weights
+    if weights == "auto":
+        kind = "int8" if writer.device.precision == "bf16" else "fp32"
+    state = (kind, *adapter_state(writer.model))
+    known = _kept.get(writer.model)
+    if known is not None and known[0] == state:
+        return known[1]
+    try:
+        backend = NativeBackend(writer.bare, kind)
+    except Unsupported as error:
+        if weights == "auto":
+            return _transformers(writer)
+        raise InputError(
+            f"weights is {weights}, and our own forward pass does not know {error}",
+            "use weights auto or transformers",
+        ) from error
+    _kept[writer.model] = (state, backend)
+    return backend
+
+
+def _transformers(writer: Writer) -> TransformersBackend:
+    if writer.device.torch_device.type == "cpu":
+        return TransformersBackend(writer.model)
+    return TransformersBackend(writer.model, writer.device.autocast)

@@ -1,0 +1,221 @@
+"""Many prompts from a file, one JSON object a line for each text.
+
+Lines are written as soon as their texts are whole, in the order of the prompts, so that a run that
+was stopped loses a few texts at most and ``resume`` goes on after the last whole line. Prompts are
+written side by side in batches; what each of them gets does not depend on the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..files import disk_errors
+from .engine import MOST_ROWS, Interrupted, Request, new_seed, write_all
+from .ranking import best
+from .results import Generated
+from .settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from ..models.writer import Writer
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One line of a prompts file.
+
+    Attributes:
+        line: Its number in the file, from 1.
+        text: What is to be continued.
+        id: What the user calls it, where it says so.
+        seed: Its own seed, where it has one.
+        memory: Text that stays at the front of the model's view.
+        note: Text that stays a few paragraphs before the end of it.
+    """
+
+    line: int
+    text: str
+    id: str | int | None = None
+    seed: int | None = None
+    memory: str = ""
+    note: str = ""
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """The prompts of a file: lines of text, or in ``.jsonl`` text or objects with ``prompt``.
+
+    An object may also have ``id``, ``seed``, ``memory`` and ``note``.
+
+    Raises:
+        InputError: The file can't be read or a line is not what it should be.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as UTF-8 text") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        line = line.removesuffix("\r")
+        if line.strip():
+            structured = path.suffix == ".jsonl"
+            prompts.append(_parse(line, number, path) if structured else Prompt(number, line))
+    if not prompts:
+        raise InputError(f"{path} holds no prompts", "put one on each line")
+    return prompts
+
+
+def _parse(line: str, number: int, path: Path) -> Prompt:
+    where = f"{path}, line {number}"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON") from error
+    row = {"prompt": row} if isinstance(row, str) else row
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise InputError(f"{where}: neither text nor an object with a `prompt`")
+    seed = row.get("seed")
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**31):
+        raise InputError(f"{where}: seed is {seed!r}", "give a whole number from 0 to 2147483647")
+    memory, note = row.get("memory") or "", row.get("note") or ""
+    if not isinstance(memory, str) or not isinstance(note, str):
+        raise InputError(f"{where}: memory and note must be text")
+    identity = row.get("id")
+    if not isinstance(identity, (str, int, type(None))):
+        raise InputError(f"{where}: id must be text or a whole number")
+    return Prompt(number, row["prompt"], identity, seed, memory, note)
+
+
+def write_file(
+    writer: Writer,
+    prompts_file: str | Path,
+    out_file: str | Path,
+    settings: GenerationSettings,
+    n: int = 1,
+    *,
+    resume: bool = False,
+    alternatives: int = 0,
+    progress: Progress | None = None,
+) -> int:
+    """Continue every prompt of a file ``n`` times; how many prompts were written now.
+
+    Args:
+        writer: The model.
+        prompts_file: See :func:`read_prompts`.
+        out_file: JSON lines: ``line``, ``id``, ``index``, ``model``, ``adapter`` and the record of
+            the text.
+        settings: How to write; with ``best_of`` the best ``n`` of so many.
+        n: Texts for each prompt.
+        resume: Go on with an output file that is there.
+        alternatives: Record so many alternatives for each token.
+        progress: Takes the number of prompts done and of all.
+
+    Raises:
+        InputError: A file can't be used, or the output was made for other prompts.
+        Interrupted: Ctrl-C; what was whole is in the file.
+        RunError: The disk is full.
+    """
+    prompts = read_prompts(prompts_file)
+    out = Path(out_file)
+    done = 0
+    if out.exists():
+        if not resume:
+            raise InputError(f"{out} exists", "go on with it by --resume, or name another file")
+        done = _whole(out, prompts, n)
+    total = len(prompts)
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8") as stream:
+            for part, texts in _in_batches(writer, prompts[done:], settings, n, alternatives):
+                for prompt, written in zip(part, texts, strict=True):
+                    for index, text in enumerate(written):
+                        stream.write(json.dumps(_row(writer, prompt, index, text)) + "\n")
+                stream.flush()
+                done += len(part)
+                if progress is not None:
+                    progress(done, total)
+    return total
+
+
+def _in_batches(
+    writer: Writer,
+    prompts: list[Prompt],
+    settings: GenerationSettings,
+    n: int,
+    alternatives: int,
+) -> Iterator[tuple[list[Prompt], list[list[Generated]]]]:
+    count = max(n, settings.best_of or n)
+    size = max(1, MOST_ROWS // count)
+    for first in range(0, len(prompts), size):
+        part = prompts[first : first + size]
+        requests = []
+        for prompt in part:
+            seed = settings.seed if prompt.seed is None else prompt.seed
+            seed = new_seed() if seed is None else seed
+            requests += [
+                Request(prompt.text, seed + i, prompt.memory, prompt.note) for i in range(count)
+            ]
+        try:
+            texts = write_all(writer, requests, settings, alternatives=alternatives)
+        except Interrupted as stopped:
+            stopped.advice = "go on with --resume"
+            raise
+        groups = [texts[i : i + count] for i in range(0, len(texts), count)]
+        if settings.best_of:
+            groups = [best(group, n, settings.rank_by) for group in groups]
+        yield part, groups
+
+
+def _row(writer: Writer, prompt: Prompt, index: int, text: Generated) -> dict[str, Any]:
+    head: dict[str, Any] = {"line": prompt.line}
+    if prompt.id is not None:
+        head["id"] = prompt.id
+    return {
+        **head,
+        "index": index,
+        "model": writer.name,
+        "adapter": writer.adapter,
+        **text.to_dict(),
+    }
+
+
+def _whole(out: Path, prompts: list[Prompt], n: int) -> int:
+    """How many prompts have all their lines; what comes after them is cut off.
+
+    Raises:
+        InputError: The file holds texts for other prompts.
+    """
+    whole = 0  # bytes up to the last prompt that is complete
+    done = position = 0
+    count = 0
+    with out.open("rb") as stream:
+        for line in stream:
+            position += len(line)
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                same = done < len(prompts) and (row["line"], row["prompt"]) == (
+                    prompts[done].line,
+                    prompts[done].text,
+                )
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{out} is not the output of such a run: {error}") from error
+            if not same:
+                raise InputError(
+                    f"{out} was written for other prompts or another --n", "name another file"
+                )
+            count += 1
+            if count == n:
+                done, count, whole = done + 1, 0, position
+    with disk_errors(out), out.open("rb+") as stream:
+        stream.truncate(whole)
+    return done
