@@ -2,8 +2,8 @@
 
     python bench/generate.py [--quick] [--json] [--models starter …] [--contenders ours …]
 
-Cases: `single` writes one text, `n8` eight alternatives of one prompt, all sampled (temperature 0.9,
-top-p 0.95, repetition penalty 1.1), after a prompt of 64 tokens that is another one each time;
+Cases: `single` writes one text, `n8` eight alternatives of one prompt, all sampled (temperature
+0.9, top-p 0.95, repetition penalty 1.1), after a prompt of 64 tokens that is another one each time;
 `tokens_per_second` is end to end, all rows together. `first_token_seconds` is for a prompt of 500
 tokens. `share_of_ceiling` is the weights' bytes that one token cannot avoid reading, times tokens a
 second, over the machine's read bandwidth (`single` only). Peers come with
@@ -38,16 +38,17 @@ def work(name: str, model: str, quick: bool) -> dict[str, Any]:
     for case, rows in CASES.items():
         tokens = 32 if quick else (128 if rows == 1 else 64)
         contender.write(next(prompts), 4, rows)
-        times = [
-            timed(lambda: contender.write(next(prompts), tokens, rows)) for _ in range(repeats)
-        ]
+        times = []
+        for _ in range(repeats):
+            prompt = next(prompts)
+            times.append(timed(contender.write, prompt, tokens, rows))
         results[case] = {
             "tokens_per_second": rows * tokens / median(times),
             "seconds": median(times),
             "fastest_seconds": min(times),
             "slowest_seconds": max(times),
         }
-    first = [timed(lambda: contender.write(next(long_prompts), 1, 1)) for _ in range(repeats)]
+    first = [timed(contender.write, next(long_prompts), 1, 1) for _ in range(repeats)]
     results["single"]["first_token_seconds"] = median(first)
     return results
 

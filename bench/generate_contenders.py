@@ -6,6 +6,7 @@ starter's tokenizer; ``gpt2-124m`` has random weights of GPT-2's shape.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import tempfile
@@ -165,7 +166,6 @@ def _llama_cpp(model: str) -> Contender:
     def run(prompt: str, tokens: int, rows: int) -> None:
         ids = [writer.bos_id, *writer.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
         for row in range(rows):  # it has no batch of alternatives; the prompt is read once
-            written = 0
             stream = runner.generate(
                 ids,
                 top_k=0,
@@ -175,10 +175,8 @@ def _llama_cpp(model: str) -> Contender:
                 repeat_penalty=SAMPLING["repetition_penalty"],
                 reset=row == 0,
             )
-            for _ in stream:
-                written += 1
-                if written == tokens:
-                    break
+            for _ in itertools.islice(stream, tokens):
+                pass
 
     # Q8_0 keeps a 16-bit scale for each 32 weights: 8.5 bits.
     return Contender(run, count * 34 // 32)

@@ -87,10 +87,10 @@ def median(values: Sequence[float]) -> float:
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds that ``work`` takes."""
+def timed(work: Callable[..., Any], *arguments: Any) -> float:
+    """Seconds that ``work(*arguments)`` takes."""
     started = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - started
 
 

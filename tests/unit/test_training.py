@@ -181,7 +181,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
         return real(*arguments)
 
     monkeypatch.setattr(loop, "accumulate_gradient", interrupted)
-    monkeypatch.setattr("creativewritinggpt.training.run.accumulate_gradient", interrupted)
+    monkeypatch.setattr("creativewritinggpt.training.announce.accumulate_gradient", interrupted)
     assert train(broken, [stories]).outcome == "interrupted"
     monkeypatch.undo()
     assert (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import console
@@ -43,6 +42,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", metavar="FILE", help="continue every line of FILE (.jsonl: its `prompt`)"
     )
+    parser.add_argument(
+        "--out", metavar="FILE", help="with --prompts: write JSON lines there as they are made"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an --out FILE that is there"
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="ready settings by genre or mood, or a YAML file of them"
+    )
+    parser.add_argument(
+        "--presets", action="store_true", help="list the presets with their reasons, and stop"
+    )
+    parser.add_argument(
+        "--style",
+        metavar="X",
+        help="strength of the adapter: 0 is the base, 1 as trained, up to 1.5",
+    )
+    parser.add_argument(
+        "--adapter", metavar="FOLDER:W", action="append", default=[],
+        help="blend this adapter in with weight W (can be given several times)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alternatives", type=_alternatives, default=0, metavar="N",
+        help="with --json or --out: N alternatives for each token, before and after the samplers",
+    )  # fmt: skip
     parser.add_argument("--n", type=_count, default=1, metavar="N", help="alternatives [1]")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object with everything known"
@@ -58,22 +82,68 @@ def _count(text: str) -> int:
     return number
 
 
+def _alternatives(text: str) -> int:
+    number = int(text) if text.isdigit() else -1
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"give a whole number from 0 to 100, not {text!r}")
+    return number
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Write."""
-    settings = GenerationSettings().changed(given(arguments, GenerationSettings), "settings")
+    from ..generation.presets import presets, settings_for
+
+    if arguments.presets:
+        for name, preset in presets().items():
+            sys.stdout.write(f"{name:<18} {preset.why}\n")
+        return 0
+    settings = settings_for(arguments.preset, given(arguments, GenerationSettings))
     config = load_config(None, given(arguments, Config))
-    prompts = _prompts(arguments)
+    if (arguments.out or arguments.resume) and not (arguments.out and arguments.prompts):
+        raise InputError(
+            "--out and --resume go with --prompts FILE", "give --prompts FILE --out FILE"
+        )
+    prompts = None if arguments.out else _prompts(arguments)
+    from ..generation.style import blend, parse_part, set_strength
     from ..models.loading import load_writer
 
+    parts = [parse_part(part) for part in arguments.adapter]
     writer = load_writer(
         arguments.model, config.device, config.precision, threads=config.num_workers,
         cache_dir=config.cache_dir, starter_file=config.starter_file,
     )  # fmt: skip
+    if parts:
+        blend(writer, parts)
+    if arguments.style is not None:
+        set_strength(writer, _strength(arguments.style))
+    if arguments.out:
+        return _to_file(writer, settings, arguments)
     if prompts is None:
         return _session(writer, settings)
     if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
         return _stream(writer, prompts[0], settings)
     return _all(writer, prompts, settings, arguments)
+
+
+def _strength(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--style is {text!r}", "give a number from 0 to 1.5") from error
+
+
+def _to_file(writer: Writer, settings: GenerationSettings, arguments: argparse.Namespace) -> int:
+    """A file of prompts into a file of JSON lines."""
+    from ..generation.batch import write_file
+
+    with console.progress("writing") as tell:
+        count = write_file(
+            writer, arguments.prompts, arguments.out, settings, arguments.n,
+            resume=arguments.resume, alternatives=arguments.alternatives,
+            progress=lambda done, total: tell("writing", done, total),
+        )  # fmt: skip
+    console.note(f"{count:,} prompts continued in {arguments.out}")
+    return 0
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str] | None:
@@ -82,7 +152,9 @@ def _prompts(arguments: argparse.Namespace) -> list[str] | None:
     if arguments.prompts:
         if words:
             raise InputError("give PROMPT or --prompts FILE, not both")
-        return _read_prompts(Path(arguments.prompts))
+        from ..generation.batch import read_prompts
+
+        return [prompt.text for prompt in read_prompts(arguments.prompts)]
     if not sys.stdin.isatty():
         piped = sys.stdin.buffer.read().decode("utf-8", "replace")
         text = piped[:-1] if piped.endswith("\n") else piped
@@ -91,32 +163,6 @@ def _prompts(arguments: argparse.Namespace) -> list[str] | None:
     if words or arguments.prompt:
         return [words]
     return [""] if arguments.json else None
-
-
-def _read_prompts(path: Path) -> list[str]:
-    """One prompt a line; a ``.jsonl`` line is text or an object with ``prompt``."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read as UTF-8 text") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if path.suffix == ".jsonl":
-            try:
-                row = json.loads(line)
-                line = row if isinstance(row, str) else row["prompt"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}, line {number}: not a JSON object with a `prompt`"
-                ) from error
-        prompts.append(line)
-    if not prompts:
-        raise InputError(f"{path} holds no prompts")
-    return prompts
 
 
 def _stream(writer: Writer, prompt: str, settings: GenerationSettings) -> int:
@@ -152,7 +198,9 @@ def _all(
     code = 0
     for prompt in prompts:
         try:
-            results += write(writer, prompt, settings, arguments.n)
+            results += write(
+                writer, prompt, settings, arguments.n, alternatives=arguments.alternatives
+            )
         except Interrupted as stopped:
             results += stopped.results
             code = 130

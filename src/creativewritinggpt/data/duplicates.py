@@ -39,9 +39,9 @@ _NOT_IN_WORDS = bytes(byte for byte in range(256) if _TO_WORDS[byte] == 32)
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 2**64)
 _PERMUTATIONS = 128
-# The search proposes more than the threshold asks, since it is probabilistic and the exact
-# similarity decides: at 0.7 it then misses fewer than one pair in a thousand.
-_SEARCH_THRESHOLD = 0.5
+# Bands and rows of the search: it proposes more than the threshold asks, since the exact similarity
+# decides, and at 0.7 misses (1 - 0.7^4)^32, two pairs in ten thousand.
+_BANDS = (32, 4)
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -162,7 +162,7 @@ class _Index:
 
         self.n = n
         self.texts = dict(documents)
-        self._search = MinHashLSH(threshold=_SEARCH_THRESHOLD, num_perm=_PERMUTATIONS)
+        self._search = MinHashLSH(num_perm=_PERMUTATIONS, params=_BANDS)
         parts: list[Hashes] = [np.zeros(0, dtype=np.uint64)]
         for number, text in self.texts.items():
             grams = np.unique(ngram_hashes(word_hashes(text), n))

@@ -24,7 +24,7 @@ from .chain import Chain
 from .results import Generated, Piece
 from .row import Row
 from .settings import GenerationSettings
-from .text import Vocabulary, encode, vocabulary
+from .text import Vocabulary, encode, vocabulary, special_ids
 from .window import Pinned, make_view
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class _Batch:
         self.window = writer.window
         self.bos_id = writer.bos_id
         self.words: Vocabulary = vocabulary(writer.tokenizer)
-        ends = {writer.eos_id, *writer.tokenizer.all_special_ids}
+        ends = {writer.eos_id, *special_ids(writer.tokenizer)}
         self.chain = Chain(settings, self.words, ends)
         self.requests = dict(requests)
         self.rows = [

@@ -34,14 +34,25 @@ def _bytes_of_characters() -> dict[str, int]:
     return table
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Tokens that are marks and no text, those without a role (as chat marks) included."""
+    marks = {token for token, mark in tokenizer.added_tokens_decoder.items() if mark.special}
+    return marks | set(tokenizer.all_special_ids)
+
+
 class Vocabulary:
-    """What each token of a tokenizer stands for, as bytes."""
+    """What each token of a tokenizer stands for, as bytes.
+
+    Attributes:
+        byte_level: Whether tokens are bytes, as in GPT-2's vocabulary.
+        special: Tokens that stand for no text: begin and end, chat marks, file marks.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
         self.byte_level = type(decoder).__name__ == "ByteLevel"
-        self._special = set(tokenizer.all_special_ids)
+        self.special = special_ids(tokenizer)
         self._bytes: dict[int, bytes] = {}
 
     def bytes_of(self, token: int) -> bytes:
@@ -52,7 +63,7 @@ class Vocabulary:
         return known
 
     def _look_up(self, token: int) -> bytes:
-        if token in self._special:
+        if token in self.special:
             return b""
         if not self.byte_level:
             text: str = self.tokenizer.decode([token], skip_special_tokens=True)
@@ -67,7 +78,7 @@ class Vocabulary:
 
     def shown(self, token: int) -> str:
         """A token as a person can read it: its text, special tokens by name."""
-        if token in self._special:
+        if token in self.special:
             return str(self.tokenizer.convert_ids_to_tokens(token))
         return self.bytes_of(token).decode("utf-8", errors="replace")
 

@@ -16,6 +16,8 @@ import torch
 from .. import console, devices
 from ..config import Config
 from ..data.corpus import Corpus, load_corpus
+from ..data.document import Document
+from ..data.mixing import mix
 from ..data.packing import pack, plan_rows
 from ..data.tokens import tokenize
 from ..errors import InputError
@@ -23,6 +25,7 @@ from ..files import cache_folder, write_json, write_text
 from ..models.adapter import attach, save_model, trainable
 from ..models.loading import load_base
 from ..models.writer import Writer
+from .announce import Announcement, announce
 from .card import model_card
 from .checkpoint import (
     State,
@@ -31,7 +34,6 @@ from .checkpoint import (
     restore,
     trained_parameters,
 )
-from .engine import accumulate_gradient
 from .loop import fit, new_metrics, write_metrics
 from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
 from .projections import fused_projections
@@ -132,7 +134,12 @@ class _Run:
             "mask_prompt": config.mask_prompt,
             "seed": config.seed,
         }
-        self.rows = plan_rows(tokenize(corpus.train, writer.tokenizer, cache), **shape)
+        tokens = tokenize(corpus.train, writer.tokenizer, cache)
+        self.mixture = mix(
+            _sources(corpus.train), tokens.lengths(), config.mix,
+            max_length=max_length, seed=config.seed,
+        )  # fmt: skip
+        self.rows = plan_rows(tokens, **shape, documents=self.mixture.documents)
         self.held_out = pack(tokenize(corpus.validation, writer.tokenizer, cache), **shape)
         for count, what in ((len(self.rows), "train on"), (len(self.held_out), "validate on")):
             if not count:
@@ -177,7 +184,12 @@ class _Run:
             state = State(
                 metrics=new_metrics(config, before, sizes), fingerprint=self._fingerprint()
             )
-            self._announce(before, sizes, scoring_seconds)
+            announce(
+                Announcement(
+                    config, writer, self.corpus, self.mixture, self.rows, self.plan, before, sizes
+                ),
+                scoring_seconds,
+            )
             clear(output)
             write_json(output / MANIFEST, self.manifest)
             write_text(output / VALIDATION, _as_lines(self.corpus))
@@ -257,70 +269,17 @@ class _Run:
             "manifest_hash": self.manifest["manifest_hash"],
             "files": self.files,
             "sources": self.manifest["sources"],
+            "mixture": self.mixture.to_dict(),
             "missing": self.corpus.missing,
         }
         run = run_record(self.config, self.writer.device, self._base(), data, training)
         save_model(self.writer, folder, run, model_card(run))
 
-    def _announce(self, before: Validation, sizes: tuple[int, int], scoring: float) -> None:
-        """Say what the run will do, how long it will take and how much memory."""
-        config, plan, rows = self.config, self.plan, self.rows
-        seconds = self._probe()
-        evaluations = sum(plan.evaluates_after(step) for step in range(1, plan.total_steps + 1))
-        expected = plan.total_steps * seconds * config.gradient_accumulation_steps
-        expected += evaluations * (scoring + 1.0)
-        trained, total = sizes
-        targets = int(rows.target_counts().sum())
-        console.table(
-            "Data",
-            ["source", "documents", "words", "training", "validation", "base model's loss"],
-            [
-                (
-                    name,
-                    f"{report.documents:,}",
-                    f"{report.words:,}",
-                    f"{report.train:,}",
-                    f"{report.validation:,}",
-                    f"{before.domains[name]:.3f}" if name in before.domains else "",
-                )
-                for name, report in self.corpus.reports.items()
-            ],
-        )
-        what = (
-            "all weights" if config.method == "full" else f"a LoRA adapter of rank {config.lora_r}"
-        )
-        say = console.note
-        say(
-            f"Training {what} of {self.writer.name}: {trained:,} of {total:,} parameters "
-            f"({100 * trained / total:.2f} %)."
-        )
-        say(
-            f"{targets:,} tokens in {len(rows):,} rows of {rows.max_length}; "
-            f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows, {plan.epochs:.2g} "
-            f"passes over the data; validation every {plan.eval_steps} steps."
-        )
-        device = self.writer.device
-        reasons = device.reasons
-        say(
-            f"Device {device.device} ({reasons['device']}), {device.precision} "
-            f"({reasons['precision']}), threads: {device.threads} ({reasons['threads']})."
-        )
-        say(
-            f"Before training: validation loss {before.loss:.4f}, perplexity "
-            f"{before.perplexity:.2f}. This will take about {console.duration(expected)} and "
-            f"{console.size(devices.peak_memory_bytes(self.writer.device.device))} of memory."
-        )
 
-    def _probe(self) -> float:
-        """Seconds of one micro-step, measured once on real rows without changing anything."""
-        indices = self.plan.rows_of_step(0)[: self.config.batch_size]
-        self.writer.model.train()
-        with fused_projections(self.writer):
-            began = time.monotonic()
-            accumulate_gradient(self.writer, self.rows, indices, self.config.batch_size)
-        seconds = time.monotonic() - began
-        self.writer.model.zero_grad(set_to_none=True)
-        return seconds
+def _sources(documents: Sequence[Document]) -> list[str]:
+    """The domain of each document, without reading the texts where they are on disk."""
+    known = getattr(documents, "sources", None)
+    return known() if known is not None else [document.source for document in documents]
 
 
 def _as_lines(corpus: Corpus) -> str:

@@ -1,0 +1,122 @@
+"""What is said before the first step: the data, the plan, how long it takes and how much memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from .. import console, devices
+from ..config import Config
+from ..data.corpus import Corpus
+from ..data.mixing import Mixture
+from ..data.packing import RowPlan
+from ..models.writer import Writer
+from .engine import accumulate_gradient
+from .projections import fused_projections
+from .schedule import Plan
+from .validation import Validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Announcement:
+    """What there is to be said of a run.
+
+    Attributes:
+        config: The settings.
+        writer: The model with its adapter attached.
+        corpus: What was read.
+        mixture: What an epoch holds of each source.
+        rows: The packed rows.
+        plan: The course of the run.
+        before: Losses of the base model.
+        sizes: Trained and total parameters.
+    """
+
+    config: Config
+    writer: Writer
+    corpus: Corpus
+    mixture: Mixture
+    rows: RowPlan
+    plan: Plan
+    before: Validation
+    sizes: tuple[int, int]
+
+
+def announce(run: Announcement, scoring_seconds: float) -> None:
+    """Say what the run will do, about how long it will take and how much memory.
+
+    Args:
+        run: What there is to be said.
+        scoring_seconds: How long one validation took.
+    """
+    config, plan, rows, before = run.config, run.plan, run.rows, run.before
+    _show_data(run)
+    evaluations = sum(plan.evaluates_after(step) for step in range(1, plan.total_steps + 1))
+    expected = plan.total_steps * _probe(run) * config.gradient_accumulation_steps
+    expected += evaluations * (scoring_seconds + 1.0)
+    trained, total = run.sizes
+    what = "all weights" if config.method == "full" else f"a LoRA adapter of rank {config.lora_r}"
+    device, say = run.writer.device, console.note
+    say(
+        f"Training {what} of {run.writer.name}: {trained:,} of {total:,} parameters "
+        f"({100 * trained / total:.2f} %)."
+    )
+    say(
+        f"{int(rows.target_counts().sum()):,} tokens in {len(rows):,} rows of {rows.max_length}; "
+        f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows, {plan.epochs:.2g} passes "
+        f"over the data; validation every {plan.eval_steps} steps."
+    )
+    reasons = device.reasons
+    say(
+        f"Device {device.device} ({reasons['device']}), {device.precision} "
+        f"({reasons['precision']}), threads: {device.threads} ({reasons['threads']})."
+    )
+    say(
+        f"Before training: validation loss {before.loss:.4f}, perplexity {before.perplexity:.2f}. "
+        f"This will take about {console.duration(expected)} and "
+        f"{console.size(devices.peak_memory_bytes(device.device))} of memory."
+    )
+
+
+def _show_data(run: Announcement) -> None:
+    """What was read of each source, how it was understood, and what is made of it."""
+    for name, reason in run.corpus.missing.items():
+        console.warn(f"going on without {name}: {reason}")
+    reports = run.corpus.reports
+    for name, report in reports.items():
+        console.note(f"{name}: {report.form}")
+        for said in report.notes:
+            console.note(f"  {said}")
+    shares = {share.name: share for share in run.mixture.shares}
+    rows = []
+    for name, report in reports.items():
+        share = shares.get(name)
+        rows.append(
+            (
+                name,
+                f"{report.documents:,}",
+                f"{report.words:,}",
+                f"{sum(report.dropped.values()):,}",
+                f"{report.duplicates + report.near_duplicates:,}",
+                f"{report.train:,}",
+                f"{report.validation:,}",
+                f"{share.tokens:,}" if share else "0",
+                f"{share.share:.1%}" if share else "",
+                f"{share.epochs:.2f}" if share else "",
+                f"{run.before.domains[name]:.3f}" if name in run.before.domains else "",
+            )
+        )
+    heads = ["source", "documents", "words", "left out", "duplicates", "train", "validate"]
+    console.table("", [*heads, "tokens an epoch", "share", "passes", "base loss"], rows)
+
+
+def _probe(run: Announcement) -> float:
+    """Seconds of one micro-step, measured once on real rows without changing anything."""
+    indices = run.plan.rows_of_step(0)[: run.config.batch_size]
+    run.writer.model.train()
+    with fused_projections(run.writer):
+        began = time.monotonic()
+        accumulate_gradient(run.writer, run.rows, indices, run.config.batch_size)
+        seconds = time.monotonic() - began
+    run.writer.model.zero_grad(set_to_none=True)
+    return seconds
