@@ -100,8 +100,8 @@ def tiny_model() -> Callable[..., Any]:
         torch.manual_seed(seed)
         ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
         if family == "gpt2":
-            settings = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 128}
-            config = GPT2Config(vocab_size=384, **{**settings, **ids, **changes})
+            settings = {"vocab_size": 384, "n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 128}
+            config = GPT2Config(**{**settings, **ids, **changes})
             model: Any = GPT2LMHeadModel(config)
         else:
             classes: dict[str, tuple[Any, Any]] = {
@@ -110,6 +110,7 @@ def tiny_model() -> Callable[..., Any]:
             }
             config_class, model_class = classes[family]
             settings = {
+                "vocab_size": 384,
                 "hidden_size": 32,
                 "intermediate_size": 64,
                 "num_hidden_layers": 2,
@@ -118,7 +119,7 @@ def tiny_model() -> Callable[..., Any]:
                 "max_position_embeddings": 128,
                 "tie_word_embeddings": True,
             }
-            config = config_class(vocab_size=384, **{**settings, **ids, **changes})
+            config = config_class(**{**settings, **ids, **changes})
             model = model_class(config)
         # Larger weights than usual, so that predictions differ from token to token.
         with torch.no_grad():

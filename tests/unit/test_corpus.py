@@ -226,3 +226,35 @@ def test_progress_is_told_in_bytes_and_reaches_the_size(tmp_path: Path) -> None:
     assert reading and reading[-1][2] == path.stat().st_size
     assert reading[-1][1] > 0.5 * path.stat().st_size
     assert any(entry[0] == "looking for near duplicates" for entry in told)
+
+
+def test_a_predicate_says_which_documents_are_wanted(tmp_path: Path) -> None:
+    path = rows(tmp_path / "mine.jsonl")
+    keep = {"mine": lambda document: (document.prompt or "").endswith("5")}
+    corpus = load_corpus(Config(), [str(path)], keep=keep)
+    assert {d.prompt for d in [*corpus.train, *corpus.validation]} == {
+        "Prompt 5",
+        "Prompt 15",
+        "Prompt 25",
+    }
+    assert corpus.reports["mine"].dropped == {"not what the source is for": 27}
+    assert load_corpus(Config(), [str(path)]).reports["mine"].documents == 30
+
+
+def test_a_text_that_only_bears_a_sources_name_is_a_text(tmp_path: Path) -> None:
+    text = "\n\n".join(sentence(i) for i in range(30))
+    path = write(tmp_path / "rocstories.txt", text)
+    corpus = load_corpus(Config(), [path])
+    assert f"{corpus.train[0].text}\n\n{corpus.validation[0].text}" == text
+
+
+def test_books_of_one_name_do_not_share_groups(tmp_path: Path) -> None:
+    for shift, folder in ((0, "one"), (500, "two")):
+        (tmp_path / folder).mkdir()
+        chapters = [
+            f"CHAPTER {i}\n\n{sentence(shift + i)} {sentence(shift + 90 + i)}" for i in range(1, 9)
+        ]
+        (tmp_path / folder / "book.txt").write_text("\n\n\n".join(chapters))
+    corpus = load_corpus(Config(), [str(tmp_path / f / "book.txt") for f in ("one", "two")])
+    assert sorted(corpus.reports) == ["one-book", "two-book"]
+    assert all(report.train == 7 for report in corpus.reports.values())

@@ -81,15 +81,16 @@ def test_xtc_does_nothing_where_a_spared_token_would_go() -> None:
 def test_draw_inverts_the_cumulative_distribution() -> None:
     logits = log(0.25, 0.0, 0.5, 0.25).expand(5, -1)
     numbers = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 1 - 2**-53], dtype=torch.float64)
-    assert samplers.draw(logits, numbers).tolist() == [0, 0, 2, 2, 3]
+    assert samplers.draw(logits, numbers)[0].tolist() == [0, 0, 2, 2, 3]
     # Never a token of probability zero, at either end.
-    assert samplers.draw(log(0.0, 1.0, 0.0).expand(2, -1), numbers[[0, 4]]).tolist() == [1, 1]
+    assert samplers.draw(log(0.0, 1.0, 0.0).expand(2, -1), numbers[[0, 4]])[0].tolist() == [1, 1]
 
 
 def test_draws_follow_the_distribution() -> None:
     numbers = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     probabilities = torch.tensor([0.5, 0.2, 0.2, 0.05, 0.05])
-    drawn = samplers.draw(probabilities.log().expand(4000, -1), numbers)
+    drawn, shares = samplers.draw(probabilities.log().expand(4000, -1), numbers)
+    assert torch.allclose(shares.float(), probabilities[drawn])
     share = torch.bincount(drawn, minlength=5) / 4000
     assert float((share - probabilities).abs().max()) < 0.025
 
@@ -176,8 +177,8 @@ def test_top_p_is_the_smallest_set_that_reaches_p(row: list[float], p: float) ->
 def test_a_drawn_token_is_possible_and_the_same_in_any_batch(row: list[float], u: float) -> None:
     logits = torch.tensor([row])
     number = torch.tensor([u], dtype=torch.float64)
-    token = samplers.draw(logits, number)
+    token, _ = samplers.draw(logits, number)
     assert float(torch.softmax(logits, -1)[0, token]) > 0
     batch = torch.cat([torch.zeros_like(logits), logits, logits.flip(-1)])
     numbers = torch.tensor([0.5, u, 0.1], dtype=torch.float64)
-    assert samplers.draw(batch, numbers)[1] == token[0]
+    assert samplers.draw(batch, numbers)[0][1] == token[0]

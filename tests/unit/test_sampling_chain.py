@@ -62,7 +62,8 @@ def test_temperature_0_takes_the_likeliest_whatever_is_cut(
 ) -> None:
     greedy = chain(temperature=0.0, typical_p=0.1, top_k=3)
     rows = [FakeRow(), FakeRow()]
-    assert greedy.choose(greedy.apply(logits, rows), rows).tolist() == logits.argmax(-1).tolist()
+    tokens, _ = greedy.choose(greedy.apply(logits, rows), rows)
+    assert tokens.tolist() == logits.argmax(-1).tolist()
 
 
 def test_rows_have_their_own_history_and_bars(chain: Any, logits: torch.Tensor) -> None:

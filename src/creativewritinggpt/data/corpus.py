@@ -14,7 +14,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..errors import InputError, UserError
 from ..files import atomic_folder, cache_folder, disk_errors
 from .document import Document
 from .report import Progress, SourceReport
-from .sources.base import Source
+from .sources.base import Keep, Source, kept
 from .splits import split
 from .store import DocumentStore, to_json, write_store
 from .tables import Reading
@@ -61,7 +61,10 @@ class Corpus:
 
 
 def load_corpus(
-    config: Config, files: Sequence[str] = (), progress: Progress | None = None
+    config: Config,
+    files: Sequence[str] = (),
+    progress: Progress | None = None,
+    keep: Mapping[str, Keep] | None = None,
 ) -> Corpus:
     """Read, clean and split what a run trains on.
 
@@ -69,12 +72,14 @@ def load_corpus(
         config: Sources, sizes, seed, columns.
         files: The FILE arguments; where there are none, ``config.sources`` are read.
         progress: Called while files are read and compared.
+        keep: By source, which of its documents are wanted besides; the rest is counted. Sources
+            with such a predicate are read anew each time.
 
     Raises:
         InputError: A file or setting is wrong, or there is too little text.
         RunError: A source can't be reached.
     """
-    stores, missing = _stores(config, files, progress)
+    stores, missing = _stores(config, files, progress, keep or {})
     train, validation = split(
         stores,
         train_size=config.train_size,
@@ -89,18 +94,22 @@ def read_documents(
     files: Sequence[str], config: Config, progress: Progress | None = None
 ) -> list[Document]:
     """All documents of files, or of ``config.sources``, without a split."""
-    stores, _ = _stores(config, files, progress)
+    stores, _ = _stores(config, files, progress, {})
     return [document for store in stores for document in store]
 
 
 def _stores(
-    config: Config, files: Sequence[str], progress: Progress | None
+    config: Config, files: Sequence[str], progress: Progress | None, keep: Mapping[str, Keep]
 ) -> tuple[list[DocumentStore], dict[str, str]]:
     stores: list[DocumentStore] = []
     missing: dict[str, str] = {}
     for name, opened in _opened(config, files, missing):
         with _missing(name, config, missing):
-            found = [_stored(source, config, progress) for source in opened]
+            wanted = [
+                _only(source, keep[source.name]) if source.name in keep else source
+                for source in opened
+            ]
+            found = [_stored(source, config, progress) for source in wanted]
             for store in found:
                 if not len(store):
                     raise _nothing(store.report)
@@ -113,6 +122,13 @@ def _stores(
     return stores, missing
 
 
+def _only(source: Source, keep: Keep) -> Source:
+    """The source's documents that a predicate wants; they can't be cached, since it has no name."""
+    return Source(
+        source.name, None, lambda reading: kept(source.read(reading), keep, reading), source.size
+    )
+
+
 def _opened(
     config: Config, files: Sequence[str], missing: dict[str, str]
 ) -> Iterator[tuple[str, list[Source]]]:
@@ -120,12 +136,14 @@ def _opened(
     from .sources.registry import open_named
 
     if files:
+        readable = list(files)
+        if config.skip_missing:
+            readable = []
+            for file in files:
+                with _missing(file, config, missing):
+                    open_files([file], config)
+                    readable.append(file)
         # Together, so that files of one source become one domain.
-        readable = []
-        for file in files:
-            with _missing(file, config, missing):
-                open_files([file], config)
-                readable.append(file)
         if readable:
             yield from ((source.name, [source]) for source in open_files(readable, config))
         return

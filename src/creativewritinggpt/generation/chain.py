@@ -90,8 +90,14 @@ class Chain:
                 trace.append((name, logits))
         return logits
 
-    def choose(self, logits: torch.Tensor, rows: Sequence[RowState]) -> torch.Tensor:
-        """A token for each row from the logits that :meth:`apply` returned; int64 ``[rows]``."""
+    def choose(
+        self, logits: torch.Tensor, rows: Sequence[RowState]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A token for each row from the logits that :meth:`apply` returned, and its probability.
+
+        Returns:
+            int64 ``[rows]`` and float64 ``[rows]``.
+        """
         if self.settings.greedy:
             return samplers.greedy(logits)
         return samplers.draw(logits, torch.stack([row.dice[1] for row in rows]))

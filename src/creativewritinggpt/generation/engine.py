@@ -24,7 +24,7 @@ from .chain import Chain
 from .results import Generated, Piece
 from .row import Row
 from .settings import GenerationSettings
-from .text import Vocabulary, encode, vocabulary, special_ids
+from .text import Vocabulary, encode, vocabulary
 from .window import Pinned, make_view
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class _Batch:
         self.window = writer.window
         self.bos_id = writer.bos_id
         self.words: Vocabulary = vocabulary(writer.tokenizer)
-        ends = {writer.eos_id, *special_ids(writer.tokenizer)}
+        ends = {writer.eos_id, *self.words.special}
         self.chain = Chain(settings, self.words, ends)
         self.requests = dict(requests)
         self.rows = [
@@ -295,8 +295,8 @@ class _Batch:
             row.roll()
         trace: list[tuple[str, torch.Tensor]] | None = [] if self.alternatives else None
         final = self.chain.apply(logits, rows, trace)
-        tokens = self.chain.choose(final, rows)
-        figures = record.measure(logits, final, tokens)
+        tokens, probabilities = self.chain.choose(final, rows)
+        figures = record.measure(logits, tokens, probabilities)
         undone = []
         for place, row in enumerate(rows):
             token = record.make_token(int(tokens[place]), place, figures, self.words)

@@ -25,22 +25,24 @@ class Figures:
     probability: list[float]
 
 
-def measure(logits: torch.Tensor, final: torch.Tensor, tokens: torch.Tensor) -> Figures:
+def measure(logits: torch.Tensor, tokens: torch.Tensor, probabilities: torch.Tensor) -> Figures:
     """Log-probability, rank and entropy of the chosen tokens.
 
     Args:
         logits: The model's, float32 ``[rows, vocabulary]``.
-        final: After the samplers, the same shape.
         tokens: int64 ``[rows]``.
+        probabilities: Of the tokens when they were chosen, ``[rows]``.
     """
-    index = tokens.unsqueeze(-1)
     log_probabilities = torch.log_softmax(logits, -1)
-    chosen = log_probabilities.gather(-1, index)
-    rank = (log_probabilities > chosen).sum(-1) + 1
-    # A model may give a token probability zero; 0 · log 0 counts as 0.
-    entropy = torch.special.entr(log_probabilities.exp()).sum(-1)
-    after = (final.gather(-1, index).squeeze(-1) - torch.logsumexp(final, -1)).exp()
-    return Figures(chosen.squeeze(-1).tolist(), rank.tolist(), entropy.tolist(), after.tolist())
+    chosen = log_probabilities.gather(-1, tokens.unsqueeze(-1))
+    rank = torch.count_nonzero(log_probabilities > chosen, dim=-1) + 1
+    distribution = torch.softmax(logits, -1)
+    entropy: torch.Tensor = -torch.linalg.vecdot(distribution, log_probabilities)
+    if bool(entropy.isnan().any()):  # a token of probability zero: 0 · log 0 counts as 0
+        entropy = torch.special.entr(distribution).sum(-1)
+    return Figures(
+        chosen.squeeze(-1).tolist(), rank.tolist(), entropy.tolist(), probabilities.tolist()
+    )
 
 
 def likeliest(logits: torch.Tensor, count: int, words: Vocabulary) -> list[Alternative]:

@@ -43,7 +43,11 @@ def top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     if p >= 1:
         return logits
     probabilities = torch.softmax(logits, -1)
-    return logits.masked_fill(probabilities < _crossing(probabilities, probabilities, p), _OUT)
+    # Tokens below this are less than 1 - p together, so the one that crosses is not among them.
+    least = (1 - p) / logits.shape[-1]
+    return logits.masked_fill(
+        probabilities < _crossing(probabilities, probabilities, p, least), _OUT
+    )
 
 
 def min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
@@ -70,27 +74,33 @@ def typical_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     return logits.masked_fill(-distance < _crossing(-distance, probabilities, p), _OUT)
 
 
-def _crossing(order: torch.Tensor, probabilities: torch.Tensor, p: float) -> torch.Tensor:
+def _crossing(
+    order: torch.Tensor, probabilities: torch.Tensor, p: float, least: float = -math.inf
+) -> torch.Tensor:
     """The value of ``order`` at which the summed probability, largest first, reaches ``p``.
 
     Args:
         order: ``[..., vocabulary]``, what to sort by.
         probabilities: ``[..., vocabulary]``.
         p: The probability to reach.
+        least: A value of ``order`` that the result is known to reach.
 
     Returns:
         ``[..., 1]``.
     """
-    size = order.shape[-1]
-    count = min(_HEAD, size)
-    values, index = torch.topk(order, count)
+    values, index = torch.topk(order, min(_HEAD, order.shape[-1]))
     reached = probabilities.gather(-1, index).cumsum(-1)
-    if count < size and bool((reached[..., -1] < p).any()):
-        values, index = torch.sort(order, descending=True)
-        reached = probabilities.gather(-1, index).cumsum(-1)
     # The first position whose running sum reaches p; rounding may keep the sum below p for ever.
     position = (reached < p).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
-    return values.gather(-1, position)
+    crossing = values.gather(-1, position)
+    short = (reached[..., -1] < p).nonzero().tolist() if values.shape != order.shape else []
+    for place in map(tuple, short):
+        row, weights = order[place], probabilities[place]
+        some = (row >= least).nonzero().squeeze(-1)
+        ordered, inside = torch.sort(row[some], descending=True)
+        sums = weights[some][inside].cumsum(-1)
+        crossing[place] = ordered[int((sums < p).sum().clamp(max=len(some) - 1))]
+    return crossing
 
 
 def xtc(
@@ -124,7 +134,7 @@ def xtc(
     return logits.masked_fill(removed, _OUT)
 
 
-def draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+def draw(logits: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw a token for each row by inverting the cumulative distribution.
 
     Args:
@@ -133,15 +143,24 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
             not depend on its neighbours.
 
     Returns:
-        int64 ``[rows]``; never a token of probability zero.
+        int64 ``[rows]``, never a token of probability zero, and their float64 probabilities.
     """
-    cumulative = torch.softmax(logits, -1).double().cumsum(-1)
-    total = cumulative[:, -1]
-    wanted = torch.minimum(numbers * total, torch.nextafter(total, torch.zeros_like(total)))
-    # The first entry above the number is one whose own probability took the sum past it.
-    return torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
+    tokens, probabilities = [], []
+    for row, number in zip(logits, numbers, strict=True):
+        # Few tokens survive the samplers, and only these are summed, in double precision.
+        alive = (row > _OUT).nonzero().squeeze(-1)
+        shares = torch.softmax(row[alive].double(), -1)
+        sums = shares.cumsum(-1)
+        wanted = torch.minimum(
+            number * sums[-1], torch.nextafter(sums[-1], torch.zeros(()).double())
+        )
+        # The first entry above the number is one whose own probability took the sum past it.
+        place = torch.searchsorted(sums, wanted, right=True)
+        tokens.append(alive[place])
+        probabilities.append(shares[place])
+    return torch.stack(tokens), torch.stack(probabilities)
 
 
-def greedy(logits: torch.Tensor) -> torch.Tensor:
-    """The likeliest token of each row, the first of equals; int64 ``[rows]``."""
-    return logits.argmax(-1)
+def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest token of each row, the first of equals; int64 ``[rows]``, and ones."""
+    return logits.argmax(-1), torch.ones(len(logits), dtype=torch.float64)

@@ -8,6 +8,7 @@ the name of the domain.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,18 +29,27 @@ from ..reading import (
     text_documents,
 )
 from ..tables import KINDS, Reading, Table, open_table
-from .base import NamedSource, RowForm, Source, TextForm, kept
+from .base import Keep, NamedSource, RowForm, Source, TextForm, kept
 from .registry import named_sources
 
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """One file and how it will be read."""
+    """One file and how it will be read.
+
+    Attributes:
+        path: The file.
+        label: What tells its groups from those of other files.
+        domain: The source of its documents.
+        documents: Reads it.
+        keep: Which of its documents are wanted, where it is of a named source.
+    """
 
     path: Path
     label: str
     domain: str
     documents: Callable[[Reading], Iterator[Document]]
+    keep: Keep | None = None
 
 
 def open_files(files: Sequence[str], config: Config) -> list[Source]:
@@ -54,19 +64,36 @@ def open_files(files: Sequence[str], config: Config) -> list[Source]:
     """
     opened: list[_File] = []
     skipped: dict[str, int] = {}
-    for given in files:
-        name, path = _named(given)
+    given = [_named(file) for file in files]
+    names = Counter(path.name for _, path in given)
+    for name, path in given:
+        # Files of one name from different folders are kept apart.
+        alike = names[path.name] > 1
         if path.is_dir():
             found, others = _folder(path)
-            domain = name or path.resolve().name
+            domain = name or _apart(path.resolve().name, path, alike)
             opened += [
-                _open(file, str(file.relative_to(path)), domain, name, config) for file in found
+                _open(file, _label(path, file, alike), domain, name, config) for file in found
             ]
             if others:
                 skipped[domain] = skipped.get(domain, 0) + others
         else:
-            opened.append(_open(existing_file(path), path.name, path.stem, name, config))
-    return _by_domain(opened, skipped, config)
+            domain = _apart(path.stem, path, alike)
+            label = _apart(path.name, path, alike)
+            opened.append(_open(existing_file(path), label, domain, name, config))
+    domains: dict[str, list[_File]] = {}
+    for file in opened:
+        domains.setdefault(file.domain, []).append(file)
+    return [_source(domain, files, skipped.get(domain, 0)) for domain, files in domains.items()]
+
+
+def _apart(name: str, path: Path, alike: bool) -> str:
+    return f"{path.resolve().parent.name}-{name}" if alike else name
+
+
+def _label(folder: Path, file: Path, alike: bool) -> str:
+    inside = str(file.relative_to(folder))
+    return f"{folder.resolve().parent.name}/{inside}" if alike else inside
 
 
 def _named(given: str) -> tuple[str | None, Path]:
@@ -100,48 +127,52 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
     named = named_sources()
     asked = [named[name]] if name in named else list(named.values())
     chosen = name or domain
-    if path.suffix.lower() in KINDS:
-        table = open_table(path)
-        source, form = _row_form(table, asked, certain=name in named, config=config)
-        if form is not None:
-            return _File(path, label, name or source, lambda r: _from_rows(form, table, r, label))
-        if name in named and not config.text_column:
-            forms = "; ".join(form.said for form in named[name].rows)
-            raise InputError(
-                f"{path} has none of the forms of {name}: {forms}",
-                f"its columns are {', '.join(table.columns)}; name one with --text-column",
-            )
-        columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
-        return _File(path, label, chosen, lambda r: row_documents(table, columns, r, chosen, label))
     if path.suffix.lower() in MANUSCRIPTS:
         return _File(path, label, chosen, lambda r: manuscript_documents(path, r, chosen, label))
-    source, text_form = _text_form(path, asked, certain=name in named)
-    if text_form is not None:
-        return _File(path, label, name or source, lambda r: _from_text(text_form, path, r, label))
-    return _File(path, label, chosen, lambda r: text_documents(path, r, chosen, label))
+    if path.suffix.lower() not in KINDS:
+        text_source, text_form = _text_form(path, asked, certain=name in named)
+        if text_source is None or text_form is None:
+            return _File(path, label, chosen, lambda r: text_documents(path, r, chosen, label))
+        chosen = name or text_source.name
+        keep = text_source.keep
+        return _File(path, label, chosen, lambda r: _from_text(text_form, path, r, label), keep)
+    table = open_table(path)
+    source, form = _row_form(table, asked, certain=name in named, config=config)
+    if source is not None and form is not None:
+        chosen, keep = name or source.name, source.keep
+        return _File(path, label, chosen, lambda r: _from_rows(form, table, r, label), keep)
+    if name in named and not config.text_column:
+        forms = "; ".join(form.said for form in named[name].rows)
+        raise InputError(
+            f"{path} has none of the forms of {name}: {forms}",
+            f"its columns are {', '.join(table.columns)}; name one with --text-column",
+        )
+    columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
+    return _File(path, label, chosen, lambda r: row_documents(table, columns, r, chosen, label))
 
 
 def _row_form(
     table: Table, asked: Sequence[NamedSource], *, certain: bool, config: Config
-) -> tuple[str, RowForm | None]:
-    if config.text_column or config.prompt_column:
-        return "", None
+) -> tuple[NamedSource | None, RowForm | None]:
+    # The user's word on the columns wins in files that have them.
+    if {config.text_column, config.prompt_column} & set(table.columns):
+        return None, None
     for source in asked:
         for form in source.rows:
             if form.has_columns(table.columns) and (certain or form.looks_right(table)):
-                return source.name, form
-    return "", None
+                return source, form
+    return None, None
 
 
 def _text_form(
     path: Path, asked: Sequence[NamedSource], *, certain: bool
-) -> tuple[str, TextForm | None]:
+) -> tuple[NamedSource | None, TextForm | None]:
     beginning = head(path)
     for source in asked:
         for form in source.texts:
             if path.suffix.lower() in form.endings and (certain or form.looks_right(beginning)):
-                return source.name, form
-    return "", None
+                return source, form
+    return None, None
 
 
 def _from_rows(form: RowForm, table: Table, reading: Reading, label: str) -> Iterator[Document]:
@@ -154,31 +185,15 @@ def _from_text(form: TextForm, path: Path, reading: Reading, label: str) -> Iter
     yield from form.documents(path, reading, label)
 
 
-def _by_domain(opened: Sequence[_File], skipped: dict[str, int], config: Config) -> list[Source]:
-    """One source for each domain; files of one name in different folders are kept apart."""
-    named = named_sources()
-    domains: dict[str, list[_File]] = {}
-    for file in opened:
-        alike = [other for other in opened if other.domain == file.domain]
-        apart = {other.path.parent for other in alike if other.label == other.path.name}
-        domain = file.domain
-        if domain == file.path.stem and domain not in named and len(apart) > 1:
-            domain = f"{file.path.parent.name}-{domain}"
-        domains.setdefault(domain, []).append(file)
-    return [_source(domain, files, skipped.get(domain, 0)) for domain, files in domains.items()]
-
-
 def _source(domain: str, files: Sequence[_File], skipped: int) -> Source:
-    named = named_sources()
     paths = [(path, file.label) for file in files for path in (file.path, *partners(file.path))]
     identities = [{**file_identity(path), "label": label} for path, label in paths]
 
     def read(reading: Reading) -> Iterator[Document]:
         reading.report.drop("files of other kinds, or empty", skipped)
         reading.report.origin = {"files": identities}
-        keep = named[domain].keep if domain in named else None
         for file in files:
-            for document in kept(file.documents(reading), keep, reading):
+            for document in kept(file.documents(reading), file.keep, reading):
                 if document.source != domain:
                     document = dataclasses.replace(document, source=domain)
                 yield document
