@@ -12,7 +12,7 @@ READY_DEV := $(VENV)/.ready-dev
 .PHONY: demo test check docs clean
 
 demo: $(READY)
-	$(BIN)/cwgpt demo --overwrite
+	$(BIN)/cwgpt demo
 
 test: $(READY_DEV)
 	$(BIN)/python -m pytest
@@ -29,12 +29,13 @@ docs: $(READY_DEV)
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): PyTorch and the rest, once (a few minutes) …"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
 $(READY_DEV): $(READY)
 	@echo "Adding what the tests and checks need …"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents]"
 	@touch $@
 
 clean:

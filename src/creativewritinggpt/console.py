@@ -34,7 +34,7 @@ def stderr() -> Console:
     from rich.console import Console
 
     # A log file has no width; tables need one that does not break their cells.
-    width = None if sys.stderr.isatty() else 120
+    width = None if sys.stderr.isatty() else 140
     return Console(stderr=True, highlight=False, width=width)
 
 

@@ -210,7 +210,7 @@ def test_output_folder_that_is_a_file(train, tmp_path):
 )
 def test_other_verbs(words, part, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", open(os.devnull))
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     _is_one_clear_line(main(words), capsys.readouterr().err, part)
 
 

@@ -58,7 +58,7 @@ TOKENIZERS = {kind: trained(kind) for kind in (*KINDS, "metaspace")}
 parts = st.one_of(
     st.sampled_from("aZéŒ09 \n'’“”—…,.!-_stdrvelm$<|>€½²Ⅷ一\t\u00a0жΩ٣👻\u0301"),
     st.sampled_from(["'s", "'LL", "  ", "\n\n", " 12", "’s", "<|endoftext|>", " \n "]),
-    st.characters(),
+    st.characters(codec="utf-8"),
 )
 texts = st.lists(parts, max_size=30).map("".join)
 

@@ -139,7 +139,9 @@ def test_an_adapter_is_merged_and_can_be_switched_off(tiny_writer: Any) -> None:
 def test_a_backend_is_kept_until_the_weights_change(tiny_writer: Any) -> None:
     writer = tiny_writer("llama")
     backend = backend_for(writer, "int8")
+    other = backend_for(writer, "fp32")
     assert backend_for(writer, "int8") is backend and backend.name == "int8"
+    assert backend_for(writer, "fp32") is other and other.name == "fp32"
     with torch.no_grad():
         writer.model.model.layers[0].mlp.up_proj.weight.add_(1)
     assert backend_for(writer, "int8") is not backend

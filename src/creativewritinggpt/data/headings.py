@@ -194,7 +194,7 @@ def find_headings(text: Sequence[Block]) -> list[Heading]:
     headings = []
     for candidate in chosen:
         after = candidate.block + 1
-        parts = [line.strip().strip("#*_ ") for line in text[candidate.block].lines]
+        parts = [_plain(line) for line in text[candidate.block].lines]
         following = text[after] if after + 1 < len(text) and after not in starts else None
         if (
             not candidate.titled
@@ -203,10 +203,15 @@ def find_headings(text: Sequence[Block]) -> list[Heading]:
             and not is_matter(following)
             and _is_title(following.text)
         ):
-            parts += [line.strip().strip("*_") for line in following.lines]
+            parts += [_plain(line) for line in following.lines]
             after += 1
         headings.append(Heading(candidate.block, after, candidate.level, _one_line(parts)))
     return headings
+
+
+def _plain(line: str) -> str:
+    """A line of a heading without the marks of emphasis."""
+    return line.replace("_", "").strip(" #*")
 
 
 def _one_line(parts: Sequence[str]) -> str:

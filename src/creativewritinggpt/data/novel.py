@@ -32,7 +32,7 @@ _BY = re.compile(r"(?:by|written by|a novel by)\s+\S.{1,60}", re.I)
 _SEPARATOR = re.compile(r"<\|(?:endoftext|startoftext|end_of_text)\|>|</?s>(?=\s*$)", re.M)
 # Prose of so many words before the first heading is kept.
 _LONG_OPENING = 200
-_REAL_CHAPTER = 30
+_REAL_CHAPTER = 20
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Which backend continues texts with a writer, and keeping it while its weights stay the same.
 
 The choice depends on the device and on the settings only, never on a timing, so that the same
-command gives the same text each time. Making a fast backend takes about a second; it is kept beside
-the model and made anew when an adapter's weight is changed or the model is trained on.
+command gives the same text each time. Making a fast backend takes about a second; the last two are
+kept beside the model, for the weights and the adapter's state that they were made of.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from .transformers_backend import TransformersBackend
 if TYPE_CHECKING:
     from ..models.writer import Writer
 
-_kept: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Backend]] = weakref.WeakKeyDictionary()
+# Two of a model: base and tuned are often written side by side.
+_MOST = 2
+_Kept = list[tuple[tuple[Any, ...], Backend]]
+_kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
 
 
 def backend_for(writer: Writer, weights: str = "auto") -> Backend:
@@ -48,9 +51,11 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
     if weights == "auto":
         kind = "int8" if writer.device.precision == "bf16" else "fp32"
     state = (kind, *adapter_state(writer.model))
-    known = _kept.get(writer.model)
-    if known is not None and known[0] == state:
-        return known[1]
+    known = _kept.get(writer.model, [])
+    for entry in known:
+        if entry[0] == state:
+            _kept[writer.model] = [entry, *(other for other in known if other is not entry)]
+            return entry[1]
     try:
         backend = NativeBackend(writer.bare, kind)
     except Unsupported as error:
@@ -60,7 +65,7 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
             f"weights is {weights}, and our own forward pass does not know {error}",
             "use weights auto or transformers",
         ) from error
-    _kept[writer.model] = (state, backend)
+    _kept[writer.model] = [(state, backend), *known][:_MOST]
     return backend
 
 

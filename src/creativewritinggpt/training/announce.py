@@ -106,8 +106,8 @@ def _show_data(run: Announcement) -> None:
                 f"{run.before.domains[name]:.3f}" if name in run.before.domains else "",
             )
         )
-    heads = ["source", "documents", "words", "left out", "duplicates", "train", "validate"]
-    console.table("", [*heads, "tokens an epoch", "share", "passes", "base loss"], rows)
+    heads = ["source", "docs", "words", "left out", "dupl.", "train", "held out"]
+    console.table("", [*heads, "tokens", "share", "passes", "base loss"], rows)
 
 
 def _probe(run: Announcement) -> float:

@@ -85,20 +85,32 @@ def without_notes(text: str) -> tuple[str, int]:
     return "\n\n".join(kept), notes
 
 
-def clean_story(story: str) -> tuple[str, int]:
-    """The story as prose, and how many notes to readers it lost."""
-    text = clean(story.replace("<newline>", "\n"))
-    text, notes = without_notes(text)
+def _prose(text: str) -> str:
+    """One step of taking away what the site and the tokeniser put in."""
+    text = clean(text.replace("<newline>", "\n"))
     text = undo_treebank(clean(_QUOTE_MARK.sub("", without_links(text))))
     paragraphs = []
     for paragraph in _PARAGRAPH.split(text):
         lines = [SCENE_BREAK if _RULE.fullmatch(line) else line for line in paragraph.split("\n")]
         paragraphs.append("\n".join(line.strip() for line in lines))
-    text = _STARS.sub(r"\1", "\n\n".join(paragraphs)) if "*" in text else "\n\n".join(paragraphs)
-    text = undo_treebank(clean(text))
+    text = "\n\n".join(paragraphs)
+    text = undo_treebank(clean(_STARS.sub(r"\1", text) if "*" in text else text))
     while text.endswith(SCENE_BREAK):
         text = text.removesuffix(SCENE_BREAK).rstrip()
-    return text, notes
+    return text
+
+
+def clean_story(story: str) -> tuple[str, int]:
+    """The story as prose, and how many notes to readers it lost."""
+    text, notes = clean(story.replace("<newline>", "\n")), 0
+    while True:
+        # What one step takes away can uncover more.
+        without, found = without_notes(text)
+        changed = _prose(without)
+        notes += found
+        if changed == text:
+            return text, notes
+        text = changed
 
 
 def is_story(document: Document) -> bool:

@@ -1,0 +1,101 @@
+"""The README's commands work, and the demo with them, on a tiny model in the starter's place."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from corpora import write_stories
+
+from creativewritinggpt import cli
+from creativewritinggpt.models import loading
+
+pytestmark = pytest.mark.cli
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+NOVEL = "\n\n".join(
+    f"CHAPTER {numeral}\n\n"
+    + "\n\n".join(
+        f"The captain of ship {chapter}.{part} laughed at the sea, and the lamp went out. Nobody "
+        f"answered, not even the king with his {part} daughters. " * 3
+        for part in range(6)
+    )
+    for chapter, numeral in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"))
+)
+
+
+def _blocks(kind):
+    return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def _commands():
+    for block in _blocks("sh"):
+        for line in block.splitlines():
+            if line.startswith("cwgpt "):
+                yield shlex.split(line)[1:]
+
+
+@pytest.fixture
+def tiny_starter(tiny_folder, tmp_path, monkeypatch):
+    """A folder to work in, with a tiny model in the starter's place."""
+    folder = tiny_folder("llama")
+    monkeypatch.setattr(loading, "ensure_starter", lambda *_: folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
+    (tmp_path / "novel.txt").write_text(NOVEL)
+    write_stories(tmp_path / "stories.jsonl")
+    return tmp_path
+
+
+def test_quick_start_commands_work_in_their_order(tiny_starter, capsys):
+    commands = list(_commands())
+    assert len(commands) >= 7
+    for words in commands:
+        assert cli.main(words) == 0, (words, capsys.readouterr().err)
+
+
+def test_python_example_works(tiny_starter, capsys):
+    [example] = _blocks("python")
+    script = compile(example, "README.md", "exec")
+    namespace = {}
+    exec(script, namespace)  # noqa: S102
+    assert "stories" not in namespace
+    assert capsys.readouterr().out.strip()
+
+
+def test_demo_runs_to_its_end_and_again(tiny_starter, capsys):
+    assert cli.main(["demo", "--max-steps", "2"]) == 0
+    said = capsys.readouterr().err
+    for part in ("base", "tuned", "evaluation.json", "training_curves.png", "Done in"):
+        assert part in said
+    assert (tiny_starter / "outputs" / "best_model" / "adapter_model.safetensors").is_file()
+    # Its own run it may replace, a user's not.
+    assert cli.main(["demo", "--max-steps", "1", "--json"]) == 0
+    capsys.readouterr()
+    code = cli.main(["train", "stories.jsonl", "--model-name", "starter", "--max-steps", "1",
+                     "--overwrite"])  # fmt: skip
+    assert code == 0
+    assert cli.main(["demo", "--max-steps", "1"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_make_knows_the_readmes_targets():
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_generated_pages_are_fresh():
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_to_files_lead_somewhere():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for link in re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -1,0 +1,65 @@
+"""The real starter on real text: the fast way writes from the same distribution, and repeatably."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from creativewritinggpt.generation.engine import write
+from creativewritinggpt.generation.quality import compare, show
+from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.text import encode
+
+pytestmark = [pytest.mark.realdata, pytest.mark.network, pytest.mark.slow]
+PROMPT = "In a world where magic was forbidden,"
+
+
+@pytest.fixture(scope="module")
+def starter() -> Any:
+    """The starter from the user's own cache; it is fetched where it is not there."""
+    from creativewritinggpt.models.loading import load_writer
+
+    return load_writer("starter")
+
+
+@pytest.mark.parametrize("weights", ["int8", "bf16"])
+def test_fast_weights_stay_within_a_percent_of_the_perplexity(
+    starter: Any, real_data: Path, weights: str
+) -> None:
+    with (real_data / "writingprompts" / "hub_form.jsonl").open(encoding="utf-8") as stream:
+        stories = [json.loads(next(stream))["story"] for _ in range(2)]
+    result = compare(starter, stories, weights, tokens=80)
+    show([result])
+    assert result.tokens == 2 * 64
+    assert abs(result.perplexity_change) < 0.01
+    assert result.mean_kl < (0.01 if weights == "int8" else 0.003)
+    assert result.top1_agreement > 0.9
+
+
+def test_greedy_text_in_fp32_is_that_of_transformers(starter: Any) -> None:
+    ids = torch.tensor([[starter.bos_id, *encode(starter.tokenizer, PROMPT)]])
+    theirs = starter.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=24,
+        pad_token_id=starter.eos_id,
+    )[0, ids.shape[1] :]
+    settings = GenerationSettings(
+        temperature=0, repetition_penalty=1.0, max_new_tokens=24, weights="fp32"
+    )
+    [ours] = write(starter, PROMPT, settings)
+    assert [token.id for token in ours.tokens] == theirs.tolist()
+
+
+def test_int8_text_is_the_same_alone_and_among_others(starter: Any) -> None:
+    settings = GenerationSettings(max_new_tokens=24, seed=5, weights="int8")
+    together = write(starter, PROMPT, settings, n=4)
+    assert len({text.text for text in together}) == 4
+    for text in together[::3]:
+        [alone] = write(starter, PROMPT, settings.changed({"seed": text.seed}))
+        assert [token.id for token in alone.tokens] == [token.id for token in text.tokens]
