@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import re
 
+# Each pattern begins with what is rare in prose, and is tried only where that occurs at all.
 _CLOSING_BACKTICKS = re.compile(r" ?``(?= ?(?:[,.!?;:)]|\n|$))")
 _OPENING_BACKTICKS = re.compile(r"`` ?")
-_OPENING_TICKS = re.compile(r"(?:^|(?<=[\n(*]))'' ?(?=\w)")
+_OPENING_TICKS = re.compile(r"''(?<![^\n(*]'') ?(?=\w)")
 _CLOSING_TICKS = re.compile(r" ?''")
-_NEGATION = re.compile(r"(?<=\w) n(['’])t\b")
-_CONTRACTION = re.compile(r"(?<=\w) ?(['’]) ?(s|d|ll|re|ve|m|t)\b(?!['’])")
+_NEGATION = re.compile(r" n(?<=\w n)(['’])t\b")
+_SET_APART = re.compile(r" (?<=\w )(['’]) ?(s|d|ll|re|ve|m|t)\b(?!['’])")
+_TORN = re.compile(r"['’](?<=\w['’]) (?=(?:s|d|ll|re|ve|m|t)\b(?!['’]))")
 _OPENING = re.compile(r"([“‘(\[{]) (?=\S)")
-_CLOSING = re.compile(r"(?<=\S) ([”’)\]}])(?!\w)")
-_PUNCTUATION = re.compile(r"(?<=[^\s]) ([,.!?;:…%])(?![\w(])")
+_CLOSING = re.compile(r" (?<=\S )([”’)\]}])(?!\w)")
+_PUNCTUATION = re.compile(r" (?<=\S )([,.!?;:…%])(?![\w(])")
 _CURRENCY = re.compile(r"([$£€]) (?=\d)")
-_SCHEME = re.compile(r"\b(https?:) (?=//)")
+_SCHEME = re.compile(r"(?<=http:) (?=//)|(?<=https:) (?=//)")
+
+
+def _any(marks: str, text: str, before: str = "", after: str = "") -> bool:
+    return any(f"{before}{mark}{after}" in text for mark in marks)
 
 
 def _once(text: str) -> str:
@@ -27,13 +33,22 @@ def _once(text: str) -> str:
         text = _OPENING_BACKTICKS.sub('"', _CLOSING_BACKTICKS.sub('"', text))
     if "''" in text:
         text = _CLOSING_TICKS.sub('"', _OPENING_TICKS.sub('"', text))
-    if "'" in text or "’" in text:
+    if _any("'’", text, before=" n", after="t"):
         text = _NEGATION.sub(r"n\1t", text)
-        text = _CONTRACTION.sub(r"\1\2", text)
-    if " " in text:
+    if _any("'’", text, before=" "):
+        text = _SET_APART.sub(r"\1\2", text)
+    if _any("'’", text, after=" "):
+        text = _TORN.sub(lambda found: found[0][0], text)
+    if _any(",.!?;:…%", text, before=" "):
         text = _PUNCTUATION.sub(r"\1", text)
-        text = _CLOSING.sub(r"\1", _OPENING.sub(r"\1", text))
-        text = _SCHEME.sub(r"\1", _CURRENCY.sub(r"\1", text))
+    if _any("“‘([{", text, after=" "):
+        text = _OPENING.sub(r"\1", text)
+    if _any("”’)]}", text, before=" "):
+        text = _CLOSING.sub(r"\1", text)
+    if _any("$£€", text, after=" "):
+        text = _CURRENCY.sub(r"\1", text)
+    if ": //" in text:
+        text = _SCHEME.sub("", text)
     return text
 
 

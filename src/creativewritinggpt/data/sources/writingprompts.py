@@ -37,7 +37,6 @@ _SITE = re.compile(r"(?<![\w/])/?[ru]/\w+|\bsub-?reddits?\b|\breddit\b", re.IGNO
 _RULE = re.compile(r"\s*\\?\*?[\s*=_~#\-–—•·]{3,}\\?\*?\s*")
 _STARS = re.compile(r"(?<![\w*])\*{1,3} ?(?=\S)([^*\n]{1,600}?)(?<=\S) ?\*{1,3}(?![\w*])")
 _QUOTE_MARK = re.compile(r"^\s*>+ ?", re.MULTILINE)
-_PARAGRAPH = re.compile(r"\s*\n\s*\n\s*")
 _BOT = re.compile(
     r"off-topic discussion|i am a bot|this is a bot|contact the moderators|has been removed"
     r"|welcome to the prompt",
@@ -70,11 +69,14 @@ def without_notes(text: str) -> tuple[str, int]:
     Notes are lines that begin with ``Edit:``, and short paragraphs among the last three that speak
     of the site. A page of the site that a story itself speaks of stays.
     """
-    paragraphs = _PARAGRAPH.split(text.strip())
+    paragraphs = text.strip().split("\n\n")
     kept: list[str] = []
     notes = 0
+    edited = "dit" in text or "DIT" in text
     for number, paragraph in enumerate(paragraphs):
-        lines = [line for line in paragraph.split("\n") if not _EDIT.match(line)]
+        lines = paragraph.split("\n")
+        if edited:
+            lines = [line for line in lines if not _EDIT.match(line)]
         notes += paragraph.count("\n") + 1 - len(lines)
         late = number >= max(1, len(paragraphs) - 3)
         if late and len(paragraph.split()) <= 60 and _SITE.search(paragraph):
@@ -88,13 +90,17 @@ def without_notes(text: str) -> tuple[str, int]:
 def _prose(text: str) -> str:
     """One step of taking away what the site and the tokeniser put in."""
     text = clean(text.replace("<newline>", "\n"))
-    text = undo_treebank(clean(_QUOTE_MARK.sub("", without_links(text))))
-    paragraphs = []
-    for paragraph in _PARAGRAPH.split(text):
-        lines = [SCENE_BREAK if _RULE.fullmatch(line) else line for line in paragraph.split("\n")]
-        paragraphs.append("\n".join(line.strip() for line in lines))
-    text = "\n\n".join(paragraphs)
-    text = undo_treebank(clean(_STARS.sub(r"\1", text) if "*" in text else text))
+    text = without_links(text)
+    text = undo_treebank(clean(_QUOTE_MARK.sub("", text) if ">" in text else text))
+    lines = [line.strip() for line in text.split("\n")]
+    marked = "\n".join(
+        SCENE_BREAK if line and not line[0].isalnum() and _RULE.fullmatch(line) else line
+        for line in lines
+    )
+    if "*" in marked:
+        marked = _STARS.sub(r"\1", marked)
+    if marked != text:
+        text = undo_treebank(clean(marked))
     while text.endswith(SCENE_BREAK):
         text = text.removesuffix(SCENE_BREAK).rstrip()
     return text
