@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, compare, evaluate, list."""
     began = time.monotonic()
-    overrides = {"max_steps": STEPS, "eval_steps": 8, **given(arguments, Config)}
+    overrides = {"max_steps": STEPS, "eval_steps": 12, **given(arguments, Config)}
     config = load_config("starter", {**overrides, "sources": ["sample"]})
     output = Path(config.output_dir)
     replace = arguments.overwrite or _is_demo(output)

@@ -31,7 +31,7 @@ _THE_END = re.compile(r"[\s*_.~—-]*(?:the end|finis|fin|end)[\s*_.!~—-]*", r
 _BY = re.compile(r"(?:by|written by|a novel by)\s+\S.{1,60}", re.I)
 _SEPARATOR = re.compile(r"<\|(?:endoftext|startoftext|end_of_text)\|>|</?s>(?=\s*$)", re.M)
 # Prose of so many words before the first heading is kept.
-_LONG_OPENING = 200
+_LONG_OPENING = 60
 _REAL_CHAPTER = 20
 
 
