@@ -100,7 +100,13 @@ def tiny_model() -> Callable[..., Any]:
         torch.manual_seed(seed)
         ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
         if family == "gpt2":
-            settings = {"vocab_size": 384, "n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 128}
+            settings = {
+                "vocab_size": 384,
+                "n_layer": 2,
+                "n_embd": 32,
+                "n_head": 4,
+                "n_positions": 128,
+            }
             config = GPT2Config(**{**settings, **ids, **changes})
             model: Any = GPT2LMHeadModel(config)
         else:
