@@ -19,8 +19,8 @@ from .devices import DeviceChoice
 from .evaluation.report import evaluate as _evaluate
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
+from .generation.presets import settings_for
 from .generation.results import Generated, Piece
-from .generation.settings import GenerationSettings
 from .models import loading, writer
 from .training.run import TrainingResult
 from .training.run import train as _train
@@ -31,11 +31,12 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 class Writer(writer.Writer):
     """A loaded model that writes; every room of the package takes it."""
 
-    def write(self, prompt: str = "", **settings: Any) -> str:
+    def write(self, prompt: str = "", *, preset: str | None = None, **settings: Any) -> str:
         """Continue ``prompt``.
 
         Args:
             prompt: The text so far; empty starts a new text.
+            preset: Ready settings by genre or mood, as ``fantasy``.
             **settings: Fields of ``GenerationSettings``, as ``max_new_tokens=100``, ``seed=1``.
 
         Returns:
@@ -44,19 +45,19 @@ class Writer(writer.Writer):
         Raises:
             InputError: A setting that does not exist or does not fit.
         """
-        return self.alternatives(prompt, 1, **settings)[0].text
+        return self.alternatives(prompt, 1, preset=preset, **settings)[0].text
 
-    def alternatives(self, prompt: str = "", n: int = 4, **settings: Any) -> list[Generated]:
+    def alternatives(
+        self, prompt: str = "", n: int = 4, *, preset: str | None = None, **settings: Any
+    ) -> list[Generated]:
         """Continue ``prompt`` in ``n`` ways at once, with all that is known of each."""
-        return _write(self, prompt, _settings(settings), n)
+        return _write(self, prompt, settings_for(preset, settings), n)
 
-    def stream(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:
+    def stream(
+        self, prompt: str = "", *, preset: str | None = None, **settings: Any
+    ) -> Iterator[Piece]:
         """Continue ``prompt``, handing out each piece of text as soon as it is settled."""
-        return _stream(self, prompt, _settings(settings))
-
-
-def _settings(values: dict[str, Any]) -> GenerationSettings:
-    return GenerationSettings().changed(values, "settings")
+        return _stream(self, prompt, settings_for(preset, settings))
 
 
 def load(

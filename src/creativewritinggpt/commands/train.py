@@ -66,6 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
             f"{result.best_step}; {result.useful_tokens_per_second:,.0f} tokens/s, "
             f"{console.size(result.peak_memory_bytes)} of memory."
         )
+        if len(result.domains) > 1:
+            console.table(
+                "",
+                ["held-out loss of", "base", "tuned"],
+                [
+                    (name, f"{losses['base_val_loss']:.3f}", f"{losses['best_val_loss']:.3f}")
+                    for name, losses in result.domains.items()
+                ],
+            )
         if result.best_val_loss >= result.base_val_loss:
             console.warn(
                 "the tuned model is not better than the base on the held-out text; try more data "

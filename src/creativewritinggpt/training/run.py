@@ -62,6 +62,7 @@ class TrainingResult:
     seconds: float
     useful_tokens_per_second: float
     peak_memory_bytes: int
+    domains: dict[str, dict[str, float | None]]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, and the perplexities, ready for JSON."""
@@ -214,6 +215,7 @@ class _Run:
             seconds=state.seconds,
             useful_tokens_per_second=metrics["useful_tokens_per_second"],
             peak_memory_bytes=metrics["peak_memory_bytes"],
+            domains=_at_best(metrics),
         )
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -274,6 +276,19 @@ class _Run:
         }
         run = run_record(self.config, self.writer.device, self._base(), data, training)
         save_model(self.writer, folder, run, model_card(run))
+
+
+def _at_best(metrics: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Each domain's validation loss, of the base model and of the best one."""
+    best, at = metrics["best_step"], metrics["evaluation_steps"]
+    place = at.index(best) if best in at else None
+    return {
+        name: {
+            "base_val_loss": losses["base_val_loss"],
+            "best_val_loss": None if place is None else losses["val_loss"][place],
+        }
+        for name, losses in metrics["domains"].items()
+    }
 
 
 def _sources(documents: Sequence[Document]) -> list[str]:
