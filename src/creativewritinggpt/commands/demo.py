@@ -119,9 +119,9 @@ def _is_demo(output: Path) -> bool:
 def _samples(writer: Any, seed: int) -> list[dict[str, str]]:
     """Each prompt continued twice with the same seed."""
     from ..generation.engine import write
-    from ..generation.settings import GenerationSettings
+    from ..generation.presets import settings_for
 
-    settings = GenerationSettings(max_new_tokens=60, seed=seed)
+    settings = settings_for("literary", {"max_new_tokens": 70, "seed": seed})
     samples = []
     for prompt in PROMPTS:
         start = prompt + "\n\n" if prompt.startswith("[") else prompt

@@ -122,7 +122,7 @@ class GenerationSettings:
     )
 
     repetition_penalty: float = setting(
-        1.1,
+        1.05,
         "Tokens already there have their logit divided by this (multiplied, where negative).",
         low=0.5,
         high=5,
