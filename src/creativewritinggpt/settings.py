@@ -13,7 +13,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from .errors import InputError
@@ -87,15 +87,25 @@ def from_mapping(cls: type[Settings], values: Mapping[str, Any], where: str) -> 
     known = field_types(cls)
     given: dict[str, Any] = {}
     for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise InputError(
-                f"{where}: unknown setting '{key}'",
-                f"did you mean '{near[0]}'?" if near else "see cwgpt train --help for all of them",
-            )
+        name = known_name(key, known, where)
         given[name] = convert(name, value, known[name], where)
     return cls(**given)
+
+
+def known_name(key: Any, known: Collection[str], where: str) -> str:
+    """The field that a key means; dashes count as underscores.
+
+    Raises:
+        InputError: There is none; the nearest is named.
+    """
+    name = str(key).replace("-", "_")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise InputError(
+            f"{where}: unknown setting '{key}'",
+            f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}",
+        )
+    return name
 
 
 def convert(name: str, value: Any, annotation: Any, where: str = "") -> Any:

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Fine-tune the embedded starter model on the sample corpus, let base and tuned model\n"
         "continue the same prompts, and evaluate both on text held out. No GPU, no model hub;\n"
-        "about five minutes on two cores."
+        "about four minutes on two cores."
     )
     parser.add_argument(
         "--overwrite", action="store_true",

@@ -8,12 +8,11 @@ while writing. Values that contradict each other are refused here, before any wo
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
-from ..settings import check, convert, field_types, setting
+from ..settings import check, convert, field_types, known_name, setting
 
 _LENGTH = "length"
 _SAMPLING = "sampling"
@@ -294,13 +293,7 @@ class GenerationSettings:
         known = field_types(GenerationSettings)
         given: dict[str, Any] = {}
         for key, value in values.items():
-            name = str(key).replace("-", "_")
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise InputError(
-                    f"{where}: unknown setting '{key}'",
-                    f"did you mean '{near[0]}'?" if near else f"settings: {', '.join(known)}",
-                )
+            name = known_name(key, known, where)
             if name in ("stop", "banned", "dry_breakers") and value is not None:
                 texts = [value] if isinstance(value, str) else value
                 if not isinstance(texts, (list, tuple)) or any(

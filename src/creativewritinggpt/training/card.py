@@ -58,8 +58,8 @@ def model_card(run: dict[str, Any]) -> str:
             "The base is the *starter* of CreativeWritingGPT: SmolLM2-135M-Instruct, a model tuned "
             "for chat, taken from its 4-bit GGUF file and dequantised. The adapter was trained on "
             "those dequantised weights, as a plain writer: text begins after and ends with "
-            "`<|endoftext|>`, without the chat marks. On the original weights it works as well, "
-            "with slightly different numbers."
+            "`<|endoftext|>`, without the chat marks. It loads on the original weights too, where "
+            "its figures will be others."
         )
     settings = {
         key: config[key]

@@ -76,11 +76,11 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
             right = best > 0.7 * len(batch)
             perplexity.annotate(
                 f"best: {value:.2f} at step {best}", (best, value), color=_GREEN,
-                xytext=(-10 if right else 10, 10), textcoords="offset points",
-                ha="right" if right else "left", va="bottom", fontweight="bold",
+                xytext=(-12 if right else 12, -8), textcoords="offset points",
+                ha="right" if right else "left", va="top", fontweight="bold",
             )  # fmt: skip
         perplexity.set_ylabel("validation perplexity")
-        perplexity.margins(y=0.15)
+        perplexity.margins(y=0.18)
 
         rate.plot(steps, metrics["learning_rate"], color="black", linewidth=1.5)
         rate.set_ylabel("learning rate")

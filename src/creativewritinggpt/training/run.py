@@ -16,9 +16,9 @@ import torch
 from .. import console, devices
 from ..config import Config
 from ..data.corpus import Corpus, load_corpus
-from ..data.document import Document
 from ..data.mixing import mix
 from ..data.packing import pack, plan_rows
+from ..data.store import sources_of
 from ..data.tokens import tokenize
 from ..errors import InputError
 from ..files import cache_folder, write_json, write_text
@@ -137,7 +137,7 @@ class _Run:
         }
         tokens = tokenize(corpus.train, writer.tokenizer, cache)
         self.mixture = mix(
-            _sources(corpus.train), tokens.lengths(), config.mix,
+            sources_of(corpus.train), tokens.lengths(), config.mix,
             max_length=max_length, seed=config.seed,
         )  # fmt: skip
         self.rows = plan_rows(tokens, **shape, documents=self.mixture.documents)
@@ -289,12 +289,6 @@ def _at_best(metrics: dict[str, Any]) -> dict[str, dict[str, float | None]]:
         }
         for name, losses in metrics["domains"].items()
     }
-
-
-def _sources(documents: Sequence[Document]) -> list[str]:
-    """The domain of each document, without reading the texts where they are on disk."""
-    known = getattr(documents, "sources", None)
-    return known() if known is not None else [document.source for document in documents]
 
 
 def _as_lines(corpus: Corpus) -> str:
