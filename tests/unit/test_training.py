@@ -163,11 +163,16 @@ def test_patience_counts_evaluations_without_an_improvement_after_the_warm_up(
 
 
 @pytest.mark.invariant
-@pytest.mark.parametrize(("family", "stop"), [("gpt2", 3), ("llama", 5)])
+@pytest.mark.parametrize(
+    ("family", "stop", "precision"),
+    [("gpt2", 3, "fp32"), ("llama", 5, "fp32"), ("gpt2", 4, "bf16")],
+)
 def test_stopped_and_resumed_run_equals_one_that_was_not(
-    family, stop, tiny_folder, tmp_path, stories, monkeypatch
+    family, stop, precision, tiny_folder, tmp_path, stories, monkeypatch
 ):
-    straight = _config(tiny_folder, tmp_path, family, output="straight", eval_steps=2)
+    straight = _config(
+        tiny_folder, tmp_path, family, output="straight", eval_steps=2, precision=precision
+    )
     train(straight, [stories])
     broken = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "broken")})
 

@@ -59,11 +59,6 @@ def parts(text: str) -> Iterator[Part]:
             yield 0, SCENE_BREAK
 
 
-def strip_markdown(text: str) -> str:
-    """A short Markdown text without its marks."""
-    return tidy_layout("\n\n".join(words for _, words in parts(clean_characters(text))))
-
-
 def chapter_level(levels: Sequence[int]) -> int | None:
     """The level whose headings are chapters: the highest that occurs more than once."""
     several = [level for level in range(1, 7) if levels.count(level) > 1]
