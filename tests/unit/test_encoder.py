@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from creativewritinggpt.data.encoder import Encoder, piece_pattern
+from creativewritinggpt.data.encoder import Encoder, definition_of, piece_pattern
 
 TEXT = (
     "The lamp went out, and the captain’s dog laughed — “Who is there?” she asked. Don't I'll  "
@@ -75,13 +75,13 @@ def usual(tokenizer: Any, text: str) -> list[int]:
 @given(given_texts=st.lists(texts, min_size=1, max_size=5))
 def test_ids_are_those_of_the_tokenizer(kind: str, given_texts: list[str]) -> None:
     tokenizer = TOKENIZERS[kind]
-    found = Encoder(tokenizer).encode([*given_texts, TEXT])
+    found = Encoder(definition_of(tokenizer)).encode([*given_texts, TEXT])
     assert [ids.tolist() for ids in found] == [usual(tokenizer, t) for t in [*given_texts, TEXT]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pieces_of_known_families_are_looked_up(kind: str) -> None:
-    encoder = Encoder(TOKENIZERS[kind])
+    encoder = Encoder(definition_of(TOKENIZERS[kind]))
     encoder.encode([TEXT])
     assert encoder._pattern is not None and " lamp" in encoder._pieces
 
@@ -97,7 +97,7 @@ def test_other_kinds_take_the_usual_way() -> None:
 def test_an_added_token_that_is_not_special_is_recognised_as_the_tokenizer_does() -> None:
     tokenizer = trained("gpt2")
     tokenizer.add_tokens(["<scene break>"])
-    found = Encoder(tokenizer).encode(["out <scene break> in"])[0].tolist()
+    found = Encoder(definition_of(tokenizer)).encode(["out <scene break> in"])[0].tolist()
     assert found == usual(tokenizer, "out <scene break> in")
     assert tokenizer.convert_tokens_to_ids("<scene break>") in found
 
@@ -105,7 +105,7 @@ def test_an_added_token_that_is_not_special_is_recognised_as_the_tokenizer_does(
 def test_a_pattern_that_is_wrong_after_all_is_given_up() -> None:
     import re
 
-    encoder = Encoder(TOKENIZERS["gpt2"])
+    encoder = Encoder(definition_of(TOKENIZERS["gpt2"]))
     encoder._pattern = re.compile(r"\S+|\s+")
     assert encoder.encode([TEXT])[0].tolist() == usual(TOKENIZERS["gpt2"], TEXT)
     assert encoder._pattern is None

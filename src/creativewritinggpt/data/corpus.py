@@ -24,9 +24,10 @@ from ..errors import InputError, UserError
 from ..files import atomic_folder, cache_folder, disk_errors
 from .document import Document
 from .report import Progress, SourceReport
+from .sharing import read_blocks
 from .sources.base import Keep, Source, kept
 from .splits import split
-from .store import DocumentStore, to_json, write_store
+from .store import DocumentStore, blocks, to_json, write_store
 from .tables import Reading
 from .tokens import digests
 
@@ -86,6 +87,7 @@ def load_corpus(
         val_size=config.val_size,
         seed=config.seed,
         progress=progress,
+        processes=config.num_workers,
     )
     return Corpus(train, validation, {store.report.name: store.report for store in stores}, missing)
 
@@ -222,8 +224,9 @@ def _found(entry: Path) -> DocumentStore | None:
 
 def _write(folder: Path, source: Source, config: Config, progress: Progress | None) -> None:
     report = SourceReport(source.name)
+    if config.max_documents is None:
+        write_store(folder, read_blocks(source, config, report, progress), report)
+        return
     reading = Reading(report, config.skip_bad_rows, progress, source.size)
-    documents: Iterator[Document] = source.read(reading)
-    if config.max_documents is not None:
-        documents = itertools.islice(documents, config.max_documents)
-    write_store(folder, documents, report)
+    documents = itertools.islice(source.read(reading), config.max_documents)
+    write_store(folder, blocks(documents, lambda: 0), report)

@@ -155,20 +155,28 @@ def _empty_minhash() -> Any:
 
 
 class _Index:
-    """The validation documents that are compared by n-grams of one length."""
+    """The validation documents that are compared by n-grams of one length.
+
+    The search is made when a document first needs it: most corpora have no near duplicates.
+    """
 
     def __init__(self, n: int, documents: Iterable[tuple[int, str]]) -> None:
-        from datasketch import MinHashLSH
-
         self.n = n
         self.texts = dict(documents)
-        self._search = MinHashLSH(num_perm=_PERMUTATIONS, params=_BANDS)
-        parts: list[Hashes] = [np.zeros(0, dtype=np.uint64)]
-        for number, text in self.texts.items():
-            grams = np.unique(ngram_hashes(word_hashes(text), n))
-            parts.append(grams)
-            self._search.insert(number, self._minhash(grams))
-        self._seen = _Seen(np.concatenate(parts))
+        self._grams = {
+            number: np.unique(ngram_hashes(word_hashes(text), n))
+            for number, text in self.texts.items()
+        }
+        self._seen = _Seen(np.concatenate([np.zeros(0, dtype=np.uint64), *self._grams.values()]))
+
+    @functools.cached_property
+    def _search(self) -> Any:
+        from datasketch import MinHashLSH
+
+        search = MinHashLSH(num_perm=_PERMUTATIONS, params=_BANDS)
+        for number, grams in self._grams.items():
+            search.insert(number, self._minhash(grams))
+        return search
 
     @staticmethod
     def _minhash(grams: Hashes) -> Any:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .document import SEPARATOR, Document
+
 Ids = npt.NDArray[np.int32]
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -113,22 +115,28 @@ def piece_pattern(definition: dict[str, Any]) -> re.Pattern[str] | None:
     return None
 
 
+def definition_of(tokenizer: Any) -> str:
+    """All that a fast tokenizer of transformers is, as JSON."""
+    definition: str = tokenizer.backend_tokenizer.to_str()
+    return definition
+
+
 class Encoder:
     """Encodes texts as plain characters: no special token is added or recognised."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Copy a fast tokenizer of transformers; the original keeps its own settings."""
+    def __init__(self, definition: str) -> None:
+        """Make it of a tokenizer's definition, as :func:`definition_of` gives it."""
         from tokenizers import Tokenizer
 
-        self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._plain = Tokenizer.from_str(definition)
         self._plain.no_truncation()
         self._plain.no_padding()
         self._plain.encode_special_tokens = True
-        definition = json.loads(self._plain.to_str())
-        self._pattern = piece_pattern(definition)
+        described = json.loads(self._plain.to_str())
+        self._pattern = piece_pattern(described)
         # Added tokens that are not special are recognised across pieces.
         self._added = [
-            token["content"] for token in definition["added_tokens"] if not token["special"]
+            token["content"] for token in described["added_tokens"] if not token["special"]
         ]
         self._pieces: dict[str, bytes] = {}
         self._words: dict[str, bytes] = {}
@@ -205,3 +213,28 @@ def _has_space_run(text: str) -> bool:
         or text.endswith(" ")
         or not (text.isascii() or _ODD_SPACE.search(text) is None)
     )
+
+
+def encode_documents(encoder: Encoder, batch: Sequence[Document]) -> tuple[Ids, Ids, Ids]:
+    """The ids of some documents, prompt and text together.
+
+    Returns:
+        All ids one after another, ``[documents]`` how many of them each has, and ``[documents]``
+        how many of those are its prompt and the empty line after it. A token that spans prompt and
+        text counts as text.
+    """
+    ids = encoder.encode([document.full_text() for document in batch])
+    lengths = np.zeros(len(batch), dtype=np.int32)
+    prompted = [i for i, document in enumerate(batch) if document.prompt]
+    prompts = encoder.encode([f"{batch[i].prompt}{SEPARATOR}" for i in prompted])
+    for i, prompt in zip(prompted, prompts, strict=True):
+        lengths[i] = _common(prompt, ids[i])
+    counts = np.array([len(piece) for piece in ids], dtype=np.int32)
+    return np.concatenate([np.zeros(0, np.int32), *ids]), counts, lengths
+
+
+def _common(first: Ids, second: Ids) -> int:
+    """How many leading ids agree."""
+    shorter = min(len(first), len(second))
+    differ = np.flatnonzero(first[:shorter] != second[:shorter])
+    return int(differ[0]) if len(differ) else shorter

@@ -63,6 +63,16 @@ class SourceReport:
         if form not in self.form.split("; "):
             self.form = f"{self.form}; {form}" if self.form else form
 
+    def add(self, other: SourceReport) -> None:
+        """Add the account of another part of the same source."""
+        for form in other.form.split("; "):
+            if form:
+                self.understood(form)
+        self.dropped += other.dropped
+        self.flagged += other.flagged
+        for note in other.notes:
+            self.say(note)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
         return {**asdict(self), "dropped": dict(self.dropped), "flagged": dict(self.flagged)}

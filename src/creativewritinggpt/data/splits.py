@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from .document import Document
-from .duplicates import NearDuplicates
 from .report import Progress
+from .sharing import near_duplicates
 from .store import Documents, DocumentStore, hash_text
 
 _SHARE = 10
@@ -74,6 +74,7 @@ def split(
     val_size: int,
     seed: int,
     progress: Progress | None = None,
+    processes: int | None = None,
 ) -> tuple[Documents, Documents]:
     """Choose what is trained on and what validates; the stores' reports are completed.
 
@@ -84,6 +85,7 @@ def split(
             one group of each as far as ``val_size`` reaches.
         seed: Another seed chooses other groups.
         progress: Called while texts are compared.
+        processes: How many share the comparing; one for each core without it.
 
     Raises:
         InputError: There is too little text to hold something out.
@@ -94,7 +96,7 @@ def split(
         _choose(choice, quota, seed)
     _keep_groups_apart(choices)
     _limit(choices, train_size, seed)
-    _drop_near_duplicates(choices, progress)
+    _drop_near_duplicates(choices, progress, processes)
     train = _collect(choices, "train")
     validation = _collect(choices, "validation")
     for choice in choices:
@@ -240,22 +242,28 @@ def _limit(choices: Sequence[_Choice], train_size: int, seed: int) -> None:
         choice.left &= ~over
 
 
-def _drop_near_duplicates(choices: Sequence[_Choice], progress: Progress | None) -> None:
+def _drop_near_duplicates(
+    choices: Sequence[_Choice], progress: Progress | None, processes: int | None
+) -> None:
     held: list[str] = []
     for choice in choices:
         held += [choice.store[int(i)].full_text() for i in np.flatnonzero(choice.validation)]
         held += [document.full_text() for document in choice.extra_validation]
-    near = NearDuplicates(held)
-    total = sum(int(choice.train.sum()) for choice in choices)
+    chosen = [np.flatnonzero(choice.train) for choice in choices]
+    train = Documents([choice.store for choice in choices], chosen)
+    parts = [np.zeros(0, dtype=np.bool_)]
     done = 0
-    for choice in choices:
-        for number in np.flatnonzero(choice.train).tolist():
-            if near.find(choice.store[number].full_text()) is not None:
-                choice.left[number] = False
-                choice.store.report.near_duplicates += 1
-            done += 1
-            if progress is not None and done % 500 == 0:
-                progress("looking for near duplicates", done, total)
+    for part in near_duplicates(train, held, processes):
+        parts.append(part)
+        done += len(part)
+        if progress is not None:
+            progress("looking for near duplicates", done, len(train))
+    ends = np.cumsum([len(numbers) for numbers in chosen])
+    for choice, numbers, near in zip(
+        choices, chosen, np.split(np.concatenate(parts), ends[:-1]), strict=True
+    ):
+        choice.left[numbers[near]] = False
+        choice.store.report.near_duplicates += int(near.sum())
 
 
 def _collect(choices: Sequence[_Choice], side: str) -> Documents:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,6 +23,8 @@ from .document import Document
 from .duplicates import fingerprint
 from .report import SourceReport
 
+# Characters of documents that are handled together.
+_BLOCK = 1_000_000
 _SPLITS = {None: 0, "train": 1, "validation": 2}
 
 
@@ -36,6 +38,7 @@ class DocumentStore(Sequence[Document]):
     """The documents of one source.
 
     Attributes:
+        folder: Where it is.
         report: The account of how they were made.
         offsets: [documents + 1] where each begins in the file.
         groups: [documents] 64 bits of each group's name.
@@ -46,6 +49,7 @@ class DocumentStore(Sequence[Document]):
 
     def __init__(self, folder: Path) -> None:
         """Open what :func:`write_store` wrote."""
+        self.folder = folder
         described = json.loads((folder / "report.json").read_text("utf-8"))
         self.report = SourceReport.from_dict(described)
         self.offsets: npt.NDArray[np.int64] = np.load(folder / "offsets.npy")
@@ -73,30 +77,92 @@ class DocumentStore(Sequence[Document]):
         return Document(*json.loads(line.decode("utf-8", "surrogatepass")))
 
 
-def write_store(folder: Path, documents: Iterable[Document], report: SourceReport) -> None:
+@dataclass(frozen=True)
+class Block:
+    """Some documents as they go to disk.
+
+    Attributes:
+        key: Where they belong in the order of their source.
+        lines: uint8, their lines one after another.
+        lengths: [documents] int64, of each line.
+        groups: As in :class:`DocumentStore`.
+        fingerprints: As in :class:`DocumentStore`.
+        digests: [documents × 20] as in :class:`DocumentStore`.
+        splits: As in :class:`DocumentStore`.
+        words: [documents] int64, how many words each has.
+    """
+
+    key: int
+    lines: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.uint64]
+    fingerprints: npt.NDArray[np.uint64]
+    digests: npt.NDArray[np.uint8]
+    splits: npt.NDArray[np.uint8]
+    words: npt.NDArray[np.int64]
+
+
+def blocks(documents: Iterable[Document], key: Callable[[], int]) -> Iterator[Block]:
+    """Documents as they go to disk; those of a block have the same key.
+
+    Args:
+        documents: In order.
+        key: Asked after each document where it belongs.
+    """
+    waiting: list[Document] = []
+    current = size = 0
+    for document in documents:
+        at = key()
+        if waiting and (at != current or size >= _BLOCK):
+            yield _block(current, waiting)
+            waiting, size = [], 0
+        current = at
+        waiting.append(document)
+        size += len(document.text)
+    if waiting:
+        yield _block(current, waiting)
+
+
+def _block(key: int, documents: Sequence[Document]) -> Block:
+    rows = ([getattr(d, name) for name in Document.__slots__] for d in documents)
+    lines = [
+        json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for row in rows
+    ]
+    digests = b"".join(bytes.fromhex(document.digest) for document in documents)
+    return Block(
+        key=key,
+        lines=np.frombuffer(b"".join(lines), dtype=np.uint8),
+        lengths=np.array([len(line) for line in lines], dtype=np.int64),
+        groups=np.array([hash_text(d.group) for d in documents], dtype=np.uint64),
+        fingerprints=np.array([fingerprint(d.full_text()) for d in documents], dtype=np.uint64),
+        digests=np.frombuffer(digests, dtype=np.uint8),
+        splits=np.array([_SPLITS[d.split] for d in documents], dtype=np.uint8),
+        words=np.array([d.words for d in documents], dtype=np.int64),
+    )
+
+
+def write_store(folder: Path, documents: Iterable[Block], report: SourceReport) -> None:
     """Write documents and what the split needs of them into an existing folder.
 
     ``report`` is filled by the iteration and counted here; it is written last.
     """
-    offsets, groups, fingerprints = array("q", [0]), array("Q"), array("Q")
-    digests, splits = bytearray(), bytearray()
+    kept: list[Block] = []
     with (folder / "documents.jsonl").open("wb") as stream:
-        for document in documents:
-            fields = [getattr(document, name) for name in Document.__slots__]
-            line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            stream.write(line + b"\n")
-            offsets.append(offsets[-1] + len(line) + 1)
-            groups.append(hash_text(document.group))
-            fingerprints.append(fingerprint(document.full_text()))
-            digests += bytes.fromhex(document.digest)
-            splits.append(_SPLITS[document.split])
-            report.documents += 1
-            report.words += document.words
-    np.save(folder / "offsets.npy", np.frombuffer(offsets, dtype=np.int64))
-    np.save(folder / "groups.npy", np.frombuffer(groups, dtype=np.uint64))
-    np.save(folder / "fingerprints.npy", np.frombuffer(fingerprints, dtype=np.uint64))
-    np.save(folder / "digests.npy", np.frombuffer(digests, dtype=np.uint8).reshape(-1, 20))
-    np.save(folder / "splits.npy", np.frombuffer(splits, dtype=np.uint8))
+        for block in documents:
+            stream.write(block.lines.tobytes())
+            report.documents += len(block.lengths)
+            report.words += int(block.words.sum())
+            kept.append(replace(block, lines=np.zeros(0, dtype=np.uint8)))
+
+    def joined(name: str, dtype: Any) -> npt.NDArray[Any]:
+        return np.concatenate([np.zeros(0, dtype), *(getattr(block, name) for block in kept)])
+
+    lengths = joined("lengths", np.int64)
+    np.save(folder / "offsets.npy", np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+    np.save(folder / "groups.npy", joined("groups", np.uint64))
+    np.save(folder / "fingerprints.npy", joined("fingerprints", np.uint64))
+    np.save(folder / "digests.npy", joined("digests", np.uint8).reshape(-1, 20))
+    np.save(folder / "splits.npy", joined("splits", np.uint8))
     (folder / "report.json").write_text(json.dumps(report.to_dict()), "utf-8")
 
 
@@ -139,6 +205,17 @@ class Documents(Sequence[Document]):
             yield self._stores[store].digests[index].tobytes().hex()
         for document in self._extra:
             yield document.digest
+
+    def on_disk(self) -> tuple[list[Path], npt.NDArray[np.int64], npt.NDArray[np.int64], list[int]]:
+        """Where another process finds the documents.
+
+        Returns:
+            The folders of the stores; of each document but the extra ones at the end, which store
+            it is in and its number there; and its size in bytes.
+        """
+        sizes = [np.diff(store.offsets) for store in self._stores]
+        size = [int(sizes[s][i]) for s, i in zip(self._store, self._index, strict=True)]
+        return [store.folder for store in self._stores], self._store, self._index, size
 
     def sources(self) -> list[str]:
         """The source of each document, without reading the texts."""

@@ -25,18 +25,46 @@ _PEEK = 50
 # A quoted field longer than this is a quote that was never closed.
 _LONGEST_ROW = 64_000_000
 _PROGRESS_BYTES = 1_000_000
+# Rows of a divisible table that one process reads before the next one's turn.
+STRIPE = 128
 
 
 @dataclass
 class Reading:
-    """How files are read, and where that is accounted for."""
+    """How files are read, and where that is accounted for.
+
+    Attributes:
+        report: The account.
+        skip_bad_rows: Whether rows that can't be read are left out.
+        progress: Told how far it is.
+        total: Bytes to be read, where known.
+        done: Bytes read.
+        stripe: Which stripes of a divisible table are read here ...
+        stripes: ... of how many, counted round and round.
+        at: Where the row read last belongs in the order of the source.
+    """
 
     report: SourceReport
     skip_bad_rows: bool = False
     progress: Progress | None = None
     total: int | None = None
     done: int = 0
+    stripe: int = 0
+    stripes: int = 1
+    at: int = 0
+    _file: int = -1
     _told: int = 0
+
+    def next_file(self) -> None:
+        """Note that another file begins."""
+        self._file += 1
+        self.at = self._file << 40
+
+    def is_mine(self, number: int) -> bool:
+        """Note that row ``number`` is next, and say whether it is read here."""
+        stripe = number // STRIPE
+        self.at = (max(self._file, 0) << 40) + stripe
+        return stripe % self.stripes == self.stripe
 
     def advance(self, count: int) -> None:
         """Note that so many more bytes have been read."""
@@ -103,7 +131,7 @@ def open_table(path: Path) -> Table:
 
 def _json_lines(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(encoding.lines(path, reading.report.say, reading.advance), 1):
-        if not line.strip():
+        if not reading.is_mine(number) or not line.strip():
             continue
         try:
             value = json.loads(line)
@@ -220,10 +248,13 @@ def _parquet(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             rows = max(1, file.metadata.num_rows)
             share = path.stat().st_size / rows
-            for batch in file.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            for batch in file.iter_batches(batch_size=STRIPE):
+                mine = [i for i in range(len(batch)) if reading.is_mine(number + 1 + i)]
+                rows_of_mine = batch.take(pyarrow.array(mine, pyarrow.int64())).to_pylist()
+                for i, row in zip(mine, rows_of_mine, strict=True):
+                    reading.is_mine(number + 1 + i)
+                    yield number + 1 + i, row
+                number += len(batch)
                 reading.advance(int(share * len(batch)))
     except (pyarrow.ArrowException, OSError) as error:
         where = f" after row {number}" if number else ""
@@ -241,6 +272,9 @@ _ROWS = {
     ".tsv": _delimited,
     ".parquet": _parquet,
 }
+
+DIVISIBLE = (".jsonl", ".ndjson", ".parquet")
+"""The endings of files whose rows can be read in stripes."""
 
 KINDS = {
     ".jsonl": "JSON lines",

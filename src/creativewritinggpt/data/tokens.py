@@ -18,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..files import atomic_folder, disk_errors
-from .document import SEPARATOR, Document
-from .encoder import Encoder, Ids
+from .document import Document
+from .encoder import Encoder, Ids, definition_of
 from .report import Progress
+from .sharing import encoded
 
 _FORMAT = "1"
-# Enough text for all threads of the tokenizer, little enough that memory stays flat.
-_BATCH_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -58,44 +57,13 @@ class TokenizedDocuments:
 
 def tokenizer_identity(tokenizer: Any) -> str:
     """SHA-256 of all that the tokenizer is, as JSON."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return hashlib.sha256(definition_of(tokenizer).encode()).hexdigest()
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The ids of one text as documents are encoded: no special tokens, none recognised."""
-    ids: list[int] = Encoder(tokenizer).encode([text])[0].tolist()
+    ids: list[int] = Encoder(definition_of(tokenizer)).encode([text])[0].tolist()
     return ids
-
-
-def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _common(first: Ids, second: Ids) -> int:
-    """How many leading ids agree."""
-    shorter = min(len(first), len(second))
-    differ = np.flatnonzero(first[:shorter] != second[:shorter])
-    return int(differ[0]) if len(differ) else shorter
-
-
-def _encode_batch(encoder: Encoder, batch: list[Document]) -> tuple[list[Ids], list[int]]:
-    """Ids and prompt lengths. A token that spans prompt and text counts as text."""
-    ids = encoder.encode([document.full_text() for document in batch])
-    lengths = [0] * len(batch)
-    prompted = [i for i, document in enumerate(batch) if document.prompt]
-    prompts = encoder.encode([f"{batch[i].prompt}{SEPARATOR}" for i in prompted])
-    for i, prompt in zip(prompted, prompts, strict=True):
-        lengths[i] = _common(prompt, ids[i])
-    return ids, lengths
 
 
 def _encode_all(
@@ -103,21 +71,20 @@ def _encode_all(
     tokenizer: Any,
     write: Callable[[Ids], Any],
     progress: Progress | None,
+    processes: int | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Hand the ids to ``write`` batch by batch; returns offsets and prompt lengths."""
-    encoder = Encoder(tokenizer)
-    counts: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
-    prompts: list[npt.NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
+    counts: list[Ids] = [np.zeros(1, dtype=np.int32)]
+    prompts: list[Ids] = [np.zeros(0, dtype=np.int32)]
     done = 0
-    for batch in _batches(documents):
-        ids, lengths = _encode_batch(encoder, batch)
-        write(np.concatenate(ids))
-        counts.append(np.array([len(piece) for piece in ids], dtype=np.int64))
-        prompts.append(np.array(lengths, dtype=np.int32))
-        done += len(batch)
+    for ids, lengths, prompt_lengths in encoded(documents, definition_of(tokenizer), processes):
+        write(ids)
+        counts.append(lengths)
+        prompts.append(prompt_lengths)
+        done += len(lengths)
         if progress is not None:
             progress("tokenizing", done, len(documents))
-    return np.cumsum(np.concatenate(counts)), np.concatenate(prompts)
+    return np.cumsum(np.concatenate(counts), dtype=np.int64), np.concatenate(prompts)
 
 
 def _key(documents: Sequence[Document], tokenizer: Any) -> str:
@@ -173,6 +140,7 @@ def tokenize(
     tokenizer: Any,
     cache: Path | None,
     progress: Progress | None = None,
+    processes: int | None = None,
 ) -> TokenizedDocuments:
     """The ids of ``documents``, from the cache where it has them.
 
@@ -181,6 +149,7 @@ def tokenize(
         tokenizer: A fast tokenizer of transformers.
         cache: The folder that holds cache entries; None encodes in memory.
         progress: Called after each batch with documents done and to be done.
+        processes: How many share the work; one for each core without it. The ids are the same.
 
     Raises:
         RunError: The disk is full.
@@ -188,7 +157,7 @@ def tokenize(
     """
     if cache is None:
         parts: list[Ids] = [np.zeros(0, dtype=np.int32)]
-        offsets, prompts = _encode_all(documents, tokenizer, parts.append, progress)
+        offsets, prompts = _encode_all(documents, tokenizer, parts.append, progress, processes)
         return TokenizedDocuments(np.concatenate(parts), offsets, prompts)
 
     from filelock import FileLock
@@ -205,7 +174,7 @@ def tokenize(
         with atomic_folder(entry) as folder:
             stream, write = _write_ids(folder / "ids.npy")
             with stream:
-                offsets, prompts = _encode_all(documents, tokenizer, write, progress)
+                offsets, prompts = _encode_all(documents, tokenizer, write, progress, processes)
                 stream.seek(0)
                 _header(stream, int(offsets[-1]))
             np.save(folder / "offsets.npy", offsets)

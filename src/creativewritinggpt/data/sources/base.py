@@ -41,12 +41,14 @@ class Source:
             once are found again under it. None where that can't be known before reading.
         read: Yields the documents and accounts for them in the report of the reading.
         size: Bytes to be read, where known.
+        files: The FILE arguments that it was opened from, where it can be read in stripes.
     """
 
     name: str
     identity: dict[str, Any] | None
     read: Callable[[Reading], Iterator[Document]]
     size: int | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class RowForm:
         looks_right: Whether the first rows are what the source's own would be; asked only where
             the user did not name the source.
         documents: The documents of numbered rows, given the label of their file.
+        divisible: Whether each row is a document, whatever the others are.
     """
 
     said: str
     has_columns: Callable[[Sequence[str]], bool]
     looks_right: Callable[[Table], bool]
     documents: Callable[[Rows, Reading, str], Iterator[Document]]
+    divisible: bool = True
 
 
 @dataclass(frozen=True)

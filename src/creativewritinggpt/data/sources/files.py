@@ -28,7 +28,7 @@ from ..reading import (
     row_documents,
     text_documents,
 )
-from ..tables import KINDS, Reading, Table, open_table
+from ..tables import DIVISIBLE, KINDS, Reading, Table, open_table
 from .base import Keep, NamedSource, RowForm, Source, TextForm, kept
 from .registry import named_sources
 
@@ -43,6 +43,7 @@ class _File:
         domain: The source of its documents.
         documents: Reads it.
         keep: Which of its documents are wanted, where it is of a named source.
+        divisible: Whether it can be read in stripes.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class _File:
     domain: str
     documents: Callable[[Reading], Iterator[Document]]
     keep: Keep | None = None
+    divisible: bool = False
 
 
 def open_files(files: Sequence[str], config: Config) -> list[Source]:
@@ -84,7 +86,10 @@ def open_files(files: Sequence[str], config: Config) -> list[Source]:
     domains: dict[str, list[_File]] = {}
     for file in opened:
         domains.setdefault(file.domain, []).append(file)
-    return [_source(domain, files, skipped.get(domain, 0)) for domain, files in domains.items()]
+    return [
+        _source(domain, its_files, skipped.get(domain, 0), tuple(files))
+        for domain, its_files in domains.items()
+    ]
 
 
 def _apart(name: str, path: Path, alike: bool) -> str:
@@ -140,7 +145,10 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
     source, form = _row_form(table, asked, certain=name in named, config=config)
     if source is not None and form is not None:
         chosen, keep = name or source.name, source.keep
-        return _File(path, label, chosen, lambda r: _from_rows(form, table, r, label), keep)
+        divisible = form.divisible and path.suffix.lower() in DIVISIBLE
+        return _File(
+            path, label, chosen, lambda r: _from_rows(form, table, r, label), keep, divisible
+        )
     if name in named and not config.text_column:
         forms = "; ".join(form.said for form in named[name].rows)
         raise InputError(
@@ -148,7 +156,13 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
             f"its columns are {', '.join(table.columns)}; name one with --text-column",
         )
     columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
-    return _File(path, label, chosen, lambda r: row_documents(table, columns, r, chosen, label))
+    return _File(
+        path,
+        label,
+        chosen,
+        lambda r: row_documents(table, columns, r, chosen, label),
+        divisible=path.suffix.lower() in DIVISIBLE,
+    )
 
 
 def _row_form(
@@ -185,14 +199,18 @@ def _from_text(form: TextForm, path: Path, reading: Reading, label: str) -> Iter
     yield from form.documents(path, reading, label)
 
 
-def _source(domain: str, files: Sequence[_File], skipped: int) -> Source:
+def _source(
+    domain: str, files: Sequence[_File], skipped: int, arguments: tuple[str, ...]
+) -> Source:
     paths = [(path, file.label) for file in files for path in (file.path, *partners(file.path))]
     identities = [{**file_identity(path), "label": label} for path, label in paths]
 
     def read(reading: Reading) -> Iterator[Document]:
-        reading.report.drop("files of other kinds, or empty", skipped)
+        if reading.stripe == 0:
+            reading.report.drop("files of other kinds, or empty", skipped)
         reading.report.origin = {"files": identities}
         for file in files:
+            reading.next_file()
             for document in kept(file.documents(reading), file.keep, reading):
                 if document.source != domain:
                     document = dataclasses.replace(document, source=domain)
@@ -203,4 +221,5 @@ def _source(domain: str, files: Sequence[_File], skipped: int) -> Source:
         identity={"files": identities, "skipped": skipped},
         read=read,
         size=sum(identity["bytes"] for identity in identities),
+        files=arguments if all(file.divisible for file in files) else (),
     )

@@ -119,6 +119,7 @@ SOURCE = NamedSource(
             has_columns=lambda columns: "text" in columns,
             looks_right=_rows_look_right,
             documents=_from_rows,
+            divisible=False,
         ),
     ),
     texts=(
