@@ -165,7 +165,7 @@ def _llama_cpp(model: str) -> Contender:
 
     def run(prompt: str, tokens: int, rows: int) -> None:
         ids = [writer.bos_id, *writer.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        for row in range(rows):  # it has no batch of alternatives; the prompt is read once
+        for _ in range(rows):  # it has no batch of alternatives; the prompt is read once
             stream = runner.generate(
                 ids,
                 top_k=0,
@@ -173,9 +173,9 @@ def _llama_cpp(model: str) -> Contender:
                 min_p=0.0,
                 temp=SAMPLING["temperature"],
                 repeat_penalty=SAMPLING["repetition_penalty"],
-                reset=row == 0,
+                reset=True,  # to what the prompt has in common with what was read
             )
-            for _ in itertools.islice(stream, tokens):
+            for _token in itertools.islice(stream, tokens):
                 pass
 
     # Q8_0 keeps a 16-bit scale for each 32 weights: 8.5 bits.

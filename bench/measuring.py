@@ -46,7 +46,15 @@ def machine() -> dict[str, Any]:
     import psutil
     import torch
 
-    packages = ("torch", "transformers", "peft", "ctranslate2", "llama-cpp-python")
+    packages = (
+        "torch",
+        "transformers",
+        "peft",
+        "ctranslate2",
+        "llama-cpp-python",
+        "captum",
+        "inseq",
+    )
     return {
         "processor": processor(),
         "cores": psutil.cpu_count(logical=False),

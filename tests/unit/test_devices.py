@@ -92,13 +92,23 @@ def test_bf16_on_an_apple_gpu_needs_macos_14(machine: Any) -> None:
     ],
 )
 def test_the_processor_computes_in_bf16_only_with_instructions_for_it(
-    capabilities: dict[str, Any], precision: str, machine: Any
+    capabilities: dict[str, Any], precision: str, machine: Any, monkeypatch: Any
 ) -> None:
     machine(capabilities=capabilities, built_with_cuda=False)
+    monkeypatch.setattr(devices, "product_seconds", lambda threads: {"fp32": 2.0, "bf16": 1.0})
     choice = choose()
     assert (choice.device, choice.precision) == ("cpu", precision)
     assert "bf16" in choice.reasons["precision"]
     assert choice.reasons["device"] == "no GPU was found: this torch is built without CUDA"
+
+
+def test_bf16_that_is_slower_than_fp32_is_not_taken(machine: Any, monkeypatch: Any) -> None:
+    machine(capabilities={"avx512_bf16": True})
+    monkeypatch.setattr(devices, "product_seconds", lambda threads: {"fp32": 1.0, "bf16": 1.6})
+    choice = choose("cpu")
+    assert choice.precision == "fp32"
+    assert "only 0.6 times as fast" in choice.reasons["precision"]
+    assert choose("cpu", "bf16").precision == "bf16"
 
 
 def test_a_torch_that_can_not_tell_computes_in_fp32(machine: Any, monkeypatch: Any) -> None:

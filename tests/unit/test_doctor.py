@@ -71,7 +71,7 @@ def test_a_hub_that_never_answers_is_given_up(point: Any, monkeypatch: Any) -> N
         point(f"http://127.0.0.1:{silent.getsockname()[1]}")
         begun = time.monotonic()
         assert doctor.examine("cpu")["hub"]["reachable"] is False
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
 
 
 def test_little_memory_and_disk_are_told(point: Any, monkeypatch: Any) -> None:

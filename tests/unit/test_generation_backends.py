@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
+from writers import make_writer
 
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.generation import backends, matrices
 from creativewritinggpt.generation.backends import backend_for
 from creativewritinggpt.generation.matrices import Int8, Unsupported, quantize
 from creativewritinggpt.generation.native_backend import BLOCK, NativeBackend
@@ -206,7 +209,7 @@ def test_quantized_weights_are_nearest_multiples_of_their_scale() -> None:
 def test_int8_products_agree_with_exact_ones(outputs: int) -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(outputs, 96), torch.randn(outputs)
-    matrix = Int8(weight, bias)
+    matrix = Int8(weight, bias, torch.float32)
     for rows in (1, 3, 8, 9, 40):
         x = torch.randn(rows, 96).bfloat16()
         exact = x.float() @ weight.t() + bias
@@ -219,3 +222,27 @@ def test_odd_widths_do_not_reach_the_int8_kernel(tiny_model: Any) -> None:
     model = tiny_model("gpt2", n_embd=36, n_head=4)
     logits = NativeBackend(model, "int8").read(IDS, 20)[1][0]
     assert float((logits - logits_after(model, IDS)).abs().max()) < TOLERANCE["bf16"]
+
+
+@pytest.mark.parametrize("many", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
+def test_long_prompts_are_read_in_either_format(
+    many: torch.dtype, family: str, tiny_model: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(matrices, "dtype_for_many", lambda: many)
+    model = tiny_model(family)
+    ids = (IDS * 10)[:40]
+    logits = NativeBackend(model, "int8").read(ids, 60)[1][0]
+    assert float((logits - logits_after(model, ids)).abs().max()) < TOLERANCE["int8"]
+
+
+def test_what_is_measured_decides_on_int8(tiny_model: Any, monkeypatch: Any) -> None:
+    writer = make_writer(tiny_model("llama"))
+    writer.device = dataclasses.replace(writer.device, approximate=True)
+    for faster, kind in ((True, "int8"), (False, "fp32")):
+        monkeypatch.setattr(backends, "int8_is_faster", lambda threads, found=faster: found)
+        assert backends.backend_for(writer).name == kind
+    monkeypatch.undo()
+    assert matrices.int8_is_faster(1) in (True, False)
+    writer.device = dataclasses.replace(writer.device, approximate=False)
+    assert backends.backend_for(writer).name == "fp32"

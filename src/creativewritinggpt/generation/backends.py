@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .backend import Backend
-from .matrices import Unsupported, adapter_state
+from .matrices import Unsupported, adapter_state, int8_is_faster
 from .native_backend import NativeBackend
 from .transformers_backend import TransformersBackend
 
@@ -49,7 +49,7 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
         )
     kind = weights
     if weights == "auto":
-        kind = "int8" if writer.device.precision == "bf16" else "fp32"
+        kind = _automatic(writer)
     state = (kind, *adapter_state(writer.model))
     known = _kept.get(writer.model, [])
     for entry in known:
@@ -67,6 +67,14 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
         ) from error
     _kept[writer.model] = [(state, backend), *known][:_MOST]
     return backend
+
+
+def _automatic(writer: Writer) -> str:
+    """int8 where it may be used and is faster here, else fp32."""
+    device = writer.device
+    if device.precision != "bf16" and not device.approximate:
+        return "fp32"
+    return "int8" if int8_is_faster(device.threads) else "fp32"
 
 
 def _transformers(writer: Writer) -> TransformersBackend:

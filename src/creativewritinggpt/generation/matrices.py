@@ -2,7 +2,8 @@
 
 Writing one token reads every weight once, so the fewer bits a weight has the faster it goes. int8
 keeps one scale for each output; activations stay bf16. The price is memory: the int8 kernel is made
-for a few rows, so long prompts are multiplied by a bf16 copy of the same weights.
+for a few rows, so long prompts are multiplied by a second copy of the weights, in bf16 or fp32,
+whichever this processor is faster in.
 
 Both are read by torch's own kernels, which compute each row as if it were alone: what a row gets
 does not depend on how many others are written beside it.
@@ -10,6 +11,7 @@ does not depend on how many others are written beside it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import product_seconds
+from ..probe import fastest, measured
+
+_TINY = torch.finfo(torch.float32).tiny
 # Up to so many rows the int8 kernel is as fast as bf16 on the processors measured, or faster.
 INT8_ROWS = 8
 
@@ -100,17 +106,17 @@ class Dense:
 
 
 class Int8:
-    """A matrix of int8 with one bf16 scale for each output, and in bf16 for many rows."""
+    """A matrix of int8 with one bf16 scale for each output, and in another format for many rows."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, many: torch.dtype) -> None:
         self.scales, self.weight = quantize(weight)
-        self.many = Dense(weight, bias, torch.bfloat16)
-        self.bias = self.many.bias
+        self.many = Dense(weight, bias, many)
+        self.bias = None if bias is None else bias.to(torch.bfloat16)
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[rows, in]`` to ``[rows, out]``, all in bf16."""
         if len(x) > INT8_ROWS:
-            return self.many(x)
+            return self.many(x.to(self.many.weight.dtype)).to(x.dtype)
         product: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self.scales)
         return product if self.bias is None else product.add_(self.bias)
 
@@ -125,7 +131,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
         bf16 ``[out]`` scales and int8 ``[out, in]``. The scale is rounded to bf16 first, so that
         its own rounding is no error.
     """
-    largest = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
+    largest = weight.abs().amax(1).clamp(min=_TINY)
     scales = (largest / 127).to(torch.bfloat16)
     # A scale that was rounded down would push the largest weight past 127.
     low = scales.float() * 127 < largest
@@ -134,16 +140,44 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return scales, whole.to(torch.int8).contiguous()
 
 
-def _int8(weight: Tensor, bias: Tensor | None) -> Matrix:
+def maker(
+    kind: str, many: torch.dtype | None = None
+) -> tuple[Callable[[Tensor, Tensor | None], Matrix], torch.dtype]:
+    """How to make a matrix, and what it multiplies.
+
+    Args:
+        kind: ``fp32``, ``bf16`` or ``int8``.
+        many: With int8, the format for many rows; without it the one that is faster here.
+    """
+    if kind == "int8":
+        return functools.partial(_int8, many=many or dtype_for_many()), torch.bfloat16
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
+    return lambda weight, bias: Dense(weight, bias, dtype), dtype
+
+
+def _int8(weight: Tensor, bias: Tensor | None, many: torch.dtype) -> Matrix:
     # The kernel reads 32 inputs at once and past the end of a row that is no multiple of it.
     if weight.shape[1] % 32:
         return Dense(weight, bias, torch.bfloat16)
-    return Int8(weight, bias)
+    return Int8(weight, bias, many)
 
 
-def maker(kind: str) -> tuple[Callable[[Tensor, Tensor | None], Matrix], torch.dtype]:
-    """How to make a matrix of ``kind`` (``fp32``, ``bf16``, ``int8``), and what it multiplies."""
-    if kind == "int8":
-        return _int8, torch.bfloat16
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
-    return lambda weight, bias: Dense(weight, bias, dtype), dtype
+def dtype_for_many() -> torch.dtype:
+    """The format in which this processor multiplies many rows faster."""
+    seconds = product_seconds(torch.get_num_threads())
+    return torch.bfloat16 if seconds["bf16"] < seconds["fp32"] else torch.float32
+
+
+def int8_is_faster(threads: int) -> bool:
+    """Whether int8 gets one row through a matrix faster than fp32 on this processor."""
+    weight = torch.randn(3072, 768, generator=torch.Generator().manual_seed(0))
+
+    def seconds(kind: str) -> float:
+        make, dtype = maker(kind, torch.float32)
+        matrix, row = make(weight, None), torch.ones(1, 768, dtype=dtype)
+        with torch.inference_mode():
+            return fastest(lambda: matrix(row))
+
+    ways = {kind: functools.partial(seconds, kind) for kind in ("fp32", "int8")}
+    found = measured("one row", ways, threads)
+    return found["int8"] < found["fp32"]

@@ -219,6 +219,10 @@ def check_passes(model: Any, body: Callable[..., torch.Tensor], head: torch.nn.L
     finally:
         for module, mode in training.items():
             module.training = mode
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError(
+            f"{kind} computes no numbers (NaN): its weights are damaged", "load another model"
+        )
     if not apart:
         raise InputError(f"{kind} can't keep documents that share a row apart", _FAMILIES)
     if not plain:

@@ -164,6 +164,48 @@ def load_writer(
     return writer
 
 
+def wrap(
+    model: Any, tokenizer: Any, device: DeviceChoice | str | None = None, precision: str = "auto"
+) -> Writer:
+    """A writer around a model that is in memory already: of transformers, or a PEFT wrapper.
+
+    Args:
+        model: A causal language model; it is put into ``eval()`` mode and stays where it is.
+        tokenizer: Its fast tokenizer.
+        device: Without it, the device that the model is on.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+
+    Raises:
+        InputError: Model and tokenizer don't fit, or there is no end-of-text token.
+    """
+    has_adapter = hasattr(model, "peft_config")
+    bare = model.get_base_model() if has_adapter else model
+    if not isinstance(device, DeviceChoice):
+        device = choose(device or str(bare.device), precision)
+    name = str(getattr(bare, "name_or_path", "") or type(bare).__name__)
+    check_tokenizer(tokenizer, bare, name)
+    model.eval()
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise InputError(f"the tokenizer of {name} has no end-of-text token", "set eos_token")
+    bos = tokenizer.bos_token_id
+    return Writer(
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        name=name,
+        base_name=name,
+        kind="folder",
+        revision=None,
+        adapter=name if has_adapter else None,
+        run=None,
+        bos_id=eos if bos is None else bos,
+        eos_id=eos,
+        window=int(bare.config.max_position_embeddings),
+        has_adapter=has_adapter,
+    )
+
+
 def read_run(folder: Path) -> dict[str, Any] | None:
     """The record of the training that made this model, where there is one."""
     path = folder / "run.json"

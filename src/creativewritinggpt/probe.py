@@ -1,0 +1,96 @@
+"""Which of several ways is fastest on this machine: measured once, then remembered.
+
+Processors that list the same instructions differ several times in what these are worth, so a choice
+by name is wrong on some. What was measured is kept in the cache under the processor's name, so that
+the same command makes the same choice on the same machine each time; remove the file to have it
+measured anew. A tenth of a second is spent once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .files import cache_folder, read_json, write_json
+
+
+def fastest(work: Callable[[], Any], repeats: int = 12) -> float:
+    """Seconds of the fastest of some repeats, after one that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def measured(
+    question: str, ways: Mapping[str, Callable[[], float]], threads: int
+) -> dict[str, float]:
+    """The seconds that each way takes here, from the cache where it has them.
+
+    Args:
+        question: What is asked, as a key.
+        ways: By name, what measures it.
+        threads: Processor threads that are used.
+    """
+    import torch
+
+    key = f"{question}, {', '.join(ways)}; {threads} threads; torch {torch.__version__}"
+    path = _file()
+    known = _known(path)
+    found = known.get(key)
+    if isinstance(found, dict) and set(found) == set(ways):
+        return {name: float(seconds) for name, seconds in found.items()}
+    found = {name: measure() for name, measure in ways.items()}
+    # A machine may be busy for a moment: the best of two rounds, in turn.
+    found = {name: min(seconds, ways[name]()) for name, seconds in found.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**_known(path), key: found})
+    except (OSError, UserError):
+        pass  # then it is measured again next time
+    return found
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    except (OSError, UnicodeDecodeError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _file() -> Path:
+    try:
+        flags = next(
+            line
+            for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+            if line.startswith(("flags", "Features"))
+        )
+    except (OSError, UnicodeDecodeError, StopIteration):
+        flags = platform.machine()
+    # Virtual machines of one name can differ in what they pass on.
+    name = hashlib.sha256(f"{processor()}\n{os.cpu_count()}\n{flags}".encode()).hexdigest()[:12]
+    return cache_folder() / f"machine-{name}.json"
+
+
+def _known(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+    except (UserError, OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,45 @@
+"""What was measured once is what is chosen ever after, on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from creativewritinggpt import probe
+from creativewritinggpt.devices import product_seconds
+
+
+def test_an_answer_is_measured_once_and_remembered(monkeypatch: Any) -> None:
+    calls: list[str] = []
+
+    def takes(name: str, seconds: float) -> Any:
+        def work() -> float:
+            calls.append(name)
+            return seconds
+
+        return work
+
+    first = probe.measured("which", {"a": takes("a", 2.0), "b": takes("b", 1.0)}, 2)
+    assert first == {"a": 2.0, "b": 1.0} and calls
+    calls.clear()
+    again = probe.measured("which", {"a": takes("a", 0.1), "b": takes("b", 5.0)}, 2)
+    assert again == first and not calls
+    other = probe.measured("which", {"a": takes("a", 0.1), "b": takes("b", 5.0)}, 1)
+    assert other == {"a": 0.1, "b": 5.0}, "another number of threads is another question"
+
+
+def test_a_damaged_memory_is_measured_anew() -> None:
+    probe.measured("which", {"a": lambda: 1.0}, 2)
+    probe._file().write_text("{broken")
+    assert probe.measured("which", {"a": lambda: 3.0}, 2) == {"a": 3.0}
+
+
+def test_no_place_to_remember_is_no_failure(monkeypatch: Any, tmp_path: Any) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("CWGPT_CACHE", str(blocked))
+    assert probe.measured("which", {"a": lambda: 3.0}, 2) == {"a": 3.0}
+
+
+def test_products_are_measured_in_both_formats() -> None:
+    found = product_seconds(1)
+    assert set(found) == {"fp32", "bf16"} and all(seconds > 0 for seconds in found.values())
