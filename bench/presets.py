@@ -19,8 +19,8 @@ from creativewritinggpt import console
 from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.presets import presets, settings_for
 from creativewritinggpt.generation.ranking import repeated_share
-from creativewritinggpt.generation.repl import EXAMPLES
 from creativewritinggpt.generation.results import Generated
+from creativewritinggpt.generation.session.run import EXAMPLES
 from creativewritinggpt.models.loading import load_writer
 
 

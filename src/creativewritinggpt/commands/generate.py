@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..arguments import add_settings, given, short_usage
 from ..config import Config, load_config
 from ..errors import InputError
+from ..files import cache_folder
 from ..generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -32,12 +34,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         '  cwgpt generate "The night ferry was late,"\n'
         '  cwgpt generate "Once upon a time" --n 4 --temperature 1.1 --seed 7\n'
         "  cwgpt generate --prompts prompts.txt --json\n"
-        "  cat chapter.txt | cwgpt generate --max-new-tokens 300"
+        "  cat chapter.txt | cwgpt generate --max-new-tokens 300\n"
+        "  cwgpt generate --story stories/ferry.json --preset mystery"
     )
     parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="the text to continue")
     parser.add_argument(
         "--model", "--model-name", metavar="NAME", dest="model", default="outputs/best_model",
         help="an adapter or model folder, a hub id or starter [outputs/best_model]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--story", metavar="FILE",
+        help="a session on the story in FILE (.json), which need not exist yet",
     )  # fmt: skip
     parser.add_argument(
         "--prompts", metavar="FILE", help="continue every line of FILE (.jsonl: its `prompt`)"
@@ -103,23 +110,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             "--out and --resume go with --prompts FILE", "give --prompts FILE --out FILE"
         )
+    if arguments.story is not None:
+        if arguments.prompts or arguments.json:
+            raise InputError("--story begins a session, which has no --prompts and no --json")
+        return _session(arguments, settings, config)
     prompts = None if arguments.out else _prompts(arguments)
-    from ..generation.style import blend, parse_part, set_strength
-    from ..models.loading import load_writer
-
-    parts = [parse_part(part) for part in arguments.adapter]
-    writer = load_writer(
-        arguments.model, config.device, config.precision, threads=config.num_workers,
-        cache_dir=config.cache_dir, starter_file=config.starter_file,
-    )  # fmt: skip
-    if parts:
-        blend(writer, parts)
-    if arguments.style is not None:
-        set_strength(writer, _strength(arguments.style))
-    if arguments.out:
-        return _to_file(writer, settings, arguments)
+    if prompts is None and not arguments.out:
+        return _session(arguments, settings, config)
+    writer, _ = _load(arguments, config)
     if prompts is None:
-        return _session(writer, settings)
+        return _to_file(writer, settings, arguments)
     if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
         return _stream(writer, prompts[0], settings)
     return _all(writer, prompts, settings, arguments)
@@ -226,13 +226,62 @@ def _say_seed(result: Generated) -> None:
     console.note(f"seed {result.seed}; the same seed and settings give this text again")
 
 
-def _session(writer: Writer, settings: GenerationSettings) -> int:
+def _load(arguments: argparse.Namespace, config: Config) -> tuple[Writer, dict[str, float]]:
+    """The writer that the flags ask for, and the weights of its adapters."""
+    from ..generation.style import blend, parse_part, set_strength
+
+    parts = [parse_part(part) for part in arguments.adapter]
+    writer = _load_model(arguments.model, config)
+    adapters = {writer.adapter: 1.0} if writer.adapter else {}
+    if parts:
+        blend(writer, parts)
+        adapters = dict(parts)
+    if arguments.style is not None:
+        strength = _strength(arguments.style)
+        set_strength(writer, strength)
+        adapters = dict.fromkeys(adapters, strength)
+    return writer, adapters
+
+
+def _load_model(name: str, config: Config) -> Writer:
+    from ..models.loading import load_writer
+
+    return load_writer(
+        name, config.device, config.precision, threads=config.num_workers,
+        cache_dir=config.cache_dir, starter_file=config.starter_file,
+    )  # fmt: skip
+
+
+def _session(arguments: argparse.Namespace, settings: GenerationSettings, config: Config) -> int:
     """The interactive prompt."""
-    from ..generation.repl import run as converse
+    from ..generation.session.run import run as hold
+    from ..generation.session.session import Voice
 
-    def write_out(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    def load(name: str) -> Voice:
+        if name == arguments.model:
+            return Voice(*_load(arguments, config))
+        writer = _load_model(name, config)
+        return Voice(writer, {writer.adapter: 1.0} if writer.adapter else {})
 
-    converse(writer, settings, input, write_out)
-    return 0
+    return hold(
+        settings, load, arguments.model, story=arguments.story, preset=arguments.preset,
+        first=" ".join(arguments.prompt) or None, explain=_explain,
+        at_once=not _at_hand(arguments, config),
+    )  # fmt: skip
+
+
+def _explain(writer: Writer, text: str, word: str) -> str:
+    """Why a word is there, for the session's ``/why``."""
+    from ..analysis.why import why
+
+    return why(writer, text, word)
+
+
+def _at_hand(arguments: argparse.Namespace, config: Config) -> bool:
+    """Whether the model can be loaded without fetching anything or asking the hub."""
+    folder = Path(arguments.model).expanduser()
+    if folder.is_dir() and not (folder / "adapter_config.json").is_file():
+        return True
+    # The starter, and adapters, most of which are on it.
+    starter = any(cache_folder(config.cache_dir).glob("starter-*"))
+    return starter and (arguments.model == "starter" or folder.is_dir())

@@ -1,0 +1,341 @@
+"""The session without a terminal: what lines do to the story, on tiny models."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parrot import parrot
+from writers import make_writer
+
+from creativewritinggpt.generation import engine
+from creativewritinggpt.generation.engine import Request
+from creativewritinggpt.generation.session.lines import COMMANDS, answer, joined
+from creativewritinggpt.generation.session.screen import Screen
+from creativewritinggpt.generation.session.session import Session, Voice
+from creativewritinggpt.generation.session.writing import record_of
+from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.story.file import StoryFile, read_story
+from creativewritinggpt.generation.story.tree import Story
+
+SETTINGS = GenerationSettings(max_new_tokens=12)
+WORDS = " The lamp🎉e\u0301\x1b]0;vX\x07, went out"
+
+
+class Desk:
+    """A session whose screen is a list of what was said."""
+
+    def __init__(self, writer: Any, path: Path, adapters: dict[str, float], **details: Any) -> None:
+        self.stream = io.StringIO()
+        loading: Future[Voice] = Future()
+        loading.set_result(Voice(writer, adapters))
+        self.session = Session(
+            StoryFile(path), Story(), details.pop("settings", SETTINGS), Screen(self.stream),
+            lambda name: Voice(writer, {}), loading, "tiny", **details,
+        )  # fmt: skip
+
+    def say(self, *lines: str) -> str:
+        before = len(self.stream.getvalue())
+        for line in lines:
+            answer(self.session, line)
+        return self.stream.getvalue()[before:]
+
+    @property
+    def text(self) -> str:
+        return self.session.story.text
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any) -> Callable[..., Desk]:
+    def make(family: str = "gpt2", adapter: bool = False, **details: Any) -> Desk:
+        model = tiny_model(family)
+        writer = make_writer(model, tiny_tokenizer)
+        adapters: dict[str, float] = {}
+        if adapter:
+            import torch
+            from peft import LoraConfig, get_peft_model
+
+            config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+            writer.model = get_peft_model(model, config).eval()
+            torch.manual_seed(0)
+            for name, parameter in writer.model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.5)
+            writer.has_adapter, adapters = True, {"tuned": 1.0}
+        return Desk(writer, tmp_path / "story.json", adapters, **details)
+
+    return make
+
+
+@pytest.fixture
+def parrots(tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Desk]:
+    def make(text: str = WORDS, **details: Any) -> Desk:
+        writer = make_writer(parrot(tiny_tokenizer, text), tiny_tokenizer)
+        return Desk(writer, tmp_path / "story.json", {}, **details)
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
+def test_a_passage_can_be_made_again_from_its_record(desk: Any, family: str) -> None:
+    one = desk(family)
+    one.say("/memory A tale of the sea.", "/lore lamp = It is old.", "/preset steady",
+            "/set max_new_tokens=12")  # fmt: skip
+    for line in ("The lamp went out.", "", "", "The sea, and the captain. " * 9, ""):
+        one.say(line)
+    story = read_story(one.session.file.path)
+    made = [passage for passage in story.path() if passage.by == "model"]
+    assert len(made) >= 4 and any(passage.start for passage in made)
+    for passage in made:
+        setup = passage.setup
+        settings = GenerationSettings().changed(setup.settings)
+        prompt = story.text_at(passage.parent)[passage.start :]
+        request = Request(prompt, passage.seed, setup.memory, setup.note)
+        [again] = engine.write_all(one.session.writer, [request], settings)
+        assert again.text.rstrip("\ufffd") == passage.text
+        assert (setup.model, setup.preset) == ("tiny", "steady")
+
+
+def test_every_change_is_on_disk_before_the_next_line(desk: Any) -> None:
+    one = desk()
+    for line in ("The lamp", "", "/retry", "/undo", "/chapter Two", "/memory Sea.", "/branch dark"):
+        one.say(line)
+        assert read_story(one.session.file.path).version == one.session.story.version
+
+
+def test_undo_after_every_command_restores_the_text(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp went out.", "/alt 2")
+    for line in ("", "The sea.", "/continue 3", "/retry", "/pick 1", "/alt 2\n", "/pick 2.1",
+                 "/edit Nobody.", "/chapter Two", "/branch b", "/goto 1"):  # fmt: skip
+        before, cursor = one.text, one.session.story.cursor
+        one.say(line)
+        steps = one.session.story.cursor - cursor
+        if steps:
+            one.say(f"/undo {steps}")
+        assert one.text == before, line
+        one.say(f"/redo {max(steps, 1)}")
+
+
+def test_retry_is_another_version_and_the_first_can_be_picked(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp")
+    first = one.text
+    said = one.say("/retry")
+    assert one.text != first and "version 2" in said
+    one.say("/pick 1")
+    assert one.text == first
+
+
+def test_a_fixed_seed_says_the_same_again_but_not_on_retry(desk: Any) -> None:
+    one = desk()
+    one.say("/seed 7", "The lamp")
+    first = one.text
+    one.say("/undo", "")
+    assert one.text == first
+    one.say("/retry")
+    assert one.text != first
+    one.say("/retry 7")
+    assert one.text == first
+
+
+def test_alternatives_join_the_text_only_when_picked(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp went out.", "/undo")
+    said = one.say("/alt 3")
+    assert one.text == "The lamp went out."
+    assert all(f"\n{number}  seed" in said for number in (1, 2, 3))
+    one.say("/pick 2")
+    assert one.text == "The lamp went out." + one.session.story.children(0)[-2].text
+
+
+def test_another_word_can_be_picked_and_the_model_goes_on(parrots: Any) -> None:
+    one = parrots(" The lamp went out")
+    one.say("Hello")
+    passage = one.session.story.last
+    said = one.say("/probs")
+    assert "instead" in said and "100%" in said
+    other = next(
+        token
+        for token in one.session.tokens[passage.id][2].before
+        if token.text not in passage.text
+    )
+    one.say("/pick 3.1")
+    kept = "".join(token.text for token in one.session.tokens[passage.id][:2])
+    assert one.text.startswith(f"Hello{kept}{other.text}")
+    assert [p.by for p in one.session.story.path()] == ["writer", "model", "writer", "model"]
+
+
+def test_base_and_tuned_go_on_with_the_same_seed(desk: Any) -> None:
+    one = desk(adapter=True)
+    said = one.say("The lamp", "/undo", "/compare")
+    base, tuned = one.session.story.children(0)[-2:]
+    assert base.seed == tuned.seed and base.text != tuned.text
+    assert (dict(base.setup.adapters), dict(tuned.setup.adapters)) == ({}, {"tuned": 1.0})
+    assert "1  base" in said and "2  tuned" in said
+    with one.session.writer.base():
+        request = Request("The lamp", base.seed)
+        [again] = engine.write_all(one.session.writer, [request], SETTINGS)
+    assert again.text.rstrip("\ufffd") == base.text
+
+
+def test_probabilities_of_the_writers_own_text_are_the_models(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp went out.")
+    made = one.session.story.last
+    recorded = one.session.tokens.pop(made.id)
+    read = record_of(one.session, made)
+    # The text may be cut into other tokens than it was written in.
+    if [token.id for token in read] == [token.id for token in recorded]:
+        for one_token, other in zip(read, recorded, strict=True):
+            assert one_token.logprob == pytest.approx(other.logprob, abs=1e-4)
+    one.say("/undo")
+    assert sum(len(t.bytes) for t in record_of(one.session, one.session.story.last)) == 18
+
+
+def test_heat_without_colour_marks_the_unlikely_in_figures(parrots: Any) -> None:
+    one = parrots(" The lamp went out")
+    one.say("Hello", "/undo", "/edit The captain laughed.")
+    said = one.say("/heat")
+    assert "[<0.1%]" in said and "captain" in said.replace("[<0.1%]", "")
+
+
+def test_control_characters_reach_the_story_but_never_the_screen(parrots: Any) -> None:
+    one = parrots(settings=GenerationSettings(max_new_tokens=40))
+    said = one.say("Hello", "/probs all", "/heat", "/context all", "/undo", "/redo", "/branches")
+    assert "\x1b]0;vX\x07" in one.text
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+
+
+def test_characters_that_are_split_across_tokens_come_whole(parrots: Any) -> None:
+    one = parrots(settings=GenerationSettings(max_new_tokens=22))
+    said = one.say("Hello")
+    assert "🎉e\u0301" in one.text and "🎉e\u0301" in said
+    half = parrots(settings=GenerationSettings(max_new_tokens=7, temperature=0.0))
+    half.say("/undo", " The lamp")
+    assert "\ufffd" not in half.text
+
+
+def test_why_calls_what_was_handed_in(desk: Any) -> None:
+    asked = []
+
+    def explain(writer: Any, text: str, word: str) -> str:
+        asked.append((writer.name, text, word))
+        return "because of the sea"
+
+    one = desk(explain=explain)
+    one.say("/memory A tale.", "The lamp went out.", "/undo")
+    assert "because of the sea" in one.say("/why lamp")
+    assert asked == [("tiny", "A tale.\n\nThe lamp went out.", "lamp")]
+    assert "is not in the text" in one.say("/why dragon")
+    assert "can't explain" in desk().say("/why")
+
+
+def test_nothing_is_over_written_by_saving_elsewhere(desk: Any, tmp_path: Path) -> None:
+    one = desk()
+    (tmp_path / "there.json").write_text("mine")
+    said = one.say("The lamp", f"/save {tmp_path / 'there.json'}")
+    assert "is there already" in said and (tmp_path / "there.json").read_text() == "mine"
+    one.say(f"/save {tmp_path / 'copy.json'}", "More.")
+    assert read_story(tmp_path / "copy.json").text == one.text
+    assert read_story(tmp_path / "story.json").text != one.text
+
+
+def test_text_from_elsewhere_becomes_a_story_of_its_own(
+    desk: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.md").write_text("# A\n\nOne.\n\n# B\n\nTwo.\n")
+    one = desk()
+    one.say("The lamp")
+    before = one.text
+    one.say("/load old.md")
+    assert one.session.story.chapters() == [("B", "Two.")] or one.text.endswith("Two.")
+    assert read_story(tmp_path / "stories" / "old.json").text == one.text
+    assert read_story(tmp_path / "story.json").text == before
+
+
+def test_unknown_commands_get_a_suggestion_and_short_ones_their_meaning(desk: Any) -> None:
+    one = desk()
+    assert "did you mean /retry?" in one.say("/rety")
+    assert "could be" in one.say("/s") and "/style" in one.say("/s")
+    assert "there is no command /xyzzy" in one.say("/xyzzy")
+    assert "did you mean 'temperature'" in one.say("/set temprature=1")
+    assert "let the model go on" in one.say("/help conti")
+
+
+def test_settings_are_shown_and_changed(desk: Any) -> None:
+    one = desk()
+    assert "0.5" in one.say("/set temperature=0.5") and one.session.settings.temperature == 0.5
+    assert "must be" in one.say("/set temperature=hot")
+    assert "unknown setting" in one.say("/set colour")
+    assert "max_new_tokens" in one.say("/set")
+    one.say("/preset literary", "/seed 3", "/preset steady")
+    assert one.session.settings.temperature == 0.7 and one.session.settings.seed == 3
+
+
+def test_the_status_line_says_what_a_writer_wants_to_know(desk: Any) -> None:
+    one = desk()
+    assert "new seeds" in one.session.status() and "window 1% of 128" in one.session.status()
+    one.say("/preset steady", "/seed 4", "The lamp")
+    status = one.session.status()
+    for part in ("tiny", "preset steady", "seed 4", "tokens/s", "story.json"):
+        assert part in status
+    one.say("/memory " + "long " * 99)
+    assert "over-full" in one.session.status()
+
+
+def test_a_failed_save_is_said_tried_again_and_holds_the_writer_back_once(
+    desk: Any, monkeypatch: Any
+) -> None:
+    one = desk()
+    one.say("The lamp")
+    saved = one.text
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        assert "the disk is full" in one.say("More.")
+        assert "NOT SAVED" in one.session.status()
+        assert read_story(one.session.file.path).text == saved
+        assert not one.session.may_leave() and one.session.may_leave()
+    one.say("/stats")
+    assert read_story(one.session.file.path).text == one.text
+
+
+def test_text_is_joined_as_a_writer_would_join_it() -> None:
+    assert joined("", "Once") == "Once"
+    assert joined("Once", "upon") == " upon"
+    assert joined("Once ", "upon") == "upon"
+    assert joined("Once", ", she said") == ", she said"
+    assert joined("the capt", "+ain") == "ain"
+    assert joined("Once", "\nupon") == "\nupon"
+    assert joined("she said", "“No.”") == " “No.”"
+
+
+def test_a_slash_of_the_text_needs_two_and_n_is_a_line_end(desk: Any) -> None:
+    one = desk()
+    one.say("//home is a place", "/undo")
+    assert one.text == "/home is a place"
+    one.say(r"\n\nThe sea.", "/undo")
+    assert one.text == "/home is a place\n\nThe sea."
+
+
+def test_every_command_has_help_that_fits_a_line(desk: Any) -> None:
+    said = desk().say("/help")
+    for command in COMMANDS.values():
+        assert f"/{command.name}" in said
+        assert len(command.help) <= 70
+
+
+def test_every_command_stands_in_the_documentation() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "writing.md").read_text("utf-8")
+    for command in COMMANDS.values():
+        shown = f"/{command.name} {command.words}".strip().replace("|", "\\|")
+        assert f"| `{shown}` | {command.help} |" in page
