@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import evaluate, generate, load, train
+    from .api import analyze, evaluate, generate, load, train
     from .config import Config
 
-__all__ = ["Config", "evaluate", "generate", "load", "train"]
+__all__ = ["Config", "analyze", "evaluate", "generate", "load", "train"]
 
 
 def prepare_environment() -> None:

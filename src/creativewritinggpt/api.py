@@ -11,11 +11,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from .analysis.run import Explanation, explain
+from .analysis.save import save
+from .analysis.settings import AnalysisSettings
 from .config import Config, load_config
 from .data.document import Document
 from .devices import DeviceChoice
+from .errors import InputError
 from .evaluation.report import evaluate as _evaluate
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
@@ -147,6 +152,45 @@ def evaluate(
     loaded = model if isinstance(model, Writer) else load(model)
     chosen = documents if documents is not None else read_documents(_listed(files), Config())
     return _evaluate(loaded, list(chosen))
+
+
+def analyze(
+    text: str,
+    model: Any = loading.DEFAULT_MODEL,
+    *,
+    tokenizer: Any = None,
+    folder: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Explanation:
+    """Explain what a model makes of a text.
+
+    Args:
+        text: The text.
+        model: What to load, a loaded writer, or a model of transformers or PEFT in memory.
+        tokenizer: The tokenizer of a model in memory.
+        folder: Write pictures, ``results.json`` and ``report.html`` there.
+        **settings: Fields of ``AnalysisSettings``, as ``write=20``, ``target="door"``.
+
+    Returns:
+        What was found; ``record`` is the content of ``results.json``.
+
+    Raises:
+        InputError: Text, model or settings don't fit.
+        RunError: The model computes no numbers.
+    """
+    chosen = AnalysisSettings.from_mapping(settings)
+    if isinstance(model, (str, os.PathLike)):
+        loaded: writer.Writer = load(model)
+    elif isinstance(model, writer.Writer):
+        loaded = model
+    else:
+        if tokenizer is None:
+            raise InputError("a model in memory needs its tokenizer", "give tokenizer=…")
+        loaded = loading.wrap(model, tokenizer)
+    found = explain(loaded, text, chosen)
+    if folder is not None:
+        save(found, Path(folder), chosen)
+    return found
 
 
 def _listed(files: Paths) -> list[str]:

@@ -23,6 +23,7 @@ VERBS = {
     "train": "fine-tune a model on your files or on named sources",
     "generate": "write with a model, once or in a session",
     "evaluate": "perplexity of base and tuned model on the same documents",
+    "analyze": "see why the model writes what it writes",
     "data": "see what files and sources turn into",
     "recipes": "list the ready settings, or copy one to edit",
     "doctor": "what this machine has, and what to do about it",

@@ -184,13 +184,14 @@ class Config:
     )  # fmt: skip
     precision: str = setting(
         "auto",
-        "Number format of the heavy products; auto takes bf16 where the processor has it.",
+        "Number format of the heavy products; auto takes bf16 where it is faster here.",
         choices=("auto", "fp32", "bf16"),
         group=_PLACES,
     )
     num_workers: int | None = setting(
-        None, "Processor threads; without it one per core.", low=1, group=_PLACES, metavar="N"
-    )
+        None, "Processor threads, and processes that prepare data; without it one per core.",
+        low=1, group=_PLACES, metavar="N",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)

@@ -144,7 +144,9 @@ def convert(name: str, value: Any, annotation: Any, where: str = "") -> Any:
             items = value.split(",") if isinstance(value, str) else value
             if not isinstance(items, (list, tuple)):
                 raise ValueError("a list")
-            return [str(item).strip() for item in items if str(item).strip()]
+            stripped = [str(item).strip() for item in items if str(item).strip()]
+            inner = (*typing.get_args(kind), str)[0]
+            return [convert(name, item, inner, where) for item in stripped]
         if origin is dict:
             if isinstance(value, str):
                 pairs = [part.partition("=") for part in value.split(",") if part.strip()]

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "creativewritinggpt"
 BOTTOM = {
     "__init__", "settings", "config", "devices", "errors", "files", "console", "arguments",
+    "probe",
 }  # fmt: skip
 ALLOWED = {
     "models": {"models"} | BOTTOM,
@@ -15,10 +16,11 @@ ALLOWED = {
     "training": {"training", "models", "data"} | BOTTOM,
     "generation": {"generation", "models", "data"} | BOTTOM,
     "evaluation": {"evaluation", "generation", "models", "data"} | BOTTOM,
+    "analysis": {"analysis", "generation", "models", "data"} | BOTTOM,
     "doctor": {"models"} | BOTTOM,
-    "api": {"training", "generation", "evaluation", "models", "data"} | BOTTOM,
-    "commands": {"commands", "doctor", "api", "training", "generation", "evaluation", "models",
-                 "data"} | BOTTOM,
+    "api": {"training", "generation", "evaluation", "analysis", "models", "data"} | BOTTOM,
+    "commands": {"commands", "doctor", "api", "training", "generation", "evaluation", "analysis",
+                 "models", "data"} | BOTTOM,
     "cli": {"commands"} | BOTTOM,
     "__main__": {"cli"},
 }  # fmt: skip

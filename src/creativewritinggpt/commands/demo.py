@@ -17,6 +17,7 @@ from ..errors import InputError, Stopped
 from ..files import read_json
 
 STEPS = 24
+EXPLAINED = 12
 PROMPTS = (
     "[WP] The old clockmaker has repaired everything in town but one thing.",
     "The night ferry was two hours late, and",
@@ -32,8 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
         "Fine-tune the embedded starter model on the sample corpus, let base and tuned model\n"
-        "continue the same prompts, and evaluate both on text held out. No GPU, no model hub;\n"
-        "about four minutes on two cores."
+        "continue the same prompts, evaluate both on text held out, and explain a sentence that\n"
+        "the tuned one writes. No GPU, no model hub; about five minutes on two cores."
     )
     parser.add_argument(
         "--overwrite", action="store_true",
@@ -44,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, compare, evaluate, list."""
+    """Train, compare, evaluate, explain, list."""
     began = time.monotonic()
     overrides = {"max_steps": STEPS, "eval_steps": 12, **given(arguments, Config)}
     config = load_config("starter", {**overrides, "sources": ["sample"]})
@@ -77,13 +78,18 @@ def run(arguments: argparse.Namespace) -> int:
     write_report(result, output)
     console.table("", *rows(result))
 
+    console.note("\n4. Why the tuned model writes what it writes\n")
+    results = Path(config.results_dir)
+    explanation = _explain(writer, results, config.seed)
+
     files = sorted(
         str(path)
-        for path in output.rglob("*")
+        for folder in (output, results)
+        for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.parts)
         and "checkpoints" not in path.parts
     )  # fmt: skip
-    console.note("\n4. What was written\n")
+    console.note("\n5. What was written\n")
     for name in files:
         console.note(f"   {name}")
     seconds = time.monotonic() - began
@@ -91,17 +97,42 @@ def run(arguments: argparse.Namespace) -> int:
         "" if config.output_dir == "outputs" else f" --model {shlex.quote(str(output))}/best_model"
     )
     console.note(
-        f"\nDone in {console.duration(seconds)}. Look at {output / 'training_curves.png'}, then "
+        f"\nDone in {console.duration(seconds)}. Look at {output / 'training_curves.png'} and open "
+        f"{results / 'report.html'} in a browser, then "
         f"write with the model: cwgpt generate{model}\nTrain on your own text: cwgpt train FILE "
         "--model-name starter --output-dir FOLDER"
     )
     if arguments.json:
         report = {
             "training": trained.to_dict(), "samples": samples, "evaluation": result,
-            "files": files, "seconds": seconds,
+            "explanation": explanation, "files": files, "seconds": seconds,
         }  # fmt: skip
         sys.stdout.write(json.dumps(report) + "\n")
     return 0
+
+
+def _explain(writer: Any, folder: Path, seed: int) -> dict[str, Any]:
+    """Let the tuned model write a sentence, and explain every token of it."""
+    from ..analysis.record import as_json
+    from ..analysis.run import explain
+    from ..analysis.save import save
+    from ..analysis.settings import METHODS, AnalysisSettings
+    from ..analysis.telling import told
+
+    # Judging the explanations would take as long as all of them; cwgpt analyze does it.
+    methods = [method for method in METHODS if method != "faithfulness"]
+    settings = AnalysisSettings(
+        write=EXPLAINED, preset="literary", samples=10, seed=seed, methods=methods
+    )
+    with console.progress("explaining") as tell:
+        found = explain(writer, PROMPTS[1], settings, tell=tell)
+        found.record["command"] = "cwgpt demo"
+        save(found, folder, settings)
+    for line in told(found):
+        console.note(line)
+    if found.unfinished:
+        raise Stopped("the demo was stopped", "run cwgpt demo again to start over")
+    return as_json(found.record)
 
 
 def _is_demo(output: Path) -> bool:

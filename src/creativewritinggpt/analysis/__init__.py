@@ -1,0 +1,1 @@
+"""Explanations: why did the model write this?"""

@@ -1,0 +1,98 @@
+"""What is explained and how, as one set of settings: the flags of the command and of the API."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..errors import InputError
+from ..settings import check, from_mapping, setting
+
+METHODS = (
+    "attention", "gradients", "perturbation", "occlusion", "lens", "difference", "faithfulness",
+    "story",
+)  # fmt: skip
+_WHAT = "What is explained"
+_HOW = "How"
+_FILES = "What is written"
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisSettings:
+    """Settings of an explanation; see the field's help."""
+
+    write: int | None = setting(
+        None, "Let the model write so many tokens after the text, and explain each of them.",
+        low=1, high=1000, group=_WHAT, metavar="N",
+    )  # fmt: skip
+    target: str | None = setting(
+        None, "Explain this word of the text (its last place) instead of the next token.",
+        group=_WHAT, metavar="WORD",
+    )  # fmt: skip
+    next_word: str | None = setting(
+        None, "Explain why this word could come next, instead of the likeliest token.",
+        group=_WHAT, metavar="WORD",
+    )  # fmt: skip
+    contrast: str | None = setting(
+        None, "Explain why the target and not this word.", group=_WHAT, metavar="WORD"
+    )
+    preset: str | None = setting(
+        None, "With --write: ready settings by genre or mood.", group=_WHAT, metavar="NAME"
+    )
+    methods: list[str] = setting(
+        list(METHODS), f"Which methods: {', '.join(METHODS)}.", choices=METHODS, group=_HOW,
+        metavar="NAME,…",
+    )  # fmt: skip
+    baseline: str = setting(
+        "mean", "What integrated gradients start from: the mean embedding, end of text, or zero.",
+        choices=("mean", "end_of_text", "zero"), group=_HOW,
+    )  # fmt: skip
+    steps: int | None = setting(
+        None, "Steps of integrated gradients; without it, as many as its error needs.",
+        low=1, high=2000, group=_HOW, metavar="N",
+    )  # fmt: skip
+    samples: int = setting(
+        20, "Random replacements for each token.", low=2, high=10000, group=_HOW, metavar="N"
+    )
+    law: str = setting(
+        "unigram", "What tokens are replaced by: any, by frequency, or as the model expects.",
+        choices=("uniform", "unigram", "model"), group=_HOW,
+    )  # fmt: skip
+    unit: str = setting(
+        "word", "What occlusion leaves out at once.",
+        choices=("token", "word", "sentence", "part"), group=_HOW,
+    )  # fmt: skip
+    seed: int = setting(42, "Of everything that is random.", low=0, group=_HOW, metavar="N")
+    layers: list[int] | None = setting(
+        None, "Draw only these layers, counted from 0.", group=_FILES, metavar="N,…"
+    )
+    heads: list[int] | None = setting(
+        None, "Draw only these heads, counted from 0.", group=_FILES, metavar="N,…"
+    )
+    without_sink: bool = setting(
+        False, "Draw the attention without its first token, too.", group=_FILES
+    )
+    svg: bool = setting(False, "Write every picture as SVG, too.", group=_FILES)
+
+    def __post_init__(self) -> None:
+        check(self)
+        given = [
+            name for name in ("write", "target", "next_word") if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            flags = [f"--{name.replace('_', '-')}" for name in given]
+            raise InputError(f"{' and '.join(flags)} exclude each other", f"give {flags[0]} alone")
+        if self.contrast is not None and self.write is not None:
+            raise InputError(
+                "--contrast sets one token against a word, and --write explains many",
+                "give --contrast with --target or --next-word",
+            )
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> AnalysisSettings:
+        """Settings from names and values, converted and checked.
+
+        Raises:
+            InputError: An unknown name, or a value that does not fit.
+        """
+        return from_mapping(cls, values, "settings")

@@ -1,0 +1,78 @@
+"""`cwgpt analyze` and `python analysis.py`, through the real command, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from creativewritinggpt.cli import main
+
+pytestmark = pytest.mark.cli
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ["--device", "cpu", "--precision", "fp32", "--num-workers", "1", "--samples", "2",
+        "--steps", "4"]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tiny_folder: Any, tmp_path: Path, monkeypatch: Any) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
+    found: Path = tiny_folder("llama")
+    return found
+
+
+def test_without_a_text_the_original_sentences_are_explained(folder: Path, capsys: Any) -> None:
+    assert main(["analyze", "--model", str(folder), "--json", *FAST]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["results"]) == 3 and document["aggregate"]["log_probability"]["texts"] == 3
+    assert document["results"][0]["text"] == "The enchanted castle held secrets that"
+    places = sorted(path.name for path in Path("results").iterdir() if path.is_dir())
+    assert places[0] == "01-the-enchanted-castle-held-secrets-that" and len(places) == 3
+    assert (Path("results") / places[2] / "report.html").is_file()
+    assert (Path("results") / "summary.json").is_file()
+
+
+def test_the_original_command_explains_what_the_model_writes(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "analysis.py"), "The lamp went out, and", "--write", "3",
+         "--model", str(folder), "--svg", "--layers", "1", *FAST],
+        capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and "integrated gradients" in done.stderr
+    names = {path.name for path in Path("results").iterdir()}
+    assert {"attention_layer01.png", "attention_layer01.svg", "gradients.svg"} <= names
+    assert "attention_layer00.png" not in names
+    record = json.loads(Path("results/results.json").read_text("utf-8"))
+    assert len(record["targets"]) == 3 and record["text"].startswith("The lamp went out, and")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([""], "no text to explain"),
+        (["The lamp", "--target", "window"], "is not in the text"),
+        (["The lamp", "--layers", "9"], "there is no layer 9"),
+        (["The lamp", "--methods", "magic"], "magic"),
+        (["The lamp", "--write", "3", "--target", "lamp"], "exclude each other"),
+        (["The lamp", "--texts", "missing.txt"], "not both"),
+        (["--texts", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], message: str, folder: Path, capsys: Any) -> None:
+    assert main(["analyze", *words, "--model", str(folder), *FAST]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert any(line.startswith("error: ") for line in lines[-2:])
+    assert message in "\n".join(lines[-2:]) and "Traceback" not in "\n".join(lines)
+
+
+def test_a_file_of_texts_with_odd_characters(folder: Path) -> None:
+    Path("texts.txt").write_text("A $5 🐉 & <|endoftext|>\n\n“Who?” she asked_\n", "utf-8")
+    assert main(["analyze", "--texts", "texts.txt", "--model", str(folder), *FAST]) == 0
+    page = next(Path("results").glob("01-*")) / "report.html"
+    assert "http://" not in page.read_text("utf-8").replace("http://www.w3.org", "")

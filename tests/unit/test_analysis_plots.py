@@ -1,0 +1,190 @@
+"""Pictures: readable labels, right sums, every word its own bar, whole files."""
+
+import warnings
+from xml.etree import ElementTree
+
+import matplotlib.image
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from page_records import long_text, make_record
+
+from creativewritinggpt.analysis import figures, grids, plots
+from creativewritinggpt.analysis.labels import shown, word_label
+from creativewritinggpt.analysis.strip import Strip
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    """A missing glyph or a misread formula is a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+TEXT = "The dragon 🐉 sang_ for $40 & <|endoftext|>\nThe dragon left."
+
+
+@pytest.fixture(scope="module")
+def record():
+    return make_record(TEXT, len(TEXT), next_only=True)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were drawn, to be asked what is on them."""
+    kept = []
+
+    def keep(figure, path, svg):
+        figure.canvas.draw()
+        kept.append(figure)
+        return [path]
+
+    for module in (plots, grids):
+        monkeypatch.setattr(module, "save", keep)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("$5 or $6", r"\$5 or \$6"),
+        ("a_b", "a_b"),
+        ("\n\n", "⏎⏎"),
+        ("<|endoftext|>", "<|endoftext|>"),
+        ("🐉", "⟨dragon⟩"),
+        ("👩🏽\u200d🚀", "⟨woman⟩⟨rocket⟩"),
+        ("中", "⟨U+4E2D⟩"),
+        ("“Hi” — é…", "“Hi” — é…"),
+        ("\x07", "⟨U+0007⟩"),
+        ("\ufffd", "\ufffd"),
+        ("\ud800", "⟨U+D800⟩"),
+        ("a\u00a0b", "a b"),
+    ],
+)
+def test_labels_say_what_the_text_says(text, label):
+    assert shown(text) == label
+
+
+def test_long_labels_are_cut_and_the_start_token_has_a_name():
+    assert shown("abcdefghij", 5) == "abcd…"
+    assert word_label("") == "⟨start⟩"
+
+
+@settings(deadline=None)
+@given(st.text(max_size=12))
+def test_no_label_is_a_formula_or_lacks_a_glyph(text):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cbook import is_math_text
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 1))
+    drawn = figure.text(0, 0.5, shown(text))
+    FigureCanvasAgg(figure)
+    assert not is_math_text(drawn.get_text())
+    drawn.get_window_extent()  # lays the text out, and warns of glyphs that are missing
+
+
+def test_bars_are_the_words_sums_in_the_order_of_the_text(record, drawn, tmp_path):
+    plots.draw_gradients(record, tmp_path / "gradients.png")
+    axes = drawn[0].axes[0]
+    widths = [bar.get_width() for bar in axes.patches]
+    words = [word for word in record["words"]]
+    signed = np.array(record["gradients"]["signed"])
+    np.testing.assert_allclose(widths, [signed[word["tokens"]].sum() for word in words])
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [word_label(word["text"], 22) for word in words]
+    assert len(set(labels)) < len(labels), "words that repeat keep bars of their own"
+    # Orange supports, blue opposes, as the picture says.
+    for bar, width in zip(axes.patches, widths, strict=True):
+        assert (bar.get_facecolor()[0] > bar.get_facecolor()[2]) == (width > 0)
+
+
+def test_the_caption_says_how_it_was_found(record, drawn, tmp_path):
+    plots.draw_gradients(record, tmp_path / "gradients.png")
+    said = " ".join(text.get_text() for text in drawn[0].texts)
+    for fact in ("silence", "p = ", "rank", "end of text", "24 steps", "converged", "seed 0",
+                 "outputs/best_model", "starter", "base model"):  # fmt: skip
+        assert fact in said
+    odd = {**record, "gradients": {**record["gradients"], "converged": False}}
+    plots.draw_gradients(odd, tmp_path / "gradients.png")
+    assert "NOT CONVERGED" in " ".join(text.get_text() for text in drawn[1].texts)
+
+
+def test_perturbation_has_errors_and_the_signed_change_beside(record, drawn, tmp_path):
+    plots.draw_perturbation(record, tmp_path / "perturbation.png")
+    size, change = drawn[0].axes
+    assert all(bar.get_width() >= 0 for bar in size.patches)
+    assert size.containers and change.containers
+    found = record["perturbation"]
+    errors = np.array(found["standard_error"])
+    first = record["words"][1]["tokens"]
+    whisker = size.collections[0].get_segments()[1]
+    spread = 2 * np.sqrt((errors[first] ** 2).sum())
+    assert whisker[1][0] - whisker[0][0] == pytest.approx(2 * spread)
+    assert "noise floor" in drawn[0].texts[-1].get_text()
+
+
+def test_of_a_long_text_the_words_that_count_most_are_drawn_and_it_is_said(drawn, tmp_path):
+    text = long_text(120)
+    record = make_record(text, len(text), next_only=True, layers=1, heads=1)
+    plots.draw_gradients(record, tmp_path / "gradients.png")
+    widths = np.array([bar.get_width() for bar in drawn[0].axes[0].patches])
+    assert len(widths) == plots.KEPT_BARS
+    sums = figures.word_sums(record, record["gradients"]["signed"])
+    assert np.abs(widths).min() == pytest.approx(np.sort(np.abs(sums))[-plots.KEPT_BARS])
+    assert f"the {plots.KEPT_BARS} of " in drawn[0].texts[-1].get_text()
+
+
+def test_the_matrix_is_the_words_sums_and_grey_where_nothing_can_be(drawn, tmp_path):
+    record = make_record(TEXT, 12)
+    grids.draw_matrix(record, tmp_path / "matrix.png", "integrated_gradients")
+    shown_values = drawn[0].axes[0].images[0].get_array()
+    labels, groups = grids._groups(record)
+    assert shown_values.shape[0] == len(labels)
+    scores = np.array(record["methods"]["integrated_gradients"]["tuned"]["scores"])
+    last = scores[groups[-1]].sum(0)
+    expected = [last[word["tokens"]].sum() for word in record["words"][:-1]]
+    np.testing.assert_allclose(shown_values[-1].filled(np.nan), expected)
+    assert np.ma.getmaskarray(shown_values)[0].sum() > 0
+    assert not np.ma.getmaskarray(shown_values)[-1].any()
+
+
+def test_faithfulness_names_what_is_no_better_than_random(record, drawn, tmp_path):
+    plots.draw_faithfulness(record, tmp_path / "faithfulness.png")
+    said = [text.get_text() for text in drawn[0].texts]
+    assert "saliency: NO better than random" in said
+    assert "integrated gradients: better than random" in said
+    assert len(drawn[0].axes) == 2 * len(record["faithfulness"])
+
+
+def test_files_are_pictures_and_svg_on_demand(tmp_path):
+    text = "The old castle 🐉 for $40"
+    record = make_record(text, len(text), next_only=True)
+    written = plots.draw_gradients(record, tmp_path / "gradients.png", svg=True)
+    assert [path.name for path in written] == ["gradients.png", "gradients.svg"]
+    assert plots.draw_perturbation(record, tmp_path / "perturbation.png") == [
+        tmp_path / "perturbation.png"
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "gradients.png", "gradients.svg", "perturbation.png",
+    ]  # fmt: skip
+    for path in tmp_path.glob("*.png"):
+        pixels = matplotlib.image.imread(path)
+        assert pixels.shape[1] == pytest.approx(9 * 150, abs=2)
+        assert pixels.std() > 0.02
+    assert ElementTree.parse(tmp_path / "gradients.svg").getroot().tag.endswith("svg")
+    again = plots.draw_gradients(record, tmp_path / "again.png", svg=True)
+    assert again[1].read_bytes() == (tmp_path / "gradients.svg").read_bytes()
+
+
+def test_the_strip_breaks_lines_where_they_end_and_where_the_text_does():
+    words = [("lamp", 0.1, False)] * 30 + [("\n", 0.0, False), ("end", 0.2, True)]
+    strip = Strip(words, chosen=None, following="next", signed=True, width=4.0)
+    lines = strip._lines
+    assert len(lines) > 3
+    assert [index for line in lines for index, _, _ in line] == [*range(32), -1]
+    assert [index for index, _, _ in lines[-1]] == [31, -1]
+    assert all(at < 4.0 for line in lines for _, _, at in line)
+    assert Strip([("a", 0.0, False)] * 500, None, None, True, 4.0).height == 0

@@ -1,0 +1,213 @@
+"""One explanation from the text to the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from writers import make_writer
+
+from creativewritinggpt import api
+from creativewritinggpt.analysis import run as analysis_run
+from creativewritinggpt.analysis.run import explain
+from creativewritinggpt.analysis.save import aggregate, folder_name, save
+from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
+from creativewritinggpt.analysis.telling import told
+from creativewritinggpt.analysis.why import why
+from creativewritinggpt.errors import InputError, RunError
+
+TEXT = "The lamp went out, and the captain laughed. “Who is there?” she"
+
+
+def settings(**values: Any) -> AnalysisSettings:
+    return AnalysisSettings(**{"samples": 3, "steps": 8, **values})
+
+
+@pytest.fixture
+def writer(tiny_model: Any, tiny_tokenizer: Any) -> Any:
+    return make_writer(tiny_model("gpt2"), tiny_tokenizer)
+
+
+@pytest.fixture
+def tuned(tiny_model: Any, tiny_tokenizer: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=2, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False
+    )
+    made = make_writer(get_peft_model(tiny_model("gpt2"), config).eval(), tiny_tokenizer)
+    return dataclasses.replace(made, has_adapter=True, adapter="here")
+
+
+def test_the_next_token_is_explained_by_every_method(writer: Any, tmp_path: Path) -> None:
+    found = explain(writer, TEXT, settings())
+    record = found.record
+    assert not found.unfinished
+    methods = {"integrated_gradients", "gradient_x_input", "saliency", "kl", "occlusion"}
+    assert methods | {"probability_change", "rollout"} <= set(record["methods"])
+    assert set(record["faithfulness"]) >= methods
+    length = len(record["tokens"])
+    assert len(record["gradient_scores"]) == len(record["perturbation_scores"]) == length
+    assert max(record["gradient_scores"]) == 1.0 and min(record["gradient_scores"]) >= 0
+    logits = writer.model(torch.tensor([found.subject.ids])).logits[0, -1].log_softmax(-1)
+    assert record["target"]["id"] == int(logits.argmax())
+    assert record["target"]["log_probability"] == pytest.approx(float(logits.max()), abs=1e-5)
+    files = {path.name for path in save(found, tmp_path / "results", settings())}
+    assert {
+        "attention_layer00.png", "attention_layer01.png", "gradients.png", "perturbation.png",
+        "results.json", "report.html",
+    } <= files  # fmt: skip
+    read = json.loads((tmp_path / "results" / "results.json").read_text("utf-8"))
+    assert read["tokens"] == record["tokens"]
+    assert read["gradients"]["convergence_delta"] == record["gradients"]["convergence_delta"]
+    assert np.shape(read["attention"]["first_token_mass"]) == (2, 4)
+    assert "rows" not in read["attention"]
+    assert any("integrated gradients" in line for line in told(found))
+
+
+def test_what_the_model_writes_is_explained_token_by_token(writer: Any) -> None:
+    found = explain(writer, TEXT, settings(write=4, methods=["gradients"]))
+    positions = [target["position"] for target in found.record["targets"]]
+    start = len(found.subject.ids) - 4
+    assert positions == list(range(start, start + 4))
+    text = found.record["text"]
+    assert text.startswith(TEXT) and found.record["prompt_characters"] == len(TEXT)
+    again = writer.tokenizer.decode(list(found.subject.ids[start:]))
+    assert text == TEXT + again
+    for target in found.record["targets"]:
+        assert found.subject.ids[target["position"]] == target["id"]
+
+
+def test_characters_of_several_tokens_have_one_span(writer: Any, monkeypatch: Any) -> None:
+    from creativewritinggpt.analysis.choice import _spans
+    from creativewritinggpt.generation.results import Token
+
+    def token(content: bytes) -> Token:
+        return Token(1, "", content, 0.0, 1, 0.0, 1.0)
+
+    dragon = "🐉".encode()
+    tokens = [token(b"a "), token(dragon[:1]), token(dragon[1:3]), token(dragon[3:]), token(b"b")]
+    assert _spans(tokens, 10, 14) == [(10, 12), (12, 13), (12, 13), (12, 13), (13, 14)]
+    broken = [token(b"\xf0"), token(b"ab")]
+    assert _spans(broken, 0, 3)[-1][1] == 3
+
+
+def test_a_word_of_the_text_and_a_contrast(writer: Any) -> None:
+    found = explain(writer, TEXT, settings(target="captain", methods=["gradients"]))
+    spans = [found.subject.spans[t.position] for t in found.subject.targets]
+    assert "".join(TEXT[a:b] for a, b in spans).strip() == "captain"
+    contrast = settings(target="captain", contrast="king", methods=["gradients"])
+    against = explain(writer, TEXT, contrast).record["target"]
+    assert against["foil"] and against["foil"]["id"] != against["id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "message"),
+    [
+        ("", {}, "no text"),
+        (TEXT, {"target": "window"}, "'window' is not in the text"),
+        (TEXT, {"target": "captain", "contrast": "captain"}, "same token"),
+        (TEXT, {"write": 100}, "more than half"),
+        (TEXT, {"layers": [7], "methods": ["attention"]}, "no layer 7"),
+        (TEXT, {"heads": [4], "methods": ["attention"]}, "no head 4"),
+    ],
+)
+def test_what_can_not_be_explained_is_said(
+    text: str, values: dict[str, Any], message: str, writer: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        save(explain(writer, text, settings(**values)), tmp_path, settings(**values))
+
+
+def test_weights_that_are_no_numbers_are_said(writer: Any) -> None:
+    with torch.no_grad():
+        writer.model.transformer.h[0].attn.c_attn.weight[0, 0] = float("nan")
+    with pytest.raises((RunError, InputError)):
+        explain(writer, TEXT, settings())
+
+
+def test_one_token_is_explained_as_far_as_it_goes(writer: Any, tmp_path: Path) -> None:
+    found = explain(writer, "T", settings())
+    assert len(found.record["tokens"]) == 1
+    save(found, tmp_path, settings())
+
+
+def test_a_text_beyond_the_window_is_cut_and_said(writer: Any) -> None:
+    said: list[str] = []
+    found = explain(writer, "lamp " * 400, settings(methods=["gradients"]), warn=said.append)
+    assert len(found.subject.ids) <= writer.window
+    assert "longer than the model's window" in said[0]
+    assert found.record["warnings"] == said and found.record["view_start"] > 0
+
+
+def test_base_and_tuned_stand_beside_each_other(tuned: Any, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in tuned.model.named_parameters()}
+    found = explain(tuned, TEXT, settings())
+    methods = found.record["methods"]
+    for name in ("integrated_gradients", "kl", "occlusion", "rollout"):
+        assert set(methods[name]) == {"tuned", "base"}
+        assert methods[name]["tuned"]["scores"] != methods[name]["base"]["scores"]
+    assert found.record["targets"][0]["base"]["log_probability"] < 0
+    assert found.record["difference"]["updates"]
+    save(found, tmp_path, settings())
+    for name, value in tuned.model.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_after_an_interruption_what_is_done_is_kept(
+    writer: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(analysis_run._Work, "occlusion", interrupted)
+    found = explain(writer, TEXT, settings())
+    assert found.unfinished[0] == "occlusion" and set(found.unfinished) < set(METHODS)
+    assert "integrated_gradients" in found.record["methods"]
+    save(found, tmp_path, settings())
+    assert json.loads((tmp_path / "results.json").read_text("utf-8"))["unfinished"]
+
+
+def test_the_same_seed_gives_the_same_record(writer: Any) -> None:
+    def record() -> dict[str, Any]:
+        found = explain(writer, TEXT, settings(write=3)).record
+        return {key: value for key, value in found.items() if key not in ("created", "attention")}
+
+    first, second = (json.dumps(record(), default=str, sort_keys=True) for _ in range(2))
+    assert first == second
+
+
+def test_why_answers_in_a_few_lines(writer: Any) -> None:
+    answer = why(writer, TEXT, "captain")
+    assert "had a probability of" in answer and "nats" in answer
+    assert "Nothing stands before it" in why(writer, "The lamp", "The")
+    with pytest.raises(InputError, match="not in the text"):
+        why(writer, TEXT, "window")
+
+
+def test_several_texts_have_folders_and_means(writer: Any) -> None:
+    assert folder_name(1, "The enchanted castle held secrets that")[:12] == "01-the-encha"
+    assert folder_name(2, "🐉") == "02"
+    records = [explain(writer, t, settings()).record for t in (TEXT, TEXT + " asked")]
+    means = aggregate(records)
+    both = [r["target"]["log_probability"] for r in records]
+    assert means["log_probability"]["mean"] == pytest.approx(np.mean(both))
+    assert means["log_probability"]["texts"] == 2
+    assert means["first_token_mass"]["standard_error"] is not None
+
+
+def test_a_model_in_memory_is_explained(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Any
+) -> None:
+    found = api.analyze(
+        TEXT, tiny_model("llama"), tokenizer=tiny_tokenizer, folder=tmp_path, samples=2, steps=4
+    )
+    assert found.record["model"] and (tmp_path / "report.html").is_file()
+    with pytest.raises(InputError, match="needs its tokenizer"):
+        api.analyze(TEXT, tiny_model("llama"))
