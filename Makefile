@@ -1,6 +1,7 @@
 # make demo    see the whole thing work: train, compare, evaluate (a few minutes)
 # make test    run the tests
 # make check   lint, types and generated docs
+# make bench-env  a .venv-bench with the peers of the benchmarks (llama-cpp-python compiles for minutes)
 # Each sets up .venv by itself. The same as plain commands: see the README.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs bench-env clean
 
 demo: $(READY)
 	$(BIN)/cwgpt demo
@@ -38,5 +39,11 @@ $(READY_DEV): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents]"
 	@touch $@
 
+bench-env:
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENV)-bench/bin/python -m pip install --quiet -c constraints.txt -e ".[hub,documents]" \
+		--group bench-train --group bench-generate --group bench-evaluate --group bench-explain
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-bench
