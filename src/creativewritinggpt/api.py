@@ -99,6 +99,7 @@ def train(
     config: str | Config | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     **settings: Any,
 ) -> TrainingResult:
     """Fine-tune a model.
@@ -108,6 +109,7 @@ def train(
         config: A recipe, a YAML file or a ready ``Config``.
         resume: Go on with the run in the output folder.
         overwrite: Replace the run in the output folder.
+        force: Resume although data or settings have changed.
         **settings: Fields of ``Config``, which win over ``config``.
 
     Raises:
@@ -118,7 +120,14 @@ def train(
         ready = load_config(None, {**config.to_dict(), **settings}) if settings else config
     else:
         ready = load_config(config, settings)
-    return _train(ready, _listed(files), resume=resume, overwrite=overwrite)
+    return _train(
+        ready,
+        _listed(files),
+        resume=resume,
+        overwrite=overwrite,
+        force=force,
+        said=set(settings) if config is None else None,
+    )
 
 
 def generate(

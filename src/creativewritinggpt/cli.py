@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str, advice: str | None) -> None:
-    from .console import printable
+    from .console import other_process, printable
 
-    lines = [f"error: {printable(message)}"] + ([printable(advice)] if advice else [])
+    who = f"{other_process()}: " if other_process() else ""
+    lines = [f"{who}error: {printable(message)}"] + ([printable(advice)] if advice else [])
     sys.stderr.write("\n".join(lines) + "\n")

@@ -113,7 +113,10 @@ class Config:
         metavar="NAME,…",
     )
 
-    batch_size: int = setting(8, "Rows in a micro-step.", low=1, group=_TRAINING, metavar="N")
+    batch_size: int = setting(
+        8, "Rows in a micro-step; fewer at a time where memory is short, with the same result.",
+        low=1, group=_TRAINING, metavar="N",
+    )  # fmt: skip
     gradient_accumulation_steps: int = setting(
         1, "Micro-steps in an optimizer step.", low=1, group=_TRAINING, metavar="N"
     )
@@ -155,6 +158,10 @@ class Config:
         None, "Save a checkpoint every so many optimizer steps; without it with each validation.",
         low=1, group=_TRAINING, metavar="N",
     )  # fmt: skip
+    save_total_limit: int = setting(
+        2, "Checkpoints kept; should the newest be damaged, the one before it is used.", low=1,
+        group=_TRAINING, metavar="N",
+    )  # fmt: skip
     patience: int = setting(
         2,
         "Stop after so many validations without an improvement; 0 never stops early.",
@@ -169,6 +176,18 @@ class Config:
     seed: int = setting(
         42, "Seed of the split, the order, the adapter and its dropout.", low=0, high=2**31 - 1,
         group=_TRAINING, metavar="N",
+    )  # fmt: skip
+
+    samples: int = setting(
+        2,
+        "Prompts that the model continues at each validation, for the record; 0 for none.",
+        low=0,
+        group=_TRAINING,
+        metavar="N",
+    )
+    sample_prompts: str | None = setting(
+        None, "File with these prompts, one a line; without it two fixed ones.", group=_TRAINING,
+        metavar="FILE",
     )  # fmt: skip
 
     output_dir: str = setting(
@@ -188,6 +207,10 @@ class Config:
         choices=("auto", "fp32", "bf16"),
         group=_PLACES,
     )
+    track: list[str] | None = setting(
+        None, "Report numbers to trackers too: tensorboard, wandb, mlflow and others.",
+        group=_PLACES, metavar="NAME,…",
+    )  # fmt: skip
     num_workers: int | None = setting(
         None, "Processor threads, and processes that prepare data; without it one per core.",
         low=1, group=_PLACES, metavar="N",

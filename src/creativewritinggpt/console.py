@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import sys
 import time
@@ -26,6 +27,17 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def printable(text: str) -> str:
     """``text`` without the control characters that a terminal would obey."""
     return _CONTROL.sub("", text)
+
+
+def other_process() -> str:
+    """Which of several processes this is, as ``process 1 of 8``; empty for the first or only one.
+
+    It is what the launcher says (``RANK`` and ``WORLD_SIZE``); the first one speaks for all.
+    """
+    rank, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if not (rank.isdigit() and size.isdigit()) or int(rank) == 0 or int(size) < 2:
+        return ""
+    return f"process {rank} of {size}"
 
 
 @functools.cache

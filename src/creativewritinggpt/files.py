@@ -55,6 +55,12 @@ def _usual_modes(path: Path) -> None:
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
+def _synced(path: Path) -> None:
+    """Have a file's content on the disk before anything is said to be there."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an error."""
@@ -68,8 +74,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
+            _synced(temporary)
             _usual_modes(temporary)
             temporary.replace(target)
         finally:
@@ -91,6 +96,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield temporary
             for entry in (temporary, *temporary.rglob("*")):
+                if entry.is_file():
+                    _synced(entry)
                 _usual_modes(entry)
             if target.exists():
                 old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
@@ -105,6 +112,28 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             if old is not None:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def clean_up(folder: Path) -> None:
+    """Remove what writers that were killed have left half done in a folder.
+
+    Where one was killed between moving the old version of a folder aside and putting the new one
+    in its place, the old one comes back. Nobody else may be writing into the folder.
+    """
+    if not folder.is_dir():
+        return
+    for left in folder.iterdir():
+        match = re.fullmatch(r"\.(.+)\.(new|old)\.\w{8}|\..+\.\w{8}\.tmp(\.\w+)?", left.name)
+        if match is None:
+            continue
+        if match[2] == "old" and not (folder / match[1]).exists():
+            old = left / match[1]
+            if old.exists():
+                old.replace(folder / match[1])
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -8,7 +8,14 @@ import sys
 import pytest
 
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.files import atomic_file, atomic_folder, read_json, write_json, write_text
+from creativewritinggpt.files import (
+    atomic_file,
+    atomic_folder,
+    clean_up,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
@@ -81,3 +88,15 @@ def test_new_files_have_the_usual_permissions(tmp_path):
     write_text(tmp_path / "a", "x")
     (tmp_path / "b").write_text("x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_what_killed_writers_left_is_removed_and_the_old_version_comes_back(tmp_path):
+    for name in (".model.new.abcd1234", ".other.old.abcd1234", ".notes"):
+        (tmp_path / name).mkdir()
+    moved = tmp_path / ".model.old.efgh5678" / "model"
+    moved.mkdir(parents=True)
+    (moved / "w").write_text("old")
+    (tmp_path / ".a.json.ab_d1234.tmp.json").write_text("half")
+    clean_up(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".notes", "model"]
+    assert (tmp_path / "model" / "w").read_text() == "old"

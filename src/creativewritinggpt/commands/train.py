@@ -6,10 +6,22 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import console
 from ..arguments import add_settings, given, short_usage
 from ..config import Config, load_config
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..models.writer import Writer
+
+PROMPTS: tuple[str, ...] = ("Once upon a time in a kingdom far away,", "The last lighthouse keeper")
+"""What a model in training continues, where no other prompts are given."""
+
+SAMPLE_TOKENS = 30
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,18 +45,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on with the run in the output folder"
     )
     parser.add_argument(
+        "--force", action="store_true",
+        help="resume although data or settings have changed; what changed is recorded",
+    )  # fmt: skip
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace the run in the output folder"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     add_settings(parser, Config, aliases={"model_name": ("--model",)})
 
 
+def _sampler(config: Config) -> Callable[[Writer], list[dict[str, str]]] | None:
+    """What continues the prompts of a run at each validation."""
+    prompts = PROMPTS
+    if config.sample_prompts is not None:
+        try:
+            lines = Path(config.sample_prompts).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"sample_prompts: {config.sample_prompts} can't be read") from error
+        prompts = tuple(line.strip() for line in lines if line.strip())
+    prompts = prompts[: config.samples]
+    if not prompts:
+        return None
+    from ..generation.engine import write
+    from ..generation.presets import settings_for
+
+    # The model as it is: the faster backends would make a copy of its weights each time.
+    values = {"max_new_tokens": SAMPLE_TOKENS, "seed": config.seed, "weights": "transformers"}
+    settings = settings_for("literary", values)
+
+    def sample(writer: Writer) -> list[dict[str, str]]:
+        writer.model.eval()
+        return [{"prompt": p, "text": write(writer, p, settings)[0].text} for p in prompts]
+
+    return sample
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train and say what came of it."""
-    config = load_config(arguments.config, given(arguments, Config))
+    overrides = given(arguments, Config)
+    config = load_config(arguments.config, overrides)
+    if arguments.force and not arguments.resume:
+        raise InputError("--force goes with --resume", "to replace a run there is --overwrite")
     from ..training.run import train
 
-    result = train(config, arguments.files, resume=arguments.resume, overwrite=arguments.overwrite)
+    result = train(
+        config,
+        arguments.files,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        force=arguments.force,
+        # A recipe says everything; flags say what they name.
+        said=None if arguments.config else set(overrides),
+        sampler=_sampler,
+    )
+    if console.other_process():
+        return 130 if result.outcome == "interrupted" else 0
     if arguments.json:
         sys.stdout.write(json.dumps(result.to_dict()) + "\n")
     place = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 from .. import console, devices
 from ..config import Config
@@ -11,8 +10,6 @@ from ..data.corpus import Corpus
 from ..data.mixing import Mixture
 from ..data.packing import RowPlan
 from ..models.writer import Writer
-from .engine import accumulate_gradient
-from .projections import fused_projections
 from .schedule import Plan
 from .validation import Validation
 
@@ -42,17 +39,18 @@ class Announcement:
     sizes: tuple[int, int]
 
 
-def announce(run: Announcement, scoring_seconds: float) -> None:
+def announce(run: Announcement, scoring_seconds: float, step_seconds: float) -> None:
     """Say what the run will do, about how long it will take and how much memory.
 
     Args:
         run: What there is to be said.
         scoring_seconds: How long one validation took.
+        step_seconds: How long one optimizer step takes.
     """
     config, plan, rows, before = run.config, run.plan, run.rows, run.before
     _show_data(run)
     evaluations = sum(plan.evaluates_after(step) for step in range(1, plan.total_steps + 1))
-    expected = plan.total_steps * _probe(run) * config.gradient_accumulation_steps
+    expected = plan.total_steps * step_seconds
     expected += evaluations * (scoring_seconds + 1.0)
     trained, total = run.sizes
     what = "all weights" if config.method == "full" else f"a LoRA adapter of rank {config.lora_r}"
@@ -108,15 +106,3 @@ def _show_data(run: Announcement) -> None:
         )
     heads = ["source", "docs", "words", "left out", "dupl.", "train", "held out"]
     console.table("", [*heads, "tokens", "share", "passes", "base loss"], rows)
-
-
-def _probe(run: Announcement) -> float:
-    """Seconds of one micro-step, measured once on real rows without changing anything."""
-    indices = run.plan.rows_of_step(0)[: run.config.batch_size]
-    run.writer.model.train()
-    with fused_projections(run.writer):
-        began = time.monotonic()
-        accumulate_gradient(run.writer, run.rows, indices, run.config.batch_size)
-        seconds = time.monotonic() - began
-    run.writer.model.zero_grad(set_to_none=True)
-    return seconds

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder ``step-N`` with the trained weights, the optimizer's moments and
 ``state.json``; all of it safetensors and JSON, nothing that could run code. It appears by renaming,
-carries the checksum of its files, and is tried newest first: a damaged one is named and the one
+carries the checksums of its files, and is tried newest first: a damaged one is named and the one
 before it is used. Data order and dropout noise are functions of the seed and the step, so they need
 no state.
 """
@@ -24,11 +24,10 @@ from safetensors.torch import load_file, save_file
 from .. import console
 from ..errors import InputError
 from ..files import atomic_folder, write_json
-
-KEEP = 2
-"""Checkpoints kept: the newest, and one before it in case the newest is damaged."""
+from .team import Team
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_COUNT = "step."  # the optimizer's own count of steps, for each parameter
 
 
 @dataclasses.dataclass
@@ -62,42 +61,64 @@ def _digest(path: Path) -> str:
 
 
 def save_checkpoint(
-    folder: Path, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> Path:
-    """Write ``folder/step-N`` and remove the oldest beyond :data:`KEEP`.
+    folder: Path,
+    state: State,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    team: Team,
+) -> None:
+    """Write ``folder/step-N`` and remove the oldest beyond ``keep``.
 
     Args:
         folder: The run's ``checkpoints`` folder.
         state: Where the run stands.
         model: The model, whose trained parameters are saved.
         optimizer: AdamW over these parameters.
-
-    Returns:
-        The new checkpoint.
+        keep: Checkpoints that stay, at least 1.
+        team: The processes of the run; all of them call this, the first one writes.
     """
     parameters = trained_parameters(model)
-    moments: dict[str, torch.Tensor] = {}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{key}.{name}"] = value.detach().cpu().contiguous()
-    target = folder / f"step-{state.step}"
-    with atomic_folder(target) as temporary:
-        weights = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
+    weights = {name: team.whole(value) for name, value in parameters.items()}
+    moments = {
+        f"{key}.{name}": team.whole(value)
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    if team.first:
+        _write(folder, state, weights, moments, keep)
+
+
+def _write(
+    folder: Path,
+    state: State,
+    weights: dict[str, torch.Tensor],
+    moments: dict[str, torch.Tensor],
+    keep: int,
+) -> None:
+    """Write the checkpoint and remove the oldest."""
+    with atomic_folder(folder / f"step-{state.step}") as temporary:
         save_file(weights, temporary / _WEIGHTS)
         save_file(moments, temporary / _OPTIMIZER)
         checksums = {name: _digest(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)}
         body = dataclasses.asdict(state)
         checksums["state"] = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         write_json(temporary / _STATE, {"state": body, "sha256": checksums})
-    for old in _checkpoints(folder)[KEEP:]:
+    # What is newer was damaged, or this run would not have come by here again.
+    found = _checkpoints(folder)
+    newer = [path for path in found if _step(path) > state.step]
+    for old in newer + found[len(newer) + keep :]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, newest first."""
     found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+    return sorted(found, key=_step, reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
@@ -119,13 +140,39 @@ def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
     return None
 
 
-def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    path: Path | None, model: torch.nn.Module, optimizer: torch.optim.Optimizer, team: Team
+) -> None:
     """Put the weights and moments of a checkpoint into the model and its optimizer.
+
+    Args:
+        path: The checkpoint, where this process is the team's first; the others get it from there.
+        model: The model, whose trained parameters are set.
+        optimizer: AdamW over these parameters.
+        team: The processes of the run.
 
     Raises:
         InputError: The checkpoint belongs to another model.
     """
     parameters = trained_parameters(model)
+    weights, moments = ({}, {}) if path is None else _tensors(path, parameters)
+    counts = {name: float(value) for name, value in moments.items() if name.startswith(_COUNT)}
+    counts = json.loads(team.told(json.dumps(counts)))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(team.place(weights.get(name), parameter))
+            if _COUNT + name not in counts:
+                continue
+            state = optimizer.state[parameter]
+            state["step"] = torch.tensor(counts[_COUNT + name])
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = team.place(moments.get(f"{key}.{name}"), parameter)
+
+
+def _tensors(
+    path: Path, parameters: dict[str, torch.nn.Parameter]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights and moments of a checkpoint that fit the parameters."""
     try:
         weights, moments = load_file(path / _WEIGHTS), load_file(path / _OPTIMIZER)
     except SafetensorError as error:
@@ -137,30 +184,38 @@ def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
             f"checkpoint {path} is of another model or adapter",
             "resume with the settings of the run, or start afresh with --overwrite",
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-            for key in ("exp_avg", "exp_avg_sq", "step"):
-                value = moments.get(f"{key}.{name}")
-                if value is not None:
-                    moved = value if key == "step" else value.to(parameter.device)
-                    optimizer.state[parameter][key] = moved
+    return weights, moments
 
 
-def refuse_changes(then: dict[str, Any], now: dict[str, Any]) -> None:
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between a run and its continuation, in words.
+
+    Args:
+        then: What the run was.
+        now: What it is to be; only these keys are compared.
+    """
+    found = []
+    for key, value in now.items():
+        before = then.get(key)
+        if json.dumps(before, sort_keys=True) == json.dumps(value, sort_keys=True):
+            continue
+        if isinstance(before, dict) and isinstance(value, dict):
+            found += changes(before, value)
+            continue
+        text = f"{key} was {before!r}, is {value!r}"
+        found.append(text if len(text) < 120 else text[:117] + "…")
+    return found
+
+
+def refuse(changed: list[str]) -> None:
     """Refuse to resume a run whose data or settings are not what they were.
 
     Raises:
-        InputError: Naming what changed.
+        InputError: Something has changed; the message names it.
     """
-    changed = [
-        f"{key} was {then.get(key)!r}, is {now[key]!r}"
-        for key in now
-        if json.dumps(then.get(key), sort_keys=True) != json.dumps(now[key], sort_keys=True)
-    ]
     if changed:
-        shown = "; ".join(text if len(text) < 120 else text[:117] + "…" for text in changed[:3])
         raise InputError(
-            f"the run can't be resumed, since it has changed: {shown}",
-            "resume with the settings and data of the run, or start afresh with --overwrite",
+            f"the run can't be resumed, since it has changed: {'; '.join(changed[:3])}",
+            "resume with the settings and data of the run, go on all the same with --force, or "
+            "start afresh with --overwrite",
         )

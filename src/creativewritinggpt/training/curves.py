@@ -1,4 +1,9 @@
-"""``training_curves.png``: loss, validation perplexity and learning rate by step."""
+"""``training_curves.png``: loss, validation perplexity and learning rate by step.
+
+Drawn to be read at a glance: each line carries its name where it ends, the base model is the dashed
+line to beat, the best step a star with its figures, and what comes after the model began to learn
+its texts by heart is shaded.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,60 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import atomic_file
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
+_OTHERS = ("#56B4E9", "#CC79A7", "#E69F00", "#8a6d00", "#5e3c99", "#444444")
+_MOST_DOMAINS = len(_OTHERS)
 
 
-def _smoothed(values: list[float], weight: float) -> list[float]:
-    """An exponential running mean, without the bias towards the first value."""
-    mean, norm, result = 0.0, 0.0, []
-    for value in values:
-        mean = weight * mean + (1 - weight) * value
-        norm = weight * norm + (1 - weight)
-        result.append(mean / norm)
-    return result
+def _smoothed(values: list[float]) -> list[float]:
+    """Means over neighbouring steps on both sides, so that the curve does not lag behind."""
+    count = len(values)
+    width = max(0.5, count / 40)  # of the bell, in steps
+    reach = math.ceil(3 * width)
+    offsets = np.arange(-reach, reach + 1)
+    bell = np.exp(-0.5 * (offsets / width) ** 2)
+    sums = np.convolve(np.asarray(values), bell)[reach : reach + count]
+    weights = np.convolve(np.ones(count), bell)[reach : reach + count]
+    return [float(value) for value in sums / weights]
+
+
+def _apart(heights: list[float], least: float) -> list[float]:
+    """Heights for labels: as near to the given ones as a least distance allows."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    placed = list(heights)
+    for _ in range(50):
+        moved = False
+        for low, high in zip(order, order[1:], strict=False):
+            lack = least - (placed[high] - placed[low])
+            if lack > 1e-9:
+                placed[low] -= lack / 2
+                placed[high] += lack / 2
+                moved = True
+        if not moved:
+            break
+    return placed
+
+
+def _label_ends(axes: Any, lines: list[tuple[str, float, str, bool]]) -> None:
+    """Write each line's name beside its end, right of the picture.
+
+    Args:
+        axes: The axes, their limits set.
+        lines: Name, last value, colour, and whether it is the main line.
+    """
+    low, high = axes.get_ylim()
+    inside = [min(max(value, low), high) for _, value, _, _ in lines]
+    heights = _apart(inside, 0.075 * (high - low))
+    for (name, _, colour, main), height in zip(lines, heights, strict=True):
+        axes.annotate(
+            name, (1.01, height), xycoords=("axes fraction", "data"), color=colour, va="center",
+            fontsize=9, fontweight="bold" if main else "normal", annotation_clip=False,
+        )  # fmt: skip
 
 
 def draw_curves(metrics: dict[str, Any], path: Path) -> None:
@@ -35,68 +80,130 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    batch = metrics["batch_losses"]
-    steps = list(range(1, len(batch) + 1))
-    base = metrics["base_val_loss"]
-    # At step 0 the model is the base model.
-    at = [0, *metrics["evaluation_steps"]]
-    validation = [base, *metrics["val_loss"]]
-    perplexities = [metrics["base_val_perplexity"], *metrics["val_perplexity"]]
     figure, (loss, perplexity, rate) = plt.subplots(
-        3, 1, figsize=(8.5, 8.5), sharex=True, height_ratios=[3, 3, 1.2], layout="constrained"
+        3, 1, figsize=(9.5, 8.6), sharex=True, height_ratios=[3.2, 3, 1], layout="constrained"
     )
     try:
-        loss.plot(steps, batch, color=_BLUE, alpha=0.25, linewidth=1)
-        window = 0.85 if len(batch) >= 20 else 0.5
-        loss.plot(steps, _smoothed(batch, window), color=_BLUE, linewidth=2, label="training")
-        loss.plot(at, validation, color=_ORANGE, marker="o", linewidth=2, label="validation")
-        loss.axhline(
-            base, color=_GREY, linestyle="--", linewidth=1.5, label="base model, validation"
+        steps = len(metrics["batch_losses"])
+        _draw_loss(loss, metrics)
+        _draw_perplexity(perplexity, metrics)
+        rate.plot(range(1, steps + 1), metrics["learning_rate"], color="#333333", linewidth=1.5)
+        rate.fill_between(
+            range(1, steps + 1), metrics["learning_rate"], color="#333333", alpha=0.08
         )
-        loss.set_ylabel("loss (nats a token)")
-        # The first, still noisy steps must not squeeze the rest of the curve.
-        shown = sorted([*batch, *metrics["val_loss"], base])
-        low, high = shown[0], shown[min(len(shown) - 1, math.ceil(0.99 * len(shown)))]
-        margin = 0.08 * max(high - low, 0.05)
-        loss.set_ylim(low - margin, high + margin)
-        loss.legend(frameon=False, loc="upper right")
-
-        perplexity.plot(at, perplexities, color=_ORANGE, marker="o", linewidth=2)
-        perplexity.axhline(perplexities[0], color=_GREY, linestyle="--", linewidth=1.5)
-        perplexity.annotate(
-            f"base model {perplexities[0]:.2f}", (0.995, perplexities[0]), color=_GREY,
-            xycoords=("axes fraction", "data"), ha="right", va="bottom",
-        )  # fmt: skip
-        best = metrics["best_step"]
-        if best in at:
-            value = perplexities[at.index(best)]
-            for axes in (loss, perplexity):
-                axes.axvline(best, color=_GREEN, linewidth=1, linestyle=":")
-            perplexity.plot([best], [value], marker="*", markersize=15, color=_GREEN, zorder=5)
-            right = best > 0.7 * len(batch)
-            perplexity.annotate(
-                f"best: {value:.2f} at step {best}", (best, value), color=_GREEN,
-                xytext=(-12 if right else 12, -8), textcoords="offset points",
-                ha="right" if right else "left", va="top", fontweight="bold",
-            )  # fmt: skip
-        perplexity.set_ylabel("validation perplexity")
-        perplexity.margins(y=0.18)
-
-        rate.plot(steps, metrics["learning_rate"], color="black", linewidth=1.5)
         rate.set_ylabel("learning rate")
         rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        rate.yaxis.set_major_locator(MaxNLocator(3))
         rate.set_ylim(bottom=0)
         rate.set_xlabel("optimizer step")
         rate.xaxis.set_major_locator(MaxNLocator(integer=True))
-        rate.set_xlim(-0.015 * len(batch), 1.025 * max(len(batch), 1))
+        rate.set_xlim(-0.015 * steps, 1.015 * max(steps, 1))
+        if metrics.get("overfits_after"):
+            rate.annotate(
+                "learning by heart", (0.985, 0.92), xycoords="axes fraction", color=_ORANGE,
+                ha="right", va="top", fontsize=9, fontstyle="italic",
+            )  # fmt: skip
         for axes in (loss, perplexity, rate):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        title = f"{metrics['config']['model_name']}: validation loss {base:.3f} before"
-        if metrics["val_loss"]:
-            title += f", {min(metrics['val_loss']):.3f} at best"
-        figure.suptitle(title.replace("$", r"\$"), fontsize=12)
+            _mark_steps(axes, metrics, steps)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="y", color="#e3e3e3", linewidth=0.7)
+            axes.set_axisbelow(True)
+        figure.suptitle(_title(metrics), fontsize=12.5, x=0.012, ha="left")
         with atomic_file(path) as temporary:
             figure.savefig(temporary, dpi=120, format="png")
     finally:
         plt.close(figure)
+
+
+def _title(metrics: dict[str, Any]) -> str:
+    """What came of it, in one line."""
+    title = str(metrics["config"]["model_name"]).rstrip("/").rpartition("/")[2]
+    losses = metrics["val_loss"]
+    before = metrics["base_val_perplexity"]
+    if losses:
+        after = math.exp(min(losses))
+        title += f": validation perplexity {before:.1f} before, {after:.1f} after training"
+    return title.replace("$", r"\$")
+
+
+def _mark_steps(axes: Any, metrics: dict[str, Any], steps: int) -> None:
+    """The best step, where the run was resumed, and what is learning by heart."""
+    if metrics["best_step"]:
+        axes.axvline(metrics["best_step"], color=_GREEN, linewidth=1, linestyle=":", zorder=1)
+    for step in metrics["resumed_from"]:
+        axes.axvline(step, color=_GREY, linewidth=0.8, linestyle=(0, (1, 4)), zorder=1)
+    if metrics.get("overfits_after"):
+        axes.axvspan(metrics["overfits_after"], steps, color=_ORANGE, alpha=0.06, linewidth=0)
+
+
+def _draw_loss(axes: Any, metrics: dict[str, Any]) -> None:
+    """Training and validation loss, with the base model as the line to beat."""
+    batch, base = metrics["batch_losses"], metrics["base_val_loss"]
+    steps = range(1, len(batch) + 1)
+    smooth = _smoothed(batch) if batch else []
+    axes.plot(steps, batch, color=_BLUE, alpha=0.22, linewidth=0.9)
+    axes.plot(steps, smooth, color=_BLUE, linewidth=2)
+    # At step 0 the model is the base model.
+    at, validation = [0, *metrics["evaluation_steps"]], [base, *metrics["val_loss"]]
+    axes.axhline(base, color=_GREY, linestyle="--", linewidth=1.2)
+    axes.plot(at, validation, color=_ORANGE, marker="o", markersize=_dots(at), linewidth=2)
+    axes.set_ylabel("loss (nats a token)")
+    # The first, still noisy steps must not squeeze the rest of the curve.
+    shown = sorted([*batch, *validation])
+    low, high = shown[0], shown[min(len(shown) - 1, math.ceil(0.99 * len(shown)))]
+    margin = 0.08 * max(high - low, 0.05)
+    axes.set_ylim(low - margin, high + margin)
+    for step in metrics["resumed_from"][-3:]:
+        axes.annotate(
+            "resumed", (step, 0.03), xycoords=("data", "axes fraction"), color=_GREY,
+            xytext=(4, 0), textcoords="offset points", fontsize=8,
+        )  # fmt: skip
+    lines = [("base model", base, _GREY, False), ("validation", validation[-1], _ORANGE, True)]
+    if smooth:
+        lines.append(("training", smooth[-1], _BLUE, True))
+    _label_ends(axes, lines)
+
+
+def _draw_perplexity(axes: Any, metrics: dict[str, Any]) -> None:
+    """Validation perplexity of all held-out text, and of each domain where there are several."""
+    at = [0, *metrics["evaluation_steps"]]
+    values = [metrics["base_val_perplexity"], *metrics["val_perplexity"]]
+    lines = [("base model", values[0], _GREY, False)]
+    domains = metrics["domains"]
+    if 1 < len(domains) <= _MOST_DOMAINS:
+        for colour, (name, losses) in zip(_OTHERS, domains.items(), strict=False):
+            # A domain may have come with new data in the middle of a run.
+            points = [
+                (step, math.exp(min(value, 30.0)))
+                for step, value in zip(
+                    at, [losses["base_val_loss"], *losses["val_loss"]], strict=True
+                )
+                if value is not None
+            ]
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2)
+            lines.append((name.replace("$", r"\$"), points[-1][1], colour, False))
+    axes.axhline(values[0], color=_GREY, linestyle="--", linewidth=1.2)
+    axes.plot(at, values, color=_ORANGE, marker="o", markersize=_dots(at), linewidth=2)
+    lines.append(
+        ("all held-out text" if len(domains) > 1 else "validation", values[-1], _ORANGE, True)
+    )
+    axes.set_ylabel("validation perplexity")
+    axes.margins(y=0.16)
+    best = metrics["best_step"]
+    if best in at:
+        value = values[at.index(best)]
+        axes.plot([best], [value], marker="*", markersize=15, color=_GREEN, zorder=5)
+        right = best > 0.6 * at[-1]
+        axes.annotate(
+            f"best: {value:.2f} at step {best}", (best, value), color=_GREEN,
+            xytext=(-10 if right else 10, -9), textcoords="offset points",
+            ha="right" if right else "left", va="top", fontweight="bold",
+        )  # fmt: skip
+    axes.set_ylim(*axes.get_ylim())
+    _label_ends(axes, lines)
+
+
+def _dots(at: list[int]) -> float:
+    """The size of a validation's mark: many of them must not hide the line."""
+    return 5.0 if len(at) <= 25 else 0.0

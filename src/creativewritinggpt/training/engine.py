@@ -35,20 +35,27 @@ def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
 
 
 def accumulate_gradient(
-    writer: Writer, rows: RowPlan, indices: np.ndarray, batch_size: int
+    writer: Writer,
+    rows: RowPlan,
+    indices: np.ndarray,
+    batch_size: int,
+    tokens: int | None = None,
 ) -> tuple[float, int]:
     """Add the gradient of a whole optimizer step to the parameters.
 
     Args:
         writer: The model.
         rows: The packed rows of the whole run; every row has a target.
-        indices: The rows of the step.
+        indices: The rows of the step, or this process's share of them.
         batch_size: Rows in a micro-step.
+        tokens: Target tokens of the whole step; those of ``indices`` without it.
 
     Returns:
-        The loss of the step in nats a token, and its number of target tokens.
+        The loss of the step in nats a token (or this share's part of it), and its number of target
+        tokens.
     """
-    tokens = int(rows.target_counts()[indices].sum())
+    if tokens is None:
+        tokens = int(rows.target_counts()[indices].sum())
     total = 0.0
     for start in range(0, len(indices), batch_size):
         loss = summed_loss(writer, rows.take(indices[start : start + batch_size]))

@@ -6,15 +6,12 @@ Dropout noise is seeded for every step from (seed, step), and rows come in an or
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import functools
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,207 +19,262 @@ import torch
 from ..config import Config
 from ..data.packing import RowPlan
 from ..errors import RunError
-from ..files import write_json
 from ..models.writer import Writer
 from .checkpoint import State, save_checkpoint, trained_parameters
-from .curves import draw_curves
 from .display import Display
 from .engine import accumulate_gradient
-from .output import BEST, CHECKPOINTS, CURVES, METRICS
+from .interrupt import Interrupt
+from .journal import Journal
+from .metrics import (
+    evaluation_line,
+    note_evaluation,
+    note_samples,
+    overfitting,
+    patience_ends,
+    write_metrics,
+)
+from .micro_batch import MicroBatch
+from .output import BEST, CHECKPOINTS
 from .schedule import Plan
+from .team import ProcessLost, Team
 from .validation import Validation
 
 _DRAW_EVERY = 30.0
 """Seconds between two pictures of the curves while a run goes on."""
 
 
-class Interrupt:
-    """Ctrl-C asks the loop to stop after the step; a second one stops at once."""
+@dataclasses.dataclass
+class Job:
+    """What the loop works with.
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[Interrupt]:
-        """Listen while the block runs (only the main thread can)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        before = signal.signal(signal.SIGINT, ask)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-def fit(
-    writer: Writer,
-    rows: RowPlan,
-    plan: Plan,
-    config: Config,
-    state: State,
-    optimizer: torch.optim.Optimizer,
-    validate: Callable[[], Validation],
-    save: Callable[[Path, State], None],
-) -> str:
-    """Train until the plan ends, nothing improves any more, or somebody asks to stop.
-
-    Args:
+    Attributes:
         writer: The model with its adapter attached.
         rows: The training rows.
         plan: The course of the run.
         config: The settings.
         state: Where the run stands; changed as it goes.
         optimizer: AdamW over the trained parameters.
+        micro: How many rows go through the model at once.
+        team: The processes that train together.
         validate: Scores the held-out rows.
         save: Writes the model into a folder.
+        sample: Continues fixed prompts, if anything does: ``prompt`` and ``text`` of each.
+        journal: Where steps and validations are noted as they happen.
+    """
+
+    writer: Writer
+    rows: RowPlan
+    plan: Plan
+    config: Config
+    state: State
+    optimizer: torch.optim.Optimizer
+    micro: MicroBatch
+    team: Team
+    validate: Callable[[], Validation]
+    save: Callable[[Path], None]
+    sample: Callable[[], list[dict[str, str]]] | None = None
+    journal: Journal = dataclasses.field(default_factory=Journal)
+
+    @functools.cached_property
+    def target_counts(self) -> np.ndarray:
+        """Target tokens of each row."""
+        return self.rows.target_counts()
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output_dir)
+
+
+def fit(job: Job) -> str:
+    """Train until the plan ends, nothing improves any more, or somebody asks to stop.
 
     Returns:
         ``finished``, ``early`` or ``interrupted``.
 
     Raises:
-        RunError: The loss is not finite; what was saved before stays.
+        RunError: The loss is not finite; the last good state is saved.
     """
-    output = Path(config.output_dir)
-    parameters = list(trained_parameters(writer.model).values())
-    metrics = state.metrics
+    plan, state, device = job.plan, job.state, job.writer.device.device
     began, before = time.monotonic(), state.seconds
-    outcome = "finished"
     drawn = began
-    with Interrupt().listening() as interrupt, Display(plan.total_steps, state.step) as display:
-        display.validation = metrics["val_loss"][-1] if metrics["val_loss"] else None
+    with (
+        Interrupt().listening() as interrupt,
+        Display(plan.total_steps, state.step, device) as display,
+    ):
+        _show_validation(display, state)
         while state.step < plan.total_steps:
-            rate = plan.learning_rate(state.step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            torch.manual_seed(
-                int(np.random.SeedSequence([config.seed, state.step]).generate_state(1)[0])
-            )
-            writer.model.train()
             step_began = time.monotonic()
-            loss, tokens = accumulate_gradient(
-                writer, rows, plan.rows_of_step(state.step), config.batch_size
-            )
-            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            if not (math.isfinite(loss) and math.isfinite(norm.item())):
-                raise RunError(
-                    f"the loss is not a finite number any more at step {state.step + 1}",
-                    "what was saved before stays; try a lower --learning-rate or --precision fp32",
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.step += 1
-            state.useful_tokens += tokens
-            state.step_seconds += time.monotonic() - step_began
+            loss, tokens, asked = _step(job, interrupt)
             state.seconds = before + time.monotonic() - began
-            metrics["batch_losses"].append(loss)
-            metrics["learning_rate"].append(rate)
-            state.since_evaluation.append((loss, tokens))
-            display.step(state.step, loss, tokens)
+            display.step(state.step, loss, tokens, time.monotonic() - step_began)
 
             stop_early = False
             if plan.evaluates_after(state.step):
-                result = validate()
-                _note_evaluation(state, result)
-                display.validation = result.loss
-                if state.best_loss is None or result.loss < state.best_loss:
-                    state.best_loss, state.best_step = result.loss, state.step
-                    metrics["best_step"] = state.step
-                    save(output / BEST, state)
-                stop_early = _patience_ends(state, result.loss, plan, config)
-                display.say(_evaluation_line(state, result))
+                stop_early = _evaluate(job, display)
                 state.seconds = before + time.monotonic() - began
                 # The picture takes longer than a short run's step: not with every validation.
                 draw = time.monotonic() - drawn >= _DRAW_EVERY
                 drawn = time.monotonic() if draw else drawn
-                write_metrics(output, state, draw)
-            if plan.saves_after(state.step) or stop_early or interrupt.asked:
-                save_checkpoint(output / CHECKPOINTS, state, writer.model, optimizer)
+                if job.team.first:
+                    write_metrics(job.output, state, draw)
+            if plan.saves_after(state.step) or stop_early or asked:
+                keep(job)
             if stop_early and state.step < plan.total_steps:
-                outcome = "early"
-                break
-            if interrupt.asked and state.step < plan.total_steps:
-                outcome = "interrupted"
-                break
-    state.seconds = before + time.monotonic() - began
-    return outcome
+                return "early"
+            if asked and state.step < plan.total_steps:
+                return "interrupted"
+    return "finished"
 
 
-def _note_evaluation(state: State, result: Validation) -> None:
-    metrics, since = state.metrics, state.since_evaluation
-    tokens = sum(count for _, count in since)
-    metrics["evaluation_steps"].append(state.step)
-    metrics["train_loss"].append(sum(loss * count for loss, count in since) / max(tokens, 1))
-    metrics["val_loss"].append(result.loss)
-    metrics["val_perplexity"].append(result.perplexity)
-    metrics["val_eos_loss"].append(result.eos_loss)
-    for name, loss in result.domains.items():
-        metrics["domains"][name]["val_loss"].append(loss)
-    state.since_evaluation = []
+def _show_validation(display: Display, state: State) -> None:
+    """Tell the display what validation has found so far."""
+    losses = state.metrics["val_loss"]
+    display.validation = losses[-1] if losses else None
+    display.best = None if state.best_loss is None else (state.best_loss, state.best_step)
 
 
-def _patience_ends(state: State, loss: float, plan: Plan, config: Config) -> bool:
-    """Count evaluations without an improvement, from the end of the warm-up on."""
-    if state.reference_loss is None or loss < state.reference_loss - config.min_delta:
-        state.reference_loss = loss
-        state.evaluations_without_improvement = 0
-    elif state.step > plan.warmup_steps:
-        state.evaluations_without_improvement += 1
-    return 0 < config.patience <= state.evaluations_without_improvement
+def _evaluate(job: Job, display: Display) -> bool:
+    """Validate, keep the model if it is the best so far, and say whether patience has ended."""
+    state, metrics = job.state, job.state.metrics
+    result = job.validate()
+    if not math.isfinite(result.loss):
+        what = f"the validation loss is {result.loss} after step {state.step}"
+        _give_up(job, what, good=False)
+    note_evaluation(state, result)
+    note_samples(state, job.sample)
+    if state.best_loss is None or result.loss < state.best_loss:
+        state.best_loss, state.best_step = result.loss, state.step
+        metrics["best_step"] = state.step
+        job.save(job.output / BEST)
+    ended = patience_ends(state, result.loss, job.plan.warmup_steps, job.config)
+    _show_validation(display, state)
+    display.say(evaluation_line(state, result))
+    for sample in metrics["samples"][-1:] if job.sample is not None else ():
+        display.say(f"  {sample['prompt']} …{' '.join(sample['text'].split())}")
+    if (warning := overfitting(metrics)) is not None:
+        display.say(warning)
+    job.journal.write(
+        {
+            "step": state.step,
+            "val_loss": result.loss,
+            "val_perplexity": result.perplexity,
+            "val_eos_loss": result.eos_loss,
+            "train_loss": metrics["train_loss"][-1],
+            "best_step": state.best_step,
+            "domains": result.domains,
+        }
+    )
+    return ended
 
 
-def _evaluation_line(state: State, result: Validation) -> str:
-    base = state.metrics["base_val_loss"]
-    mark = " (best so far)" if state.best_step == state.step else ""
-    return (
-        f"step {state.step}: validation loss {result.loss:.4f}, perplexity "
-        f"{result.perplexity:.2f}{mark}; base model {base:.4f}, {math.exp(base):.2f}"
+def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
+    """One optimizer step; its loss, its target tokens, and whether to stop after it."""
+    state, team, config, optimizer = job.state, job.team, job.config, job.optimizer
+    began = time.monotonic()
+    parameters = list(trained_parameters(job.writer.model).values())
+    rate = job.plan.learning_rate(state.step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    indices = job.plan.rows_of_step(state.step)
+    tokens = int(job.target_counts[indices].sum())
+    job.writer.model.train()
+
+    def gradient(rows: int) -> float:
+        # A process of several has noise of its own; alone it is that of (seed, step).
+        place = [config.seed, state.step, *([team.rank] if team.rank else [])]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        accumulate = team.accumulate or accumulate_gradient
+        return accumulate(job.writer, job.rows, team.share(indices), rows, tokens)[0]
+
+    loss = job.micro.fitted(gradient, lambda: optimizer.zero_grad(set_to_none=True))
+    try:
+        # Several processes stop after the same step: after the one that all have heard of it in.
+        loss, asked = team.add_up(parameters, loss, interrupt.asked)
+    except ProcessLost as lost:
+        # Nothing of this step has been applied: what one replica holds is the whole state.
+        if team.first and not team.sharded:
+            keep(job)
+            lost.message += f"; the state after step {state.step} is saved"
+        raise
+    norm = team.clip(parameters, config.max_grad_norm)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
+        _give_up(job, f"{what} at step {state.step + 1}, at a learning rate of {rate:.2g}")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    state.useful_tokens += tokens
+    state.step_seconds += time.monotonic() - began
+    state.metrics["batch_losses"].append(loss)
+    state.metrics["learning_rate"].append(rate)
+    state.since_evaluation.append((loss, tokens))
+    job.journal.write(
+        {
+            "step": state.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "tokens": tokens,
+            "step_seconds": time.monotonic() - began,
+        }
+    )
+    return loss, tokens, interrupt.asked if team.size == 1 else asked
+
+
+def probe(job: Job) -> float:
+    """Seconds of one optimizer step, from one micro-step on real rows that changes nothing."""
+    indices, team = job.plan.rows_of_step(0), job.team
+    job.writer.model.train()
+
+    def timed(rows: int) -> float:
+        began, at_once = time.monotonic(), rows * team.size
+        accumulate = team.accumulate or accumulate_gradient
+        accumulate(job.writer, job.rows, team.share(indices[:at_once]), rows, 1)
+        return (time.monotonic() - began) * math.ceil(len(indices) / at_once)
+
+    def clear() -> None:
+        job.optimizer.zero_grad(set_to_none=True)
+
+    seconds = job.micro.fitted(timed, clear)
+    clear()
+    return seconds
+
+
+def keep(job: Job) -> None:
+    """Save a checkpoint."""
+    job.state.fingerprint["probed"]["micro_batch"] = job.micro.rows
+    save_checkpoint(
+        job.output / CHECKPOINTS,
+        job.state,
+        job.writer.model,
+        job.optimizer,
+        job.config.save_total_limit,
+        job.team,
     )
 
 
-def write_metrics(output: Path, state: State, draw: bool = True) -> None:
-    """Write ``metrics.json``, and the picture of it where it is wanted."""
-    write_json(output / METRICS, state.metrics)
-    if draw:
-        draw_curves(state.metrics, output / CURVES)
-
-
-def new_metrics(config: Config, base: Validation, sizes: tuple[int, int]) -> dict[str, Any]:
-    """The content of ``metrics.json`` before the first step.
+def _give_up(job: Job, what: str, good: bool = True) -> None:
+    """End a run that computes no numbers any more.
 
     Args:
-        config: The settings.
-        base: Losses of the base model.
-        sizes: Trained and total parameters.
+        job: The run.
+        what: What is no number.
+        good: Whether the weights are those of before it happened; then they are saved.
+
+    Raises:
+        RunError: Always.
     """
-    trainable, total = sizes
-    return {
-        "train_loss": [],
-        "val_loss": [],
-        "val_perplexity": [],
-        "val_eos_loss": [],
-        "evaluation_steps": [],
-        "learning_rate": [],
-        "batch_losses": [],
-        "base_val_loss": base.loss,
-        "base_val_perplexity": base.perplexity,
-        "base_val_eos_loss": base.eos_loss,
-        "domains": {
-            name: {"base_val_loss": loss, "val_loss": []} for name, loss in base.domains.items()
-        },
-        "best_step": None,
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "trainable_percent": 100 * trainable / total,
-        "useful_tokens_per_second": None,
-        "peak_memory_bytes": None,
-        "seconds": None,
-        "resumed_from": [],
-        "config": config.to_dict(),
-    }
+    if good:
+        parameters = trained_parameters(job.writer.model)
+        finite = [bool(job.team.whole(value).isfinite().all()) for value in parameters.values()]
+        good = all(finite)
+    if good:
+        keep(job)
+        kept = f"the state after step {job.state.step} is saved"
+    else:
+        kept = "earlier checkpoints stay"
+    raise RunError(
+        f"training stopped: {what}; {kept}",
+        "go on with --resume --force and a lower --learning-rate, or with --precision fp32",
+    )

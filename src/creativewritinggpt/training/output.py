@@ -10,14 +10,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import disk_errors
+from ..files import clean_up, disk_errors
 
 BEST, FINAL, CHECKPOINTS = "best_model", "final_model", "checkpoints"
 METRICS, CURVES = "metrics.json", "training_curves.png"
+JOURNAL, TRACKING = "metrics.jsonl", "tracking"
 VALIDATION, MANIFEST = "validation.jsonl", "manifest.json"
 EVALUATION = ("evaluation.json", "evaluation.md", "evaluation.html", "evaluation.jsonl")
 
-_OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, VALIDATION, MANIFEST, *EVALUATION)
+_OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, JOURNAL, TRACKING, VALIDATION, MANIFEST,
+              *EVALUATION)  # fmt: skip
 
 
 def holds_run(folder: Path) -> bool:
@@ -53,6 +55,8 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
                 "wait for it, or choose another --output-dir",
             ) from error
     try:
+        for place in (folder, folder / CHECKPOINTS):
+            clean_up(place)
         yield
     finally:
         lock.release()

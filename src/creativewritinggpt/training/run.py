@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from .. import console, devices
 from ..config import Config
-from ..data.corpus import Corpus, load_corpus
-from ..data.mixing import mix
-from ..data.packing import pack, plan_rows
-from ..data.store import sources_of
-from ..data.tokens import tokenize
+from ..data.corpus import load_corpus
 from ..errors import InputError
-from ..files import cache_folder, write_json, write_text
-from ..models.adapter import attach, save_model, trainable
+from ..files import write_json, write_text
+from ..models.adapter import attach, trainable
 from ..models.loading import load_base
 from ..models.writer import Writer
 from .announce import Announcement, announce
-from .card import model_card
-from .checkpoint import (
-    State,
-    newest_checkpoint,
-    refuse_changes,
-    restore,
-    trained_parameters,
-)
-from .loop import fit, new_metrics, write_metrics
+from .checkpoint import State, newest_checkpoint, restore, trained_parameters
+from .journal import Journal, check_trackers, journal
+from .loop import Job, fit, probe
+from .metrics import new_metrics, note_base, note_samples, write_metrics
+from .micro_batch import MicroBatch, fitting_rows
 from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
+from .parts import Parts, prepare
 from .projections import fused_projections
-from .record import run_record
-from .schedule import Plan, plan_run
-from .validation import Validation, validate
+from .resume import choices, recorded, take_up
+from .team import Team, gather
+from .validation import Validation
 
-# Settings that may change between a run and its continuation: they name places, or say how far
-# to go on reading the same data.
-_FREE_TO_CHANGE = frozenset(
-    {"output_dir", "results_dir", "cache_dir", "device", "precision", "num_workers", "starter_file"}
-)
+Sample = Callable[[Writer], list[dict[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +64,14 @@ class TrainingResult:
 
 
 def train(
-    config: Config, files: Sequence[str] = (), *, resume: bool = False, overwrite: bool = False
+    config: Config,
+    files: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    force: bool = False,
+    said: Collection[str] | None = None,
+    sampler: Callable[[Config], Sample | None] = lambda config: None,
 ) -> TrainingResult:
     """Fine-tune a model.
 
@@ -84,198 +80,173 @@ def train(
         files: The texts to train on; without any, ``config.sources``.
         resume: Go on with the run in ``config.output_dir``.
         overwrite: Replace the run in ``config.output_dir``.
+        force: Resume although settings or data have changed.
+        said: Names of the settings that were given, for ``resume``: the others are those of the
+            run. Without it all count where any differs from its default.
+        sampler: Makes of the settings what continues fixed prompts with the model as it is
+            (``prompt`` and ``text`` of each); that is asked at each validation.
 
     Raises:
         InputError: Settings, files or the output folder can't be used.
         RunError: The work failed.
     """
-    output = Path(config.output_dir)
-    with claimed(output, resume=resume, overwrite=overwrite):
-        found = newest_checkpoint(output / CHECKPOINTS) if resume else None
+    check_trackers(config.track)
+    output, team = Path(config.output_dir), gather(config.device)
+    with team.gathered(), contextlib.ExitStack() as stack:
+        if team.first:
+            stack.enter_context(claimed(output, resume=resume, overwrite=overwrite))
+        found = _checkpoint(output, team) if resume else None
         if resume and found is None:
             console.note(f"no checkpoint in {output}: starting from the first step")
         if found is not None:
-            config, files = _recorded(found[1], config, files)
-        with console.progress("reading") as tell:
-            corpus = load_corpus(config, files, tell)
-        device = devices.choose(config.device, config.precision, config.num_workers)
-        device.apply()
-        writer = load_base(
-            config.model_name, device, cache_dir=config.cache_dir, starter_file=config.starter_file
-        )
-        return _Run(config, list(files), corpus, writer).go(found, fresh=found is None)
+            config, files = recorded(
+                found[1], config, files, said=said, force=force, processes=team.size
+            )
+        # The other processes wait meanwhile, and one with a shard can't write alone.
+        sample = sampler(config) if team.first and not team.sharded else None
+        device = _device(config, team)
+        with team.in_turn():
+            with console.progress("reading") as tell:
+                corpus = load_corpus(config, files, tell)
+            # What is to be shared out may not fit into one device.
+            held = dataclasses.replace(device, device="cpu") if team.sharded else device
+            writer = load_base(
+                config.model_name, held, cache_dir=config.cache_dir,
+                starter_file=config.starter_file,
+            )  # fmt: skip
+            parts = prepare(config, files, corpus, writer)
+        if team.told(parts.manifest["manifest_hash"]) != parts.manifest["manifest_hash"]:
+            raise InputError(
+                "this process has read other documents than the first one",
+                "give every machine the same files",
+            )
+        return _go(parts, device, found, team, force, sample)
 
 
-def _recorded(state: State, config: Config, files: Sequence[str]) -> tuple[Config, Sequence[str]]:
-    """Settings and files of the run that is resumed, with this machine's places."""
-    then = state.fingerprint
-    now = {key: value for key, value in config.to_dict().items() if key not in _FREE_TO_CHANGE}
-    default = {key: value for key, value in Config().to_dict().items() if key in now}
-    if now != default:
-        refuse_changes(then["config"], now)
-    if files and list(files) != then["files"]:
-        refuse_changes({"files": then["files"]}, {"files": list(files)})
-    kept = {**config.to_dict(), **then["config"], **then["probed"]}
-    return Config(**kept), then["files"]
+def _checkpoint(output: Path, team: Team) -> tuple[Path | None, State] | None:
+    """The newest checkpoint, which only the first process must be able to read."""
+    found = newest_checkpoint(output / CHECKPOINTS) if team.first else None
+    state = team.told("" if found is None else json.dumps(dataclasses.asdict(found[1])))
+    if not state:
+        return None
+    return (None, State(**json.loads(state))) if found is None else found
 
 
-class _Run:
-    """The parts of one run, put together."""
+def _device(config: Config, team: Team) -> devices.DeviceChoice:
+    """This process's device, in the number format of the first one."""
+    name = team.device(config.device)
+    chosen = devices.choose(name, config.precision, config.num_workers)
+    if (precision := team.told(chosen.precision)) != chosen.precision:
+        chosen = devices.choose(name, precision, config.num_workers)
+    chosen.apply()
+    return chosen
 
-    def __init__(self, config: Config, files: list[str], corpus: Corpus, writer: Writer) -> None:
-        self.config, self.files, self.corpus, self.writer = config, files, corpus, writer
-        cache = cache_folder(config.cache_dir)
-        max_length = min(config.max_length, writer.window)
-        if max_length < config.max_length:
-            console.note(f"max_length is {max_length}: {writer.name} sees no more tokens at once")
-        shape: dict[str, Any] = {
-            "max_length": max_length,
-            "bos_id": writer.bos_id,
-            "eos_id": writer.eos_id,
-            "mask_prompt": config.mask_prompt,
-            "seed": config.seed,
-        }
-        tokens = tokenize(corpus.train, writer.tokenizer, cache)
-        self.mixture = mix(
-            sources_of(corpus.train), tokens.lengths(), config.mix,
-            max_length=max_length, seed=config.seed,
-        )  # fmt: skip
-        self.rows = plan_rows(tokens, **shape, documents=self.mixture.documents)
-        self.held_out = pack(tokenize(corpus.validation, writer.tokenizer, cache), **shape)
-        for count, what in ((len(self.rows), "train on"), (len(self.held_out), "validate on")):
-            if not count:
-                raise InputError(
-                    f"there is no text to {what}",
-                    "give more documents, or longer ones; cwgpt data inspect shows what was read",
-                )
-        self.domains = sorted({document.source for document in corpus.validation})
-        place = {name: index for index, name in enumerate(self.domains)}
-        self.domain_ids = np.array([place[document.source] for document in corpus.validation])
-        self.manifest = corpus.manifest()
-        self.plan: Plan = plan_run(config, len(self.rows))
 
-    def validate(self) -> Validation:
-        """Score the held-out rows with the model as it is."""
-        return validate(
-            self.writer, self.held_out, self.domain_ids, self.domains, self.config.batch_size
-        )
-
-    def go(self, found: tuple[Path, State] | None, fresh: bool) -> TrainingResult:
-        """Run from the start or from a checkpoint, and save what comes of it."""
-        config, writer, output = self.config, self.writer, Path(self.config.output_dir)
-        began = time.monotonic()
-        before = self.validate() if fresh else None
-        scoring_seconds = time.monotonic() - began
-        torch.manual_seed(config.seed)
-        attach(writer, config)
-        sizes = trainable(writer.model)
-        optimizer = torch.optim.AdamW(
-            trained_parameters(writer.model).values(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
+def _go(
+    parts: Parts,
+    device: devices.DeviceChoice,
+    found: tuple[Path | None, State] | None,
+    team: Team,
+    force: bool,
+    sample: Sample | None,
+) -> TrainingResult:
+    """Run from the start or from a checkpoint, and save what comes of it."""
+    config, writer, output = parts.config, parts.writer, Path(parts.config.output_dir)
+    state = State() if found is None else found[1]
+    anew = found is None or take_up(state, parts, force)
+    micro = MicroBatch(config.batch_size, parts.rows.max_length)
+    began = time.monotonic()
+    before = _validate(parts, micro, team) if anew and not team.sharded else None
+    scoring_seconds = time.monotonic() - began
+    samples = None if sample is None else lambda: sample(writer)
+    note_samples(first := State(metrics={"samples": []}), samples if found is None else None)
+    torch.manual_seed(config.seed)
+    attach(writer, config)
+    sizes = trainable(writer.model)
+    if team.sharded:
+        team.split(writer, device)
+        with team.base(writer):
+            before = _validate(parts, micro, team) if anew else None
+    optimizer = torch.optim.AdamW(
+        trained_parameters(writer.model).values(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
+    job = Job(
+        writer=writer,
+        rows=parts.rows,
+        plan=parts.plan,
+        config=config,
+        state=state,
+        optimizer=optimizer,
+        micro=micro,
+        team=team,
+        validate=lambda: _validate(parts, micro, team),
+        save=lambda folder: parts.save(folder, state, team),
+        sample=samples,
+    )
+    with contextlib.nullcontext() if team.sharded else fused_projections(writer):
         if found is not None:
-            path, state = found
-            refuse_changes(state.fingerprint, self._fingerprint())
-            restore(path, writer.model, optimizer)
-            state.metrics["resumed_from"].append(state.step)
-            console.note(f"going on from step {state.step} of {self.plan.total_steps}")
-        else:
+            micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
+        elif not team.sharded:
+            micro.rows = fitting_rows(writer, parts.rows.max_length, micro.rows, team.local_size)
+        if found is None:
             assert before is not None
-            state = State(
-                metrics=new_metrics(config, before, sizes), fingerprint=self._fingerprint()
+            state.metrics = {**new_metrics(config, before, sizes), **first.metrics}
+            state.fingerprint = {**parts.fingerprint(), "shown": parts.shown()}
+            told = Announcement(
+                config, writer, parts.corpus, parts.mixture, parts.rows, parts.plan, before, sizes
             )
-            announce(
-                Announcement(
-                    config, writer, self.corpus, self.mixture, self.rows, self.plan, before, sizes
-                ),
-                scoring_seconds,
-            )
-            clear(output)
-            write_json(output / MANIFEST, self.manifest)
-            write_text(output / VALIDATION, _as_lines(self.corpus))
-        with fused_projections(writer):
-            outcome = fit(
-                writer, self.rows, self.plan, config, state, optimizer, self.validate, self._save
-            )
-        metrics = state.metrics
-        metrics["seconds"] = state.seconds
-        metrics["useful_tokens_per_second"] = state.useful_tokens / max(state.step_seconds, 1e-9)
-        metrics["peak_memory_bytes"] = devices.peak_memory_bytes(self.writer.device.device)
-        self._save(output / FINAL, state)
+            announce(told, scoring_seconds, probe(job))
+            if team.first:
+                clear(output)
+                write_json(output / MANIFEST, parts.manifest)
+                write_text(output / VALIDATION, parts.held_out_lines())
+        else:
+            if before is not None:
+                note_base(state.metrics, before)
+            restore(found[0], writer.model, optimizer, team)
+            console.note(f"going on from step {state.step} of {parts.plan.total_steps}")
+        state.fingerprint["probed"] = choices(parts, team.size, micro.rows)
+        with (
+            journal(config, state.step, device.device)
+            if team.first
+            else contextlib.nullcontext(Journal()) as log
+        ):
+            job.journal = log
+            outcome = fit(job)
+    return _finish(parts, job, outcome)
+
+
+def _validate(parts: Parts, micro: MicroBatch, team: Team) -> Validation:
+    if team.sharded:  # fewer rows in one process would leave the others waiting
+        return parts.validate(micro.rows, team)
+    return micro.fitted(lambda rows: parts.validate(rows, team), lambda: None)
+
+
+def _finish(parts: Parts, job: Job, outcome: str) -> TrainingResult:
+    """Save the last model and the metrics, and say what came of the run."""
+    state, output = job.state, job.output
+    metrics = state.metrics
+    metrics["seconds"] = state.seconds
+    metrics["useful_tokens_per_second"] = state.useful_tokens / max(state.step_seconds, 1e-9)
+    metrics["peak_memory_bytes"] = devices.peak_memory_bytes(job.writer.device.device)
+    job.save(output / FINAL)
+    if job.team.first:
         write_metrics(output, state)
-        return TrainingResult(
-            outcome=outcome,
-            output_dir=str(output),
-            steps=state.step,
-            total_steps=self.plan.total_steps,
-            best_step=state.best_step,
-            base_val_loss=metrics["base_val_loss"],
-            best_val_loss=state.best_loss,
-            seconds=state.seconds,
-            useful_tokens_per_second=metrics["useful_tokens_per_second"],
-            peak_memory_bytes=metrics["peak_memory_bytes"],
-            domains=_at_best(metrics),
-        )
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """What a continuation must find unchanged."""
-        config = self.config.to_dict()
-        return {
-            "config": {key: config[key] for key in config if key not in _FREE_TO_CHANGE},
-            "files": self.files,
-            "data": self.manifest["manifest_hash"],
-            "base": self._base(),
-            "probed": {
-                "precision": self.writer.device.precision,
-                "num_workers": self.writer.device.threads,
-            },
-        }
-
-    def _base(self) -> dict[str, Any]:
-        writer = self.writer
-        return {
-            "name": writer.name,
-            "kind": writer.kind,
-            "base_name": writer.base_name,
-            "revision": writer.revision,
-        }
-
-    def _save(self, folder: Path, state: State) -> None:
-        """Write the model as it is now, with its record and card."""
-        metrics = state.metrics
-        at = metrics["evaluation_steps"]
-        known = bool(at) and at[-1] == state.step
-        training = {
-            "step": state.step,
-            "total_steps": self.plan.total_steps,
-            "base_val_loss": metrics["base_val_loss"],
-            "val_loss": metrics["val_loss"][-1] if known else None,
-            "best_step": state.best_step,
-            "best_val_loss": state.best_loss,
-            "domains": {
-                name: {
-                    "base_val_loss": losses["base_val_loss"],
-                    "val_loss": losses["val_loss"][-1] if known else None,
-                }
-                for name, losses in metrics["domains"].items()
-            },
-            "trainable_parameters": metrics["trainable_parameters"],
-            "total_parameters": metrics["total_parameters"],
-            "trainable_percent": metrics["trainable_percent"],
-            "seconds": state.seconds,
-            "useful_tokens": state.useful_tokens,
-            "resumed_from": metrics["resumed_from"],
-        }
-        data = {
-            "manifest_hash": self.manifest["manifest_hash"],
-            "files": self.files,
-            "sources": self.manifest["sources"],
-            "mixture": self.mixture.to_dict(),
-            "missing": self.corpus.missing,
-        }
-        run = run_record(self.config, self.writer.device, self._base(), data, training)
-        save_model(self.writer, folder, run, model_card(run))
+    return TrainingResult(
+        outcome=outcome,
+        output_dir=str(output),
+        steps=state.step,
+        total_steps=parts.plan.total_steps,
+        best_step=state.best_step,
+        base_val_loss=metrics["base_val_loss"],
+        best_val_loss=state.best_loss,
+        seconds=state.seconds,
+        useful_tokens_per_second=metrics["useful_tokens_per_second"],
+        peak_memory_bytes=metrics["peak_memory_bytes"],
+        domains=_at_best(metrics),
+    )
 
 
 def _at_best(metrics: dict[str, Any]) -> dict[str, dict[str, float | None]]:
@@ -289,11 +260,3 @@ def _at_best(metrics: dict[str, Any]) -> dict[str, dict[str, float | None]]:
         }
         for name, losses in metrics["domains"].items()
     }
-
-
-def _as_lines(corpus: Corpus) -> str:
-    """The held-out documents as JSON lines, so that later evaluations read the same ones."""
-    return "".join(
-        json.dumps(dataclasses.asdict(document), ensure_ascii=False) + "\n"
-        for document in corpus.validation
-    )

@@ -7,6 +7,7 @@ whose state would have to be saved: a run that is resumed computes the same orde
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -34,6 +35,14 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> f
     if schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
     return 1.0 - progress
+
+
+@functools.lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The order of an epoch's rows; kept, since millions of them take longer than a step."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    order.setflags(write=False)
+    return order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Plan:
             step: Optimizer steps taken so far, from 0.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        order = _order(self.seed, epoch, self.rows)
         start = place * self.rows_per_step
         return order[start : start + self.rows_per_step]
 

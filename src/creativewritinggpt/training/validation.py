@@ -8,8 +8,8 @@ import math
 import numpy as np
 
 from ..data.packing import IGNORE, PackedRows
-from ..models.scoring import token_nll
 from ..models.writer import Writer
+from .team import Team
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,12 @@ class Validation:
 
 
 def validate(
-    writer: Writer, rows: PackedRows, domains: np.ndarray, names: list[str], batch_size: int
+    writer: Writer,
+    rows: PackedRows,
+    domains: np.ndarray,
+    names: list[str],
+    batch_size: int,
+    team: Team | None = None,
 ) -> Validation:
     """Score held-out rows.
 
@@ -37,12 +42,13 @@ def validate(
         domains: Index into ``names`` for each document.
         names: Names of the domains.
         batch_size: Rows a forward pass; it does not change the result.
+        team: The processes that share the rows.
 
     Returns:
         Losses over text tokens, over end-of-text tokens, and over text tokens by domain.
     """
     writer.model.eval()
-    nll = token_nll(writer, rows, batch_size)
+    nll = (team or Team()).score(writer, rows, batch_size)
     scored = rows.targets != IGNORE
     text = scored & ~rows.is_eos
     ends = scored & rows.is_eos

@@ -1,0 +1,138 @@
+"""One run by several processes: the losses of one process, and what the death of one costs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from corpora import write_stories
+from safetensors.torch import load_file
+
+from creativewritinggpt.cli import main
+
+pytestmark = [pytest.mark.cli, pytest.mark.slow]
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+}  # fmt: skip
+
+
+def _words(model, output):
+    # 109 rows: the 28th step has one row, which only one of the processes takes.
+    return [
+        "train", f"--model-name={model}", f"--output-dir={output}", "--max-length=48",
+        "--batch-size=2", "--gradient-accumulation-steps=2", "--lora-dropout=0",
+        "--eval-steps=10", "--save-steps=5", "--patience=0", "--device=cpu", "--precision=fp32",
+        "--num-epochs=1", "--learning-rate=5e-3", "--num-workers=1",
+    ]  # fmt: skip
+
+
+def _launch(words, **environment):
+    """Two processes, as torchrun starts them."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+         f"--master-port={20000 + os.getpid() % 20000}",
+         "-m", "creativewritinggpt", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def _metrics(output):
+    return json.loads((Path(output) / "metrics.json").read_text())
+
+
+def _assert_same(one, other):
+    left, right = _metrics(one), _metrics(other)
+    assert left["evaluation_steps"] == right["evaluation_steps"]
+    for key in ("batch_losses", "val_loss", "train_loss", "learning_rate", "base_val_loss"):
+        np.testing.assert_allclose(right[key], left[key], rtol=0, atol=1e-5, err_msg=key)
+    for name in ("best_model", "final_model"):
+        weights = [
+            load_file(Path(output) / name / "adapter_model.safetensors") for output in (one, other)
+        ]
+        for key, value in weights[0].items():
+            torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-4)
+
+
+def test_two_processes_have_the_losses_of_one_and_outlive_the_death_of_one(tiny_folder, tmp_path):
+    model, stories = tiny_folder("gpt2"), write_stories(tmp_path / "stories.jsonl")
+    straight = tmp_path / "straight"
+    assert main([*_words(model, straight), str(stories)]) == 0
+    steps = len(_metrics(straight)["batch_losses"])
+
+    # Weights in shards, from the first step to the last.
+    shards = tmp_path / "shards"
+    run = _launch([*_words(model, shards), stories, "--json"], **FSDP)
+    out, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    assert json.loads(out)["steps"] == steps, "one object, from the first process alone"
+    assert said.count("Before training: validation loss") == 1
+    _assert_same(straight, shards)
+
+    # Replicas, of which one dies.
+    replicas = tmp_path / "replicas"
+    run = _launch([*_words(model, replicas), stories])
+    log = replicas / "checkpoints"
+    while run.poll() is None and not (log.is_dir() and any(log.glob("step-1*"))):
+        time.sleep(0.01)
+    assert run.poll() is None, run.communicate()
+    second = next(
+        process
+        for process in psutil.Process(run.pid).children()
+        if process.environ().get("RANK") == "1"
+    )
+    second.kill()
+    out, said = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert "error: another process of the run has ended" in said and "is saved" in said
+    kept = max(int(path.name[5:]) for path in log.glob("step-*"))
+    assert 10 <= kept < steps
+    # One process goes on where two have stopped, and two with shards where one has.
+    later = tmp_path / "later"
+    shutil.copytree(replicas, later)
+    assert main(["train", "--resume", f"--output-dir={replicas}"]) == 0
+    _assert_same(straight, replicas)
+    run = _launch(["train", "--resume", f"--output-dir={later}"], **FSDP)
+    out, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    assert _metrics(later)["resumed_from"] == [kept]
+    _assert_same(straight, later)
+
+
+def test_launch_that_does_not_add_up_is_refused(tiny_folder, tmp_path, monkeypatch, capsys):
+    words = [*_words(tiny_folder("gpt2"), tmp_path / "out"), "--sources=sample"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words) == 2
+    assert "WORLD_SIZE is 2, but no launcher has started this process" in capsys.readouterr().err
+    monkeypatch.delenv("WORLD_SIZE")
+    # What accelerate launch --cpu --num_processes 2 does to its one process.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert main(words) == 2
+    assert "use torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_launch_configs_are_what_accelerate_takes(tmp_path, capsys):
+    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.commands.launch import launch_command_parser
+
+    kinds = {"launch-gpus": "MULTI_GPU", "launch-fsdp": "FSDP", "launch-machines": "MULTI_GPU"}
+    for name, kind in kinds.items():
+        file = tmp_path / f"{name}.yaml"
+        assert main(["recipes", name, str(file)]) == 0
+        assert f"accelerate launch --config_file {file}" in capsys.readouterr().err
+        # An unknown key is an error here.
+        config = ClusterConfig.from_yaml_file(str(file))
+        assert config.distributed_type == kind and config.num_processes > 1
+    fsdp = ClusterConfig.from_yaml_file(str(tmp_path / "launch-fsdp.yaml")).fsdp_config
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert fsdp["fsdp_version"] == 2 and set(fsdp) <= known
