@@ -114,14 +114,17 @@ def progress(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
     if not sys.stderr.isatty():
         said = began = time.monotonic()
+        doing = what
 
         def tell_line(name: str, done: int, total: int | None) -> None:
-            nonlocal said
+            nonlocal said, began, doing
             now = time.monotonic()
+            if name != doing:  # the next piece has a pace of its own
+                doing, began = name, now
             if now - said >= 20:
                 said = now
                 left = ""
-                if total and done:
+                if total and done and now > began:
                     left = f", {duration((now - began) / done * (total - done))} left"
                 note(f"{name}: {done:,}" + (f" of {total:,}" if total else "") + left)
 
@@ -132,6 +135,8 @@ def progress(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
         task = bar.add_task(what, total=None)
 
         def tell_bar(name: str, done: int, total: int | None) -> None:
+            if bar.tasks[0].description != printable(name):
+                bar.reset(task)
             bar.update(task, description=printable(name), completed=done, total=total)
 
         yield tell_bar

@@ -14,6 +14,7 @@ from writers import make_writer
 
 from creativewritinggpt import api
 from creativewritinggpt.analysis import run as analysis_run
+from creativewritinggpt.analysis.attention import NoAttention
 from creativewritinggpt.analysis.run import explain
 from creativewritinggpt.analysis.save import aggregate, folder_name, save
 from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
@@ -130,6 +131,32 @@ def test_weights_that_are_no_numbers_are_said(writer: Any) -> None:
         writer.model.transformer.h[0].attn.c_attn.weight[0, 0] = float("nan")
     with pytest.raises((RunError, InputError)):
         explain(writer, TEXT, settings())
+
+
+@pytest.mark.parametrize("drawn", [{"layers": [0, 9]}, {"heads": [4]}])
+def test_a_layer_or_head_out_of_range_is_said_before_anything_is_computed(
+    drawn: dict[str, Any], writer: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(analysis_run, "choose", lambda *_: pytest.fail("the model was asked"))
+    with pytest.raises(InputError, match="there is no"):
+        explain(writer, TEXT, settings(**drawn))
+
+
+def test_a_model_that_shows_no_attention_is_explained_without_it(
+    writer: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    def nothing(*_: Any) -> None:
+        raise NoAttention("this model shows no attention", "take another")
+
+    monkeypatch.setattr("creativewritinggpt.analysis.attention.capture", nothing)
+    said: list[str] = []
+    found = explain(writer, TEXT, settings(), warn=said.append)
+    assert any("shows no attention; the other methods" in line for line in said)
+    methods = found.record["methods"]
+    assert "kl" in methods and "occlusion" in methods and "rollout" not in methods
+    assert (tmp_path / "report.html") in save(found, tmp_path, settings())
+    with pytest.raises(InputError, match="shows no attention"):
+        explain(writer, TEXT, settings(methods=["attention"]))
 
 
 def test_one_token_is_explained_as_far_as_it_goes(writer: Any, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ def test_all_methods_are_the_default() -> None:
         {"write": 3, "contrast": "window"},
         {"nothing": 1},
         {"layers": ["x"]},
+        {"layers": [1], "methods": ["gradients"]},
+        {"heads": [1], "methods": ["gradients"]},
     ],
 )
 def test_what_does_not_fit_is_refused(values: dict[str, object]) -> None:

@@ -43,6 +43,10 @@ _REST = 1e-6
 _FAMILIES = "models of the GPT-2, Llama and Qwen families work"
 
 
+class NoAttention(InputError):
+    """This model shows no attention, or memory does not hold it; other methods still work."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AttentionMaps:
     """The attention of a whole pass.
@@ -102,8 +106,8 @@ def capture(writer: Writer, subject: Subject) -> AttentionMaps:
         subject: The text.
 
     Raises:
-        InputError: The model has no attention weights to show, or what it shows is no attention
-            (not a number, not summing to 1, looking ahead), or there is too little memory.
+        NoAttention: The model has no attention weights to show, or there is too little memory.
+        InputError: What it shows is no attention: not a number, not summing to 1, looking ahead.
     """
     bare, kind = writer.bare, type(writer.bare).__name__
     _check_memory(writer, subject.length)
@@ -114,11 +118,11 @@ def capture(writer: Writer, subject: Subject) -> AttentionMaps:
                 input_ids=ids, output_attentions=True, use_cache=False, return_dict=True
             )
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{kind} shows no attention: {first_line(error)}", _FAMILIES) from error
+        raise NoAttention(f"{kind} shows no attention: {first_line(error)}", _FAMILIES) from error
     layers = [layer for layer in getattr(found, "attentions", None) or () if layer is not None]
     expected = int(bare.config.num_hidden_layers)
     if len(layers) != expected:
-        raise InputError(
+        raise NoAttention(
             f"{kind} shows the attention of {len(layers)} of its {expected} layers", _FAMILIES
         )
     whole = sum(layer.numel() for layer in layers) * 4 <= STORED_WHOLE
@@ -136,7 +140,7 @@ def _check_memory(writer: Writer, tokens: int) -> None:
     heads = int(getattr(config, "num_attention_heads", 0) or 1)
     needed = int(config.num_hidden_layers) * heads * tokens**2 * 4
     if needed > 0.6 * memory(writer.device.device)[1]:
-        raise InputError(
+        raise NoAttention(
             f"the attention of {tokens} tokens takes {needed / 1e9:.1f} GB, more than is free",
             "give a shorter text, or leave attention out of the methods",
         )

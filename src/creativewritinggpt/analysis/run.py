@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import record as records
-from .attention import AttentionMaps
+from .attention import AttentionMaps, NoAttention
 from .attribution import Attribution
 from .choice import choose
 from .predictions import predictions
@@ -88,6 +88,7 @@ def explain(
         if warn is not None:
             warn(text)
 
+    _check_drawn(writer, settings)
     subject = choose(exact, text, settings, say)
     work = _Work(writer, exact, subject, settings, tell, say)
     work.record["warnings"] = warnings
@@ -168,7 +169,13 @@ class _Work:
         from .heads import statistics
         from .rollout import rollout_attribution
 
-        self.maps = capture(self.exact, self.subject)
+        try:
+            self.maps = capture(self.exact, self.subject)
+        except NoAttention as error:
+            if self.settings.methods == ["attention"]:
+                raise
+            self.say(f"{error}; the other methods are explained without it")
+            return
         statistic = statistics(self.maps, self.subject, self.words, self.kinds)
         part: dict[str, Any] = {
             "layers": self.maps.layers,
@@ -317,6 +324,15 @@ class _Work:
                 self.record["story"]["following_heads"] = following_heads(
                     self.maps, self.subject, self.words, self.kinds
                 )
+
+
+def _check_drawn(writer: Writer, settings: AnalysisSettings) -> None:
+    """Refuse pictures of layers or heads that the model does not have, before any computing."""
+    from .attention_plots import chosen
+
+    for noun, wanted in (("layer", settings.layers), ("head", settings.heads)):
+        name = {"layer": "num_hidden_layers", "head": "num_attention_heads"}[noun]
+        chosen(wanted, int(getattr(writer.bare.config, name, 0)), noun)
 
 
 def _most_steps(targets: int) -> int:

@@ -82,6 +82,12 @@ class AnalysisSettings:
         if len(given) > 1:
             flags = [f"--{name.replace('_', '-')}" for name in given]
             raise InputError(f"{' and '.join(flags)} exclude each other", f"give {flags[0]} alone")
+        drawn = [name for name in ("layers", "heads") if getattr(self, name) is not None]
+        if drawn and "attention" not in self.methods:
+            raise InputError(
+                f"--{drawn[0]} chooses pictures of attention, which is not among the methods",
+                f"add attention to --methods, or leave --{drawn[0]} out",
+            )
         if self.contrast is not None and self.write is not None:
             raise InputError(
                 "--contrast sets one token against a word, and --write explains many",
