@@ -21,7 +21,7 @@ from .config import Config, load_config
 from .data.document import Document
 from .devices import DeviceChoice
 from .errors import InputError
-from .evaluation.report import evaluate as _evaluate
+from .evaluation.run import evaluate as _evaluate
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
 from .generation.presets import settings_for

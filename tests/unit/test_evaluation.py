@@ -1,5 +1,6 @@
 """Windows, perplexity and intervals against plain computations."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,15 +14,14 @@ from creativewritinggpt.config import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.packing import IGNORE
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation import perplexity, report
-from creativewritinggpt.evaluation.perplexity import (
-    DocumentScore,
-    compare,
-    ratio_interval,
-    score_documents,
-    summarise,
-)
-from creativewritinggpt.evaluation.windows import rolling_windows
+from creativewritinggpt.evaluation import passes, report, run
+from creativewritinggpt.evaluation.bootstrap import ratio_interval
+from creativewritinggpt.evaluation.contender import base_and_tuned
+from creativewritinggpt.evaluation.passes import plan_passes
+from creativewritinggpt.evaluation.perplexity import compare, legacy_perplexity, summarise
+from creativewritinggpt.evaluation.records import read_scores
+from creativewritinggpt.evaluation.scoring import DocumentScore, score_documents
+from creativewritinggpt.evaluation.windows import rolling_windows, sliding_windows
 from creativewritinggpt.models.adapter import attach
 
 TEXT = "The captain laughed at the sea, and nobody answered. "
@@ -72,14 +72,77 @@ def test_short_document_has_the_plain_loss(family, tiny_model, tiny_tokenizer):
     assert (score.words, score.bytes) == (len(TEXT.split()), len(TEXT.encode()))
 
 
-def test_scores_do_not_depend_on_batches_or_order(tiny_model, tiny_tokenizer, monkeypatch):
-    writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
-    documents = _documents(*(TEXT * count for count in (1, 9, 3, 1, 20, 2)))
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
+def test_scores_are_the_same_to_the_last_bit_whatever_shares_a_pass(
+    family, tiny_model, tiny_tokenizer
+):
+    writer = make_writer(tiny_model(family), tiny_tokenizer)
+    documents = _documents(*(TEXT * count for count in (1, 9, 3, 1, 20, 2)), "Word", "No")
     expected = score_documents(writer, documents)
-    monkeypatch.setattr(perplexity, "BATCH_TOKENS", 1)
-    alone = score_documents(writer, documents[::-1])[::-1]
-    for one, other in zip(expected, alone, strict=True):
-        assert one.nll == pytest.approx(other.nll, rel=1e-6)
+    assert score_documents(writer, documents[::-1])[::-1] == expected
+    assert [score_documents(writer, [document])[0] for document in documents] == expected
+    assert score_documents(writer, documents * 3)[8:16] == expected
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
+def test_passes_give_what_padded_rows_give(family, tiny_model, tiny_tokenizer, monkeypatch):
+    writer = make_writer(tiny_model(family), tiny_tokenizer)
+    documents = _documents(*(TEXT * count for count in (1, 9, 3, 20)), "Word")
+    expected = score_documents(writer, documents)
+    kind = writer.model.config._attn_implementation
+    monkeypatch.setattr(passes, "_can_part", lambda *_: False)
+    plain = score_documents(writer, documents)
+    assert [s.nll for s in plain] == pytest.approx([s.nll for s in expected], rel=1e-6)
+    assert [s.eos_nll for s in plain] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)
+    assert writer.model.config._attn_implementation == kind == "sdpa"
+
+
+def test_bf16_is_near_fp32(tiny_model, tiny_tokenizer):
+    model = tiny_model("llama")
+    documents = _documents(TEXT * 4, TEXT * 9)
+    exact, near = (
+        sum(score.nll for score in score_documents(writer, documents))
+        for writer in (make_writer(model, tiny_tokenizer, p) for p in ("fp32", "bf16"))
+    )
+    assert exact != near == pytest.approx(exact, rel=1e-2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60))
+def test_every_window_is_in_one_pass_and_passes_are_full(lengths):
+    plan = list(plan_passes(lengths, 64))
+    assert sorted(index for taken in plan for index in taken) == list(range(len(lengths)))
+    sums = [sum(lengths[index] for index in taken) for taken in plan]
+    assert max(sums) <= 64
+    assert len(sums) <= 2 * sum(lengths) / 64 + 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(count=st.integers(0, 60), window=st.integers(1, 20), stride=st.integers(1, 20))
+def test_sliding_windows_score_every_token_once_with_much_context(count, window, stride):
+    stride = min(stride, window)
+    ids, scored = np.arange(10, 10 + count), []
+    for piece in sliding_windows(0, ids, window, stride, 1):
+        places = np.flatnonzero(piece.targets != IGNORE)
+        scored += piece.targets[places].tolist()
+        assert len(piece.inputs) <= window and places[-1] == len(piece.inputs) - 1
+        if scored[0] != piece.targets[places[0]]:
+            assert places[0] >= window - stride
+    assert scored == ids.tolist()
+
+
+def test_stride_of_a_whole_window_loses_and_a_short_one_is_another_figure(
+    tiny_model, tiny_tokenizer
+):
+    writer = make_writer(tiny_model("llama"), tiny_tokenizer)
+    [score] = score_documents(writer, _documents(TEXT * 9), window=64, stride=8, legacy=True)
+    assert score.sliding_nll != pytest.approx(score.nll, rel=1e-6)
+    ids = tiny_tokenizer(TEXT * 9)["input_ids"][: writer.window]
+    with torch.no_grad():
+        loss = writer.model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
+    assert legacy_perplexity([score]) == pytest.approx(math.exp(loss.item()), rel=1e-5)
+    with pytest.raises(InputError, match="stride is 999"):
+        score_documents(writer, _documents(TEXT), stride=999)
 
 
 def test_figures_are_ratios_of_sums():
@@ -110,7 +173,56 @@ def test_stories_of_one_prompt_are_resampled_together():
 
 def test_equal_models_have_no_difference():
     scores = [DocumentScore("a", str(i), 3.0 + i, 0, 5, 1, 1) for i in range(9)]
-    assert compare(scores, scores) == {"nats_per_token": 0.0, "ci95": [0.0, 0.0]}
+    found = compare(scores, scores)
+    assert found["nats_per_token"] == 0.0 and found["ci95"] == [0.0, 0.0]
+    assert found["better"] == 0
+
+
+def test_models_that_do_not_differ_are_found_to_about_95_times_in_100():
+    generator = np.random.default_rng(1)
+    inside = 0
+    for _ in range(100):
+        lengths = generator.integers(20, 400, size=80)
+        noise = generator.normal(0, 0.05, size=80) * lengths
+        first = [
+            DocumentScore("a", str(i), 3.0 * n, 0, int(n), 1, 4 * int(n), digest=str(i))
+            for i, n in enumerate(lengths)
+        ]
+        second = [dataclasses.replace(s, nll=s.nll + e) for s, e in zip(first, noise, strict=True)]
+        low, high = compare(first, second)["ci95"]
+        inside += low <= 0 <= high
+    assert 88 <= inside <= 99
+
+
+def test_different_documents_and_other_tokens_are_not_compared():
+    first = [DocumentScore("a", str(i), 3.0, 0, 5, 1, 9, digest=str(i)) for i in range(4)]
+    with pytest.raises(InputError, match="different documents"):
+        compare(first, first[::-1])
+    found = compare(first, [dataclasses.replace(score, tokens=6) for score in first])
+    assert found["nats_per_token"] is None and found["ci95"] is None
+    assert found["bits_per_byte"] == 0
+
+
+def test_scores_are_kept_and_compared_with_those_of_a_later_run(
+    tiny_model, tiny_tokenizer, tmp_path
+):
+    writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
+    documents = _documents(TEXT * 2, TEXT, "A. B.")
+    found = run.run(base_and_tuned(writer), documents)
+    report.write_report(found, tmp_path)
+    kept = read_scores(tmp_path / "evaluation.jsonl")
+    assert kept == found.scores
+    again = run.run(
+        base_and_tuned(make_writer(tiny_model("gpt2", seed=1), tiny_tokenizer)),
+        documents,
+        earlier={"before": kept["base"]},
+    ).result
+    assert again["domains"]["tales"]["differences"]["base"]["nats_per_token"] != 0
+    with pytest.raises(InputError, match="is of other documents: 1 stand"):
+        run.run(base_and_tuned(writer), documents[:2], earlier={"before": kept["base"]})
+    (tmp_path / "evaluation.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="not the record"):
+        read_scores(tmp_path / "evaluation.jsonl")
 
 
 def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
@@ -121,7 +233,7 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
         for name, value in writer.model.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.3)
-    found = report.evaluate(writer, _documents(TEXT, TEXT * 2))
+    found = run.evaluate(writer, _documents(TEXT, TEXT * 2))
     assert (
         found["domains"]["tales"]["base"]["nll_sum"]
         != found["domains"]["tales"]["tuned"]["nll_sum"]
@@ -135,7 +247,7 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
 def test_mean_of_domains_counts_every_domain_the_same(tiny_model, tiny_tokenizer):
     writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
     documents = _documents(TEXT * 5) + _documents("Xyz qu.", source="odd")
-    found = report.evaluate(writer, documents)
+    found = run.evaluate(writer, documents)
     losses = [
         entry["base"]["nll_sum"] / entry["base"]["tokens"] for entry in found["domains"].values()
     ]
@@ -145,10 +257,23 @@ def test_mean_of_domains_counts_every_domain_the_same(tiny_model, tiny_tokenizer
 
 def test_no_text_is_refused(tiny_model, tiny_tokenizer):
     with pytest.raises(InputError, match="no text to evaluate"):
-        report.evaluate(make_writer(tiny_model("gpt2"), tiny_tokenizer), _documents("", "  "))
+        run.evaluate(make_writer(tiny_model("gpt2"), tiny_tokenizer), _documents("", "  "))
 
 
 def test_one_word_and_other_scripts_are_scored(tiny_model, tiny_tokenizer):
     writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
     scores = score_documents(writer, _documents("Word", "灯が消えた。", "🚀" * 90, "x" * 3000))
     assert all(math.isfinite(score.nll) and score.tokens > 0 for score in scores)
+
+
+def test_a_document_of_100000_words_is_scored_window_by_window(tiny_model, tiny_tokenizer):
+    writer = make_writer(tiny_model("gpt2", n_layer=1), tiny_tokenizer)
+    [score] = score_documents(writer, _documents("sea " * 100_000))
+    assert score.words == 100_000 and score.tokens > 100_000 and math.isfinite(score.nll)
+
+
+def test_words_and_bytes_are_those_of_the_original_text(tiny_model, tiny_tokenizer):
+    writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
+    document = Document("wikitext", "g", "It's.", original_words=3, original_bytes=7)
+    [score] = score_documents(writer, [document])
+    assert (score.words, score.bytes) == (3, 7)

@@ -70,12 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
     _show(samples)
 
     from ..data.document import Document
-    from ..evaluation.report import evaluate, rows, write_report
+    from ..evaluation.contender import base_and_tuned
+    from ..evaluation.report import rows, write_report
+    from ..evaluation.run import run as judge
 
     console.note("\n3. Both on the documents that were held out\n")
     held_out = (output / "validation.jsonl").read_text("utf-8").splitlines()
-    result = evaluate(writer, [Document(**json.loads(line)) for line in held_out])
-    write_report(result, output)
+    found = judge(base_and_tuned(writer), [Document(**json.loads(line)) for line in held_out])
+    result = found.result
+    write_report(found, output)
     console.table("", *rows(result))
 
     console.note("\n4. Why the tuned model writes what it writes\n")

@@ -1,4 +1,4 @@
-"""``cwgpt evaluate``: base and tuned model on the same held-out documents."""
+"""``cwgpt evaluate``: base and tuned model, or any models, on the same held-out documents."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..arguments import add_settings, given, short_usage
 from ..config import Config, load_config
 from ..errors import InputError
+from ..evaluation.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from ..data.document import Document
+    from ..evaluation.contender import Contender
+    from ..evaluation.scoring import DocumentScore
+    from ..models.writer import Writer
 
 _SETTINGS = (
     "starter_file", "sources", "max_documents", "prompt_column", "text_column", "skip_missing",
@@ -30,14 +37,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  cwgpt evaluate\n"
         "  cwgpt evaluate chapter.txt --model outputs/best_model\n"
-        "  cwgpt evaluate stories.jsonl --model starter --max-documents 50"
+        "  cwgpt evaluate stories.jsonl --model starter --max-documents 50\n"
+        "  cwgpt evaluate stories.jsonl --compare starter one/best_model two/best_model"
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="texts to evaluate on")
     parser.add_argument(
         "--model", "--model-name", metavar="NAME", dest="model",
         help="an adapter or model folder, a hub id or starter [outputs/best_model]",
     )  # fmt: skip
+    parser.add_argument(
+        "--compare", metavar="NAME", nargs="+", default=[],
+        help="judge these models, the first being what the others are compared with; an "
+        "evaluation.jsonl stands for the models of an earlier evaluation",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_settings(parser, EvaluationSettings)
     add_settings(parser, Config, only=_SETTINGS)
 
 
@@ -45,41 +59,72 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, show the table and write the report."""
     overrides = given(arguments, Config)
     config = load_config(None, overrides)
+    settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
+    if arguments.model and arguments.compare:
+        raise InputError("--model and --compare exclude each other", "name all in --compare")
     output = Path(config.output_dir)
-    model = arguments.model or str(output / "best_model")
-    from ..evaluation.report import evaluate, rows, write_report
+    names = [name for name in arguments.compare if not name.endswith(".jsonl")]
+    if arguments.compare and not names:
+        raise InputError("--compare names no model", "give at least one beside the .jsonl files")
+    names = names or [arguments.model or str(output / "best_model")]
+    earlier = _earlier([name for name in arguments.compare if name.endswith(".jsonl")])
+    from ..evaluation.report import rows, write_report
+    from ..evaluation.run import run as judge
 
-    documents = _documents(arguments, config, overrides, model)
-    from ..models.loading import load_base, load_writer
-
-    writer = load_writer(
-        model, config.device, config.precision, threads=config.num_workers,
-        cache_dir=config.cache_dir, starter_file=config.starter_file,
-    )  # fmt: skip
-    _warn_of_training_text(model, documents)
-    base = None
-    if not writer.has_adapter and writer.run is not None:
-        base = load_base(
-            writer.run["base"]["name"], writer.device, cache_dir=config.cache_dir,
-            starter_file=config.starter_file,
-        )  # fmt: skip
+    documents = _documents(arguments, config, overrides, names)
+    for name in names:
+        _warn_of_training_text(name, documents)
+    contenders = _contenders(arguments, config, names)
     with console.progress("evaluating") as tell:
-        result = evaluate(
-            writer, documents, base=base,
-            progress=lambda name, done, total: tell(f"evaluating {name}", done, total),
-        )  # fmt: skip
-    written = write_report(result, output)
+        found = judge(contenders, documents, settings, earlier=earlier, progress=tell)
+    written = write_report(found, output)
     if arguments.json:
-        sys.stdout.write(json.dumps(result) + "\n")
-    heads, table = rows(result)
+        sys.stdout.write(json.dumps(found.result) + "\n")
+    heads, table = rows(found.result)
     console.table("", heads, table)
     console.note(f"Written: {', '.join(map(str, written))}")
     return 0
 
 
+def _load(name: str, config: Config) -> Writer:
+    from ..models.loading import load_writer
+
+    return load_writer(
+        name, config.device, config.precision, threads=config.num_workers,
+        cache_dir=config.cache_dir, starter_file=config.starter_file,
+    )  # fmt: skip
+
+
+def _contenders(arguments: argparse.Namespace, config: Config, names: list[str]) -> list[Contender]:
+    """The models of ``--compare``, or the one model and its base."""
+    from ..evaluation.contender import base_and_tuned, named
+    from ..models.loading import load_base
+
+    if arguments.compare:
+        return named(names, lambda name: _load(name, config))
+    writer, base = _load(names[0], config), None
+    if not writer.has_adapter and writer.run is not None:
+        base = load_base(
+            writer.run["base"]["name"], writer.device, cache_dir=config.cache_dir,
+            starter_file=config.starter_file,
+        )  # fmt: skip
+    return base_and_tuned(writer, base)
+
+
+def _earlier(files: list[str]) -> dict[str, list[DocumentScore]]:
+    """The scores of earlier evaluations, by folder and model."""
+    from ..evaluation.records import read_scores
+
+    found = {}
+    for file in map(Path, files):
+        for label, scores in read_scores(file).items():
+            found[f"{file.parent.name or '.'}:{label}"] = scores
+    return found
+
+
 def _documents(
-    arguments: argparse.Namespace, config: Config, overrides: dict[str, Any], model: str
-) -> list[Any]:
+    arguments: argparse.Namespace, config: Config, overrides: dict[str, Any], names: list[str]
+) -> list[Document]:
     """FILEs, the named sources' held-out part, or what the training of the model held out."""
     from ..data.corpus import load_corpus, read_documents
     from ..data.document import Document
@@ -88,10 +133,11 @@ def _documents(
         return list(read_documents(arguments.files, config))
     if "sources" in overrides:
         return list(load_corpus(config, []).validation)
-    kept = Path(model).parent / "validation.jsonl"
-    if not kept.is_file():
-        kept = Path(config.output_dir) / "validation.jsonl"
-    if not kept.is_file():
+    places = [*(Path(name).parent for name in names), Path(config.output_dir)]
+    kept = next(
+        (p / "validation.jsonl" for p in places if (p / "validation.jsonl").is_file()), None
+    )
+    if kept is None:
         raise InputError(
             "there are no held-out documents to evaluate on",
             "give a FILE or --sources, or train first: cwgpt train",
@@ -101,7 +147,7 @@ def _documents(
     return documents[: config.max_documents]
 
 
-def _warn_of_training_text(model: str, documents: list[Any]) -> None:
+def _warn_of_training_text(model: str, documents: list[Document]) -> None:
     """Text that a model was trained on flatters it; say so."""
     manifest = Path(model).parent / "manifest.json"
     if not manifest.is_file():
@@ -110,5 +156,6 @@ def _warn_of_training_text(model: str, documents: list[Any]) -> None:
     count = sum(document.digest in trained for document in documents)
     if count:
         console.warn(
-            f"{count} of {len(documents)} documents were trained on: their figures are too good"
+            f"{count} of {len(documents)} documents were trained on by {model}: its figures on "
+            "them are too good"
         )

@@ -20,6 +20,9 @@ class Document:
         prompt: What the text was written for, where the source has it.
         title: Its title or chapter heading; not part of what is trained on.
         split: ``"train"`` or ``"validation"`` where the source has official splits.
+        original_words: Words of the text as it came, where cleaning joins or parts words; figures
+            by the word are over these, as the field's are.
+        original_bytes: Bytes in UTF-8 of the text as it came, in the same case.
     """
 
     source: str
@@ -28,6 +31,8 @@ class Document:
     prompt: str | None = None
     title: str | None = None
     split: str | None = None
+    original_words: int | None = None
+    original_bytes: int | None = None
 
     def full_text(self) -> str:
         """What the model reads: the prompt, an empty line, the text."""

@@ -205,8 +205,9 @@ def _choose_tail(choice: _Choice) -> None:
             "give more text: at least a few sentences",
         )
     choice.left[numbers[0]] = False
-    choice.extra_train = [replace(document, text=cut[0])]
-    choice.extra_validation = [replace(document, text=cut[1], prompt=None)]
+    parts = replace(document, original_words=None, original_bytes=None)
+    choice.extra_train = [replace(parts, text=cut[0])]
+    choice.extra_validation = [replace(parts, text=cut[1], prompt=None)]
     report.say("it is a single document; its last part is held out")
 
 

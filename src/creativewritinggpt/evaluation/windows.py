@@ -13,16 +13,19 @@ within minutes that stories end, and would be flattered by it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from ..data.packing import IGNORE, PackedRows
+from ..data.packing import IGNORE
+
+Ids = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """One pass through the model.
+    """One reading of a stretch of text by the model.
 
     Attributes:
         document: Index of the document.
@@ -32,13 +35,13 @@ class Window:
     """
 
     document: int
-    inputs: np.ndarray
-    targets: np.ndarray
-    end: int
+    inputs: Ids
+    targets: Ids
+    end: int = -1
 
 
 def rolling_windows(
-    document: int, ids: np.ndarray, window: int, bos_id: int, eos_id: int
+    document: int, ids: npt.NDArray[np.integer], window: int, bos_id: int, eos_id: int
 ) -> Iterator[Window]:
     """Cut one document.
 
@@ -74,40 +77,65 @@ def rolling_windows(
         yield Window(document, inputs, targets, len(inputs) - 1)
 
 
-def batches(
-    windows: list[Window], eos_id: int, tokens: int
-) -> Iterator[tuple[list[int], PackedRows]]:
-    """Group windows of like length into rows, padded on the right.
+def sliding_windows(
+    document: int, ids: npt.NDArray[np.integer], window: int, stride: int, bos_id: int
+) -> Iterator[Window]:
+    """Cut one document into windows that overlap, so that every token has much context.
+
+    As in "Perplexity of fixed-length models" of transformers' documentation, with two differences:
+    an end-of-text token stands before the document, and no window crosses documents. The end of the
+    text is not scored.
 
     Args:
-        windows: The windows.
-        eos_id: What fills the rest of a shorter row; it is never a target.
-        tokens: Tokens a batch may hold, padding included (one window at least).
+        document: Its index.
+        ids: Its token ids, [tokens].
+        window: Tokens that the model sees at once.
+        stride: Tokens that each window but the first scores, at most ``window``.
+        bos_id: What stands before the text.
 
     Yields:
-        The indices of the windows, and their rows.
+        Windows of at most ``window`` inputs; each id is the target of exactly one.
     """
-    order = sorted(range(len(windows)), key=lambda index: -len(windows[index].inputs))
-    while order:
-        width = len(windows[order[0]].inputs)
-        taken, order = order[: max(1, tokens // width)], order[max(1, tokens // width) :]
-        shape = (len(taken), width)
-        rows = PackedRows(
-            input_ids=np.full(shape, eos_id, dtype=np.int64),
-            targets=np.full(shape, IGNORE, dtype=np.int64),
-            position_ids=np.zeros(shape, dtype=np.int64),
-            segment_ids=np.zeros(shape, dtype=np.int32),
-            document_ids=np.full(shape, -1, dtype=np.int32),
-            is_eos=np.zeros(shape, dtype=bool),
-        )
-        for row, index in enumerate(taken):
-            window = windows[index]
-            length = len(window.inputs)
-            rows.input_ids[row, :length] = window.inputs
-            rows.targets[row, :length] = window.targets
-            rows.position_ids[row, :length] = np.arange(length)
-            rows.segment_ids[row, :length] = 1
-            rows.document_ids[row, :length] = window.document
-            if window.end >= 0:
-                rows.is_eos[row, window.end] = True
-        yield taken, rows
+    stream = np.concatenate([[bos_id], ids]).astype(np.int64)
+    count = len(ids)
+    start = 0
+    while start < count:
+        stop = min(start + (stride if start else window), count)
+        first = max(0, stop - window)
+        targets = np.full(stop - first, IGNORE, dtype=np.int64)
+        targets[start - first :] = stream[start + 1 : stop + 1]
+        yield Window(document, stream[first:stop], targets)
+        start = stop
+
+
+def plain_window(document: int, ids: npt.NDArray[np.integer], tokens: int) -> Iterator[Window]:
+    """The first tokens of a document as the original project read them: nothing before them.
+
+    The first token is therefore not scored, and what comes after ``tokens`` of them is not read.
+    """
+    stream = np.asarray(ids[:tokens], dtype=np.int64)
+    if len(stream) > 1:
+        yield Window(document, stream[:-1], stream[1:])
+
+
+def continuation(
+    item: int, context: Sequence[int], target: Sequence[int], window: int, bos_id: int
+) -> Window:
+    """One window that scores ``target`` after ``context``.
+
+    Where both don't fit, the oldest context is left out; the scored tokens are the same for every
+    context.
+
+    Args:
+        item: Its number.
+        context: Token ids before.
+        target: Token ids that are scored, fewer than ``window``.
+        window: Tokens that the model sees at once.
+        bos_id: What stands before the context.
+    """
+    stream = np.array([bos_id, *context, *target], dtype=np.int64)
+    count = len(target)
+    inputs = stream[max(0, len(stream) - 1 - window) : -1]
+    targets = np.full(len(inputs), IGNORE, dtype=np.int64)
+    targets[len(inputs) - count :] = stream[len(stream) - count :]
+    return Window(item, inputs, targets)

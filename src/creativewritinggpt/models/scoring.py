@@ -117,7 +117,14 @@ def token_nll(
     return result
 
 
-def head_nll(states: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def head_nll(
+    states: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    chunk: int = CHUNK,
+) -> Tensor:
     """The negative log-probabilities of ``targets`` given hidden states, in fp32, in chunks.
 
     Args:
@@ -125,12 +132,13 @@ def head_nll(states: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | Non
         targets: ``[positions]`` token ids.
         weight: ``[vocabulary, width]``.
         bias: ``[vocabulary]`` or None.
+        chunk: Positions that go through the head at once.
 
     Returns:
         ``[positions]`` float32.
     """
     parts = []
-    for chunk, wanted in zip(torch.split(states, CHUNK), torch.split(targets, CHUNK), strict=True):
-        logits = F.linear(chunk, weight, bias).float()
+    for part, wanted in zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True):
+        logits = F.linear(part, weight, bias).float()
         parts.append(F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(parts) if parts else states.new_zeros(0, dtype=torch.float32)

@@ -57,31 +57,41 @@ def detokenize(text: str) -> str:
     return text.strip()
 
 
-def articles(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Title and text of each article; what stands before the first title is one without."""
+def articles(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Title, text and original text of each article; what stands before any title has none."""
     title = ""
     body: list[str] = []
+    original: list[str] = []
     for line in lines:
         found = heading(line)
         if found is not None and found[0] == 1:
             if body:
-                yield title, "\n\n".join(body)
-            title, body = detokenize(found[1]), []
+                yield title, "\n\n".join(body), "\n".join(original)
+            title, body, original = detokenize(found[1]), [], []
         elif line.strip():
             body.append(detokenize(found[1] if found is not None else line))
+            original.append(line.strip())
     if body:
-        yield title, "\n\n".join(body)
+        yield title, "\n\n".join(body), "\n".join(original)
 
 
 def _documents(lines: Iterable[str], reading: Reading, label: str) -> Iterator[Document]:
     split = official_split(label)
     unknown = 0
-    for number, (title, text) in enumerate(articles(lines), 1):
+    for number, (title, text, original) in enumerate(articles(lines), 1):
         unknown += text.count(_UNKNOWN)
         cleaned = clean(text)
         if cleaned:
             group = f"article:{title.casefold()}" if title else f"{label}:{number}"
-            yield Document("wikitext", group, cleaned, title=clean(title) or None, split=split)
+            yield Document(
+                "wikitext",
+                group,
+                cleaned,
+                title=clean(title) or None,
+                split=split,
+                original_words=len(original.split()),
+                original_bytes=len(original.encode("utf-8", "surrogatepass")),
+            )
     if unknown:
         reading.report.flag("words lost as <unk>", unknown)
         reading.report.say(
