@@ -25,9 +25,7 @@ def harness(tiny_folder):
     from lm_eval.models.huggingface import HFLM
 
     folder = tiny_folder("llama")
-    model = HFLM(
-        pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, max_length=N
-    )
+    model = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, max_length=N)
     return model, load_writer(str(folder), "cpu", "fp32")
 
 

@@ -8,14 +8,18 @@ import pytest
 from creativewritinggpt.evaluation import prompt_use, repetition, style
 
 
+def _w(text):
+    return text.split()
+
+
 def _random_texts(count=12, seed=0):
     generator = random.Random(seed)
-    words = "the a sea ship captain laughed slept and then went home to".split()
+    words = _w("the a sea ship captain laughed slept and then went home to")
     return [generator.choices(words, k=generator.randint(1, 40)) for _ in range(count)]
 
 
 def test_distinct_and_rep_are_pooled_over_texts():
-    texts = ["a b a b".split(), "a b c".split()]
+    texts = [_w("a b a b"), _w("a b c")]
     # Bigrams: ab ba ab | ab bc: three different of five.
     assert repetition.distinct_n(texts, 1) == pytest.approx(3 / 7)
     assert repetition.distinct_n(texts, 2) == pytest.approx(3 / 5)
@@ -26,7 +30,7 @@ def test_distinct_and_rep_are_pooled_over_texts():
 
 
 def test_seq_rep_is_a_mean_over_texts():
-    texts = ["a b c d a b c d".split(), "a b c d e".split(), "a b".split()]
+    texts = [_w("a b c d a b c d"), _w("a b c d e"), _w("a b")]
     # 4-grams of the first: abcd bcda cdab dabc abcd: one of five repeats; of the second none.
     assert repetition.seq_rep_n(texts, 4) == pytest.approx((1 / 5 + 0) / 2)
     assert repetition.seq_rep_n([["a"]], 4) is None
@@ -50,16 +54,16 @@ def test_a_loop_is_a_phrase_of_three_or_more_said_twice_at_the_end(text, loops):
 
 
 def test_loop_rate_counts_texts():
-    assert repetition.loop_rate(["a b c a b c".split(), "a b c".split()]) == 0.5
+    assert repetition.loop_rate([_w("a b c a b c"), _w("a b c")]) == 0.5
     assert repetition.loop_rate([]) is None
 
 
 def test_self_bleu_of_two_equal_texts_is_one_and_of_strangers_is_low():
-    assert repetition.self_bleu(["a b c d e".split()] * 2) == pytest.approx(1)
+    assert repetition.self_bleu([_w("a b c d e")] * 2) == pytest.approx(1)
     # No word in common: NLTK's rule is 0.
-    assert repetition.self_bleu(["a b c d".split(), "e f g h".split()]) == 0
+    assert repetition.self_bleu([_w("a b c d"), _w("e f g h")]) == 0
     # Each has 3 of 4 words, 2 of 3 bigrams, 1 of 2 trigrams, and no 4-gram: 0.1 of 1.
-    found = repetition.self_bleu(["a b c d".split(), "a b c e".split()])
+    found = repetition.self_bleu([_w("a b c d"), _w("a b c e")])
     assert found == pytest.approx((3 / 4 * 2 / 3 * 1 / 2 * 0.1) ** 0.25)
 
 

@@ -1,0 +1,205 @@
+"""Texts that are judged: what models write after the same prompts, beside what people wrote there.
+
+Every figure of a written text belongs to the way it was decoded: a model that loops when it always
+takes the likeliest token may not when it draws. So the decoding settings, the number of texts and
+their length are the key that figures stand under. Figures that depend on length are formed on texts
+that were cut to the same number of words, text by text, in all rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..data.document import SEPARATOR, Document
+from ..data.tokens import encode
+from ..errors import InputError
+from ..generation.engine import Request, write_all
+from ..generation.presets import presets, settings_for
+from ..generation.settings import GenerationSettings
+from ..models.writer import Writer
+from . import repetition, style
+from .prompt_use import prompt_use
+
+HUMAN = "human"
+PROMPT_WORDS = 40
+"""Words of a text without a prompt that stand for one."""
+
+# Sampling as it is defined, with none of the defaults that are there for taste.
+_PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+_WORD = re.compile(r"\S+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt and what a person wrote after it.
+
+    Attributes:
+        source: The domain it is from.
+        text: What the models are given.
+        human: How the text went on.
+    """
+
+    source: str
+    text: str
+    human: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A text after a prompt.
+
+    Attributes:
+        text: Without the prompt.
+        tokens: Its token ids.
+        ended: Whether it came to its end within the length.
+    """
+
+    text: str
+    tokens: list[int]
+    ended: bool
+
+
+def choose_documents(documents: Sequence[Document], count: int, seed: int) -> list[Document]:
+    """``count`` documents, as many of each domain as there are, the same whatever their order."""
+
+    def rank(document: Document) -> str:
+        return hashlib.sha1(
+            f"{seed}\0{document.digest}".encode(), usedforsecurity=False
+        ).hexdigest()
+
+    by_domain: dict[str, list[Document]] = {}
+    for document in sorted(documents, key=rank, reverse=True):
+        by_domain.setdefault(document.source, []).append(document)
+    chosen: list[Document] = []
+    while len(chosen) < count and any(by_domain.values()):
+        for _, waiting in sorted(by_domain.items()):
+            if waiting and len(chosen) < count:
+                chosen.append(waiting.pop())
+    return chosen
+
+
+def prompts_of(documents: Sequence[Document], count: int, seed: int) -> list[Prompt]:
+    """Prompts to write after: the documents' own, or else the first words of their text.
+
+    Args:
+        documents: Held-out documents; those with nothing to go on with are passed over.
+        count: How many, as evenly over the domains as there are documents.
+        seed: Another seed chooses other documents.
+    """
+    usable = [prompt for document in documents if (prompt := _prompt(document)) is not None]
+    kept = dict(usable)
+    return [kept[d] for d in choose_documents([d for d, _ in usable], count, seed)]
+
+
+def _prompt(document: Document) -> tuple[Document, Prompt] | None:
+    if document.prompt:
+        if not document.text.strip():
+            return None
+        text = document.prompt + SEPARATOR
+        return document, Prompt(document.source, text, document.text)
+    words = list(_WORD.finditer(document.text))
+    if len(words) < 8:
+        return None
+    cut = words[min(PROMPT_WORDS, len(words) // 2) - 1].end()
+    return document, Prompt(document.source, document.text[:cut], document.text[cut:])
+
+
+def decoding(text: str) -> GenerationSettings:
+    """Decoding settings from their name.
+
+    Args:
+        text: ``greedy``, the name of a preset, or settings such as ``top_p=0.9,temperature=0.8``,
+            on top of plain sampling.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if text == "greedy":
+        return GenerationSettings().changed({**_PLAIN, "temperature": 0.0})
+    if "=" not in text:
+        if text not in presets():
+            raise InputError(
+                f"there is no decoding {text!r}",
+                f"give greedy, NAME=VALUE,… or a preset: {', '.join(presets())}",
+            )
+        return settings_for(text, {})
+    pairs = [part.partition("=") for part in text.split(",")]
+    values = {name.strip(): value.strip() for name, _, value in pairs}
+    return GenerationSettings().changed({**_PLAIN, **values}, "decoding")
+
+
+def decoding_key(name: str, settings: GenerationSettings, prompts: int) -> str:
+    """What figures stand under: the decoding's name, length, number of texts and seed."""
+    return f"{name}; {settings.max_new_tokens} tokens; {prompts} texts; seed {settings.seed}"
+
+
+def write_texts(
+    writer: Writer, prompts: Sequence[Prompt], settings: GenerationSettings
+) -> list[Written]:
+    """One text after each prompt; text ``i`` has the seed ``settings.seed + i``."""
+    seed = settings.seed or 0
+    requests = [Request(prompt.text, seed + i) for i, prompt in enumerate(prompts)]
+    results = write_all(writer, requests, settings, warn=lambda _: None)
+    return [
+        Written(found.text, [token.id for token in found.tokens], found.finish_reason == "stop")
+        for found in results
+    ]
+
+
+def human_texts(tokenizer: Any, prompts: Sequence[Prompt], tokens: int) -> list[Written]:
+    """What people wrote after the prompts, cut to ``tokens`` of the model's tokens."""
+    texts = []
+    for prompt in prompts:
+        ids = encode(tokenizer, prompt.human)
+        cut = tokenizer.decode(ids[:tokens]).rstrip("\ufffd") if len(ids) > tokens else prompt.human
+        texts.append(Written(cut, ids[:tokens], len(ids) <= tokens))
+    return texts
+
+
+def text_figures(
+    rows: Mapping[str, Sequence[Written]], prompts: Sequence[Prompt]
+) -> dict[str, dict[str, Any]]:
+    """The figures of each row of texts.
+
+    Args:
+        rows: By label (a model, or ``human``) a text for each prompt.
+        prompts: The prompts.
+
+    Returns:
+        By label: ``distinct_1`` to ``3``, ``self_bleu_4`` and ``zipf`` on words, texts cut to the
+        same number of words in all rows; ``rep_2`` to ``4``, ``diversity``, ``seq_rep_4`` and
+        ``loop_rate`` on tokens; sentences, readability and prompt use on whole texts;
+        ``end_of_text_rate``. None where a figure is not defined.
+    """
+    words = {label: [style.words_of(t.text) for t in texts] for label, texts in rows.items()}
+    same = [min(lengths) for lengths in zip(*([len(w) for w in ws] for ws in words.values()),
+                                            strict=True)]  # fmt: skip
+    result = {}
+    for label, texts in rows.items():
+        cut = [of_text[:count] for of_text, count in zip(words[label], same, strict=True) if count]
+        tokens = [text.tokens for text in texts]
+        lengths = [n for text in texts for n in style.sentence_lengths(text.text)]
+        mean, spread = style.mean_and_spread(lengths) or (None, None)
+        pairs = [(prompt.text, text.text) for prompt, text in zip(prompts, texts, strict=True)]
+        result[label] = {
+            "texts": len(texts),
+            "words": sum(map(len, words[label])),
+            "compared_words": sum(map(len, cut)),
+            **{f"distinct_{n}": repetition.distinct_n(cut, n) for n in (1, 2, 3)},
+            "self_bleu_4": repetition.self_bleu(cut, 4),
+            "zipf": repetition.zipf_coefficient(cut),
+            **{f"rep_{n}": repetition.rep_n(tokens, n) for n in (2, 3, 4)},
+            "diversity": repetition.diversity(tokens),
+            "seq_rep_4": repetition.seq_rep_n(tokens, 4),
+            "loop_rate": repetition.loop_rate(tokens),
+            "sentence_words": mean,
+            "sentence_words_sd": spread,
+            **style.readability([text.text for text in texts]),
+            **prompt_use(pairs),
+            "end_of_text_rate": sum(text.ended for text in texts) / len(texts),
+        }
+    return result
