@@ -150,8 +150,11 @@ def test_wikitext_lines_become_articles() -> None:
             'The Lampwrights (est. 1388) kept 1,900 well-known "lights", 0.5 m high.\n\n'
             "The guild's end\n\n"
             "It rained from 1950–51; the members' hats were $5 and/or free.",
+            'The Lampwrights ( est . 1388 ) kept 1 @,@ 900 well @-@ known " lights " , 0 @.@ 5 m '
+            "high .\n= = The guild 's end = =\n"
+            "It rained from 1950 – 51 ; the members ' hats were $ 5 and / or free .",
         ),
-        ("Second", "Another article."),
+        ("Second", "Another article.", "Another article ."),
     ]
 
 
@@ -166,6 +169,8 @@ def test_the_forms_of_wikitext_give_the_same_articles(tmp_path: Path, ending: st
     from_rows = read_documents([str(tmp_path / "rows.jsonl")], Config())
     assert from_lines == from_rows and len(from_rows) == 3
     assert from_rows[1].title == "T1" and from_rows[1].source == "wikitext"
+    # Figures by the word are over those of the original, as the field's are.
+    assert from_rows[1].original_words == 60 + 2 + 5 + 3
 
 
 def test_the_old_form_of_wikitext_is_said_to_be_lossy(tmp_path: Path) -> None:
