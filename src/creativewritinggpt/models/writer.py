@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..devices import DeviceChoice
@@ -37,6 +37,7 @@ class Writer:
         eos_id: The token that ends a text.
         window: The context window, in tokens.
         has_adapter: Whether an adapter is attached.
+        fast_body: A faster way through the model's body, while it is trained.
     """
 
     model: PreTrainedModel | PeftModel
@@ -52,6 +53,7 @@ class Writer:
     eos_id: int
     window: int
     has_adapter: bool = False
+    fast_body: Callable[[Any], Any] | None = None
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:

@@ -6,14 +6,54 @@ are spread over micro-steps; so 8 rows at once, 2 × 4 and 8 × 1 give the same 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from ..data.packing import IGNORE, PackedRows, RowPlan
+from ..errors import InputError
 from ..models.attention import packed_inputs
 from ..models.scoring import body_and_head
 from ..models.writer import Writer
+from .fast.body import fast_body
+from .fast.documents import end_to_end
 from .loss import chunked_cross_entropy
+from .projections import fused_projections
+
+TOKENS_AT_ONCE = 1024
+"""Positions that the fast path takes at once: more need more memory and are no faster."""
+
+
+@contextlib.contextmanager
+def fast_path(writer: Writer, int8: bool = False, compiled: bool = False) -> Iterator[None]:
+    """Let the block's passes take the fastest path that the model has.
+
+    Args:
+        writer: The model, made trainable.
+        int8: Whether the frozen products are made in int8, where there is a fast path.
+        compiled: Whether torch compiles what stands between the products.
+    """
+    with fused_projections(writer):
+        writer.fast_body = fast_body(writer, int8=int8, compiled=compiled)
+        try:
+            yield
+        finally:
+            writer.fast_body = None
+
+
+def check_int8(writer: Writer) -> None:
+    """Refuse int8 products where there is no fast path.
+
+    Raises:
+        InputError: The model, the device or the method has none.
+    """
+    if fast_body(writer, int8=True) is None:
+        raise InputError(
+            "precision int8 trains LoRA adapters of GPT-2, Llama and Qwen models on a CPU only",
+            "leave --precision out",
+        )
 
 
 def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
@@ -23,11 +63,17 @@ def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
         writer: The model; gradients reach whatever of it requires them.
         batch: Packed rows, [batch, tokens].
     """
+    body, weight, bias = body_and_head(writer.model)
+    if writer.fast_body is not None:
+        documents = end_to_end(batch)
+        hidden, targets = writer.fast_body(documents), documents.targets
+        chosen = targets != IGNORE
+        with writer.device.autocast():
+            return chunked_cross_entropy(hidden[chosen], weight, bias, targets[chosen])
     ids, targets, positions, segments = (
         torch.from_numpy(array).to(writer.device.torch_device)
         for array in (batch.input_ids, batch.targets, batch.position_ids, batch.segment_ids)
     )
-    body, weight, bias = body_and_head(writer.model)
     with writer.device.autocast():
         hidden = body(input_ids=ids, **packed_inputs(segments, positions, writer.model))
         chosen = targets != IGNORE
@@ -47,7 +93,7 @@ def accumulate_gradient(
         writer: The model.
         rows: The packed rows of the whole run; every row has a target.
         indices: The rows of the step, or this process's share of them.
-        batch_size: Rows in a micro-step.
+        batch_size: Rows in a micro-step at most; the fast path takes fewer.
         tokens: Target tokens of the whole step; those of ``indices`` without it.
 
     Returns:
@@ -56,6 +102,8 @@ def accumulate_gradient(
     """
     if tokens is None:
         tokens = int(rows.target_counts()[indices].sum())
+    if writer.fast_body is not None:
+        batch_size = max(1, min(batch_size, TOKENS_AT_ONCE // rows.max_length))
     total = 0.0
     for start in range(0, len(indices), batch_size):
         loss = summed_loss(writer, rows.take(indices[start : start + batch_size]))

@@ -38,6 +38,14 @@ def plain_cross_entropy(
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities in float32, in the place of float32 logits."""
+    if logits.dtype != torch.float32:
+        return torch.log_softmax(logits, -1, dtype=torch.float32)
+    # Each row is read whole before it is written.
+    return torch.log_softmax(logits, -1, out=logits)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -59,17 +67,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             weight_gradient = torch.zeros_like(weight) if wants_weight else None
             bias_gradient = torch.zeros_like(bias) if wants_bias and bias is not None else None
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            # One place for the logits of all chunks: fresh memory of that size costs more than
+            # what is done with it.
+            place = hidden.new_empty(min(chunk, len(hidden)), len(weight), dtype=dtype)
             for start in range(0, hidden.shape[0], chunk):
                 part = hidden[start : start + chunk].to(dtype)  # [C, d]
                 wanted = targets[start : start + chunk, None]  # [C, 1]
-                logits = part @ head.T  # [C, V]
+                logits = torch.mm(part, head.T, out=place[: len(part)])  # [C, V]
                 if bias is not None:
-                    logits = logits + bias.to(dtype)
-                logits = logits.float()
-                log_sum = torch.logsumexp(logits, dim=-1, keepdim=True)
-                total += (log_sum - logits.gather(1, wanted)).sum()
-                gradient = torch.exp(logits.sub_(log_sum))
-                gradient.scatter_add_(1, wanted, torch.full_like(log_sum, -1.0))
+                    logits.add_(bias.to(dtype))
+                gradient = _log_softmax(logits)
+                total -= gradient.gather(1, wanted).sum()
+                gradient.exp_().scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
                 gradient = gradient.to(dtype)
                 hidden_gradient[start : start + chunk] = gradient @ head
                 if weight_gradient is not None:

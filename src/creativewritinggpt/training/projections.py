@@ -63,6 +63,20 @@ class _LoraProjection(torch.autograd.Function):
         return dx, None, None, d_first, d_second, None, None
 
 
+def random_bytes(shape: torch.Size, device: torch.device) -> Tensor:
+    """Bytes of which each value is as likely as any other, cut from 64-bit words.
+
+    Args:
+        shape: Of the result.
+        device: Where it is needed.
+    """
+    count = shape.numel()
+    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=device)
+    # All 64 bits: without bounds, random_ would leave the sign bit at 0.
+    words.random_(torch.iinfo(torch.int64).min, None)
+    return words.view(torch.uint8)[:count].view(shape)
+
+
 def dropout_mask(shape: torch.Size, threshold: int, device: torch.device) -> Tensor:
     """Which inputs stay, from random bytes.
 
@@ -74,11 +88,7 @@ def dropout_mask(shape: torch.Size, threshold: int, device: torch.device) -> Ten
     Returns:
         A boolean mask of ``shape``, True with probability 1 − threshold / 256.
     """
-    count = shape.numel()
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=device)
-    # All 64 bits: without bounds, random_ would leave the sign bit at 0.
-    words.random_(torch.iinfo(torch.int64).min, None)
-    return (words.view(torch.uint8)[:count] >= threshold).view(shape)
+    return random_bytes(shape, device) >= threshold
 
 
 class _LastInput:
@@ -139,7 +149,7 @@ class _Fused:
         return shaped
 
 
-def _is_plain_lora(layer: Any) -> bool:
+def is_plain_lora(layer: Any) -> bool:
     """Whether a PEFT layer is one LoRA adapter on a frozen projection, and nothing more."""
     from peft.tuners.lora import Linear
 
@@ -166,7 +176,7 @@ def fused_projections(writer: Writer) -> Iterator[int]:
     changed = []
     try:
         for layer in writer.model.modules() if writer.has_adapter else ():
-            if hasattr(layer, "lora_A") and _is_plain_lora(layer):
+            if hasattr(layer, "lora_A") and is_plain_lora(layer):
                 transposed = isinstance(layer.get_base_layer(), Conv1D)
                 layer.forward = _Fused(layer, next(iter(layer.lora_A)), inputs, transposed)
                 changed.append(layer)

@@ -14,6 +14,7 @@ from typing import Any
 from .. import console
 from ..config import Config
 from .checkpoint import State, changes, refuse
+from .choice import Choice
 from .parts import FREE_TO_CHANGE, SHOWN, Parts
 
 
@@ -100,19 +101,21 @@ def take_up(state: State, parts: Parts, force: bool) -> bool:
     return other
 
 
-def choices(parts: Parts, processes: int, micro_batch: int) -> dict[str, Any]:
+def choices(parts: Parts, processes: int, micro_batch: int, chosen: Choice) -> dict[str, Any]:
     """What was found out when the run began, for its checkpoints.
 
     Args:
         parts: What the run is made of.
         processes: Processes that train.
         micro_batch: Rows that go through the model at once.
+        chosen: Whether functions are compiled, and why.
     """
-    device = parts.writer.device
+    device, asked = parts.writer.device, parts.config.precision
     return {
-        "precision": device.precision,
+        "precision": asked if asked == "int8" else device.precision,
+        "compiled": chosen.compiled,
         "threads": device.threads,
         "processes": processes,
         "micro_batch": micro_batch,
-        "reasons": dict(device.reasons),
+        "reasons": {**device.reasons, "compiled": chosen.reason},
     }

@@ -23,16 +23,19 @@ from ..models.loading import load_base
 from ..models.writer import Writer
 from .announce import Announcement, announce
 from .checkpoint import State, newest_checkpoint, restore, trained_parameters
+from .choice import choose_compiled
+from .engine import check_int8, fast_path
 from .journal import Journal, check_trackers, journal
 from .loop import Job, fit, probe
 from .metrics import new_metrics, note_base, note_samples, write_metrics
 from .micro_batch import MicroBatch, fitting_rows
 from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
 from .parts import Parts, prepare
-from .projections import fused_projections
 from .resume import choices, recorded, take_up
 from .team import Team, gather
 from .validation import Validation
+
+INT8 = "int8"
 
 Sample = Callable[[Writer], list[dict[str, str]]]
 
@@ -135,7 +138,9 @@ def _checkpoint(output: Path, team: Team) -> tuple[Path | None, State] | None:
 def _device(config: Config, team: Team) -> devices.DeviceChoice:
     """This process's device, in the number format of the first one."""
     name = team.device(config.device)
-    chosen = devices.choose(name, config.precision, config.num_workers)
+    # What is not made in int8 takes the format that is best here.
+    wanted = "auto" if config.precision == INT8 else config.precision
+    chosen = devices.choose(name, wanted, config.num_workers)
     if (precision := team.told(chosen.precision)) != chosen.precision:
         chosen = devices.choose(name, precision, config.num_workers)
     chosen.apply()
@@ -185,7 +190,9 @@ def _go(
         save=lambda folder: parts.save(folder, state, team),
         sample=samples,
     )
-    with contextlib.nullcontext() if team.sharded else fused_projections(writer):
+    if config.precision == INT8:
+        check_int8(writer)
+    with contextlib.nullcontext() if team.sharded else fast_path(writer, config.precision == INT8):
         if found is not None:
             micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
         elif not team.sharded:
@@ -197,7 +204,11 @@ def _go(
             told = Announcement(
                 config, writer, parts.corpus, parts.mixture, parts.rows, parts.plan, before, sizes
             )
-            announce(told, scoring_seconds, probe(job))
+            # Several processes must do the same, so none of them tries.
+            fixed = False if team.size > 1 else None
+            chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, fixed)
+            announce(told, scoring_seconds, chosen.step_seconds or probe(job))
+            console.note(f"Compiled: {'yes' if chosen.compiled else 'no'} ({chosen.reason}).")
             if team.first:
                 clear(output)
                 write_json(output / MANIFEST, parts.manifest)
@@ -206,8 +217,10 @@ def _go(
             if before is not None:
                 note_base(state.metrics, before)
             restore(found[0], writer.model, optimizer, team)
+            before_it = bool(state.fingerprint["probed"]["compiled"])
+            chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, before_it)
             console.note(f"going on from step {state.step} of {parts.plan.total_steps}")
-        state.fingerprint["probed"] = choices(parts, team.size, micro.rows)
+        state.fingerprint["probed"] = choices(parts, team.size, micro.rows, chosen)
         with (
             journal(config, state.step, device.device)
             if team.first

@@ -1,0 +1,285 @@
+"""The contenders of ``bench/train.py``: ours, and the ways that others train the same adapter.
+
+All train LoRA on every projection with AdamW at a constant rate, on the same documents, with the
+same number of positions in an optimizer step:
+
+    ours       the project's engine, as ``cwgpt train`` runs it
+    ours-int8  the same with ``precision: int8``
+    ours-full  the same with ``method: full``, all weights
+    usual      model + PEFT in a plain loop: fp32, the base's dropouts on, rows padded to 512, all
+               logits at once, as most tutorials and the original project do
+    trainer    transformers' Trainer + PEFT in bf16, rows padded to the longest of their batch
+    trl        TRL's SFTTrainer with packing, in bf16, without gradient checkpointing
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from train_data import ROW, as_tokens
+
+CONTENDERS = ("ours", "ours-int8", "ours-full", "usual", "trainer", "trl")
+MODELS = {
+    # Rows of 512 in an optimizer step, rank, scale.
+    "gpt2-124m": (8, 8, 16),
+    "starter": (4, 16, 32),
+}
+LEARNING_RATE = 5e-4
+DROPOUT = 0.05
+
+
+@dataclasses.dataclass
+class Course:
+    """What a contender did, step by step."""
+
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    targets: list[int] = dataclasses.field(default_factory=list)
+    losses: list[float] = dataclasses.field(default_factory=list)
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: Any = None
+
+
+def load(model: str, ours: bool) -> Any:
+    """A writer: for us as training loads it, for the others with the base's dropouts on."""
+    from creativewritinggpt.models.loading import load_base, switch_dropouts_off
+
+    device = _device("auto" if ours else "fp32")
+    writer = load_base("starter", device)
+    if model == "gpt2-124m":
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        config = GPT2Config()
+        if ours:
+            switch_dropouts_off(config)
+        writer.model = GPT2LMHeadModel(config)
+        writer.window = 1024
+    return writer
+
+
+def _device(precision: str) -> Any:
+    from creativewritinggpt.devices import choose
+
+    device = choose("cpu", precision)
+    device.apply()
+    return device
+
+
+def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) -> Course:
+    """Our engine, in the steps of the training loop."""
+    from creativewritinggpt.config import Config
+    from creativewritinggpt.data.packing import plan_rows
+    from creativewritinggpt.models.adapter import attach
+    from creativewritinggpt.training.checkpoint import trained_parameters
+    from creativewritinggpt.training.engine import accumulate_gradient, fast_path
+
+    rows_per_step, rank, alpha = MODELS[model]
+    writer = load(model, ours=True)
+    config = Config(
+        method="full" if kind == "full" else "lora",
+        target_modules=["all-linear"],
+        lora_r=rank,
+        lora_alpha=alpha,
+        lora_dropout=DROPOUT,
+    )
+    torch.manual_seed(0)
+    attach(writer, config)
+    rows = plan_rows(
+        as_tokens(documents), max_length=ROW, bos_id=writer.bos_id, eos_id=writer.eos_id
+    )
+    parameters = list(trained_parameters(writer.model).values())
+    rate = LEARNING_RATE if kind != "full" else LEARNING_RATE / 10
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+    course = Course(model=writer.model, notes={"precision": writer.device.precision})
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).numpy()
+    with fast_path(writer, int8=kind == "int8", compiled=kind == "int8"):
+        for step in range(min(steps, len(rows) // rows_per_step)):
+            began = time.perf_counter()
+            writer.model.train()
+            chosen = order[step * rows_per_step : (step + 1) * rows_per_step]
+            loss, targets = accumulate_gradient(writer, rows, chosen, rows_per_step)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            course.seconds.append(time.perf_counter() - began)
+            course.targets.append(targets)
+            course.losses.append(loss)
+    return course
+
+
+def _lora(model: str) -> Any:
+    """The adapter's settings as PEFT takes them."""
+    from peft import LoraConfig, TaskType
+
+    _, rank, alpha = MODELS[model]
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=DROPOUT,
+        target_modules="all-linear",
+        fan_in_fan_out=model == "gpt2-124m",
+    )
+
+
+def _sequences(writer: Any, documents: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Documents as the others take them: begin, ids, end, cut at 512 tokens."""
+    return [[writer.bos_id, *ids, writer.eos_id][:ROW] for ids in documents]
+
+
+def _padded(batch: Sequence[Sequence[int]], pad: int, width: int) -> dict[str, torch.Tensor]:
+    """Rows of one width, with mask and labels."""
+    ids = torch.full((len(batch), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(batch):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+
+def usual(model: str, documents: Sequence[Sequence[int]], steps: int) -> Course:
+    """The recipe of the original project and of most tutorials."""
+    from peft import get_peft_model
+
+    rows_per_step = MODELS[model][0]
+    writer = load(model, ours=False)
+    torch.manual_seed(0)
+    tuned = get_peft_model(writer.model, _lora(model)).train()
+    optimizer = torch.optim.AdamW(
+        [p for p in tuned.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0.01
+    )
+    course = Course(model=tuned, notes={"precision": "fp32"})
+    sequences = _sequences(writer, documents)
+    for step in range(steps):
+        began = time.perf_counter()
+        batch = sequences[step * rows_per_step : (step + 1) * rows_per_step]
+        inputs = _padded(batch, writer.eos_id, ROW)
+        loss = tuned(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        course.seconds.append(time.perf_counter() - began)
+        course.targets.append(sum(len(sequence) - 1 for sequence in batch))
+        course.losses.append(loss.item())
+    return course
+
+
+class _Counting:
+    """A collator that also counts the targets of each batch."""
+
+    def __init__(self, collate: Callable[[Any], Any], targets: list[int]) -> None:
+        self.collate, self.targets = collate, targets
+
+    def __call__(self, features: Any) -> Any:
+        batch = self.collate(features)
+        self.targets.append(int((batch["labels"][:, 1:] != -100).sum()))
+        return batch
+
+
+def _common(model: str, steps: int, folder: str) -> dict[str, Any]:
+    """Settings of transformers' Trainer and of those made from it."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": MODELS[model][0],
+        "max_steps": steps,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "bf16": True,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": 0,
+        "train_sampling_strategy": "sequential",
+    }
+
+
+@contextlib.contextmanager
+def _timed_steps(trainer: Any, course: Course) -> Iterator[None]:
+    """Note the time and the targets of each optimizer step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        began = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            course.seconds.append(time.perf_counter() - self.began)
+
+    targets: list[int] = []
+    trainer.data_collator = _Counting(trainer.data_collator, targets)
+    trainer.add_callback(Clock())
+    yield
+    course.targets = targets[: len(course.seconds)]
+    course.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    course.model = trainer.model
+
+
+def trainer(model: str, documents: Sequence[Sequence[int]], steps: int) -> Course:
+    """The Trainer of transformers with PEFT and bf16."""
+    from peft import get_peft_model
+    from transformers import Trainer, TrainingArguments
+
+    writer = load(model, ours=False)
+    torch.manual_seed(0)
+    tuned = get_peft_model(writer.model, _lora(model))
+    course = Course(notes={"precision": "bf16"})
+    rows = [{"input_ids": sequence} for sequence in _sequences(writer, documents)]
+
+    def collate(features: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        batch = [feature["input_ids"] for feature in features]
+        return _padded(batch, writer.eos_id, max(map(len, batch)))
+
+    with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
+        arguments = TrainingArguments(**_common(model, steps, folder), remove_unused_columns=False)
+        runner = Trainer(tuned, arguments, data_collator=collate, train_dataset=rows)
+        with _timed_steps(runner, course):
+            runner.train()
+    return course
+
+
+def trl(model: str, documents: Sequence[Sequence[int]], steps: int) -> Course:
+    """TRL's SFTTrainer with packing and bf16."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    writer = load(model, ours=False)
+    sequences = [[writer.bos_id, *ids, writer.eos_id] for ids in documents]
+    if all(len(sequence) == ROW + 1 for sequence in sequences):
+        sequences = [sequence[:ROW] for sequence in sequences]
+    course = Course(notes={"precision": "bf16"})
+    with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
+        arguments = SFTConfig(
+            **_common(model, steps, folder), packing=True, max_length=ROW, dataset_num_proc=None
+        )
+        runner = SFTTrainer(
+            writer.model,
+            arguments,
+            train_dataset=Dataset.from_dict({"input_ids": sequences}),
+            processing_class=writer.tokenizer,
+            peft_config=_lora(model),
+        )
+        with _timed_steps(runner, course):
+            runner.train()
+    return course
+
+
+def run(name: str, model: str, documents: Sequence[Sequence[int]], steps: int) -> Course:
+    """Let a contender train."""
+    if name.startswith("ours"):
+        return ours(model, documents, steps, name.removeprefix("ours").lstrip("-"))
+    return {"usual": usual, "trainer": trainer, "trl": trl}[name](model, documents, steps)
