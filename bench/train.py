@@ -25,13 +25,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 from measuring import in_own_process, machine, show
 from train_contenders import CONTENDERS, MODELS, load, run
-from train_data import ROW, Documents, as_tokens, text_files
+from train_data import ROW, as_tokens, full_rows, read_documents, text_files
 
 CASES = ("full", "mixed")
 METRICS = (
@@ -58,10 +61,10 @@ def product_rates() -> dict[str, float]:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         x, weight = torch.randn(rows, inside).to(dtype), torch.randn(out, inside).to(dtype)
 
-        def product(x: Any = x, weight: Any = weight) -> Any:
+        def multiply(x: Any = x, weight: Any = weight) -> Any:
             return torch.nn.functional.linear(x, weight)
 
-        rates[name] = 2.0 * rows * inside * out / fastest(product, 20)
+        rates[name] = 2.0 * rows * inside * out / fastest(multiply, 20)
     return rates
 
 
@@ -91,17 +94,16 @@ def unavoidable_flops(model: Any, adapter: int, lengths: Sequence[int]) -> float
     return 4.0 * (body + head) * tokens + 6.0 * adapter * tokens + 3.0 * attention
 
 
-def work(name: str, model: str, case: str, steps: int, quick: bool) -> dict[str, Any]:
-    """Measure one contender in this process."""
+def work(name: str, model: str, case: str, texts: str, steps: int, quick: bool) -> dict[str, Any]:
+    """Measure one contender in this process on the documents in a file."""
     from creativewritinggpt.data.packing import pack
     from creativewritinggpt.devices import choose, peak_memory_bytes
     from creativewritinggpt.models.scoring import token_nll
 
     began = time.perf_counter()
-    tokenizer = _tokenizer()
-    rows_per_step = MODELS[model][0]
-    documents = Documents(case, tokenizer, (steps + 1) * rows_per_step * ROW)
-    course = run(name, model, documents.train, steps)
+    documents = json.loads(Path(texts).read_text("utf-8"))
+    train = full_rows(documents["train"]) if case == "full" else documents["train"]
+    course = run(name, model, train, steps)
     seconds = time.perf_counter() - began
     found: dict[str, Any] = {
         "seconds": seconds,
@@ -114,23 +116,24 @@ def work(name: str, model: str, case: str, steps: int, quick: bool) -> dict[str,
         **course.notes,
     }
     timed = slice(1, None) if len(course.seconds) > 1 else slice(None)
-    took, targets = sum(course.seconds[timed]), sum(course.targets[timed])
-    found["useful_tokens_per_second"] = targets / took
+    # Steps are alike but for their documents: targets of all, time of those after the first.
+    targets, took = course.targets, course.seconds[timed]
+    found["useful_tokens_per_second"] = sum(targets) / len(targets) / (sum(took) / len(took))
     if not name.endswith("-full"):
         base = load(model, ours=True)
         adapter = sum(p.numel() for n, p in course.model.named_parameters() if "lora_" in n)
-        lengths = [len(ids) + 1 for ids in documents.train]
+        lengths = [len(ids) + 1 for ids in train]
         flops = unavoidable_flops(base.model, adapter, lengths)
         found["flops_per_target"] = flops / sum(lengths)
     if not quick:
         writer = load(model, ours=True)
         writer.model, writer.device = course.model.eval(), choose("cpu", "fp32")
         rows = pack(
-            as_tokens(documents.held_out),
+            as_tokens(documents["held_out"]),
             max_length=ROW, bos_id=writer.bos_id, eos_id=writer.eos_id,
         )  # fmt: skip
-        nll = token_nll(writer, rows.take(slice(0, 12)), 4)
-        found["held_out_loss"] = float(nll.sum() / (rows.targets[:12] >= 0).sum())
+        nll = token_nll(writer, rows.take(slice(0, 8)), 4)
+        found["held_out_loss"] = float(nll.sum() / (rows.targets[:8] >= 0).sum())
     return found
 
 
@@ -185,7 +188,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     steps = 2 if arguments.quick else arguments.steps
     if arguments.worker:
@@ -197,19 +200,22 @@ def main() -> None:
     rate = max(described["product_flops_per_second"].values())
     rows: list[dict[str, Any]] = []
     options = ["--steps", str(steps), *(["--quick"] if arguments.quick else [])]
-    for model in arguments.models:
-        for case in arguments.cases:
-            for name in arguments.contenders:
-                if name == "ours-full" and case != "full":
-                    continue
-                left = LIMIT - (time.monotonic() - began)
-                found = (
-                    in_own_process(__file__, [name, model, case, *options], seconds=min(left, 400))
-                    if left > 30
-                    else {"skipped": "no time left in this run"}
-                )
-                rows.append(row_of(name, model, case, found, rate))
-                show(f"{name} on {model}, {case}", rows[-1:], METRICS)
+    with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
+        texts = Path(folder) / "documents.json"
+        count = (steps + 1) * max(rows for rows, *_ in MODELS.values()) * ROW
+        texts.write_text(json.dumps(read_documents(_tokenizer(), count)), encoding="utf-8")
+        for model, case, name in product(arguments.models, arguments.cases, arguments.contenders):
+            if name == "ours-full" and case != "full":
+                continue
+            left = LIMIT - (time.monotonic() - began)
+            given = [name, model, case, str(texts), *options]
+            found = (
+                in_own_process(__file__, given, seconds=min(left, 400))
+                if left > 30
+                else {"skipped": "no time left in this run"}
+            )
+            rows.append(row_of(name, model, case, found, rate))
+            show(f"{name} on {model}, {case}", rows[-1:], METRICS)
     show("training", rows, METRICS)
     compared = ratios(rows)
     show("ours to the others", compared, ("useful_tokens_per_second", "peak_memory_bytes"))

@@ -36,40 +36,37 @@ def text_files() -> tuple[str, list[str]]:
     return "sample corpus", sorted(str(path) for path in folder.glob("*.jsonl"))
 
 
-class Documents:
-    """Documents to train on, and others that are held out; lists of token ids, without bos or eos.
+def read_documents(tokenizer: Any, count: int) -> dict[str, list[list[int]]]:
+    """Documents to ``train`` on and others that are ``held_out``, without begin and end of text.
 
     Args:
-        case: ``full`` or ``mixed``.
         tokenizer: What makes ids of text.
         count: Tokens to train on, about.
     """
+    from creativewritinggpt.config import Config
+    from creativewritinggpt.data.corpus import read_documents as read
 
-    def __init__(self, case: str, tokenizer: Any, count: int) -> None:
-        from creativewritinggpt.config import Config
-        from creativewritinggpt.data.corpus import read_documents
+    documents = read(text_files()[1], Config())
+    random.Random(0).shuffle(documents)
+    train: list[list[int]] = []
+    held_out: list[list[int]] = []
+    for document in documents:
+        ids = tokenizer(document.full_text(), add_special_tokens=False)["input_ids"]
+        # The first of the shuffled documents are held out, the rest trained on.
+        if sum(map(len, held_out)) < 8 * ROW:
+            held_out.append(ids[: 2 * ROW])
+            continue
+        train.append(ids)
+        if sum(map(len, train)) > 1.2 * count + ROW:
+            break
+    return {"train": train, "held_out": held_out}
 
-        documents = read_documents(text_files()[1], Config())
-        random.Random(0).shuffle(documents)
-        encoded: list[list[int]] = []
-        held_out: list[list[int]] = []
-        total = 0
-        for document in documents:
-            ids = tokenizer(document.full_text(), add_special_tokens=False)["input_ids"]
-            # The first of the shuffled documents are held out, the rest trained on.
-            if sum(map(len, held_out)) < 8 * ROW:
-                held_out.append(ids[: 2 * ROW])
-                continue
-            encoded.append(ids)
-            total += len(ids)
-            if total > 1.2 * count + ROW:
-                break
-        self.train = encoded
-        self.held_out = held_out
-        if case == "full":
-            flat = [token for ids in encoded for token in ids]
-            size = ROW - 1
-            self.train = [flat[i : i + size] for i in range(0, len(flat) - size + 1, size)]
+
+def full_rows(documents: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The documents put end to end and cut into ones that fill a row each."""
+    flat = [token for ids in documents for token in ids]
+    size = ROW - 1
+    return [flat[i : i + size] for i in range(0, len(flat) - size + 1, size)]
 
 
 def as_tokens(documents: Sequence[Sequence[int]]) -> Any:

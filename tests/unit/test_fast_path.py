@@ -110,15 +110,14 @@ def test_documents_end_to_end_are_those_of_the_rows(lengths, width):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_long_documents_take_the_fused_attention_and_give_the_same(tiny_model, family, monkeypatch):
-    """A document too long for kept probabilities, one of several blocks, and short ones."""
+def test_attention_is_the_same_in_blocks_and_fused(tiny_model, family, monkeypatch):
+    """All documents one way, all the other, and both in one micro-step."""
     monkeypatch.setattr(attention, "BLOCK", 8)
     rows = random_rows(16, max_length=48)
     writer = _writer(tiny_model(family))
     loss, expected = _gradients(writer, rows)
-    for longest in (0, 20, 1024):
-        monkeypatch.setattr(attention.attend, "__defaults__", (longest,))
-        monkeypatch.setattr(attention.attend_backward, "__defaults__", (longest,))
+    for lengths in (range(0), range(1, 21), range(20, 100), range(100)):
+        monkeypatch.setattr(attention, "IN_BLOCKS", lengths)
         with fast_path(writer):
             fast_loss, found = _gradients(writer, rows)
         assert fast_loss == pytest.approx(loss, abs=1e-6)
@@ -177,7 +176,7 @@ def test_int8_is_near_and_trains_to_the_same_loss(tiny_model, family):
 @pytest.mark.slow
 @pytest.mark.skipif(not kernels.can_compile(), reason="no C++ compiler")
 def test_compiled_kernels_equal_plain_ones(tiny_model):
-    writer, rows = _writer(tiny_model("llama"), lora_dropout=0.3), random_rows(12)
+    writer, rows = _writer(tiny_model("gpt2"), lora_dropout=0.3), random_rows(12)
     with fast_path(writer):
         torch.manual_seed(0)
         loss, expected = _gradients(writer, rows)

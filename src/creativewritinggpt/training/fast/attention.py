@@ -4,11 +4,10 @@
     queries     ■ ■ .      the work between distant blocks is never done; within the last block of
        ↓        ■ ■ ■      keys a small mask hides the later ones.
 
-The probabilities are kept for the backward pass: they are a quarter of what a block's MLP keeps,
-and computing them again costs a fifth of the backward pass. What it trades away: memory grows with
-the square of a document's length, so long documents take torch's fused kernel, which keeps none.
-Heads that share keys and values (grouped-query attention) read them repeated, and their gradients
-are summed.
+The probabilities are kept for the backward pass, which then takes less than torch's fused kernel
+that computes them again. What it trades away: memory grows with the square of a document's length,
+so long documents take the fused kernel, and so do short ones, for which it is faster. Heads that
+share keys and values (grouped-query attention) read them repeated, and their gradients are summed.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from .documents import Group
 BLOCK = 128
 """Queries in a block."""
 
-LONGEST = 1024
-"""Tokens of a document up to which its probabilities are kept."""
+IN_BLOCKS = range(129, 1025)
+"""Lengths of the documents that are taken in blocks."""
 
 _fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _fused_backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -73,16 +72,13 @@ class Heads:
         return x.reshape(-1, x.shape[2], self.size)
 
 
-def attend(
-    qkv: Tensor, groups: Sequence[Group], heads: Heads, longest: int = LONGEST
-) -> tuple[Tensor, list[Tensor]]:
+def attend(qkv: Tensor, groups: Sequence[Group], heads: Heads) -> tuple[Tensor, list[Tensor]]:
     """Attention within each document.
 
     Args:
         qkv: ``[tokens, all heads × size]``.
         groups: The documents.
         heads: How the columns are cut.
-        longest: Tokens up to which a document's probabilities are kept.
 
     Returns:
         ``[tokens, query heads × size]``, and what the backward pass needs: for each group the
@@ -92,7 +88,7 @@ def attend(
     kept: list[Tensor] = []
     for group in groups:
         q, k, v = heads.split(qkv, group)
-        if group.length > longest:
+        if group.length not in IN_BLOCKS:
             out, log_sum = _fused(q, k, v, 0.0, True, scale=heads.scale)
             kept.append(log_sum)
             heads.rows(mixed, group).copy_(out)
@@ -118,7 +114,6 @@ def attend_backward(
     kept: Sequence[Tensor],
     groups: Sequence[Group],
     heads: Heads,
-    longest: int = LONGEST,
 ) -> Tensor:
     """The gradient of :func:`attend` with respect to ``qkv``."""
     d_qkv = torch.empty_like(qkv)
@@ -126,7 +121,7 @@ def attend_backward(
     for group in groups:
         q, k, v = heads.split(qkv, group)
         out, d_out = heads.rows(mixed, group), heads.rows(d_mixed, group)
-        if group.length > longest:
+        if group.length not in IN_BLOCKS:
             gradients = _fused_backward(
                 d_out, q, k, v, out, next(given), 0.0, True, scale=heads.scale
             )
