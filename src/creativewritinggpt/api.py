@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .analysis.save import save
 from .analysis.settings import AnalysisSettings
 from .config import Config, load_config
 from .data.document import Document
+from .data.sources.base import Keep
 from .devices import DeviceChoice
 from .errors import InputError
 from .evaluation.run import evaluate as _evaluate
@@ -100,6 +101,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     force: bool = False,
+    keep: Mapping[str, Keep] | None = None,
     **settings: Any,
 ) -> TrainingResult:
     """Fine-tune a model.
@@ -110,6 +112,8 @@ def train(
         resume: Go on with the run in the output folder.
         overwrite: Replace the run in the output folder.
         force: Resume although data or settings have changed.
+        keep: By source (a file's is its stem), a function that says of a document whether it is
+            wanted.
         **settings: Fields of ``Config``, which win over ``config``.
 
     Raises:
@@ -126,6 +130,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         force=force,
+        keep=keep,
         said=set(settings) if config is None else None,
     )
 

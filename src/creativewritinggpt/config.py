@@ -71,6 +71,13 @@ class Config:
         group=_DATA,
         metavar="N",
     )
+    val_tokens: int | None = setting(
+        200_000,
+        "Held-out tokens that a validation during training scores, at most; the same each time.",
+        low=1,
+        group=_DATA,
+        metavar="N",
+    )
     max_documents: int | None = setting(
         None, "Read at most so many documents of each file or source.", low=1, group=_DATA,
         metavar="N",

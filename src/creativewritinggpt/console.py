@@ -73,8 +73,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for index, column in enumerate(columns):
         width = max((len(row[index]) for row in cells), default=0)
         justify: Literal["left", "right"] = "left" if index == 0 else "right"
-        # Headings may break between words, cells may not.
-        shown.add_column(column, justify=justify, min_width=min(width, 40), overflow="fold")
+        # Headings may break between words, numbers may not; a long name folds where it must.
+        least = min(width, 40 if index else 16)
+        shown.add_column(column, justify=justify, min_width=least, overflow="fold")
     for row in cells:
         shown.add_row(*map(Text, row))
     stderr().print(shown)

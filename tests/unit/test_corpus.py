@@ -10,6 +10,7 @@ import pytest
 from creativewritinggpt.config import Config
 from creativewritinggpt.data import corpus as corpus_module
 from creativewritinggpt.data.corpus import load_corpus, read_documents
+from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
 
 SAID = "the harbour lay still under a lid of cloud and nobody would say whose boat it was"
@@ -230,15 +231,23 @@ def test_progress_is_told_in_bytes_and_reaches_the_size(tmp_path: Path) -> None:
 
 def test_a_predicate_says_which_documents_are_wanted(tmp_path: Path) -> None:
     path = rows(tmp_path / "mine.jsonl")
-    keep = {"mine": lambda document: (document.prompt or "").endswith("5")}
+
+    def ends_in_five(document: Document) -> bool:
+        return (document.prompt or "").endswith("5")
+
+    keep = {"mine": ends_in_five}
     corpus = load_corpus(Config(), [str(path)], keep=keep)
     assert {d.prompt for d in [*corpus.train, *corpus.validation]} == {
         "Prompt 5",
         "Prompt 15",
         "Prompt 25",
     }
-    assert corpus.reports["mine"].dropped == {"not what the source is for": 27}
+    assert list(corpus.reports["mine"].dropped.values()) == [27]
+    assert "ends_in_five" in next(iter(corpus.reports["mine"].dropped))
+    assert "ends_in_five" in corpus.reports["mine"].notes[0]
     assert load_corpus(Config(), [str(path)]).reports["mine"].documents == 30
+    with pytest.raises(InputError, match="keep names yours"):
+        load_corpus(Config(), [str(path)], keep={"yours": ends_in_five})
 
 
 def test_a_text_that_only_bears_a_sources_name_is_a_text(tmp_path: Path) -> None:

@@ -88,10 +88,8 @@ def test_weights_that_can_not_be_met_are_refused() -> None:
         mix(sources, lengths, {"temperature": 0}, max_length=64)
 
 
-def test_a_mixture_can_be_recorded_and_shown() -> None:
+def test_a_mixture_can_be_recorded() -> None:
     sources, lengths = flat({"a": [9] * 10, "b": [99] * 3})
     mixture = mix(sources, lengths, None, max_length=64)
     recorded = json.loads(json.dumps(mixture.to_dict()))
     assert recorded["b"]["cut"] == 3 and recorded["a"]["epochs"] == 1
-    columns, rows = mixture.table()
-    assert [row[0] for row in rows] == ["a", "b"] and all(len(row) == len(columns) for row in rows)

@@ -81,6 +81,12 @@ def load_corpus(
         RunError: A source can't be reached.
     """
     stores, missing = _stores(config, files, progress, keep or {})
+    unknown = sorted(set(keep or {}) - {store.report.name for store in stores} - set(missing))
+    if unknown:
+        raise InputError(
+            f"keep names {', '.join(unknown)}, which is not among the sources read",
+            f"they are: {', '.join(store.report.name for store in stores)}",
+        )
     train, validation = split(
         stores,
         train_size=config.train_size,
@@ -126,9 +132,14 @@ def _stores(
 
 def _only(source: Source, keep: Keep) -> Source:
     """The source's documents that a predicate wants; they can't be cached, since it has no name."""
-    return Source(
-        source.name, None, lambda reading: kept(source.read(reading), keep, reading), source.size
-    )
+    name = getattr(keep, "__qualname__", type(keep).__qualname__)
+    said = f"{getattr(keep, '__module__', type(keep).__module__)}.{name}"
+
+    def read(reading: Reading) -> Iterator[Document]:
+        reading.report.say(f"only what {said} keeps")
+        yield from kept(source.read(reading), keep, reading, f"not kept by {name}")
+
+    return Source(source.name, None, read, source.size)
 
 
 def _opened(

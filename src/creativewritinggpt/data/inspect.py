@@ -246,16 +246,8 @@ def _source_lines(name: str, source: dict[str, Any], unit: str) -> list[str]:
             for count in counts
         )
         lines.append(f"  {edges[0]:,} |{bars}| {edges[-1] - 1:,}")
-    gone = [f"{count:,} {reason}" for reason, count in source["dropped"].items()]
-    gone += [f"{source['duplicates']:,} duplicates"] if source["duplicates"] else []
-    near = source["near_duplicates"]
-    gone += [f"{near:,} near duplicates of held-out documents"] if near else []
-    lines += [f"  left out: {', '.join(gone)}"] if gone else []
-    flagged = [f"{count:,} {what}" for what, count in source["flagged"].items()]
-    lines += [f"  noticed and kept: {', '.join(flagged)}"] if flagged else []
-    lines += [f"  note: {note}" for note in source["notes"][:5]]
-    more = len(source["notes"]) - 5
-    lines += [f"  and {more:,} more notes"] if more > 0 else []
+    known = ("form", "dropped", "flagged", "duplicates", "near_duplicates", "notes")
+    lines += SourceReport(name, **{key: source[key] for key in known}).details()
     return [*(printable(line) for line in lines), ""]
 
 

@@ -72,22 +72,6 @@ class Mixture:
             for share in self.shares
         }
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Columns and rows for showing."""
-        columns = ["source", "documents", "tokens", "share", "passes", "longer than a row"]
-        rows = [
-            [
-                share.name,
-                f"{share.documents:,}",
-                f"{share.tokens:,}",
-                f"{share.share:.1%}",
-                f"{share.epochs:.2f}",
-                f"{share.cut:,} ({share.continued:.0%} of tokens continued)",
-            ]
-            for share in self.shares
-        ]
-        return columns, rows
-
 
 def wanted_shares(
     available: Mapping[str, int], mix: Mapping[str, float] | None

@@ -24,6 +24,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from .pieces import Pieces, cut, place, ranges
 from .tokens import TokenizedDocuments
 
 IGNORE = -100
@@ -102,11 +103,8 @@ class RowPlan:
 
     def target_counts(self) -> Array:
         """The number of targets in each row, [rows], without making the rows."""
-        skipped = np.zeros_like(self.lengths)
-        if self.mask_prompt:
-            prompts = np.asarray(self.tokens.prompt_lengths, dtype=np.int64)[self.documents]
-            skipped = np.clip(prompts - self.starts, 0, self.lengths)
-        sums = np.concatenate([[0], np.cumsum(self.lengths - skipped)])
+        pieces = Pieces(self.documents, self.starts, self.lengths)
+        sums = np.concatenate([[0], np.cumsum(pieces.target_counts(self.tokens, self.mask_prompt))])
         counts: Array = sums[self.first_piece[1:]] - sums[self.first_piece[:-1]]
         return counts
 
@@ -122,13 +120,13 @@ class RowPlan:
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
         counts = self.first_piece[chosen + 1] - self.first_piece[chosen]
-        pieces = _ranges(self.first_piece[chosen], counts)
+        pieces = ranges(self.first_piece[chosen], counts)
         lengths, documents = self.lengths[pieces], self.documents[pieces]
-        rank = _ranges(np.zeros_like(counts), counts)
+        rank = ranges(np.zeros_like(counts), counts)
 
         shape = (len(chosen), self.max_length)
         # One entry for every pair: where it goes, and which pair of its document it is.
-        within = _ranges(np.zeros_like(lengths), lengths)
+        within = ranges(np.zeros_like(lengths), lengths)
         row = np.repeat(np.repeat(np.arange(len(chosen)), counts), lengths)
         place = row * self.max_length + np.repeat(self.columns[pieces], lengths) + within
         pair = np.repeat(self.starts[pieces], lengths) + within
@@ -165,60 +163,6 @@ class RowPlan:
         return made
 
 
-def _ranges(starts: Array, counts: Array) -> Array:
-    """``start, start + 1, …`` for each start, as many as its count, one after another."""
-    total = int(counts.sum())
-    before = np.cumsum(counts) - counts
-    numbers: Array = np.arange(total, dtype=np.int64) + np.repeat(starts - before, counts)
-    return numbers
-
-
-def _cut(
-    tokens: TokenizedDocuments, chosen: Array, max_length: int, mask_prompt: bool
-) -> tuple[Array, Array, Array]:
-    """Document, first pair and length of every piece that has a target."""
-    offsets = np.asarray(tokens.offsets, dtype=np.int64)
-    pairs = offsets[chosen + 1] - offsets[chosen] + 1
-    counts = -(-pairs // max_length)
-    places = np.repeat(np.arange(len(pairs), dtype=np.int64), counts)
-    documents = chosen[places]
-    starts = _ranges(np.zeros_like(counts), counts) * max_length
-    lengths = np.minimum(max_length, pairs[places] - starts)
-    if mask_prompt:
-        prompt = np.asarray(tokens.prompt_lengths, dtype=np.int64)[documents]
-        kept = starts + lengths > prompt
-        documents, starts, lengths = documents[kept], starts[kept], lengths[kept]
-    return documents, starts, lengths
-
-
-def _place(lengths: Array, max_length: int, order: Array) -> tuple[Array, Array]:
-    """Row and column of each piece by best fit; ``order`` has the longest first."""
-    rows = np.empty(len(lengths), dtype=np.int64)
-    columns = np.empty(len(lengths), dtype=np.int64)
-    open_rows: dict[int, list[int]] = {}
-    # Bit r is set while a row has exactly r free positions: the fullest row that takes a piece is
-    # the lowest set bit from its length up.
-    free = 0
-    made = 0
-    for piece, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
-        fitting = free >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            candidates = open_rows[room]
-            row = candidates.pop()
-            if not candidates:
-                free &= ~(1 << room)
-        else:
-            row, room = made, max_length
-            made += 1
-        rows[piece], columns[piece] = row, max_length - room
-        left = room - length
-        if left:
-            open_rows.setdefault(left, []).append(row)
-            free |= 1 << left
-    return rows, columns
-
-
 def plan_rows(
     tokens: TokenizedDocuments,
     *,
@@ -242,16 +186,38 @@ def plan_rows(
         documents: The numbers of the documents that are laid out, repeats allowed (as
             :func:`~creativewritinggpt.data.mixing.mix` chooses them); without it, each once.
     """
-    chosen = np.arange(len(tokens)) if documents is None else np.asarray(documents, dtype=np.int64)
-    placed, starts, lengths = _cut(tokens, chosen, max_length, mask_prompt)
+    pieces = cut(tokens, max_length=max_length, mask_prompt=mask_prompt, documents=documents)
+    return lay_out(
+        tokens,
+        pieces,
+        max_length=max_length,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        mask_prompt=mask_prompt,
+        seed=seed,
+    )
+
+
+def lay_out(
+    tokens: TokenizedDocuments,
+    pieces: Pieces,
+    *,
+    max_length: int,
+    bos_id: int,
+    eos_id: int,
+    mask_prompt: bool = False,
+    seed: int = 0,
+) -> RowPlan:
+    """Decide where each piece goes; see :func:`plan_rows`."""
+    documents, starts, lengths = pieces
     shuffled = np.random.default_rng(seed).permutation(len(lengths))
     order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
-    rows, columns = _place(lengths, max_length, order)
+    rows, columns = place(lengths, max_length, order)
     by_row = np.lexsort((columns, rows))
     count = int(rows.max()) + 1 if len(rows) else 0
     return RowPlan(
         tokens=tokens,
-        documents=placed[by_row],
+        documents=documents[by_row],
         starts=starts[by_row],
         lengths=lengths[by_row],
         columns=columns[by_row],

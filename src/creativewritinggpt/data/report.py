@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+_NOTES = 5
+"""Notes that are shown; the record has all."""
+
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and how much there is where known."""
 
@@ -72,6 +75,24 @@ class SourceReport:
         self.flagged += other.flagged
         for note in other.notes:
             self.say(note)
+
+    def told(self) -> list[str]:
+        """The account in a few lines: form, size and :meth:`details`."""
+        size = f"  {self.documents:,} documents, {self.words:,} words"
+        return [f"{self.name}: {self.form}", size, *self.details()]
+
+    def details(self) -> list[str]:
+        """What was left out, what was noticed, and the first notes; a line each."""
+        gone = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
+        gone += [f"{self.duplicates:,} duplicates"] if self.duplicates else []
+        near = self.near_duplicates
+        gone += [f"{near:,} near duplicates of held-out documents"] if near else []
+        lines = [f"  left out: {', '.join(gone)}"] if gone else []
+        flagged = [f"{count:,} {what}" for what, count in self.flagged.items()]
+        lines += [f"  noticed and kept: {', '.join(flagged)}"] if flagged else []
+        lines += [f"  note: {note}" for note in self.notes[:_NOTES]]
+        more = len(self.notes) - _NOTES
+        return [*lines, f"  and {more:,} more notes"] if more > 0 else lines
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

@@ -7,6 +7,7 @@ import dataclasses
 from .. import console, devices
 from ..config import Config
 from ..data.corpus import Corpus
+from ..data.held_out import HeldOut
 from ..data.mixing import Mixture
 from ..data.packing import RowPlan
 from ..models.writer import Writer
@@ -24,6 +25,7 @@ class Announcement:
         corpus: What was read.
         mixture: What an epoch holds of each source.
         rows: The packed rows.
+        held_out: What validations score.
         plan: The course of the run.
         before: Losses of the base model.
         sizes: Trained and total parameters.
@@ -34,6 +36,7 @@ class Announcement:
     corpus: Corpus
     mixture: Mixture
     rows: RowPlan
+    held_out: HeldOut
     plan: Plan
     before: Validation
     sizes: tuple[int, int]
@@ -64,6 +67,12 @@ def announce(run: Announcement, scoring_seconds: float, step_seconds: float) -> 
         f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows, {plan.epochs:.2g} passes "
         f"over the data; validation every {plan.eval_steps} steps."
     )
+    held_out = run.held_out
+    if held_out.scored < held_out.tokens:
+        say(
+            f"Each validation scores the same {held_out.scored:,} of {held_out.tokens:,} held-out "
+            "tokens (--val-tokens); cwgpt evaluate scores all."
+        )
     reasons = device.reasons
     say(
         f"Device {device.device} ({reasons['device']}), {device.precision} "
@@ -81,10 +90,9 @@ def _show_data(run: Announcement) -> None:
     for name, reason in run.corpus.missing.items():
         console.warn(f"going on without {name}: {reason}")
     reports = run.corpus.reports
-    for name, report in reports.items():
-        console.note(f"{name}: {report.form}")
-        for said in report.notes:
-            console.note(f"  {said}")
+    for report in reports.values():
+        for said in report.told():
+            console.note(said)
     shares = {share.name: share for share in run.mixture.shares}
     rows = []
     for name, report in reports.items():
@@ -92,17 +100,15 @@ def _show_data(run: Announcement) -> None:
         rows.append(
             (
                 name,
-                f"{report.documents:,}",
-                f"{report.words:,}",
-                f"{sum(report.dropped.values()):,}",
-                f"{report.duplicates + report.near_duplicates:,}",
                 f"{report.train:,}",
                 f"{report.validation:,}",
                 f"{share.tokens:,}" if share else "0",
                 f"{share.share:.1%}" if share else "",
                 f"{share.epochs:.2f}" if share else "",
+                f"{share.cut:,}" if share else "",
                 f"{run.before.domains[name]:.3f}" if name in run.before.domains else "",
             )
         )
-    heads = ["source", "docs", "words", "left out", "dupl.", "train", "held out"]
-    console.table("", [*heads, "tokens", "share", "passes", "base loss"], rows)
+    # Headings are broken by hand, so that the table fits into 80 columns.
+    heads = ["source", "train", "held\nout", "tokens", "share", "passes", "over\na row"]
+    console.table("", [*heads, "base\nloss"], rows)

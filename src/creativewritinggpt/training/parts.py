@@ -17,8 +17,9 @@ import numpy as np
 from .. import console
 from ..config import Config
 from ..data.corpus import Corpus
+from ..data.held_out import HeldOut, held_out_rows
 from ..data.mixing import Mixture, mix
-from ..data.packing import PackedRows, RowPlan, pack, plan_rows
+from ..data.packing import RowPlan, plan_rows
 from ..data.store import sources_of
 from ..data.tokens import tokenize
 from ..errors import InputError
@@ -53,7 +54,7 @@ class Parts:
         writer: The model.
         mixture: What an epoch holds of each source.
         rows: The rows to train on.
-        held_out: The rows to validate on.
+        held_out: What validations score.
         domains: Names of the sources that validate.
         domain_ids: Index into ``domains`` for each validation document.
         manifest: Hashes of all documents.
@@ -66,7 +67,7 @@ class Parts:
     writer: Writer
     mixture: Mixture
     rows: RowPlan
-    held_out: PackedRows
+    held_out: HeldOut
     domains: list[str]
     domain_ids: np.ndarray
     manifest: dict[str, Any]
@@ -74,7 +75,8 @@ class Parts:
 
     def validate(self, batch_size: int, team: Team) -> Validation:
         """Score the held-out rows with the model as it is."""
-        return validate(self.writer, self.held_out, self.domain_ids, self.domains, batch_size, team)
+        rows, ids = self.held_out.rows, self.domain_ids
+        return validate(self.writer, rows, ids, self.domains, batch_size, team)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a continuation must find unchanged."""
@@ -139,6 +141,7 @@ class Parts:
             "files": self.files,
             "sources": self.manifest["sources"],
             "mixture": self.mixture.to_dict(),
+            "held_out": self.held_out.to_dict(),
             "missing": self.corpus.missing,
         }
         run = run_record(self.config, self.writer.device, self.base(), data, training)
@@ -181,8 +184,11 @@ def prepare(config: Config, files: Sequence[str], corpus: Corpus, writer: Writer
         max_length=max_length, seed=config.seed,
     )  # fmt: skip
     rows = plan_rows(tokens, **shape, documents=mixture.documents)
-    held_out = pack(tokenize(corpus.validation, writer.tokenizer, cache), **shape)
-    for count, what in ((len(rows), "train on"), (len(held_out), "validate on")):
+    held_out = held_out_rows(
+        tokenize(corpus.validation, writer.tokenizer, cache), sources_of(corpus.validation),
+        most=config.val_tokens, **shape,
+    )  # fmt: skip
+    for count, what in ((len(rows), "train on"), (held_out.scored, "validate on")):
         if not count:
             raise InputError(
                 f"there is no text to {what}",

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from .. import console, devices
 from ..config import Config
 from ..data.corpus import load_corpus
+from ..data.sources.base import Keep
 from ..errors import InputError
 from ..files import write_json, write_text
 from ..models.adapter import attach, trainable
@@ -74,6 +75,7 @@ def train(
     overwrite: bool = False,
     force: bool = False,
     said: Collection[str] | None = None,
+    keep: Mapping[str, Keep] | None = None,
     sampler: Callable[[Config], Sample | None] = lambda config: None,
 ) -> TrainingResult:
     """Fine-tune a model.
@@ -86,6 +88,7 @@ def train(
         force: Resume although settings or data have changed.
         said: Names of the settings that were given, for ``resume``: the others are those of the
             run. Without it all count where any differs from its default.
+        keep: By source, which of its documents are wanted; the others are counted.
         sampler: Makes of the settings what continues fixed prompts with the model as it is
             (``prompt`` and ``text`` of each); that is asked at each validation.
 
@@ -110,7 +113,7 @@ def train(
         device = _device(config, team)
         with team.in_turn():
             with console.progress("reading") as tell:
-                corpus = load_corpus(config, files, tell)
+                corpus = load_corpus(config, files, tell, keep)
             # What is to be shared out may not fit into one device.
             held = dataclasses.replace(device, device="cpu") if team.sharded else device
             writer = load_base(
@@ -202,8 +205,9 @@ def _go(
             state.metrics = {**new_metrics(config, before, sizes), **first.metrics}
             state.fingerprint = {**parts.fingerprint(), "shown": parts.shown()}
             told = Announcement(
-                config, writer, parts.corpus, parts.mixture, parts.rows, parts.plan, before, sizes
-            )
+                config, writer, parts.corpus, parts.mixture, parts.rows, parts.held_out,
+                parts.plan, before, sizes,
+            )  # fmt: skip
             # Several processes must do the same, so none of them tries.
             fixed = False if team.size > 1 else None
             chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, fixed)

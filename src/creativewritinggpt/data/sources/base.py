@@ -122,10 +122,15 @@ class NamedSource:
     hub: HubSet | None = None
 
 
-def kept(documents: Iterator[Document], keep: Keep | None, reading: Reading) -> Iterator[Document]:
-    """The documents that are wanted; the others are counted."""
+def kept(
+    documents: Iterator[Document],
+    keep: Keep | None,
+    reading: Reading,
+    reason: str = "not what the source is for",
+) -> Iterator[Document]:
+    """The documents that are wanted; the others are counted under ``reason``."""
     for document in documents:
         if keep is None or keep(document):
             yield document
         else:
-            reading.report.drop("not what the source is for")
+            reading.report.drop(reason)
