@@ -72,6 +72,16 @@ def test_the_split_depends_on_seed_and_groups_only(tmp_path: Path) -> None:
     assert held != {d.group for d in divided(store(tmp_path / "3", documents), seed=7)[1]}
 
 
+def test_a_document_that_is_most_of_its_source_is_trained_on(tmp_path: Path) -> None:
+    documents = [*stories(40), Document("a", "book", " ".join(words(i) for i in range(900, 1000)))]
+    for seed in range(40):
+        train, validation = divided(store(tmp_path / str(seed), documents), seed=seed)
+        assert len(validation) == 4 and "book" in {document.group for document in train}
+    # Where all are large, one of them validates all the same.
+    _, validation = divided(store(tmp_path / "few", documents[-3:]))
+    assert len(validation) == 1
+
+
 def test_every_source_validates(tmp_path: Path) -> None:
     big, small = (
         store(tmp_path / "1", stories(500)),

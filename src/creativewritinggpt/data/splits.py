@@ -2,9 +2,10 @@
 
 Groups (a prompt, a story, an article, a chapter) never stand on both sides. The groups with the
 smallest hashes of seed and name validate, so that the choice does not depend on the order of files
-or rows; a source's official split is used where it has both sides. A source of a single document
-holds out its tail. Every decision is made on a few numbers for each document; texts are read again
-only to look for near duplicates of what validates.
+or rows; one that holds more than a fifth of its source's text is spared for training. A source's
+official split is used where it has both sides. A source of a single document holds out its tail.
+Every decision is made on a few numbers for each document; texts are read again only to look for
+near duplicates of what validates.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .sharing import near_duplicates
 from .store import Documents, DocumentStore, hash_text
 
 _SHARE = 10
+_LARGEST_SHARE = 0.2
 _TRAIN, _VALIDATION = 1, 2
 _PARAGRAPH = re.compile(r"\n\s*\n\s*")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"”’'»)\]*_]*\s+(?=\S)")
@@ -158,9 +160,22 @@ def _choose(choice: _Choice, quota: int, seed: int) -> None:
         return
     groups = len(np.unique(store.groups[choice.left]))
     if groups > 1:
-        choice.validation = _groups_within(store, choice.left, quota, seed)
+        candidates = choice.left & ~_giants(store, choice.left)
+        if not candidates.any():
+            candidates = choice.left
+        choice.validation = _groups_within(store, candidates, quota, seed)
     elif quota:
         _choose_tail(choice)
+
+
+def _giants(store: DocumentStore, candidates: Mask) -> Mask:
+    """Documents of groups that hold too much of the source's text to be spared from training."""
+    sizes = np.diff(store.offsets)[candidates]
+    _, group = np.unique(store.groups[candidates], return_inverse=True)
+    shares = np.bincount(group, weights=sizes) / max(1, int(sizes.sum()))
+    giants = np.zeros(len(store), dtype=np.bool_)
+    giants[candidates] = shares[group] > _LARGEST_SHARE
+    return giants
 
 
 def _groups_within(store: DocumentStore, candidates: Mask, quota: int, seed: int) -> Mask:

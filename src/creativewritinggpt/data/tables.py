@@ -136,7 +136,9 @@ def _json_lines(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            what = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                what = f"{error.msg.removesuffix(' at')} at character {error.colno}"
             reading.bad_row(path, number, f"not valid JSON ({what})")
             continue
         if isinstance(value, str):
