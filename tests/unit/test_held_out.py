@@ -48,7 +48,7 @@ def test_a_bound_keeps_a_part_of_every_source_and_each_token_at_most_once(
     found = held(corpus, most)
     names = {name for name, _ in corpus}
     targets = found.rows.targets[found.rows.targets != IGNORE]
-    assert len(targets) == found.scored <= max(most, len(names) * SHAPE["max_length"]) + len(names)
+    assert len(targets) == found.scored <= most + len(names) * SHAPE["max_length"]
     assert max(Counter(targets[targets != 901].tolist()).values(), default=1) == 1
     documents = found.rows.document_ids[found.rows.document_ids >= 0]
     assert {corpus[number][0] for number in documents} == names
