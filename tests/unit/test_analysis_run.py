@@ -229,12 +229,29 @@ def test_several_texts_have_folders_and_means(writer: Any) -> None:
     assert means["first_token_mass"]["standard_error"] is not None
 
 
+@pytest.mark.parametrize(
+    ("family", "tuned"), [("gpt2", False), ("llama", False), ("qwen", False), ("llama", True)]
+)
 def test_a_model_in_memory_is_explained(
-    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Any
+    family: str, tuned: bool, tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
+    model = tiny_model(family)
+    if tuned:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        model = get_peft_model(model, config)
     found = api.analyze(
-        TEXT, tiny_model("llama"), tokenizer=tiny_tokenizer, folder=tmp_path, samples=2, steps=4
-    )
-    assert found.record["model"] and (tmp_path / "report.html").is_file()
+        TEXT, model, tokenizer=tiny_tokenizer, folder=tmp_path, samples=2, steps=4
+    ).record
+    assert found["model"] and (tmp_path / "report.html").is_file()
+    assert set(found["faithfulness"]) >= {"integrated_gradients", "kl", "occlusion"}
+    for scores in found["methods"].values():
+        assert set(scores) == ({"tuned", "base"} if tuned else {"tuned"})
+    assert ("difference" in found) == tuned
+
+
+def test_a_model_in_memory_needs_its_tokenizer(tiny_model: Any) -> None:
     with pytest.raises(InputError, match="needs its tokenizer"):
         api.analyze(TEXT, tiny_model("llama"))

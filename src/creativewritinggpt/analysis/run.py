@@ -208,7 +208,7 @@ class _Work:
             what = "integrated gradients" + (" of the base" if model == "base" else "")
             found = integrated_gradients(
                 self.exact, self.subject, baseline=self.settings.baseline,
-                steps=self.settings.steps, most_steps=_most_steps(len(self.subject.targets)),
+                steps=self.settings.steps, most_steps=most_steps(len(self.subject.targets)),
                 progress=self._progress(what),
             )  # fmt: skip
             self._add(found, model)
@@ -335,7 +335,7 @@ def _check_drawn(writer: Writer, settings: AnalysisSettings) -> None:
         chosen(wanted, int(getattr(writer.bare.config, name, 0)), noun)
 
 
-def _most_steps(targets: int) -> int:
+def most_steps(targets: int) -> int:
     """Steps of integrated gradients at most: each is a backward pass for every target."""
     return 256 if targets == 1 else 128 if targets <= MOST_WITH_AGREEMENT else 64
 
