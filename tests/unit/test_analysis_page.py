@@ -219,7 +219,8 @@ def _act(record, folder):
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,900",
         "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", "--disable-quic", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom",
+        "--disable-sync", "--disable-quic", f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=20000", "--dump-dom",
         (folder / "copy.html").as_uri(),
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, timeout=300, check=True)
