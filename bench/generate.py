@@ -1,6 +1,6 @@
 """How fast stories are written, against the peers, on this machine.
 
-    python bench/generate.py [--quick] [--json] [--models starter …] [--contenders ours …]
+    python bench/generate.py [--quick] [--repeats 5] [--json] [--models …] [--contenders …]
 
 Cases: `single` writes one text, `n8` eight alternatives of one prompt, all sampled (temperature
 0.9, top-p 0.95, repetition penalty 1.1), after a prompt of 64 tokens that is another one each time;
@@ -25,7 +25,7 @@ CASES = {"single": 1, "n8": 8}
 METRICS = ("tokens_per_second", "seconds", "first_token_seconds", "share_of_ceiling")
 
 
-def work(name: str, model: str, quick: bool) -> dict[str, Any]:
+def work(name: str, model: str, quick: bool, repeats: int) -> dict[str, Any]:
     """Measure one contender in this process."""
     started = time.perf_counter()
     contender = make_contender(name, model)
@@ -34,7 +34,6 @@ def work(name: str, model: str, quick: bool) -> dict[str, Any]:
     long_prompts = iter(sample_prompts(500))
     contender.write(next(prompts), 8, 1)  # warm-up
     results: dict[str, Any] = {"load_seconds": loading, "weight_bytes": contender.weight_bytes}
-    repeats = 2 if quick else 5
     for case, rows in CASES.items():
         tokens = 32 if quick else (128 if rows == 1 else 64)
         contender.write(next(prompts), 4, rows)
@@ -76,20 +75,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few tokens, two repeats")
+    parser.add_argument("--repeats", type=int, help="medians of so many; 5, or 2 with --quick")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--worker", nargs=2, metavar=("CONTENDER", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    repeats = arguments.repeats or (2 if arguments.quick else 5)
     if arguments.worker:
-        result = work(*arguments.worker, quick=arguments.quick)
+        result = work(*arguments.worker, quick=arguments.quick, repeats=repeats)
         sys.stdout.write("\n" + json.dumps(result) + "\n")
         return
     described = machine()
     rows: list[dict[str, Any]] = []
     for model in arguments.models:
         for name in arguments.contenders:
-            given = [name, model, *(["--quick"] if arguments.quick else [])]
+            given = [name, model, "--repeats", str(repeats)]
+            given += ["--quick"] if arguments.quick else []
             found = in_own_process(__file__, given, seconds=180)
             rows += rows_of(name, model, found, described["read_bytes_per_second"])
             show(f"{name} on {model}", rows[-len(CASES) :], METRICS)

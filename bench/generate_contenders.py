@@ -1,7 +1,8 @@
 """The contenders of ``bench/generate.py``: ours in each number format, and the peers.
 
 All write the same prompts with the same sampling settings and never end early. Both models use the
-starter's tokenizer; ``gpt2-124m`` has random weights of GPT-2's shape.
+starter's tokenizer; ``gpt2-124m`` has random weights of GPT-2's shape, and its tokenizer is filled
+up with names that no text holds.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ def load(model: str) -> Any:
         torch.manual_seed(0)
         writer.model = GPT2LMHeadModel(GPT2Config()).eval()
         writer.window = 1024
+        size = int(writer.model.config.vocab_size)
+        unused = [f"[unused{number}]" for number in range(len(writer.tokenizer), size)]
+        writer.tokenizer.add_tokens(unused)
     return writer
 
 
@@ -84,7 +88,8 @@ def _ours(model: str, weights: str) -> Contender:
         if [len(text.tokens) for text in texts] != [tokens] * rows:
             raise RuntimeError("a text ended early")
 
-    return Contender(run, count * {"fp32": 4, "bf16": 2, "int8": 1}.get(kind, 4))
+    # A group of 32 weights of 8 bits has a scale of 32 bits: 9 bits a weight.
+    return Contender(run, int(count * {"bf16": 2, "int8": 1, "onnx": 9 / 8}.get(kind, 4)))
 
 
 def _transformers(model: str, dtype: str) -> Contender:
@@ -186,6 +191,7 @@ CONTENDERS: dict[str, Callable[[str], Contender]] = {
     "ours-fp32": lambda model: _ours(model, "fp32"),
     "ours-bf16": lambda model: _ours(model, "bf16"),
     "ours-int8": lambda model: _ours(model, "int8"),
+    "ours-onnx": lambda model: _ours(model, "onnx"),
     "ours": lambda model: _ours(model, "auto"),
     "transformers": lambda model: _transformers(model, "fp32"),
     "transformers-bf16": lambda model: _transformers(model, "bf16"),

@@ -50,6 +50,7 @@ def machine() -> dict[str, Any]:
         "torch",
         "transformers",
         "peft",
+        "onnxruntime",
         "ctranslate2",
         "llama-cpp-python",
         "captum",

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from creativewritinggpt.generation import onnx_steps
 from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.quality import compare, show
 from creativewritinggpt.generation.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
 
 pytestmark = [pytest.mark.realdata, pytest.mark.network, pytest.mark.slow]
+ONNX = pytest.param(
+    "onnx", marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+)
 PROMPT = "In a world where magic was forbidden,"
 
 
@@ -26,7 +30,7 @@ def starter() -> Any:
     return load_writer("starter")
 
 
-@pytest.mark.parametrize("weights", ["int8", "bf16"])
+@pytest.mark.parametrize("weights", ["int8", "bf16", ONNX])
 def test_fast_weights_stay_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, weights: str
 ) -> None:
@@ -36,7 +40,7 @@ def test_fast_weights_stay_within_a_percent_of_the_perplexity(
     show([result])
     assert result.tokens == 2 * 64
     assert abs(result.perplexity_change) < 0.01
-    assert result.mean_kl < (0.01 if weights == "int8" else 0.003)
+    assert result.mean_kl < (0.003 if weights == "bf16" else 0.01)
     assert result.top1_agreement > 0.9
 
 
@@ -56,8 +60,9 @@ def test_greedy_text_in_fp32_is_that_of_transformers(starter: Any) -> None:
     assert [token.id for token in ours.tokens] == theirs.tolist()
 
 
-def test_int8_text_is_the_same_alone_and_among_others(starter: Any) -> None:
-    settings = GenerationSettings(max_new_tokens=24, seed=5, weights="int8")
+@pytest.mark.parametrize("weights", ["int8", ONNX])
+def test_text_in_8_bits_is_the_same_alone_and_among_others(starter: Any, weights: str) -> None:
+    settings = GenerationSettings(max_new_tokens=24, seed=5, weights=weights)
     together = write(starter, PROMPT, settings, n=4)
     assert len({text.text for text in together}) == 4
     for text in together[::3]:

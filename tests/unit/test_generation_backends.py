@@ -10,7 +10,7 @@ import torch
 from writers import make_writer
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation import backends, matrices
+from creativewritinggpt.generation import backends, choice, matrices
 from creativewritinggpt.generation.backends import backend_for
 from creativewritinggpt.generation.matrices import Int8, Unsupported, quantize
 from creativewritinggpt.generation.native_backend import BLOCK, NativeBackend
@@ -19,12 +19,16 @@ from creativewritinggpt.generation.transformers_backend import TransformersBacke
 FAMILIES = ("gpt2", "llama", "qwen", "qwen3")
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]
 # Largest difference of a logit; the logits' own spread is about 0.5.
-TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25}
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25, "onnx": 0.25}
 
 
 @pytest.fixture
 def family_model(tiny_model: Any) -> Any:
-    def make(family: str) -> Any:
+    def make(family: str, kind: str = "") -> Any:
+        if kind == "onnx":
+            pytest.importorskip("onnxruntime")
+        if kind == "onnx" and family in ("llama", "qwen"):  # its operators want heads of 16
+            return tiny_model(family, num_attention_heads=2, num_key_value_heads=1)
         if family != "qwen3":
             return tiny_model(family)
         from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -50,12 +54,12 @@ def logits_after(model: Any, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids])).logits[0, -1]
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "transformers"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "onnx", "transformers"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_the_models_after_any_use_of_the_cache(
     family_model: Any, family: str, kind: str
 ) -> None:
-    model = family_model(family)
+    model = family_model(family, kind)
     backend: Any = (
         TransformersBackend(model) if kind == "transformers" else NativeBackend(model, kind)
     )
@@ -65,7 +69,8 @@ def test_logits_are_the_models_after_any_use_of_the_cache(
         assert logits.dtype == torch.float32 and logits.shape == (len(rows), 384)
         assert context.lengths == [len(row) for row in rows]
         for row, ids in zip(logits, rows, strict=True):
-            assert float((row - logits_after(model, ids)).abs().max()) < tolerance
+            error = float((row - logits_after(model, ids)).abs().max())
+            assert error < tolerance
 
     context = backend.start(60)
     same(context.prefill(IDS), [IDS])
@@ -85,20 +90,34 @@ def test_logits_are_the_models_after_any_use_of_the_cache(
     same(context.step([14]), [[*rows[2][:3], 14]])
 
 
+@pytest.mark.parametrize("kind", ["int8", "onnx"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_row_of_int8_is_the_same_to_the_bit_in_any_batch(family_model: Any, family: str) -> None:
-    backend = NativeBackend(family_model(family), "int8")
+def test_a_row_of_8_bits_is_the_same_to_the_bit_in_any_batch(
+    family_model: Any, family: str, kind: str
+) -> None:
+    model = family_model(family, kind)
+    if kind == "onnx" and not choice.rows_are_independent(1):
+        pytest.skip("this processor's kernels differ, and auto leaves them alone")
+    backend = NativeBackend(model, kind)
     context = backend.start(40)
     context.prefill(IDS)
-    alone, many = context.fork([0]), context.fork([0] * 8)
-    for step in range(4):
-        tokens = [step * 9 + row for row in range(8)]
-        assert torch.equal(many.step(tokens)[3], alone.step([tokens[3]])[0])
+    for count in (2, 3, 5, 8):
+        many, rows = context.fork([0] * count), [context.fork([0]) for _ in range(count)]
+        for step in range(4):
+            tokens = [step * 9 + row for row in range(count)]
+            together = many.step(tokens)
+            for row, token in enumerate(tokens):
+                assert torch.equal(together[row], rows[row].step([token])[0])
+            many.truncate(step % count, 6 + step)
+            rows[step % count].truncate(0, 6 + step)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", ["fp32", "int8", "onnx"])
 def test_a_reading_that_is_reused_gives_the_same_to_the_bit(tiny_model: Any, kind: str) -> None:
-    model = tiny_model("llama", max_position_embeddings=4 * BLOCK)
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    model = tiny_model("llama", max_position_embeddings=4 * BLOCK, **heads)
     ids = torch.randint(1, 384, (3 * BLOCK,), generator=torch.Generator().manual_seed(0)).tolist()
     backend = NativeBackend(model, kind)
     fresh = NativeBackend(model, kind)
@@ -112,7 +131,8 @@ def test_a_reading_that_is_reused_gives_the_same_to_the_bit(tiny_model: Any, kin
     theirs, wanted = fresh.read(ids, 4 * BLOCK)
     assert torch.equal(logits, wanted) and torch.equal(context.step([5]), theirs.step([5]))
     again, logits = backend.read(ids, 4 * BLOCK)
-    assert sum(calls) - first == BLOCK + 1 and torch.equal(logits, wanted)
+    steps = 0 if kind == "onnx" else 1  # onnxruntime's steps don't come by here
+    assert sum(calls) - first == BLOCK + steps and torch.equal(logits, wanted)
     # What was written after it does not show in the next reading.
     other, logits = backend.read([*ids[: 2 * BLOCK], 9], 4 * BLOCK)
     assert torch.equal(logits, NativeBackend(model, kind).read([*ids[: 2 * BLOCK], 9], 600)[1])
@@ -150,10 +170,12 @@ def test_a_backend_is_kept_until_the_weights_change(tiny_writer: Any) -> None:
     assert backend_for(writer, "int8") is not backend
 
 
-def test_auto_follows_the_precision_and_the_family(tiny_model: Any, tiny_tokenizer: Any) -> None:
+def test_auto_follows_the_precision_and_the_family(
+    tiny_model: Any, tiny_tokenizer: Any, monkeypatch: Any
+) -> None:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-    from writers import make_writer
 
+    monkeypatch.setattr(backends, "fastest_weights", lambda threads: "int8")
     model = tiny_model("gpt2")
     assert backend_for(make_writer(model, tiny_tokenizer)).name == "fp32"
     assert backend_for(make_writer(model, tiny_tokenizer, "bf16")).name == "int8"
@@ -224,25 +246,71 @@ def test_odd_widths_do_not_reach_the_int8_kernel(tiny_model: Any) -> None:
     assert float((logits - logits_after(model, IDS)).abs().max()) < TOLERANCE["bf16"]
 
 
+@pytest.mark.parametrize("kind", ["int8", "onnx"])
 @pytest.mark.parametrize("many", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 def test_long_prompts_are_read_in_either_format(
-    many: torch.dtype, family: str, tiny_model: Any, monkeypatch: Any
+    many: torch.dtype, family: str, kind: str, family_model: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(matrices, "dtype_for_many", lambda: many)
-    model = tiny_model(family)
+    model = family_model(family, kind)
     ids = (IDS * 10)[:40]
-    logits = NativeBackend(model, "int8").read(ids, 60)[1][0]
-    assert float((logits - logits_after(model, ids)).abs().max()) < TOLERANCE["int8"]
+    context, logits = NativeBackend(model, kind).read(ids, 60)
+    assert float((logits[0] - logits_after(model, ids)).abs().max()) < TOLERANCE["int8"]
+    logits = context.step([9])
+    assert float((logits[0] - logits_after(model, [*ids, 9])).abs().max()) < TOLERANCE["int8"]
 
 
-def test_what_is_measured_decides_on_int8(tiny_model: Any, monkeypatch: Any) -> None:
-    writer = make_writer(tiny_model("llama"))
+def test_grouped_weights_are_nearest_multiples_of_their_groups_scale() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 70) * torch.logspace(-6, 2, 40).unsqueeze(1)
+    weight[3] = 0
+    codes, scales = matrices.quantize_groups(weight)
+    assert codes.shape == (40, 3, 32) and codes.dtype == torch.uint8
+    found = ((codes.float() - 128) * scales.unsqueeze(-1)).view(40, -1)
+    assert not found[:, 70:].any() and not found[3].any()
+    limit = scales.repeat_interleave(32, 1)[:, :70] * 0.5001
+    assert bool(((weight - found[:, :70]).abs() <= limit).all())
+
+
+def test_heads_that_onnxruntime_does_not_know_are_left_to_int8(
+    tiny_model: Any, monkeypatch: Any
+) -> None:
+    pytest.importorskip("onnxruntime")
+    writer = make_writer(tiny_model("llama"), precision="bf16")  # heads of 8
+    monkeypatch.setattr(backends, "fastest_weights", lambda threads: "onnx")
+    assert backend_for(writer).name == "int8"
+    with pytest.raises(InputError, match="heads of this size"):
+        backend_for(writer, "onnx")
+
+
+def test_without_onnxruntime_nothing_asks_for_it(tiny_model: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(choice.onnx_steps, "available", lambda: False)
+    assert choice.fastest_weights(1) in ("fp32", "int8")
+    with pytest.raises(InputError, match="onnxruntime is not installed"):
+        backend_for(make_writer(tiny_model("llama")), "onnx")
+
+
+def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(choice.onnx_steps, "available", lambda: True)
+    monkeypatch.setattr(choice, "measured", lambda question, ways, threads: dict(found))
+    writer = make_writer(tiny_model("gpt2"))
+    found: dict[str, float] = {}
+    for best, second, independent, kind in (
+        ("int8", "fp32", True, "int8"),
+        ("fp32", "onnx", True, "fp32"),
+        ("onnx", "fp32", True, "onnx"),
+        ("onnx", "int8", False, "int8"),
+    ):
+        found.update({"fp32": 3.0, "int8": 3.0, "onnx": 3.0, best: 1.0, second: 2.0})
+        monkeypatch.setattr(choice, "rows_are_independent", lambda threads, so=independent: so)
+        assert choice.fastest_weights(1) == kind
     writer.device = dataclasses.replace(writer.device, approximate=True)
-    for faster, kind in ((True, "int8"), (False, "fp32")):
-        monkeypatch.setattr(backends, "int8_is_faster", lambda threads, found=faster: found)
-        assert backends.backend_for(writer).name == kind
-    monkeypatch.undo()
-    assert matrices.int8_is_faster(1) in (True, False)
+    monkeypatch.setattr(backends, "fastest_weights", lambda threads: "int8")
+    assert backends.backend_for(writer).name == "int8"
     writer.device = dataclasses.replace(writer.device, approximate=False)
     assert backends.backend_for(writer).name == "fp32"
+
+
+def test_the_measurement_itself_names_one_of_the_formats() -> None:
+    assert choice.fastest_weights(1) in ("fp32", "int8", "onnx")

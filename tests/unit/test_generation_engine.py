@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.generation import engine
+from creativewritinggpt.generation import engine, onnx_steps
 from creativewritinggpt.generation.engine import Interrupted, Request, stream, write, write_all
 from creativewritinggpt.generation.native_backend import NativeContext
 from creativewritinggpt.generation.settings import GenerationSettings
@@ -31,9 +31,17 @@ def no_end(writer: Any) -> None:
         head.bias = torch.nn.Parameter(bias)
 
 
+ONNX = pytest.param(
+    "onnx", marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+)
+
+
 @pytest.fixture(params=["gpt2", "llama", "qwen"])
 def writer(request: Any, tiny_writer: Any) -> Any:
-    return tiny_writer(request.param)
+    if request.param == "gpt2":
+        return tiny_writer("gpt2")
+    # Heads of 16, which onnxruntime's operators want.
+    return tiny_writer(request.param, num_attention_heads=2, num_key_value_heads=1)
 
 
 @pytest.fixture
@@ -72,7 +80,7 @@ def test_greedy_with_penalties_equals_transformers(writer: Any) -> None:
     assert [token.id for token in ours.tokens] == theirs
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "transformers"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", ONNX, "transformers"])
 def test_same_seed_gives_the_same_text_alone_and_in_a_batch(writer: Any, weights: str) -> None:
     together = write(writer, PROMPT, settings(weights=weights), n=4)
     assert [text.seed for text in together] == [7, 8, 9, 10]
@@ -83,7 +91,7 @@ def test_same_seed_gives_the_same_text_alone_and_in_a_batch(writer: Any, weights
         assert [t.id for t in alone.tokens] == [t.id for t in text.tokens]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "transformers"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", ONNX, "transformers"])
 def test_rows_with_different_prompts_are_what_they_are_alone(writer: Any, weights: str) -> None:
     prompts = ["The lamp", PROMPT, "", "“Who is there?” she asked. Nobody"]
     together = write_all(writer, [Request(p, 3) for p in prompts], settings(weights=weights))
@@ -214,7 +222,7 @@ def test_banned_phrase_is_never_written_nor_streamed(gpt2: Any) -> None:
     assert result.text[:5] == whole.text[:5] and len(result.tokens) == 40
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "transformers"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", ONNX, "transformers"])
 def test_banned_phrase_in_a_batch_gives_what_it_gives_alone(gpt2: Any, weights: str) -> None:
     no_end(gpt2)
     base = settings(max_new_tokens=30, weights=weights)

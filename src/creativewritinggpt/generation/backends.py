@@ -1,8 +1,8 @@
 """Which backend continues texts with a writer, and keeping it while its weights stay the same.
 
-The choice depends on the device and on the settings only, never on a timing, so that the same
-command gives the same text each time. Making a fast backend takes about a second; the last two are
-kept beside the model, for the weights and the adapter's state that they were made of.
+The choice depends on the device, on the settings and on what was measured here once, so that the
+same command gives the same text each time. Making a fast backend takes about a second; the last two
+are kept beside the model, for the weights and the adapter's state that they were made of.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from . import onnx_steps
 from .backend import Backend
-from .matrices import Unsupported, adapter_state, int8_is_faster
+from .choice import fastest_weights
+from .matrices import Unsupported, adapter_state
 from .native_backend import NativeBackend
 from .transformers_backend import TransformersBackend
 
@@ -30,10 +32,11 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
 
     Args:
         writer: The model.
-        weights: ``fp32``, ``bf16``, ``int8``: our own forward pass in that format;
-            ``transformers``: the model as it is; ``auto``: on a processor int8 where the writer's
-            device computes in bf16, else fp32; on other devices, and for families that our own
-            forward pass doesn't know, ``transformers``.
+        weights: ``fp32``, ``bf16``, ``int8``: our own forward pass in that format; ``onnx``:
+            the same with steps by onnxruntime; ``transformers``: the model as it is; ``auto``: on
+            a processor the fastest here of fp32, int8 and onnx, or fp32 where that was asked for;
+            on other devices, and for families that our own forward pass doesn't know,
+            ``transformers``.
 
     Raises:
         InputError: The format named can't be had for this model.
@@ -47,9 +50,12 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
             f"{writer.device.device}",
             "use weights auto, or device cpu",
         )
-    kind = weights
-    if weights == "auto":
-        kind = _automatic(writer)
+    if weights == "onnx" and not onnx_steps.available():
+        raise InputError(
+            "weights is onnx, and onnxruntime is not installed",
+            "pip install 'creativewritinggpt[fast]', or use weights auto",
+        )
+    kind = _automatic(writer) if weights == "auto" else weights
     state = (kind, *adapter_state(writer.model))
     known = _kept.get(writer.model, [])
     for entry in known:
@@ -70,11 +76,14 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
 
 
 def _automatic(writer: Writer) -> str:
-    """int8 where it may be used and is faster here, else fp32."""
+    """The fastest format here, or fp32 where others may not be used."""
     device = writer.device
     if device.precision != "bf16" and not device.approximate:
         return "fp32"
-    return "int8" if int8_is_faster(device.threads) else "fp32"
+    fastest = fastest_weights(device.threads)
+    if fastest == "onnx" and not onnx_steps.knows(writer.bare.config):
+        return "int8"
+    return fastest
 
 
 def _transformers(writer: Writer) -> TransformersBackend:

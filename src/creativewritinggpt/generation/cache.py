@@ -31,17 +31,20 @@ class KeyValueCache:
     ) -> None:
         self.heads = heads
         self.capacity = capacity
-        # [layer, row, key heads then value heads, token, size]
-        self.entries = torch.empty(layers, rows, 2 * heads, capacity, size, dtype=dtype)
+        # [layer, keys then values, row, head, token, size]: the keys of a layer lie in one piece.
+        self.entries = torch.empty(layers, 2, rows, heads, capacity, size, dtype=dtype)
 
     def copy(self, rows: Sequence[int], lengths: Sequence[int], capacity: int) -> KeyValueCache:
         """A cache of its own with some of the rows."""
-        layers, _, heads, _, size = self.entries.shape
-        other = KeyValueCache(layers, self.heads, size, len(rows), capacity, self.entries.dtype)
+        layers, _, _, heads, _, size = self.entries.shape
+        other = KeyValueCache(layers, heads, size, len(rows), capacity, self.entries.dtype)
         for new, old in enumerate(rows):
-            used = min(lengths[new], capacity)
-            other.entries[:, new, :, :used] = self.entries[:, old, :, :used]
+            other.take(new, self, old, min(lengths[new], capacity))
         return other
+
+    def take(self, row: int, other: KeyValueCache, theirs: int, length: int) -> None:
+        """Copy the first ``length`` tokens of another cache's row ``theirs`` into ``row``."""
+        self.entries[:, :, row, :, :length] = other.entries[:, :, theirs, :, :length]
 
 
 class Reading:
@@ -54,39 +57,43 @@ class Reading:
     """
 
     def __init__(self, cache: KeyValueCache, start: int, count: int) -> None:
-        heads, end = cache.heads, start + count
-        self.heads = heads
-        self.new = cache.entries[:, 0, :, start:end]
-        self.keys = cache.entries[:, 0, :heads, :end]
-        self.values = cache.entries[:, 0, heads:, :end]
+        end = start + count
+        self.heads = cache.heads
+        self.new = cache.entries[:, :, 0, :, start:end]
+        self.keys = cache.entries[:, 0, 0, :, :end]
+        self.values = cache.entries[:, 1, 0, :, :end]
         self.mask = None
         if start:
             self.mask = torch.ones(count, end, dtype=torch.bool).tril(start)
+
+    def wanted(self, x: Tensor) -> Tensor:
+        """The last token's: only what comes after it is asked for."""
+        return x[-1:]
 
     def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
         """What the tokens take from those before them and themselves.
 
         Args:
             layer: Which.
-            query: ``[tokens, query heads, size]``.
+            query: ``[tokens, query heads, size]``, or of the last token alone.
             new: ``[tokens, key heads then value heads, size]``.
 
         Returns:
             ``[tokens, query heads × size]``.
         """
-        self.new[layer] = new.transpose(0, 1)
-        tokens, heads, _ = query.shape
+        tokens, heads, size = query.shape
+        self.new[layer] = new.view(-1, 2, self.heads, size).permute(1, 2, 0, 3)
         groups = heads // self.heads
-        keys = self.keys[layer].repeat_interleave(groups, 0) if groups > 1 else self.keys[layer]
-        values = (
-            self.values[layer].repeat_interleave(groups, 0) if groups > 1 else self.values[layer]
-        )
+        keys = self.keys[layer].to(query.dtype)  # the cache may be more exact than the products
+        values = self.values[layer].to(query.dtype)
+        if groups > 1:
+            keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
         mixed = F.scaled_dot_product_attention(
             query.transpose(0, 1).unsqueeze(0),
             keys.unsqueeze(0),
             values.unsqueeze(0),
-            attn_mask=self.mask,
-            is_causal=self.mask is None,
+            attn_mask=self.mask if tokens > 1 else None,
+            is_causal=self.mask is None and tokens > 1,
         )
         return mixed[0].transpose(0, 1).reshape(tokens, -1)
 
@@ -108,15 +115,19 @@ class Stepping:
         for length, rows in groups.items():
             contiguous = rows[-1] - rows[0] == len(rows) - 1
             for some in [rows] if contiguous else [[row] for row in rows]:
-                part = cache.entries[:, some[0] : some[-1] + 1]
+                part = cache.entries[:, :, some[0] : some[-1] + 1]
                 self.parts.append(
                     (
                         slice(some[0], some[-1] + 1),
-                        part[:, :, :, length].unbind(0),
-                        part[:, :, : cache.heads, : length + 1].unbind(0),
-                        part[:, :, cache.heads :, : length + 1].unbind(0),
+                        part[:, :, :, :, length].unbind(0),
+                        part[:, 0, :, :, : length + 1].unbind(0),
+                        part[:, 1, :, :, : length + 1].unbind(0),
                     )
                 )
+
+    def wanted(self, x: Tensor) -> Tensor:
+        """Every row's."""
+        return x
 
     def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
         """What each row's token takes from those before it and itself.
@@ -132,6 +143,7 @@ class Stepping:
         rows, _, size = query.shape
         # Query heads that share a key head stand where several queries of one head would.
         query = query.view(rows, self.heads, -1, size)
+        new = new.view(rows, 2, self.heads, size).transpose(0, 1)
         if len(self.parts) == 1:
             _, column, keys, values = self.parts[0]
             column[layer].copy_(new)
@@ -139,7 +151,7 @@ class Stepping:
             return mixed.reshape(rows, -1)
         outcomes = []
         for where, column, keys, values in self.parts:
-            column[layer].copy_(new[where])
+            column[layer].copy_(new[:, where])
             outcomes.append(
                 F.scaled_dot_product_attention(query[where], keys[layer], values[layer])
             )

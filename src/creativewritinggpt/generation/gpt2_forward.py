@@ -24,7 +24,7 @@ class GPT2Forward:
 
     Args:
         model: The model, with or without LoRA in its projections.
-        kind: ``fp32``, ``bf16`` or ``int8``.
+        kind: ``fp32``, ``bf16``, ``int8`` or ``onnx``.
 
     Raises:
         Unsupported: The model differs from GPT-2 in a way that is not handled here.
@@ -61,21 +61,27 @@ class GPT2Forward:
         self.last_norm = _norm(body.ln_f)
         self.head = make(*joined([model.lm_head]))
 
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """What goes into the first layer; float32 ``[tokens, width]``."""
+        x = F.embedding(ids, self.token_embedding) + F.embedding(positions, self.position_embedding)
+        return x.float()
+
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """The last layer's output; ``[tokens, width]`` float32.
+        """The last layer's output for the tokens that ``attention`` wants; ``[tokens, width]``.
 
         Args:
             ids: int64 ``[tokens]``.
             positions: int64 ``[tokens]``.
             attention: Where their keys and values go, and what they see.
         """
-        tokens = len(ids)
-        x = F.embedding(ids, self.token_embedding) + F.embedding(positions, self.position_embedding)
-        shape = (tokens, 3 * self.heads, self.size)
+        x = self.embed(ids, positions)
+        shape = (len(ids), 3 * self.heads, self.size)
         for number, (norm_1, qkv, out, norm_2, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x, norm_1)).view(shape)
-            mixed = attention(number, heads[:, : self.heads], heads[:, self.heads :])
-            x += out(mixed)
+            query, new = heads[:, : self.heads], heads[:, self.heads :]
+            if number == len(self.layers) - 1:
+                query, x = attention.wanted(query), attention.wanted(x)
+            x += out(attention(number, query, new))
             x += down(F.gelu(up(self._normed(x, norm_2)), approximate="tanh"))
         return x
 

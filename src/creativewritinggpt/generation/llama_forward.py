@@ -33,7 +33,7 @@ class LlamaForward:
 
     Args:
         model: The model, with or without LoRA in its projections.
-        kind: ``fp32``, ``bf16`` or ``int8``.
+        kind: ``fp32``, ``bf16``, ``int8`` or ``onnx``.
 
     Raises:
         Unsupported: The model differs from these families in a way that is not handled here.
@@ -53,6 +53,7 @@ class LlamaForward:
         self.width = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
         self.epsilon = torch.tensor(float(config.rms_norm_eps) * self.width).sqrt()
+        self.positions = int(config.max_position_embeddings)
         self.frequencies = rotary.inv_freq.detach().float()
         self.rotation_scale = float(rotary.attention_scaling)
         self.token_embedding = body.embed_tokens.weight.detach()
@@ -98,18 +99,21 @@ class LlamaForward:
         key = attention.k_norm.weight.detach().float()[pairs]
         return torch.cat([query.expand(self.query_heads, -1), key.expand(self.heads, -1)])
 
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """What goes into the first layer; float32 ``[tokens, width]``."""
+        return F.embedding(ids, self.token_embedding).float()
+
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """The last layer's output; ``[tokens, width]`` float32.
+        """The last layer's output for the tokens that ``attention`` wants; ``[tokens, width]``.
 
         Args:
             ids: int64 ``[tokens]``.
             positions: int64 ``[tokens]``.
             attention: Where their keys and values go, and what they see.
         """
-        tokens = len(ids)
-        x = F.embedding(ids, self.token_embedding).float()
+        x = self.embed(ids, positions)
         rotation = self._rotation(positions)
-        shape = (tokens, self.query_heads + 2 * self.heads, self.size)
+        shape = (len(ids), self.query_heads + 2 * self.heads, self.size)
         for number, (qkv, head_norms, out, gate_and_up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x)).float().view(shape)
             if head_norms is not None:
@@ -117,6 +121,8 @@ class LlamaForward:
             torch.view_as_complex(heads.view(*shape[:2], -1, 2)).mul_(rotation)
             heads = heads.to(self.dtype)
             query, new = heads[:, : self.query_heads], heads[:, self.query_heads :]
+            if number == len(self.layers) - 1:
+                query, x = attention.wanted(query), attention.wanted(x)
             x += out(attention(number, query, new))
             gate, up = gate_and_up(self._normed(x)).chunk(2, -1)
             x += down(F.silu(gate).mul_(up))
@@ -141,8 +147,10 @@ class LlamaForward:
 
     def _norm_heads(self, heads: Tensor, weights: Tensor) -> Tensor:
         count = len(weights)
-        normed = F.rms_norm(heads[:, :count], (self.size,), None, self._head_epsilon())
+        normed = F.rms_norm(heads[:, :count], (self.size,), None, self.head_epsilon)
         return torch.cat([normed * weights, heads[:, count:]], 1)
 
-    def _head_epsilon(self) -> float:
+    @property
+    def head_epsilon(self) -> float:
+        """What a norm adds to the mean square."""
         return float(self.epsilon) ** 2 / self.width

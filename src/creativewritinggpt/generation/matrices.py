@@ -1,12 +1,12 @@
 """The weights of a model, merged with its adapter, in the number format they are multiplied in.
 
 Writing one token reads every weight once, so the fewer bits a weight has the faster it goes. int8
-keeps one scale for each output; activations stay bf16. The price is memory: the int8 kernel is made
-for a few rows, so long prompts are multiplied by a second copy of the weights, in bf16 or fp32,
-whichever this processor is faster in.
+keeps one scale for each output; activations stay bf16. The groups that onnxruntime multiplies keep
+one scale for each 32 inputs. The price is memory: both are made for a few rows, so long prompts are
+multiplied by a second copy of the weights, in bf16 or fp32, whichever this processor is faster in.
 
-Both are read by torch's own kernels, which compute each row as if it were alone: what a row gets
-does not depend on how many others are written beside it.
+All of these compute each row as if it were alone: what a row gets does not depend on how many
+others are written beside it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..devices import product_seconds
-from ..probe import fastest, measured
 
 _TINY = torch.finfo(torch.float32).tiny
 # Up to so many rows the int8 kernel is as fast as bf16 on the processors measured, or faster.
 INT8_ROWS = 8
+# Inputs that share a scale where onnxruntime multiplies.
+GROUP = 32
 
 Matrix = Callable[[Tensor], Tensor]
 
@@ -121,6 +122,35 @@ class Int8:
         return product if self.bias is None else product.add_(self.bias)
 
 
+class Grouped(Dense):
+    """A matrix in 8 bits with one scale for each group of inputs, which onnxruntime multiplies.
+
+    Called, it multiplies in the format for many rows. ``codes`` are uint8 ``[out, groups, 32]``
+    around 128, ``scales`` float32 ``[out, groups]``, ``offset`` the float32 bias.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, many: torch.dtype) -> None:
+        super().__init__(weight, bias, many)
+        self.codes, self.scales = quantize_groups(weight)
+        self.offset = bias
+
+
+def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each group of an output's weights to whole multiples of one scale.
+
+    Args:
+        weight: float32 ``[out, in]``; the last group is filled up with zeros.
+
+    Returns:
+        uint8 ``[out, groups, 32]`` codes, of which 128 stands for zero, and float32
+        ``[out, groups]`` scales.
+    """
+    groups = F.pad(weight, (0, -weight.shape[1] % GROUP)).view(len(weight), -1, GROUP)
+    scales = groups.abs().amax(-1).clamp(min=_TINY * 127) / 127
+    codes = torch.round(groups / scales.unsqueeze(-1)).add_(128).to(torch.uint8)
+    return codes.contiguous(), scales
+
+
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round each output's weights to whole multiples of one scale.
 
@@ -146,9 +176,12 @@ def maker(
     """How to make a matrix, and what it multiplies.
 
     Args:
-        kind: ``fp32``, ``bf16`` or ``int8``.
-        many: With int8, the format for many rows; without it the one that is faster here.
+        kind: ``fp32``, ``bf16``, ``int8`` or ``onnx``.
+        many: With the last two, the format for many rows; without it the faster one here.
     """
+    if kind == "onnx":
+        many = many or dtype_for_many()
+        return functools.partial(Grouped, many=many), many
     if kind == "int8":
         return functools.partial(_int8, many=many or dtype_for_many()), torch.bfloat16
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
@@ -166,18 +199,3 @@ def dtype_for_many() -> torch.dtype:
     """The format in which this processor multiplies many rows faster."""
     seconds = product_seconds(torch.get_num_threads())
     return torch.bfloat16 if seconds["bf16"] < seconds["fp32"] else torch.float32
-
-
-def int8_is_faster(threads: int) -> bool:
-    """Whether int8 gets one row through a matrix faster than fp32 on this processor."""
-    weight = torch.randn(3072, 768, generator=torch.Generator().manual_seed(0))
-
-    def seconds(kind: str) -> float:
-        make, dtype = maker(kind, torch.float32)
-        matrix, row = make(weight, None), torch.ones(1, 768, dtype=dtype)
-        with torch.inference_mode():
-            return fastest(lambda: matrix(row))
-
-    ways = {kind: functools.partial(seconds, kind) for kind in ("fp32", "int8")}
-    found = measured("one row", ways, threads)
-    return found["int8"] < found["fp32"]

@@ -18,6 +18,7 @@ from .cache import Attention, KeyValueCache, Reading, Stepping
 from .gpt2_forward import GPT2Forward
 from .llama_forward import LlamaForward
 from .matrices import Unsupported
+from .onnx_steps import Bound, Steps, knows
 
 # A prompt is read in blocks that end at multiples of this, whether from its start or from where an
 # earlier reading of the same text ended: the numbers are the same to the last bit.
@@ -35,6 +36,8 @@ _FAMILIES: dict[str, type[GPT2Forward] | type[LlamaForward]] = {
 class Forward(Protocol):
     """A family's forward pass."""
 
+    token_embedding: Tensor
+    query_heads: int
     layers: list[Any]
     heads: int
     size: int
@@ -53,7 +56,7 @@ class NativeBackend:
 
     Args:
         model: A ``PreTrainedModel``, with or without LoRA in it.
-        kind: ``fp32``, ``bf16`` or ``int8``.
+        kind: ``fp32``, ``bf16``, ``int8``, or ``onnx`` for steps by onnxruntime.
 
     Raises:
         Unsupported: The family, or something in the model, is not known here.
@@ -63,8 +66,11 @@ class NativeBackend:
         family = _FAMILIES.get(model.config.model_type)
         if family is None:
             raise Unsupported(f"the family {model.config.model_type}")
+        if kind == "onnx" and not knows(model.config):
+            raise Unsupported("heads of this size in onnxruntime")
         with torch.inference_mode():
             self.forward: Forward = family(model, kind)
+            self.steps = Steps(self.forward, torch.get_num_threads()) if kind == "onnx" else None
         self.name = kind
         self.vocabulary = self.forward.vocabulary
         self._kept: list[tuple[list[int], NativeContext, Tensor]] = []
@@ -105,13 +111,14 @@ class NativeBackend:
         row = 0
         for context in contexts:
             for old, used in enumerate(context.lengths):
-                cache.entries[:, row, :, :used] = context.cache.entries[:, old, :, :used]
+                cache.take(row, context.cache, old, used)
                 row += 1
         return NativeContext(self, cache, lengths)
 
     def _cache(self, rows: int, capacity: int) -> KeyValueCache:
         f = self.forward
-        return KeyValueCache(len(f.layers), f.heads, f.size, rows, capacity, f.dtype)
+        dtype = f.dtype if self.steps is None else torch.float32
+        return KeyValueCache(len(f.layers), f.heads, f.size, rows, capacity, dtype)
 
 
 class NativeContext:
@@ -121,6 +128,7 @@ class NativeContext:
         self.backend = backend
         self.cache = cache
         self._lengths = lengths
+        self._bound: Bound | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -145,6 +153,11 @@ class NativeContext:
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Read one more token in each row; ``[rows, vocabulary]`` logits."""
+        if self.backend.steps is not None:
+            self._bound = self._bound or self.backend.steps.bind(self.cache)
+            logits = self._bound(tokens, self._lengths)
+            self._lengths = [length + 1 for length in self._lengths]
+            return logits
         forward = self.backend.forward
         positions = torch.tensor(self._lengths)
         x = forward.hidden(torch.tensor(tokens), positions, Stepping(self.cache, self._lengths))

@@ -110,7 +110,7 @@ def bias(logits: torch.Tensor, amounts: Mapping[int, float]) -> torch.Tensor:
     tokens = torch.tensor(list(amounts))
     values = torch.tensor([-math.inf if a <= -100 else a for a in amounts.values()])
     changed = logits.index_add(0, tokens, values.to(logits.dtype))
-    return changed if bool(torch.isfinite(changed).any()) else logits
+    return changed if float(changed.max()) > -math.inf else logits
 
 
 def exclude(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
@@ -118,4 +118,4 @@ def exclude(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
     if not tokens:
         return logits
     changed = logits.index_fill(0, torch.tensor(list(tokens)), -math.inf)
-    return changed if bool(torch.isfinite(changed).any()) else logits
+    return changed if float(changed.max()) > -math.inf else logits

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 # The likeliest tokens looked at before a full sort.
@@ -96,11 +97,24 @@ def _crossing(
     short = (reached[..., -1] < p).nonzero().tolist() if values.shape != order.shape else []
     for place in map(tuple, short):
         row, weights = order[place], probabilities[place]
-        some = (row >= least).nonzero().squeeze(-1)
-        ordered, inside = torch.sort(row[some], descending=True)
-        sums = weights[some][inside].cumsum(-1)
-        crossing[place] = ordered[int((sums < p).sum().clamp(max=len(some) - 1))]
+        some = row >= least
+        crossing[place] = _crossing_of_all(row[some], weights[some], p, order is probabilities)
     return crossing
+
+
+def _crossing_of_all(order: torch.Tensor, weights: torch.Tensor, p: float, same: bool) -> float:
+    """:func:`_crossing` of one row by a full sort; ``same``: it is sorted by its weights.
+
+    numpy sorts with vector instructions, several times as fast as torch.
+    """
+    if same:
+        ordered = np.sort(order.numpy())[::-1]
+        sums = ordered.cumsum(dtype=np.float64)
+    else:
+        inside = np.argsort(order.numpy())[::-1]
+        ordered = order.numpy()[inside]
+        sums = weights.numpy()[inside].cumsum(dtype=np.float64)
+    return float(ordered[min(int((sums < p).sum()), len(ordered) - 1)])
 
 
 def xtc(

@@ -227,9 +227,9 @@ class GenerationSettings:
     )
     weights: str = setting(
         "auto",
-        "Number format of the weights while writing; auto takes int8 where the processor has bf16, "
-        "and transformers calls the model as it is.",
-        choices=("auto", "fp32", "bf16", "int8", "transformers"),
+        "Number format of the weights while writing; auto takes the fastest on this processor, "
+        "onnx is 8 bits by onnxruntime, and transformers calls the model as it is.",
+        choices=("auto", "fp32", "bf16", "int8", "onnx", "transformers"),
         group=_WORDS,
     )
     seed: int | None = setting(
