@@ -265,6 +265,9 @@ def test_changed_reads_text_and_names_what_is_unknown() -> None:
     assert base.changed({"stop": "\n\n"}).stop == ["\n\n"]
     assert base.changed({"stop": ["a, b", " "]}).stop == ["a, b", " "]
     assert base.changed({"logit_bias": {" king": "2"}}).logit_bias == {" king": 2.0}
+    assert base.changed({"logit_bias": " king=2,a=b=-1"}).logit_bias == {" king": 2.0, "a=b": -1.0}
+    with pytest.raises(InputError, match="logit_bias"):
+        base.changed({"logit_bias": "king"})
     with pytest.raises(InputError, match="temprature") as caught:
         base.changed({"temprature": 1})
     assert caught.value.advice == "did you mean 'temperature'?"

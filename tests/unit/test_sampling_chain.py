@@ -84,6 +84,16 @@ def test_bias_is_on_a_words_tokens(chain: Any, logits: torch.Tensor, tiny_tokeni
     assert float(difference[encode(tiny_tokenizer, "z")[0]]) == float("-inf")
 
 
+def test_bias_is_on_a_word_within_a_text_too(chain: Any, tiny_tokenizer: Any) -> None:
+    [inside] = encode(tiny_tokenizer, " the")
+    logits = torch.zeros(1, 384)
+    changed = chain(logit_bias={"the": 2.0}).apply(logits, [FakeRow()])
+    expected = {inside, *encode(tiny_tokenizer, "the")}
+    assert set(changed[0].nonzero().squeeze(-1).tolist()) == expected
+    changed = chain(logit_bias={" the": 2.0}).apply(logits, [FakeRow()])
+    assert changed[0].nonzero().squeeze(-1).tolist() == [inside]
+
+
 def test_xtc_follows_the_dice(chain: Any) -> None:
     logits = torch.full((2, 384), -20.0)
     logits[:, 5:8] = torch.tensor([3.0, 2.5, 2.0])

@@ -105,7 +105,10 @@ class Chain:
     def _bias(self, words: Vocabulary) -> Stage | None:
         amounts: dict[int, float] = {}
         for word, amount in (self.settings.logit_bias or {}).items():
-            for token in encode(words.tokenizer, word):
+            inside = encode(words.tokenizer, " " + word)
+            # Inside a text a word is another token, the one with the space before it.
+            spaced = inside if len(inside) == 1 and not word[:1].isspace() else []
+            for token in [*encode(words.tokenizer, word), *spaced]:
                 amounts[token] = amounts.get(token, 0.0) + amount
         return _each_row(lambda logits, _: penalties.bias(logits, amounts)) if amounts else None
 

@@ -205,7 +205,8 @@ class GenerationSettings:
     )
     logit_bias: dict[str, float] | None = setting(
         None,
-        "Added to the logits of a word's tokens, as word=number; -100 forbids, 100 forces.",
+        "Added to the logits of a word's tokens, at the start of a text and within it, as "
+        "word=number; -100 forbids, 100 forces.",
         group=_WORDS,
         metavar="WORD=X,…",
     )
@@ -301,8 +302,11 @@ class GenerationSettings:
                 ):
                     raise InputError(f"{where}: {name} must be text or a list of texts")
                 given[name] = list(texts)
-            elif name == "logit_bias" and isinstance(value, Mapping):
+            elif name == "logit_bias" and isinstance(value, (str, Mapping)):
                 # A word keeps its leading space here: " king" and "king" are different tokens.
+                if isinstance(value, str):
+                    parts = [part.rpartition("=") for part in value.split(",")]
+                    value = {word: number for word, _, number in parts}
                 given[name] = {
                     str(word): convert(name, number, float, where) for word, number in value.items()
                 }
