@@ -40,6 +40,7 @@ def session_of(graph: Graph, threads: int) -> Any:
     """A session that runs ``graph`` on so many threads."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # which only its builds for Windows have
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

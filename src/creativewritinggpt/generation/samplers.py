@@ -15,11 +15,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 # The likeliest tokens looked at before a full sort.
 _HEAD = 256
 _OUT = -math.inf
+_Row = npt.NDArray[np.float32]
 
 
 def temperature(logits: torch.Tensor, value: float) -> torch.Tensor:
@@ -89,32 +91,42 @@ def _crossing(
     Returns:
         ``[..., 1]``.
     """
-    values, index = torch.topk(order, min(_HEAD, order.shape[-1]))
-    reached = probabilities.gather(-1, index).cumsum(-1)
-    # The first position whose running sum reaches p; rounding may keep the sum below p for ever.
-    position = (reached < p).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
-    crossing = values.gather(-1, position)
-    short = (reached[..., -1] < p).nonzero().tolist() if values.shape != order.shape else []
-    for place in map(tuple, short):
-        row, weights = order[place], probabilities[place]
-        some = row >= least
-        crossing[place] = _crossing_of_all(row[some], weights[some], p, order is probabilities)
-    return crossing
+    width, shape = order.shape[-1], (*order.shape[:-1], 1)
+    orders = order.reshape(-1, width).numpy()
+    same = order is probabilities
+    weights = orders if same else probabilities.reshape(-1, width).numpy()
+    found = [
+        _crossing_of_row(row, row if same else weight, p, least)
+        for row, weight in zip(orders, weights, strict=True)
+    ]
+    return torch.tensor(found, dtype=order.dtype).view(shape)
 
 
-def _crossing_of_all(order: torch.Tensor, weights: torch.Tensor, p: float, same: bool) -> float:
-    """:func:`_crossing` of one row by a full sort; ``same``: it is sorted by its weights.
+def _crossing_of_row(order: _Row, weights: _Row, p: float, least: float) -> float:
+    """:func:`_crossing` of one row, in numpy, which sorts with vector instructions."""
+    width = len(order)
+    if width > _HEAD:
+        if order is weights:
+            head = np.partition(order, width - _HEAD)[width - _HEAD :]
+            value, reached = _reach(head, head, p)
+        else:
+            top = np.argpartition(order, width - _HEAD)[width - _HEAD :]
+            value, reached = _reach(order[top], weights[top], p)
+        if reached:
+            return value
+    some = order[order >= least]
+    return _reach(some, some if order is weights else weights[order >= least], p)[0]
 
-    numpy sorts with vector instructions, several times as fast as torch.
-    """
-    if same:
-        ordered = np.sort(order.numpy())[::-1]
-        sums = ordered.cumsum(dtype=np.float64)
-    else:
-        inside = np.argsort(order.numpy())[::-1]
-        ordered = order.numpy()[inside]
-        sums = weights.numpy()[inside].cumsum(dtype=np.float64)
-    return float(ordered[min(int((sums < p).sum()), len(ordered) - 1)])
+
+def _reach(order: _Row, weights: _Row, p: float) -> tuple[float, bool]:
+    """Where the summed weights, largest ``order`` first, reach ``p``; else the last, and false."""
+    # Tokens that are sorted by their own weight need no index, which takes longer.
+    same = order is weights
+    inside = None if same else np.argsort(order)[::-1]
+    ordered = np.sort(order)[::-1] if inside is None else order[inside]
+    sums = (ordered if inside is None else weights[inside]).cumsum(dtype=np.float64)
+    place = int(np.searchsorted(sums, p))  # rounding may keep the sum below p for ever
+    return float(ordered[min(place, len(ordered) - 1)]), place < len(ordered)
 
 
 def xtc(
