@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -62,49 +62,58 @@ def _assert_same(one, other):
             torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-4)
 
 
-def test_two_processes_have_the_losses_of_one_and_outlive_the_death_of_one(tiny_folder, tmp_path):
+def _after(run, checkpoints, step):
+    """Wait until a run has saved that step."""
+    while run.poll() is None and not (checkpoints / f"step-{step}").is_dir():
+        time.sleep(0.01)
+    assert run.poll() is None, run.communicate()
+
+
+def test_several_processes_have_the_losses_of_one_through_an_interruption_and_a_death(
+    tiny_folder, tmp_path
+):
     model, stories = tiny_folder("gpt2"), write_stories(tmp_path / "stories.jsonl")
     straight = tmp_path / "straight"
     assert main([*_words(model, straight), str(stories)]) == 0
     steps = len(_metrics(straight)["batch_losses"])
 
-    # Weights in shards, from the first step to the last.
+    # Weights in shards, stopped by Ctrl-C, which the launcher hands on to both processes.
     shards = tmp_path / "shards"
-    run = _launch([*_words(model, shards), stories, "--json"], **FSDP)
-    out, said = run.communicate(timeout=300)
-    assert run.returncode == 0, said
-    assert json.loads(out)["steps"] == steps, "one object, from the first process alone"
-    assert said.count("Before training: validation loss") == 1
+    run = _launch([*_words(model, shards), stories], **FSDP)
+    _after(run, shards / "checkpoints", 10)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=120)
+    for sentence in ("Before training: validation loss", "everything is saved. Go on with"):
+        assert said.count(sentence) == 1, said
+    stopped = _metrics(shards)["batch_losses"]
+    assert 10 <= len(stopped) < steps
+    # One process goes on where two have stopped.
+    assert main(["train", "--resume", f"--output-dir={shards}"]) == 0
+    assert _metrics(shards)["resumed_from"] == [len(stopped)]
     _assert_same(straight, shards)
 
-    # Replicas, of which one dies.
+    # Replicas, of which one dies; two processes with shards go on.
     replicas = tmp_path / "replicas"
     run = _launch([*_words(model, replicas), stories])
-    log = replicas / "checkpoints"
-    while run.poll() is None and not (log.is_dir() and any(log.glob("step-1*"))):
-        time.sleep(0.01)
-    assert run.poll() is None, run.communicate()
+    checkpoints = replicas / "checkpoints"
+    _after(run, checkpoints, 10)
     second = next(
         process
         for process in psutil.Process(run.pid).children()
         if process.environ().get("RANK") == "1"
     )
     second.kill()
-    out, said = run.communicate(timeout=120)
+    _, said = run.communicate(timeout=120)
     assert run.returncode != 0
     assert "error: another process of the run has ended" in said and "is saved" in said
-    kept = max(int(path.name[5:]) for path in log.glob("step-*"))
+    kept = max(int(path.name[5:]) for path in checkpoints.glob("step-*"))
     assert 10 <= kept < steps
-    # One process goes on where two have stopped, and two with shards where one has.
-    later = tmp_path / "later"
-    shutil.copytree(replicas, later)
-    assert main(["train", "--resume", f"--output-dir={replicas}"]) == 0
-    _assert_same(straight, replicas)
-    run = _launch(["train", "--resume", f"--output-dir={later}"], **FSDP)
+    run = _launch(["train", "--resume", f"--output-dir={replicas}", "--json"], **FSDP)
     out, said = run.communicate(timeout=300)
     assert run.returncode == 0, said
-    assert _metrics(later)["resumed_from"] == [kept]
-    _assert_same(straight, later)
+    assert json.loads(out)["steps"] == steps, "one object, from the first process alone"
+    assert _metrics(replicas)["resumed_from"] == [kept]
+    _assert_same(straight, replicas)
 
 
 def test_launch_that_does_not_add_up_is_refused(tiny_folder, tmp_path, monkeypatch, capsys):
