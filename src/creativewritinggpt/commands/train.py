@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROMPTS: tuple[str, ...] = ("Once upon a time in a kingdom far away,", "The last lighthouse keeper")
 """What a model in training continues, where no other prompts are given."""
 
-SAMPLE_TOKENS = 30
+SAMPLE_TOKENS = 24
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

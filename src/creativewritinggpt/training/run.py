@@ -165,9 +165,9 @@ def _go(
     micro = MicroBatch(config.batch_size, parts.rows.max_length)
     began = time.monotonic()
     before = _validate(parts, micro, team) if anew and not team.sharded else None
-    scoring_seconds = time.monotonic() - began
     samples = None if sample is None else lambda: sample(writer)
     note_samples(first := State(metrics={"samples": []}), samples if found is None else None)
+    scoring_seconds = time.monotonic() - began
     torch.manual_seed(config.seed)
     attach(writer, config)
     sizes = trainable(writer.model)
