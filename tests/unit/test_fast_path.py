@@ -183,5 +183,10 @@ def test_compiled_kernels_equal_plain_ones(tiny_model):
         writer.fast_body.kernels.use(True)
         torch.manual_seed(0)
         compiled_loss, found = _gradients(writer, rows)
+        torch.manual_seed(0)
+        again_loss, again = _gradients(writer, rows)
     assert compiled_loss == pytest.approx(loss, abs=1e-6)
     assert _distance(found, expected) < 1e-5
+    assert again_loss == compiled_loss and all(
+        torch.equal(again[name], found[name]) for name in found
+    )
