@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..devices import DeviceChoice
@@ -53,7 +53,7 @@ class Writer:
     eos_id: int
     window: int
     has_adapter: bool = False
-    fast_body: Callable[[Any], Any] | None = None
+    fast_body: Any = None
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:

@@ -69,7 +69,9 @@ def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
         hidden, targets = writer.fast_body(documents), documents.targets
         chosen = targets != IGNORE
         with writer.device.autocast():
-            return chunked_cross_entropy(hidden[chosen], weight, bias, targets[chosen])
+            return chunked_cross_entropy(
+                hidden[chosen], weight, bias, targets[chosen], head_forward=writer.fast_body.head
+            )
     ids, targets, positions, segments = (
         torch.from_numpy(array).to(writer.device.torch_device)
         for array in (batch.input_ids, batch.targets, batch.position_ids, batch.segment_ids)

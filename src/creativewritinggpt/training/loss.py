@@ -11,10 +11,14 @@ instead of three. The price: a backward pass through this function can't be diff
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Head = Callable[[Tensor], Tensor]
+"""Logits of hidden states, [C, d] to float32 [C, V]; the result is the caller's to change."""
 
 CHUNK = 512
 """Positions that go through the head at once: at 50,000 columns, 100 MB of float32."""
@@ -55,6 +59,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         chunk: int,
+        head_forward: Head | None,
     ) -> Tensor:
         device = hidden.device.type
         dtype = (
@@ -69,13 +74,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             # One place for the logits of all chunks: fresh memory of that size costs more than
             # what is done with it.
-            place = hidden.new_empty(min(chunk, len(hidden)), len(weight), dtype=dtype)
+            size = (min(chunk, len(hidden)), len(weight))
+            place = None if head_forward else hidden.new_empty(size, dtype=dtype)
             for start in range(0, hidden.shape[0], chunk):
                 part = hidden[start : start + chunk].to(dtype)  # [C, d]
                 wanted = targets[start : start + chunk, None]  # [C, 1]
-                logits = torch.mm(part, head.T, out=place[: len(part)])  # [C, V]
+                if place is None:
+                    logits = head_forward(hidden[start : start + chunk])
+                else:
+                    logits = torch.mm(part, head.T, out=place[: len(part)])  # [C, V]
                 if bias is not None:
-                    logits.add_(bias.to(dtype))
+                    logits.add_(bias.to(logits.dtype))
                 gradient = _log_softmax(logits)
                 total -= gradient.gather(1, wanted).sum()
                 gradient.exp_().scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
@@ -95,7 +104,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if gradient is None else gradient * scale.to(gradient.dtype)
             for gradient in ctx.gradients
         )
-        return hidden, weight, bias, None, None
+        return hidden, weight, bias, None, None, None
 
 
 def chunked_cross_entropy(
@@ -104,6 +113,7 @@ def chunked_cross_entropy(
     bias: Tensor | None,
     targets: Tensor,
     chunk: int = CHUNK,
+    head_forward: Head | None = None,
 ) -> Tensor:
     """The sum of negative log-probabilities, its gradient computed in the forward pass.
 
@@ -115,11 +125,13 @@ def chunked_cross_entropy(
         bias: The head's bias, [V], or None.
         targets: Token ids, [N].
         chunk: Positions that go through the head at once.
+        head_forward: Another way from hidden states to logits; the gradient goes through ``weight``
+            all the same.
 
     Returns:
         The sum in nats (scalar, float32).
     """
     result: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, chunk
+        hidden, weight, bias, targets, chunk, head_forward
     )
     return result

@@ -14,7 +14,7 @@ from .documents import Documents
 from .frozen import Dense, Frozen
 from .group import Projections
 from .halves import AttentionHalf, MlpHalf
-from .int8 import Int8
+from .int8 import Int8, Int8Head
 from .kernels import Kernels
 from .norms import LayerNorm, RmsNorm
 from .rotation import Rotation
@@ -41,6 +41,8 @@ class FastBody:
         blocks = self.inner.h if self.is_gpt2 else self.inner.layers
         make = self._gpt2_block if self.is_gpt2 else self._llama_block
         self.blocks = [make(block) for block in blocks]
+        head = self.bare.get_output_embeddings().weight.detach()
+        self.head = Int8Head(head, kernels) if int8 else None
 
     def _frozen(self, weight: Tensor, bias: Tensor | None) -> Frozen:
         if self.int8:

@@ -41,9 +41,7 @@ class Int8:
 
     def forward(self, x: Tensor) -> Tensor:
         """``[tokens, in]`` to ``[tokens, out]``, float32."""
-        outliers = self.kernels.largest(x).topk(min(OUTLIERS, x.shape[1])).indices
-        keep = x.new_ones(x.shape[1]).index_fill_(0, outliers, 0.0)
-        whole, scale = self.kernels.rows_to_int8(x, keep)
+        whole, scale, outliers = rounded(x, self.kernels)
         products = torch._int_mm(whole, self.by_output)
         y: Tensor = self.kernels.from_products(products, scale, self.output_scale, self.bias)
         return y.addmm_(x[:, outliers], self.weight[:, outliers].T)
@@ -54,3 +52,42 @@ class Int8:
         products = torch._int_mm(whole, self.by_input)
         dx: Tensor = self.kernels.from_products(products, scale, self.input_scale, None)
         return dx
+
+
+class Int8Head:
+    """The logits of a frozen head in int8, in one place of memory for all calls.
+
+    Args:
+        weight: float32 ``[vocabulary, width]``.
+        kernels: Functions to and from int8.
+    """
+
+    def __init__(self, weight: Tensor, kernels: Kernels) -> None:
+        self.weight, self.kernels = weight, kernels
+        whole, scale = kernels.rows_to_int8(weight, None)
+        self.whole, self.scale = whole.T.contiguous(), scale.view(-1)
+        self._products = torch.empty(0, len(weight), dtype=torch.int32)
+        self._logits = torch.empty(0, len(weight))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[tokens, width]`` to ``[tokens, vocabulary]``, float32, until the next call."""
+        if len(self._logits) < len(x):
+            self._products = self._products.new_empty(len(x), len(self.weight))
+            self._logits = self._logits.new_empty(len(x), len(self.weight))
+        products, logits = self._products[: len(x)], self._logits[: len(x)]
+        whole, scale, outliers = rounded(x, self.kernels)
+        torch._int_mm(whole, self.whole, out=products)
+        self.kernels.write_products(logits, products, scale, self.scale)
+        return logits.addmm_(x[:, outliers], self.weight[:, outliers].T)
+
+
+def rounded(x: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows in int8 without their outliers.
+
+    Returns:
+        int8 like ``x``, float32 ``[rows, 1]`` scales, and the columns left out (0 in the first).
+    """
+    outliers = kernels.largest(x).topk(min(OUTLIERS, x.shape[1])).indices
+    keep = x.new_ones(x.shape[1]).index_fill_(0, outliers, 0.0)
+    whole, scale = kernels.rows_to_int8(x, keep)
+    return whole, scale, outliers

@@ -102,9 +102,14 @@ def from_products(products: Tensor, rows: Tensor, columns: Tensor, bias: Tensor 
     return y if bias is None else y + bias
 
 
+def write_products(out: Tensor, products: Tensor, rows: Tensor, columns: Tensor) -> None:
+    """:func:`from_products` into a tensor that is there already."""
+    out.copy_(products.float() * rows * columns)
+
+
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     kept, kept_sum, gelu, gelu_again, swiglu, swiglu_again, rms_scale, rms_norm,
-    rms_norm_backward, largest, rows_to_int8, from_products,
+    rms_norm_backward, largest, rows_to_int8, from_products, write_products,
 )  # fmt: skip
 
 
@@ -123,6 +128,7 @@ class Kernels:
     largest: Callable[..., Tensor]
     rows_to_int8: Callable[..., tuple[Tensor, Tensor]]
     from_products: Callable[..., Tensor]
+    write_products: Callable[..., None]
 
     def __init__(self, compiled: bool = False) -> None:
         self.use(compiled)
