@@ -75,11 +75,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             # One place for the logits of all chunks: fresh memory of that size costs more than
             # what is done with it.
             size = (min(chunk, len(hidden)), len(weight))
-            place = None if head_forward else hidden.new_empty(size, dtype=dtype)
+            place = hidden.new_empty(size if head_forward is None else 0, dtype=dtype)
             for start in range(0, hidden.shape[0], chunk):
                 part = hidden[start : start + chunk].to(dtype)  # [C, d]
                 wanted = targets[start : start + chunk, None]  # [C, 1]
-                if place is None:
+                if head_forward is not None:
                     logits = head_forward(hidden[start : start + chunk])
                 else:
                     logits = torch.mm(part, head.T, out=place[: len(part)])  # [C, V]
