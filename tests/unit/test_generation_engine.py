@@ -273,3 +273,20 @@ def test_changed_reads_text_and_names_what_is_unknown() -> None:
     assert caught.value.advice == "did you mean 'temperature'?"
     with pytest.raises(InputError, match="whole number"):
         base.changed({"top_k": "many"})
+
+
+def test_sampling_leaves_the_number_of_threads(gpt2: Any, monkeypatch: Any) -> None:
+    seen = []
+    apply = engine.Chain.apply
+    monkeypatch.setattr(
+        engine.Chain,
+        "apply",
+        lambda self, *rest: (seen.append(torch.get_num_threads()), apply(self, *rest))[1],
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        write(gpt2, PROMPT, settings(max_new_tokens=3))
+        assert torch.get_num_threads() == 2 and seen and set(seen) == {1}
+    finally:
+        torch.set_num_threads(before)

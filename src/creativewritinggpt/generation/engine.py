@@ -7,6 +7,7 @@ same seed gives the same text alone and among others. What computes the logits i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import time
@@ -178,6 +179,21 @@ def compose(
             return
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute the block on one thread.
+
+    Samplers do little at a time. A second thread gains nothing there, and afterwards waits busily
+    on the core that the next step, or another program, needs.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class _Batch:
     """Rows that are written side by side, from the first token to the last."""
 
@@ -286,11 +302,16 @@ class _Batch:
 
     def _next_tokens(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
         """Choose a token for each row; how many each row took back."""
-        if bool(torch.isnan(logits.sum())):
-            raise RunError(
-                "the model's output is not a number (NaN): its weights are damaged",
-                "load another model, or train it again with a lower learning rate",
-            )
+        with _one_thread():
+            if bool(torch.isnan(logits.sum())):
+                raise RunError(
+                    "the model's output is not a number (NaN): its weights are damaged",
+                    "load another model, or train it again with a lower learning rate",
+                )
+            return self._sample(logits, rows)
+
+    def _sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+        """Draw, record and add a token for each row; how many each row took back."""
         for row in rows:
             row.roll()
         trace: list[tuple[str, torch.Tensor]] | None = [] if self.alternatives else None
