@@ -1,5 +1,6 @@
 """What can go wrong during a run: killed processes, full disks, damaged files, no memory."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -288,6 +289,10 @@ def test_micro_batch_on_a_processor_is_what_free_memory_holds(
     monkeypatch.setattr(devices, "memory", lambda device="cpu": (2 * free, free))
     assert fitting_rows(writer, 128, 8) == 3
     assert fitting_rows(writer, 128, 2) == 2
+    # A GPU says when it is full; an Apple one, which shares its memory, gets few to begin with.
+    for device, rows in (("cuda", 8), ("mps", 4)):
+        writer.device = dataclasses.replace(writer.device, device=device)
+        assert fitting_rows(writer, 128, 8) == rows
     monkeypatch.setattr(devices, "memory", lambda device="cpu": (10**6, 10**6))
     config = _config(tiny_folder, tmp_path / "out")
     assert main(_words(config, stories)) == 1
