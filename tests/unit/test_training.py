@@ -16,7 +16,8 @@ from creativewritinggpt import console
 from creativewritinggpt.config import Config
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.loading import load_writer
-from creativewritinggpt.training import loop
+from creativewritinggpt.training import choice, loop
+from creativewritinggpt.training.fast.kernels import can_compile
 from creativewritinggpt.training.run import train
 
 SMALL = {
@@ -164,16 +165,22 @@ def test_patience_counts_evaluations_without_an_improvement_after_the_warm_up(
 
 @pytest.mark.invariant
 @pytest.mark.parametrize(
-    ("family", "stop", "precision", "request_signal"),
+    ("family", "stop", "precision", "compiled", "request_signal"),
     [
-        ("gpt2", 3, "fp32", signal.SIGINT),
-        ("llama", 5, "fp32", signal.SIGTERM),
-        ("gpt2", 4, "bf16", signal.SIGINT),
+        ("gpt2", 3, "fp32", False, signal.SIGINT),
+        ("llama", 5, "bf16", False, signal.SIGTERM),
+        pytest.param(
+            *("gpt2", 4, "bf16", True, signal.SIGINT),
+            marks=pytest.mark.skipif(not can_compile(), reason="no C++ compiler"),
+        ),
     ],
 )
 def test_stopped_and_resumed_run_equals_one_that_was_not(
-    family, stop, precision, request_signal, tiny_folder, tmp_path, stories, monkeypatch
+    family, stop, precision, compiled, request_signal, tiny_folder, tmp_path, stories, monkeypatch
 ):
+    if compiled:  # as if the run were long enough to repay it, and the compiled step faster
+        monkeypatch.setattr(choice, "_COST", -1.0)
+        monkeypatch.setattr(choice, "_WORTH", 1e9)
     straight = _config(
         tiny_folder, tmp_path, family, output="straight", eval_steps=2, precision=precision
     )
@@ -183,15 +190,16 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
     real = loop.accumulate_gradient
     steps = []
 
-    def interrupted(*arguments):
-        steps.append(1)
-        if len(steps) == stop + 1:  # the first call is the probe
+    def interrupted(writer, rows, indices, batch_size, tokens):
+        if tokens > 1:  # not the probe
+            steps.append(1)
+        if len(steps) == stop:
             os.kill(os.getpid(), request_signal)
-        return real(*arguments)
+        return real(writer, rows, indices, batch_size, tokens)
 
     monkeypatch.setattr(loop, "accumulate_gradient", interrupted)
     assert train(broken, [stories]).outcome == "interrupted"
-    monkeypatch.undo()
+    monkeypatch.undo()  # a compiled run goes on so although it would now choose otherwise
     assert (
         _metrics(broken.output_dir)["batch_losses"] != _metrics(straight.output_dir)["batch_losses"]
     )
@@ -205,6 +213,8 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
     for key in ("batch_losses", "train_loss", "val_loss", "learning_rate", "best_step"):
         assert left[key] == right[key], key
     assert right["resumed_from"] == [stop]
+    run = json.loads((Path(broken.output_dir) / "final_model" / "run.json").read_text())
+    assert run["training"]["probed"]["compiled"] is compiled
 
 
 def test_resume_of_a_changed_run_is_refused_and_names_the_change(tiny_folder, tmp_path, stories):
