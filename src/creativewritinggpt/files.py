@@ -61,6 +61,20 @@ def _synced(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last through a power cut; where that can't be, do without."""
+    if os.name == "nt" or not os.access(folder, os.R_OK):
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network drives sync no folders
+            raise
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an error."""
@@ -77,6 +91,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             _synced(temporary)
             _usual_modes(temporary)
             temporary.replace(target)
+            _sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

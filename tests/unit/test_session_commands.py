@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,17 +14,23 @@ import pytest
 from parrot import parrot
 from writers import make_writer
 
+from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation import engine
 from creativewritinggpt.generation.engine import Request
-from creativewritinggpt.generation.session.lines import COMMANDS, answer, joined
+from creativewritinggpt.generation.session.command import joined
+from creativewritinggpt.generation.session.lines import COMMANDS, answer
+from creativewritinggpt.generation.session.places import story_file
 from creativewritinggpt.generation.session.screen import Screen
 from creativewritinggpt.generation.session.session import Session, Voice
+from creativewritinggpt.generation.session.status import status
 from creativewritinggpt.generation.session.writing import record_of
 from creativewritinggpt.generation.settings import GenerationSettings
-from creativewritinggpt.generation.story.file import StoryFile, read_story
+from creativewritinggpt.generation.story.file import StoryFile, dump, read_story
+from creativewritinggpt.generation.story.imports import clean
 from creativewritinggpt.generation.story.tree import Story
 
-SETTINGS = GenerationSettings(max_new_tokens=12)
+# Without a least length a random model would now and then end a text before its first word.
+SETTINGS = GenerationSettings(max_new_tokens=12, min_new_tokens=6)
 WORDS = " The lamp🎉e\u0301\x1b]0;vX\x07, went out"
 
 
@@ -85,11 +93,12 @@ def test_a_passage_can_be_made_again_from_its_record(desk: Any, family: str) -> 
     one = desk(family)
     one.say("/memory A tale of the sea.", "/lore lamp = It is old.", "/preset steady",
             "/set max_new_tokens=12")  # fmt: skip
-    for line in ("The lamp went out.", "", "", "The sea, and the captain. " * 9, ""):
-        one.say(line)
+    one.say("The lamp went out.", "", "", "The sea, and the captain. " * 9, "", "/retry")
+    one.say("/note Be brief.", "/alt 3", "/pick 2", "/preset literary", "")
     story = read_story(one.session.file.path)
-    made = [passage for passage in story.path() if passage.by == "model"]
-    assert len(made) >= 4 and any(passage.start for passage in made)
+    made = [passage for passage in story.passages if passage.by == "model"]
+    assert len(made) == 10 and any(passage.start for passage in made)
+    assert {passage.setup.preset for passage in made} == {"steady", "literary"}
     for passage in made:
         setup = passage.setup
         settings = GenerationSettings().changed(setup.settings)
@@ -97,7 +106,7 @@ def test_a_passage_can_be_made_again_from_its_record(desk: Any, family: str) -> 
         request = Request(prompt, passage.seed, setup.memory, setup.note)
         [again] = engine.write_all(one.session.writer, [request], settings)
         assert again.text.rstrip("\ufffd") == passage.text
-        assert (setup.model, setup.preset) == ("tiny", "steady")
+        assert setup.model == "tiny"
 
 
 def test_every_change_is_on_disk_before_the_next_line(desk: Any) -> None:
@@ -143,6 +152,19 @@ def test_a_fixed_seed_says_the_same_again_but_not_on_retry(desk: Any) -> None:
     assert one.text == first
 
 
+def test_what_was_undone_can_still_be_reached_after_something_else_was_written(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp", "", "The sea.")
+    lost, passages = one.text, len(one.session.story.passages)
+    one.say("/undo 4", "Another beginning.")
+    assert lost not in one.text
+    said = one.say("/branches")
+    assert f"#{passages - 1}" in said and "set aside" in said
+    one.say(f"/goto #{passages - 1}")
+    assert one.text == lost
+    assert "takes a number" in one.say("/goto #99")
+
+
 def test_alternatives_join_the_text_only_when_picked(desk: Any) -> None:
     one = desk()
     one.say("The lamp went out.", "/undo")
@@ -151,6 +173,12 @@ def test_alternatives_join_the_text_only_when_picked(desk: Any) -> None:
     assert all(f"\n{number}  seed" in said for number in (1, 2, 3))
     one.say("/pick 2")
     assert one.text == "The lamp went out." + one.session.story.children(0)[-2].text
+
+
+def test_it_is_said_when_the_model_ends_the_text(parrots: Any) -> None:
+    one = parrots(" lamp<|endoftext|>", settings=GenerationSettings(max_new_tokens=12, top_k=1))
+    assert "the model ends the text here" in one.say("Hello")
+    assert one.text == "Hello lamp"
 
 
 def test_another_word_can_be_picked_and_the_model_goes_on(parrots: Any) -> None:
@@ -231,6 +259,9 @@ def test_why_calls_what_was_handed_in(desk: Any) -> None:
     one.say("/memory A tale.", "The lamp went out.", "/undo")
     assert "because of the sea" in one.say("/why lamp")
     assert asked == [("tiny", "A tale.\n\nThe lamp went out.", "lamp")]
+    one.say("/note Be brief.", "/why lamp")
+    assert asked[1][1] == "A tale.\n\nBe brief.\nThe lamp went out."
+    assert asked[1][1] in one.say("/context all")
     assert "is not in the text" in one.say("/why dragon")
     assert "can't explain" in desk().say("/why")
 
@@ -243,6 +274,37 @@ def test_nothing_is_over_written_by_saving_elsewhere(desk: Any, tmp_path: Path) 
     one.say(f"/save {tmp_path / 'copy.json'}", "More.")
     assert read_story(tmp_path / "copy.json").text == one.text
     assert read_story(tmp_path / "story.json").text != one.text
+
+
+def test_an_export_replaces_nothing_but_on_demand(desk: Any, tmp_path: Path) -> None:
+    one = desk()
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.json").write_text("mine")
+    said = one.say("The lamp", f"/export {tmp_path / 'mine.txt'}")
+    assert "is there already" in said and (tmp_path / "mine.txt").read_text() == "mine"
+    one.say(f"/export {tmp_path / 'mine.txt'}", f"/export {tmp_path / 'mine.json'}")
+    assert (tmp_path / "mine.txt").read_text() == clean(one.text).strip() + "\n"
+    one.say(f"/export {tmp_path / 'mine.json'}")
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    one.say("/export md", "More.", "/export md")
+    assert "More." in (tmp_path / "story.md").read_text()
+
+
+def test_stories_are_listed_and_taken_by_number(
+    desk: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = desk()
+    assert "no stories" in one.say("/load")
+    one.say("The lamp", f"/save {tmp_path / 'stories' / 'old.json'}", "/title Old", "/undo")
+    os.utime("stories/old.json", (1, 1))
+    (tmp_path / "stories" / "other.json").write_text("{}")
+    one.say("/load story.json", "/title New")
+    said = one.say("/load")
+    assert re.search(r"1  .*story.json \(open\) .* New", said)
+    assert re.search(r"2  .*stories/old.json .* 1970-01-01", said) and "other" not in said
+    one.say("/load 2")
+    assert one.session.file.path == Path("stories/old.json")
 
 
 def test_text_from_elsewhere_becomes_a_story_of_its_own(
@@ -272,21 +334,29 @@ def test_settings_are_shown_and_changed(desk: Any) -> None:
     one = desk()
     assert "0.5" in one.say("/set temperature=0.5") and one.session.settings.temperature == 0.5
     assert "must be" in one.say("/set temperature=hot")
+    one.say("/set temperature 0.6")
+    assert one.session.settings.temperature == 0.6
     assert "unknown setting" in one.say("/set colour")
     assert "max_new_tokens" in one.say("/set")
-    one.say("/preset literary", "/seed 3", "/preset steady")
-    assert one.session.settings.temperature == 0.7 and one.session.settings.seed == 3
+    one.say("/preset literary", "/seed 3", "/set max_new_tokens=7", "/preset steady")
+    settings = one.session.settings
+    assert (settings.temperature, settings.seed, settings.max_new_tokens) == (0.7, 3, 7)
 
 
 def test_the_status_line_says_what_a_writer_wants_to_know(desk: Any) -> None:
     one = desk()
-    assert "new seeds" in one.session.status() and "window 1% of 128" in one.session.status()
+    assert "new seeds" in status(one.session) and "window 1% of 128" in status(one.session)
     one.say("/preset steady", "/seed 4", "The lamp")
-    status = one.session.status()
-    for part in ("tiny", "preset steady", "seed 4", "tokens/s", "story.json"):
-        assert part in status
+    said = status(one.session)
+    words = f"{len(one.text.split())} words"
+    for part in ("tiny", "preset steady", "seed 4", "tokens/s", words, "story.json"):
+        assert part in said
+    for width in range(20, len(said)):
+        short = status(one.session, width)
+        assert len(short) <= width and "window" in short
+        assert width < 60 or "tiny · preset steady · seed 4 · window" in short
     one.say("/memory " + "long " * 99)
-    assert "over-full" in one.session.status()
+    assert "over-full" in status(one.session)
 
 
 def test_a_failed_save_is_said_tried_again_and_holds_the_writer_back_once(
@@ -302,11 +372,35 @@ def test_a_failed_save_is_said_tried_again_and_holds_the_writer_back_once(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", full)
         assert "the disk is full" in one.say("More.")
-        assert "NOT SAVED" in one.session.status()
+        assert "NOT SAVED" in status(one.session)
         assert read_story(one.session.file.path).text == saved
         assert not one.session.may_leave() and one.session.may_leave()
     one.say("/stats")
     assert read_story(one.session.file.path).text == one.text
+
+
+def test_a_drive_that_is_gone_and_bytes_that_are_no_text_end_no_session(
+    desk: Any, monkeypatch: Any
+) -> None:
+    one = desk()
+    one.say("The lamp", "/branch \udc80\udcff", "\udc80 went out.")
+    assert read_story(one.session.file.path).version == one.session.story.version
+
+    other = one.session.file.path.with_name("other.json")
+    other.write_text(dump(Story()))
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", gone)
+        assert "could not be written" in one.say("More.") and one.session.unsaved
+        before = one.session.story
+        assert "could not be written" in one.say(f"/load {other}")
+        assert one.session.story is before
+    StoryFile(other).open()  # is not held
+    one.say("")
+    assert not one.session.unsaved
 
 
 def test_text_is_joined_as_a_writer_would_join_it() -> None:
@@ -319,12 +413,25 @@ def test_text_is_joined_as_a_writer_would_join_it() -> None:
     assert joined("she said", "“No.”") == " “No.”"
 
 
+def test_an_edit_of_the_last_passage_is_joined_as_well(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp", "/edit Nobody moved.")
+    assert one.text == "The lamp Nobody moved."
+
+
 def test_a_slash_of_the_text_needs_two_and_n_is_a_line_end(desk: Any) -> None:
     one = desk()
     one.say("//home is a place", "/undo")
     assert one.text == "/home is a place"
     one.say(r"\n\nThe sea.", "/undo")
     assert one.text == "/home is a place\n\nThe sea."
+
+
+def test_a_storys_file_ends_in_json_and_need_not_say_so() -> None:
+    assert story_file("ferry").path == Path("ferry.json")
+    for wrong in ("ferry.txt", ""):
+        with pytest.raises(InputError, match="ends in .json"):
+            story_file(wrong)
 
 
 def test_every_command_has_help_that_fits_a_line(desk: Any) -> None:

@@ -164,7 +164,8 @@ def test_an_unknown_ending_is_refused_and_names_the_known(tmp_path: Path) -> Non
 def test_kobold_stories_bring_text_memory_note_and_lore(tmp_path: Path) -> None:
     record = {
         "gamestarted": True, "prompt": "Once upon a time", "memory": "A tale.",
-        "authorsnote": "Be brief.", "anotetemplate": "<|>", "actions": [" a king", " laughed."],
+        "authorsnote": "Be brief.", "anotetemplate": "[Note: <|>]",
+        "actions": [" a king", " laughed."],
         "actions_metadata": {},
         "worldinfo": [
             {"key": "king, Aldric", "keysecondary": "", "content": "He is old.", "comment": "",
@@ -176,7 +177,7 @@ def test_kobold_stories_bring_text_memory_note_and_lore(tmp_path: Path) -> None:
     story = import_story(tmp_path / "kobold.json")
     assert story.text == "Once upon a time a king laughed."
     assert [passage.by for passage in story.path()] == ["writer", "model", "model"]
-    assert (story.state.memory, story.state.note) == ("A tale.", "Be brief.")
+    assert (story.state.memory, story.state.note) == ("A tale.", "[Note: Be brief.]")
     assert [lore.keys for lore in story.state.lore] == [("king", "Aldric"), ()]
     assert [lore.always for lore in story.state.lore] == [False, True]
 
@@ -185,11 +186,21 @@ def test_kobold_stories_of_the_second_form_bring_the_chosen_texts(tmp_path: Path
     actions = {"0": {"Selected Text": " One."}, "10": {"Selected Text": " Three."},
                "2": {"Selected Text": " Two."}}  # fmt: skip
     record = {"prompt": "Zero.", "actions": {"action_count": 2, "actions": actions},
-              "worldinfo": {"entries": {"0": {"key": ["sea"], "content": "Salt."}}}}  # fmt: skip
+              "authornote": "Be brief.", "story_name": "The Ferry",
+              "worldinfo_v2": {"entries": {"0": {"key": ["sea"], "content": "Salt."}}}}  # fmt: skip
     (tmp_path / "united.json").write_text(json.dumps(record))
     story = import_story(tmp_path / "united.json")
     assert story.text == "Zero. One. Two. Three."
     assert story.state.lore[0].keys == ("sea",)
+    assert (story.state.title, story.state.note) == ("The Ferry", "Be brief.")
+
+
+def test_turns_of_a_kobold_chat_come_without_their_marks(tmp_path: Path) -> None:
+    record = {"prompt": "Once.", "actions": ["\n{{[INPUT]}}\nGo on.\n{{[OUTPUT]}}\n", "It rained."]}
+    (tmp_path / "chat.json").write_text(json.dumps(record))
+    story = import_story(tmp_path / "chat.json")
+    assert story.text == "Once.\n\nGo on.\n\nIt rained."
+    assert [passage.by for passage in story.path()] == ["writer", "writer", "model"]
 
 
 def test_mikupad_sessions_bring_text_memory_note_and_lore(tmp_path: Path) -> None:

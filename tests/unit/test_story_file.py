@@ -90,6 +90,18 @@ def test_a_file_that_something_else_changed_is_not_written_over(path: Path) -> N
     assert path.read_text() == "somebody else's"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_stays_one_and_its_story_has_one_owner(path: Path) -> None:
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    file = StoryFile(link)
+    file.open()
+    file.save(_story())
+    assert link.is_symlink() and read_story(path).text == _story().text
+    with pytest.raises(InputError, match="open in another session"):
+        StoryFile(path).open()
+
+
 def test_a_full_disk_is_said_and_the_old_file_is_whole(path: Path, monkeypatch: Any) -> None:
     file = StoryFile(path)
     story = file.open()

@@ -133,6 +133,14 @@ class Writing(RuleBasedStateMachine):
         assert (self.story.text, self.story.state) == self.past[-1]
 
     @invariant()
+    def every_passage_can_be_reached(self) -> None:
+        heads = [head for _, head in self.story.state.heads]
+        ends = [passage.id for passage in self.story.ends()]
+        reached = {passage.id for head in (*heads, *ends) for passage in self.story.path(head)}
+        assert reached == set(range(len(self.story.passages)))
+        assert not set(ends) & {passage.id for head in heads for passage in self.story.path(head)}
+
+    @invariant()
     def save_and_load_give_the_same_tree(self) -> None:
         assert _same(load(json.loads(dump(self.story)), "story"), self.story)
 

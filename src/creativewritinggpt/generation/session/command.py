@@ -19,7 +19,7 @@ class Command:
         words: What can stand after it, for the help.
         help: One line on what it does.
         run: Does it, with the rest of the line.
-        completions: What could be typed after it.
+        completions: What could be typed after it; a mapping gives each its reason.
     """
 
     name: str
@@ -65,5 +65,15 @@ def number(text: str, what: str, *, low: int = 1, high: int = 10_000, default: i
 
 def typed(text: str) -> str:
     r"""Text as the writer meant it: ``\n`` is a line end, blanks at line ends are dropped."""
-    text = text.replace("\\n", "\n").encode("utf-8", "replace").decode()
+    text = text.replace("\\n", "\n")
     return "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+
+
+def joined(before: str, text: str) -> str:
+    """``text`` as it is added to a story: with a space before it where one is missing."""
+    if text.startswith("+"):
+        return text[1:]
+    if not before or before[-1].isspace() or text[0].isspace():
+        return text
+    # Closing marks and the commas of a dialogue tag stand close to the word before them.
+    return text if text[0] in ",.;:!?…)]}’”" else f" {text}"

@@ -11,7 +11,7 @@ import traceback
 
 from ...errors import RunError, UserError
 from . import file_commands, looking_commands, setup_commands, story_commands
-from .command import Command, find, typed
+from .command import Command, find, joined, typed
 from .session import Session
 from .writing import go_on
 
@@ -30,27 +30,32 @@ def _help(session: Session, rest: str) -> None:
         session.screen.say(f"/{command.name} {command.words}".rstrip(), "bold")
         session.screen.say(command.help)
         return
-    session.screen.say(HELP)
-    rows = [(f"/{one.name} {one.words}".rstrip(), one.help) for one in COMMANDS.values()]
+    rows: list[tuple[str, str]] = []
+    for group in _GROUPS:
+        rows += [("", "")] if rows else []
+        rows += [(f"/{one.name} {one.words}".rstrip(), one.help) for one in group]
     session.screen.table(["command", "what it does"], rows)
+    session.screen.say()
+    session.screen.say(HELP)
 
 
-COMMANDS: dict[str, Command] = {
-    command.name: command
-    for command in (
-        *story_commands.COMMANDS,
-        *setup_commands.COMMANDS,
-        *looking_commands.COMMANDS,
+_GROUPS = (
+    story_commands.COMMANDS,
+    setup_commands.COMMANDS,
+    looking_commands.COMMANDS,
+    (
         *file_commands.COMMANDS,
         Command("help", "[COMMAND]", "this list", _help, lambda session: list(COMMANDS)),
-    )
-}
+    ),
+)
+COMMANDS: dict[str, Command] = {command.name: command for group in _GROUPS for command in group}
 
 
 def answer(session: Session, line: str) -> None:
     """Do what a line asks, say what went wrong, and save."""
     try:
-        _do(session, line)
+        # What was no UTF-8 when it was typed could not be written to a file.
+        _do(session, line.encode("utf-8", "replace").decode())
     except UserError as error:
         session.screen.error(error)
     except KeyboardInterrupt:
@@ -86,13 +91,3 @@ def _do(session: Session, line: str) -> None:
         session.autosave()
         session.offered = []
     go_on(session)
-
-
-def joined(before: str, text: str) -> str:
-    """``text`` as it is added to a story: with a space before it where one is missing."""
-    if text.startswith("+"):
-        return text[1:]
-    if not before or before[-1].isspace() or text[0].isspace():
-        return text
-    # Closing marks and the commas of a dialogue tag stand close to the word before them.
-    return text if text[0] in ",.;:!?…)]}’”" else f" {text}"

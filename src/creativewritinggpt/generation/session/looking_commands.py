@@ -6,7 +6,7 @@ import math
 
 from ...errors import InputError
 from ..story.tree import Passage
-from .command import Command
+from .command import Command, number
 from .screen import percent
 from .session import Session
 from .writing import record_of, shown_tokens
@@ -21,7 +21,7 @@ def _probs(session: Session, rest: str) -> None:
     wanted = rest.strip()
     places = list(range(len(tokens)))
     if wanted.isdigit():
-        middle = int(wanted) - 1
+        middle = number(wanted, "/probs", high=len(tokens)) - 1
         places = [place for place in places if abs(place - middle) <= _SHOWN // 2]
     elif wanted and wanted != "all":
         places = [p for p in places if wanted.lower() in tokens[p].text.lower()]
@@ -62,14 +62,14 @@ def _heat(session: Session, rest: str) -> None:
 def _why(session: Session, rest: str) -> None:
     if session.explain is None:
         raise InputError("this session can't explain words", "cwgpt analyze explains a text")
-    seen = session.seen()
-    text = seen.memory + seen.prompt
+    text = session.seen().view
     words = text.split()
     if not words:
         raise InputError("the story is empty", "type a beginning, or an empty line")
     word = rest.strip() or words[-1]
     if word not in text:
         raise InputError(f"'{word}' is not in the text that the model sees", "/context shows it")
+    session.screen.note("reading")
     session.screen.say(session.explain(session.writer, text, word))
 
 
@@ -96,7 +96,7 @@ def _context(session: Session, rest: str) -> None:
         session.screen.say("  " + " ".join(seen.prompt.split())[:70] + " …")
     if rest.strip() == "all":
         session.screen.say()
-        session.screen.flow(seen.memory + seen.prompt)
+        session.screen.flow(seen.view)
         session.screen.end_flow()
     elif text:
         session.screen.note("/context all shows the view itself")

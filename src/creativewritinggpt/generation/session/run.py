@@ -12,8 +12,9 @@ from ...errors import RunError, UserError
 from ..settings import GenerationSettings
 from ..story.file import StoryFile
 from ..story.tree import Story
+from .places import new_path, stories, story_file
 from .screen import Screen
-from .session import Explain, Load, Session, Voice, new_path, story_file
+from .session import Explain, Load, Session, Voice
 from .story_commands import show_end
 
 EXAMPLES = (
@@ -60,7 +61,7 @@ def run(
         loading = _start(load, model, tree, settings, wait=at_once or not on_terminal)
         session = Session(file, tree, settings, screen, load, loading, model, preset, explain)
         with session.signals.watched():
-            _greet(session)
+            _greet(session, unnamed=story is None)
             talk = _talk(on_terminal)
             try:
                 talk(session, first)
@@ -121,7 +122,7 @@ def _warm(voice: Voice, story: Story, settings: GenerationSettings) -> None:
     engine.write_all(voice.writer, [request], one, warn=lambda text: None)
 
 
-def _greet(session: Session) -> None:
+def _greet(session: Session, *, unnamed: bool) -> None:
     screen, story = session.screen, session.story
     if story.passages:
         words = len(story.text.split())
@@ -131,6 +132,9 @@ def _greet(session: Session) -> None:
         screen.say("Write a beginning, such as", "")
         for example in EXAMPLES:
             screen.say(f"  {example}")
+        earlier = stories(session.file.path) if unnamed else []
+        if earlier:
+            screen.note(f"your last story is {earlier[0]}; /load lists them")
     screen.note("/help lists the commands, Ctrl-D leaves")
 
 

@@ -8,26 +8,28 @@ saved before the next line is asked for.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import InputError, UserError
+from ...errors import RunError, UserError
 from ..presets import preset
 from ..results import Token
 from ..settings import GenerationSettings
 from ..story.context import Seen, assemble
 from ..story.file import StoryFile
 from ..story.tree import Story
+from .places import free_path
 from .screen import Screen
 from .signals import Signals
 
 if TYPE_CHECKING:
     from ...models.writer import Writer
 
-FOLDER = "stories"
+# Settings that are the writer's choice and not a matter of mood.
+_KEPT = ("seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bias", "best_of",
+         "rank_by", "weights")  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -86,9 +88,10 @@ class Session:
         # Tokens of the passages of this session, by passage, for probabilities.
         self.tokens: dict[int, list[Token]] = {}
         self.offered: list[int] = []  # passages that /pick can take
-        self.labels: list[str] = []  # what to call them
+        self.exported: set[Path] = set()  # files that /export may replace
         self._saved: object = story.version
         self._named = file.path.exists()
+        self._words: tuple[object, int] = (None, 0)
         self._seen: tuple[object, Seen] | None = None
 
     @property
@@ -144,7 +147,10 @@ class Session:
         """
         if not self._named and not self.file.taken:
             self.file = StoryFile(free_path(self.file.path))
-        self.file.save(self.story)
+        try:
+            self.file.save(self.story)
+        except (OSError, ValueError) as error:  # a drive that is gone, say
+            raise RunError(f"{self.file.path} could not be written: {error}") from error
         self._saved = self.story.version
         if not self._named:
             self._named = True
@@ -167,7 +173,11 @@ class Session:
     def take(self, file: StoryFile, story: Story) -> None:
         """Go on with another story, or this one in another file; the one before is left saved."""
         if self.unsaved and story is not self.story:
-            self.save()
+            try:
+                self.save()
+            except UserError:
+                file.close()
+                raise
         self.file.close()
         self.file, self.story = file, story
         self._saved = story.version if file.path.exists() else None
@@ -175,9 +185,10 @@ class Session:
         self.tokens, self.offered, self._seen = {}, [], None
 
     def use_preset(self, name: str) -> None:
-        """Write with a preset; a seed that was set stays."""
-        chosen = preset(name).settings()
-        self.settings = dataclasses.replace(chosen, seed=self.settings.seed)
+        """Write with a preset; seed, length and bans stay where it says nothing of them."""
+        chosen = preset(name)
+        kept = {key: getattr(self.settings, key) for key in _KEPT if key not in chosen.values}
+        self.settings = dataclasses.replace(chosen.settings(), **kept)
         self.preset_name = name
 
     def use_model(self, name: str) -> None:
@@ -194,65 +205,26 @@ class Session:
         self.loading.set_result(voice)
         self.model = name
 
-    def offer(self, passages: list[int], labels: list[str]) -> None:
-        """Show passages by number for /pick."""
-        self.offered, self.labels = passages, labels
-        for number, (passage, label) in enumerate(zip(passages, labels, strict=True), 1):
-            self.screen.say()
-            self.screen.say(f"{number}  {label}", "bold")
-            self.screen.flow(self.story.passages[passage].text.strip("\n"))
-            self.screen.end_flow()
+    def head(self, number: int, label: str) -> None:
+        """The heading of a passage that /pick can take."""
         self.screen.say()
-        self.screen.note("/pick NUMBER takes one")
+        self.screen.say(f"{number}  {label}", "bold")
 
-    def status(self) -> str:
-        """One line: model, preset, seed, how full the window is, tokens per second, file."""
-        name = "/".join(Path(self.model).parts[-2:])
-        parts = [name if self.ready else f"loading {name}"]
-        if self.ready:
-            weights = [weight for weight in self.voice.adapters.values() if weight != 1]
-            parts += [f"style {weight:g}" for weight in weights]
-        parts += [f"preset {self.preset_name}"] if self.preset_name else []
-        if self.settings.seed is not None:
-            parts.append(f"seed {self.settings.seed}")
-        else:
-            parts.append("new seeds" if self.last_seed is None else f"new seeds, {self.last_seed}")
-        if self.ready:
-            try:
-                seen = self.seen()
-                parts.append(f"window {seen.fill:.0%} of {seen.window:,}")
-            except UserError:
-                parts.append("window over-full: shorten memory or note")
-        if self.tokens_per_second:
-            parts.append(f"{self.tokens_per_second:.0f} tokens/s")
-        parts.append("NOT SAVED" if self.unsaved and self._named else self.file.path.name)
-        return " · ".join(parts)
+    def offer(self, passages: list[int], labels: list[str], shown: int = 0) -> None:
+        """Show passages by number for /pick; the first ``shown`` were shown as they came."""
+        self.offered = passages
+        for number, (passage, label) in enumerate(zip(passages, labels, strict=True), 1):
+            if number > shown:
+                self.head(number, label)
+                self.screen.flow(self.story.passages[passage].text.strip("\n"))
+            self.screen.end_flow()
+        if passages:
+            self.screen.say()
+            self.screen.note("/pick NUMBER takes one")
 
-
-def new_path() -> Path:
-    """A file for a new story, named after the day."""
-    return free_path(Path(FOLDER) / f"{datetime.date.today().isoformat()}.json")
-
-
-def free_path(path: Path) -> Path:
-    """``path``, or with a number where there is a file or another session has taken it."""
-    number, place = 2, path
-    while place.exists() or place.with_name(f".{place.name}.lock").exists():
-        place = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        number += 1
-    return place
-
-
-def story_file(name: str) -> StoryFile:
-    """The file of a story that the writer named.
-
-    Raises:
-        InputError: The name does not end in ``.json``.
-    """
-    path = Path(name).expanduser()
-    if path.suffix.lower() != ".json":
-        raise InputError(
-            f"a story's file ends in .json, and {name} does not",
-            "bring text in with /load inside a session, write it out with /export",
-        )
-    return StoryFile(path)
+    @property
+    def words(self) -> int:
+        """Words of the story; counted again only when it has changed."""
+        if self._words[0] is not self.story.state:
+            self._words = (self.story.state, len(self.story.text.split()))
+        return self._words[1]

@@ -35,9 +35,9 @@ def _lore(session: Session, rest: str) -> None:
     story, rest = session.story, rest.strip()
     entries = list(story.state.lore)
     if rest.startswith("-"):
-        gone = number(rest[1:], "/lore -", high=max(len(entries), 1))
         if not entries:
             raise InputError("there is no lore to remove")
+        gone = number(rest[1:], "/lore -", high=len(entries))
         del entries[gone - 1]
         story.set("lore", lore=tuple(entries))
     elif rest:
@@ -76,7 +76,8 @@ def _preset(session: Session, rest: str) -> None:
 
 
 def _set(session: Session, rest: str) -> None:
-    name, equals, value = rest.partition("=")
+    # People write both.
+    name, equals, value = rest.strip().partition("=" if "=" in rest else " ")
     key = name.strip().replace("-", "_")
     if equals:
         given = None if value.strip() in ("", "none") else typed(value.strip())
@@ -139,7 +140,7 @@ COMMANDS = (
     Command("note", "[TEXT | -]", "author's note, which it sees near the end", _note),
     Command("lore", "[KEYS = TEXT | -N]", "text that enters when a key word is near", _lore),
     Command("preset", "[NAME]", "write with a preset, or list them", _preset,
-            lambda session: presets()),
+            lambda session: {name: preset.why for name, preset in presets().items()}),
     Command("set", "[NAME[=VALUE]]", "show or change a setting", _set,
             lambda session: [f"{name}=" for name in session.settings.to_dict()]),
     Command("seed", "[N | none]", "the same seed writes the same text", _seed),

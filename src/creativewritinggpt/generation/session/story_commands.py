@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from ...errors import InputError
 from ..story.tree import NOTHING, Passage, Story
 from . import editor
-from .command import Command, number, typed
+from .command import Command, joined, number, typed
 from .session import Session
 from .writing import go_on, new_seed, record_of, several, shown_tokens, write
 
 _MOST_ALTERNATIVES = 16
+_LISTED = 12  # passages that /branches shows
 
 
 def _continue(session: Session, rest: str) -> None:
@@ -49,8 +50,7 @@ def _take_versions(session: Session) -> None:
 
 def _alt(session: Session, rest: str) -> None:
     count = number(rest, "/alt", low=2, high=_MOST_ALTERNATIVES, default=3)
-    passages = several(session, count)
-    session.offer([p.id for p in passages], [f"seed {p.seed}" for p in passages])
+    several(session, count)
 
 
 def _pick(session: Session, rest: str) -> None:
@@ -124,7 +124,8 @@ def _edit(session: Session, rest: str) -> None:
     story = session.story
     if rest.strip():
         last = _last(story)
-        changed = story.edit(story.text_at(last.parent) + typed(rest))
+        before = story.text_at(last.parent)
+        changed = story.edit(before + joined(before, typed(rest)))
     else:
         changed = story.edit(editor.edit(story.text))
     session.offered = []
@@ -138,23 +139,51 @@ def _branch(session: Session, rest: str) -> None:
     session.screen.note(f"on branch '{name}' now; /goto goes back to another")
 
 
-def _branches(session: Session, _: str) -> None:
-    story = session.story
+def _branches(session: Session, rest: str) -> None:
+    story, most = session.story, None if rest.strip() == "all" else _LISTED
     rows = []
     for name, head in story.state.heads:
-        path, here = story.path(head), "*" if name == story.state.branch else ""
-        words = sum(len(passage.text.split()) for passage in path)
-        end = " ".join((path[-1].text if path else "").split())
-        end = f"… {end[-46:]}" if len(end) > 48 else end
-        rows.append((here, name, len(path), f"{words:,}", end))
+        here = "*" if name == story.state.branch else ""
+        rows.append((here, name, *_figures(story, head)))
     session.screen.table(["", "branch", "passages#", "words#", "ends"], rows)
     passages = [
-        (place, passage.by, " ".join(passage.text.split())[:60])
-        for place, passage in enumerate(story.path(), 1)
+        (place, passage.by, _brief(passage.text)) for place, passage in enumerate(story.path(), 1)
     ]
-    session.screen.say()
-    session.screen.table(["passage#", "by", "begins"], passages[-12:])
-    session.screen.note("/goto BRANCH or PASSAGE")
+    if passages:
+        session.screen.say()
+        shown = passages[-most:] if most else passages
+        session.screen.table(["passage#", "by", "begins"], shown)
+    ends = story.ends()
+    if ends:
+        session.screen.say()
+        aside = [
+            (f"#{passage.id}", *_figures(story, passage.id))
+            for passage in (ends[-most:] if most else ends)
+        ]
+        session.screen.table(["set aside#", "passages#", "words#", "ends"], aside)
+    left = len(passages) > len(passages[-_LISTED:]) or len(ends) > _LISTED
+    session.screen.note(
+        "/goto BRANCH, PASSAGE or #NUMBER" + ("; /branches all lists all" if left and most else "")
+    )
+
+
+def _figures(story: Story, head: int) -> tuple[int, str, str]:
+    """Passages, words and the last words of what ends in a passage."""
+    path = story.path(head)
+    words = sum(len(passage.text.split()) for passage in path)
+    return len(path), f"{words:,}", _brief(path[-1].text if path else "", 48, last=True)
+
+
+def _brief(text: str, most: int = 60, *, last: bool = False) -> str:
+    """One line of a text: its beginning, or its end; cut between words."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    if last:
+        text = text[2 - most :]
+        return "… " + (text.partition(" ")[2] or text)
+    text = text[: most - 2]
+    return (text.rpartition(" ")[0] or text) + " …"
 
 
 def _goto(session: Session, rest: str) -> None:
@@ -163,6 +192,11 @@ def _goto(session: Session, rest: str) -> None:
         raise InputError("/goto takes a branch or the number of a passage", "/branches lists them")
     if name in dict(story.state.heads):
         story.switch(name)
+    elif name.startswith("#"):
+        if not story.passages:
+            raise InputError("the story is empty", "type a beginning, or an empty line")
+        wanted = number(name[1:], "/goto #", low=0, high=len(story.passages) - 1)
+        session.screen.note(f"on '{story.branch(at=wanted)}' now, with what was set aside")
     else:
         path = story.path()
         if not name.isdigit():
@@ -179,6 +213,9 @@ def _chapter(session: Session, rest: str) -> None:
         passage = session.story.chapter(typed(rest))
         session.screen.flow(passage.text)
         session.screen.end_flow()
+        return
+    if not session.story.chapters():
+        session.screen.note("no chapters yet; /chapter TITLE begins one")
         return
     rows = [
         (number, title or "(before the first)", f"{len(text.split()):,}")
@@ -205,11 +242,13 @@ def _compare(session: Session, rest: str) -> None:
     if seed is None:
         seed = new_seed()
     session.screen.note(f"base and tuned, both with seed {seed}")
+    session.head(1, "base")
     with voice.writer.base():
-        [(base, _one)] = write(session, None, [seed], adapters=False)
-    [(tuned, _one)] = write(session, None, [seed])
+        [(base, _one)] = write(session, None, [seed], show=True, adapters=False)
+    session.head(2, "tuned")
+    [(tuned, _one)] = write(session, None, [seed], show=True)
     found = [(p.id, name) for p, name in ((base, "base"), (tuned, "tuned")) if p is not None]
-    session.offer([place for place, _ in found], [name for _, name in found])
+    session.offer([place for place, _ in found], [name for _, name in found], len(found))
 
 
 def _last(story: Story) -> Passage:
@@ -245,8 +284,8 @@ COMMANDS = (
     Command("redo", "[N]", "take back an undo", _redo),
     Command("edit", "[TEXT]", "the text in $EDITOR; or TEXT for the last passage", _edit),
     Command("branch", "[NAME]", "start a branch here", _branch),
-    Command("branches", "", "list branches and passages", _branches),
-    Command("goto", "BRANCH | N", "go to a branch, or branch off after passage N", _goto,
+    Command("branches", "[all]", "list branches, passages, and what was set aside", _branches),
+    Command("goto", "BRANCH | N | #N", "go to a branch, or branch off after passage N", _goto,
             _branch_names),
     Command("chapter", "[TITLE]", "begin a chapter, or list them", _chapter),
     Command("title", "[TITLE]", "the story's title", _title),

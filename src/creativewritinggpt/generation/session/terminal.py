@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -25,6 +25,7 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from ...console import printable
 from .lines import COMMANDS, answer
 from .session import Session
+from .status import status
 
 
 class Commands(Completer):
@@ -48,9 +49,11 @@ class Commands(Completer):
         known = COMMANDS.get(name)
         if known is None or known.completions is None:
             return
-        for word in known.completions(self.session):
+        words = known.completions(self.session)
+        for word in words:
             if word.startswith(rest):
-                yield Completion(word, -len(rest))
+                why = printable(words[word]) if isinstance(words, Mapping) else None
+                yield Completion(word, -len(rest), display_meta=why)
 
 
 def talk(session: Session, first: str | None = None) -> None:
@@ -128,10 +131,11 @@ def _prompt(session: Session) -> PromptSession[str]:
         enable_history_search=False,
         multiline=True,
         key_bindings=_keys(),
-        bottom_toolbar=lambda: printable(session.status()),
+        bottom_toolbar=lambda: printable(status(session, session.screen.width)),
         prompt_continuation="  ",
         color_depth=None if session.screen.colour else ColorDepth.MONOCHROME,
         enable_open_in_editor=True,
+        enable_suspend=True,
         reserve_space_for_menu=6,
     )
 

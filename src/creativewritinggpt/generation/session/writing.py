@@ -31,20 +31,26 @@ def go_on(
     """
     [(passage, generated)] = write(session, parent, [_seed(session, seed)], show=True)
     session.screen.end_flow()
+    if generated is not None and generated.finish_reason == "stop" and not session.settings.stop:
+        session.screen.note("the model ends the text here")
     if passage is None:
-        if generated is not None and generated.finish_reason == "stop":
-            session.screen.note("the model ends the text here; /retry or a line of yours goes on")
         return None
     session.story.go(passage.id, did or "a passage by the model")
     return passage
 
 
-def several(session: Session, count: int, parent: int | None = None) -> list[Passage]:
-    """Let the model write ``count`` alternatives; they join the tree, not the text."""
+def several(session: Session, count: int) -> None:
+    """Let the model write ``count`` alternatives and offer them; they join the tree, not the text.
+
+    All are written at once, and the first is shown as it comes.
+    """
     first = _seed(session, None)
     session.screen.note(f"writing {count} alternatives")
-    written = write(session, parent, [first + i for i in range(count)])
-    return [passage for passage, _ in written if passage is not None]
+    session.head(1, f"seed {first}")
+    written = write(session, None, [first + i for i in range(count)], show=True)
+    found = [passage for passage, _ in written if passage is not None]
+    shown = int(written[0][0] is not None)
+    session.offer([p.id for p in found], [f"seed {p.seed}" for p in found], shown)
 
 
 def write(
@@ -59,7 +65,7 @@ def write(
         session: The session.
         parent: The passage before them; without it the last one.
         seeds: One for each.
-        show: Show the (one) text as it comes.
+        show: Show the first text as it comes.
         adapters: Whether the adapters work; recorded with the passages.
     """
     voice = session.voice
@@ -69,6 +75,7 @@ def write(
     settings = session.settings
     if settings.best_of and len(seeds) == 1:
         seeds, show = [seeds[0] + i for i in range(settings.best_of)], False
+        session.screen.note(f"writing {settings.best_of}, of which the best is kept")
     requests = [engine.Request(seen.prompt, seed, seen.memory, seen.note) for seed in seeds]
     with session.signals.writing():
         pieces = engine.compose(
@@ -96,7 +103,7 @@ def _collect(
     asked = False
     piece = next(pieces, None)
     while piece is not None:
-        if show:
+        if show and piece.index == 0:
             session.screen.flow(_whole(piece.text) if piece.result else piece.text)
         if piece.result is not None:
             results[piece.index] = piece.result
@@ -145,8 +152,8 @@ def _seed(session: Session, seed: int | None) -> int:
 
 
 def new_seed() -> int:
-    """A seed that nobody chose."""
-    return secrets.randbelow(2**31 - 1)
+    """A seed that nobody chose, short enough to be typed again."""
+    return secrets.randbelow(1_000_000)
 
 
 def record_of(session: Session, passage: Passage) -> list[Token]:

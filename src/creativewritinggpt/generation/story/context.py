@@ -35,6 +35,7 @@ class Seen:
         prompt: The part of the text that is in view.
         memory: What stands before it: memory and lore.
         note: What stands near its end.
+        view: All of it as the model reads it, the note in its place.
         start: First character of the story that is in view.
         window: Tokens that the model can see.
         tokens: Tokens in view: ``memory``, ``lore``, ``note``, ``text``.
@@ -45,6 +46,7 @@ class Seen:
     prompt: str
     memory: str
     note: str
+    view: str
     start: int
     window: int
     tokens: dict[str, int]
@@ -94,7 +96,8 @@ def assemble(writer: Writer, story: Story, head: int | None = None) -> Seen:
         "note": len(pinned.note),
         "text": len(body) - view.start,
     }
-    return Seen(text[start:], memory, note, start, writer.window, tokens, lore, left_out)
+    read = b"".join(words.bytes_of(token) for token in view.ids[1:]).decode(errors="replace")
+    return Seen(text[start:], memory, note, read, start, writer.window, tokens, lore, left_out)
 
 
 def _kept_start(path: Sequence[Passage], writer: Writer) -> int:

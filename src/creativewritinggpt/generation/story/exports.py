@@ -22,6 +22,8 @@ from .file import dump
 from .imports import clean
 from .tree import Story
 
+ENDINGS = (".txt", ".md", ".html", ".docx", ".epub", ".json")
+
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>&~|])")
 # What begins a block in Markdown: headings, lists, quotes, rules, code.
 _BLOCK = re.compile(r"^(\s*)([#+=-]|\d+(?=[.)]))")
@@ -64,7 +66,7 @@ def export_story(story: Story, path: str | os.PathLike[str]) -> None:
     write = forms.get(place.suffix.lower())
     if write is None:
         raise InputError(
-            f"{place.name} has no ending that is known", f"give one of {' '.join(forms)}"
+            f"{place.name} has no ending that is known", f"give one of {' '.join(ENDINGS)}"
         )
     write(story, place)
 

@@ -34,6 +34,8 @@ class StoryFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser()
+        # A link stays one: what it leads to is locked and written.
+        self._place = self.path.resolve()
         self._lock: FileLock | None = None
         self._known: tuple[int, int, int] | None = None
 
@@ -70,7 +72,7 @@ class StoryFile:
                 f"{self.path} was changed by something else since it was opened",
                 "it is left as it is; save this story under another name with /save NAME",
             )
-        write_text(self.path, dump(story))
+        write_text(self._place, dump(story))
         self._known = self._stamp()
 
     def close(self) -> None:
@@ -84,7 +86,7 @@ class StoryFile:
     def _take(self) -> None:
         if self._lock is not None:
             return
-        lock = self.path.with_name(f".{self.path.name}.lock")
+        lock = self._place.with_name(f".{self._place.name}.lock")
         with disk_errors(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
             taken = FileLock(lock, thread_local=False)
@@ -99,7 +101,7 @@ class StoryFile:
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            found = self.path.stat()
+            found = self._place.stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino

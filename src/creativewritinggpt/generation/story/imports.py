@@ -20,6 +20,7 @@ from .tree import Lore, Story
 
 MOST_BYTES = 64_000_000
 _HEADING = re.compile(r"#{1,3}[ \t]+(.+?)[ \t]*#*[ \t]*$")
+_PLACE = re.compile(r"\{\{\[(?:INPUT|OUTPUT|SYSTEM)(?:_END)?\]\}\}")  # of KoboldAI Lite's chats
 # Not text: they would be obeyed by a terminal and refused by XML.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -115,19 +116,23 @@ def _kobold(record: dict[str, Any]) -> Story:
         texts = list(actions)
     _add(story, str(record["prompt"]))
     for text in texts:
-        _add(story, str(text), "model")
-    info = record.get("worldinfo") or []
+        by = "writer" if "{{[INPUT]}}" in str(text) else "model"
+        _add(story, _PLACE.sub("", str(text)), by)
+    info = record.get("worldinfo") or record.get("worldinfo_v2") or []
     if isinstance(info, dict):
         info = list(info.get("entries", {}).values())
+    note = str(record.get("authorsnote") or record.get("authornote") or "")
+    frame = record.get("anotetemplate") or record.get("authornotetemplate") or "<|>"
     story.set(
         "import",
         memory=clean(str(record.get("memory") or "")),
-        note=clean(str(record.get("authorsnote") or "")),
+        note=clean(str(frame).replace("<|>", note)) if note else "",
         lore=tuple(
             _lore(one.get("key") or "", one.get("content"), always=bool(one.get("constant")))
             for one in info
-            if one.get("content")
+            if one.get("content") and not one.get("widisabled")
         ),
+        title=clean(str(record.get("story_name") or "")),
     )
     return story
 

@@ -171,6 +171,13 @@ class Story:
         """The last passage and all that stand in its place on other branches or were retried."""
         return [] if self.last is None else self.children(self.last.parent)
 
+    def ends(self) -> list[Passage]:
+        """The last passages of texts that no branch leads to: undone, retried or not picked."""
+        reached = {passage.parent for passage in self.passages}
+        for _, head in self.state.heads:
+            reached.update(passage.id for passage in self.path(head))
+        return [passage for passage in self.passages if passage.id not in reached]
+
     def offer(self, text: str, parent: int | None = None, **details: Any) -> Passage:
         """Add a passage without making it part of the branch: an alternative to pick.
 
