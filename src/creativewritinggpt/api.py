@@ -23,6 +23,7 @@ from .data.sources.base import Keep
 from .devices import DeviceChoice
 from .errors import InputError
 from .evaluation.run import evaluate as _evaluate
+from .evaluation.settings import EvaluationSettings
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
 from .generation.presets import settings_for
@@ -147,13 +148,16 @@ def evaluate(
     files: Paths = (),
     *,
     documents: Sequence[Document] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Perplexity of a model and its base on the same documents.
+    """Judge a model and its base on the same documents.
 
     Args:
         model: What to load, or a loaded writer.
         files: Texts to evaluate on.
         documents: Documents to evaluate on, instead of files.
+        **settings: Fields of ``EvaluationSettings``, as ``texts=32``, ``rank=50``; without
+            ``texts`` nothing is written here, which is what takes longest.
 
     Returns:
         The content of ``evaluation.json``.
@@ -165,7 +169,8 @@ def evaluate(
 
     loaded = model if isinstance(model, Writer) else load(model)
     chosen = documents if documents is not None else read_documents(_listed(files), Config())
-    return _evaluate(loaded, list(chosen))
+    what = EvaluationSettings.from_mapping({"texts": 0, **settings})
+    return _evaluate(loaded, list(chosen), settings=what)
 
 
 def analyze(

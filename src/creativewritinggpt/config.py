@@ -119,6 +119,14 @@ class Config:
         group=_ADAPTER,
         metavar="NAME,…",
     )
+    use_rslora: bool = setting(
+        False, "Scale by alpha / √r instead of alpha / r, for high ranks (rsLoRA).", group=_ADAPTER
+    )
+    use_dora: bool = setting(
+        False,
+        "Train the length of each projection's rows apart from their direction (DoRA); slower.",
+        group=_ADAPTER,
+    )
 
     batch_size: int = setting(
         8, "Rows in a micro-step; fewer at a time where memory is short, with the same result.",

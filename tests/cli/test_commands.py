@@ -71,6 +71,14 @@ def test_train_evaluate_generate_through_the_command(tiny_folder, tmp_path):
     assert domain["difference"]["ci95"][0] <= domain["difference"]["nats_per_token"]
     assert json.loads((tmp_path / "outputs" / "evaluation.json").read_text()) == found
     assert "| stories |" in (tmp_path / "outputs" / "evaluation.md").read_text()
+    # What was written stands beside people's text, and is looked for in the training text.
+    [_, way] = found["generation"]["figures"]
+    assert set(found["originality"][way]) == {"human", "base", "tuned"}
+    assert way.startswith("top_p=0.9; 100 tokens; ")
+    assert set(found["forgetting"]["relative"]) == {"tuned"} and found["without"] == {}
+    done = cwgpt("evaluate", stories, "--compare", model, "outputs/evaluation.jsonl", "--texts", 0,
+                 *FAST, **common)  # fmt: skip
+    assert done.returncode == 2 and "is of other documents" in done.stderr
 
     done = cwgpt("generate", "The lamp", "--max-new-tokens", 8, "--seed", 3, *FAST, **common)
     assert done.returncode == 0, done.stderr

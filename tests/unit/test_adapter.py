@@ -279,3 +279,20 @@ def test_init_adapter_with_full_is_refused(tiny_folder: Any) -> None:
         attach(
             load_base(str(tiny_folder("gpt2")), CPU), Config(method="full", init_adapter="there")
         )
+
+
+@pytest.mark.parametrize(("name", "scale"), [("use_rslora", 16 / 8**0.5), ("use_dora", 16 / 8)])
+def test_variants_of_lora_start_at_nothing_scale_as_they_say_and_come_back(
+    tmp_path: Path, tiny_folder: Any, name: str, scale: float
+) -> None:
+    writer = load_base(str(tiny_folder("llama")), CPU)
+    before = logits(writer.model)
+    attach(writer, Config(**{name: True}))
+    assert torch.allclose(logits(writer.model), before, atol=1e-5)
+    layers = [m for m in writer.model.modules() if hasattr(m, "scaling") and m.scaling]
+    assert layers and all(layer.scaling["default"] == pytest.approx(scale) for layer in layers)
+    train_a_little(writer.model)
+    after = logits(writer.model)
+    assert not torch.allclose(after, before, atol=1e-3)
+    save_model(writer, tmp_path / "adapter", {}, "card")
+    assert torch.allclose(logits(load_writer(str(tmp_path / "adapter"), CPU).model), after)

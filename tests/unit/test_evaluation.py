@@ -21,9 +21,11 @@ from creativewritinggpt.evaluation.passes import plan_passes
 from creativewritinggpt.evaluation.perplexity import compare, legacy_perplexity, summarise
 from creativewritinggpt.evaluation.records import read_scores
 from creativewritinggpt.evaluation.scoring import DocumentScore, score_documents
+from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.evaluation.windows import rolling_windows, sliding_windows
 from creativewritinggpt.models.adapter import attach
 
+SCORES_ONLY = EvaluationSettings(texts=0)
 TEXT = "The captain laughed at the sea, and nobody answered. "
 
 
@@ -208,18 +210,22 @@ def test_scores_are_kept_and_compared_with_those_of_a_later_run(
 ):
     writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
     documents = _documents(TEXT * 2, TEXT, "A. B.")
-    found = run.run(base_and_tuned(writer), documents)
+    material = run.Material(documents)
+    found = run.run(base_and_tuned(writer), material, SCORES_ONLY)
     report.write_report(found, tmp_path)
     kept = read_scores(tmp_path / "evaluation.jsonl")
     assert kept == found.scores
     again = run.run(
         base_and_tuned(make_writer(tiny_model("gpt2", seed=1), tiny_tokenizer)),
-        documents,
+        material,
+        SCORES_ONLY,
         earlier={"before": kept["base"]},
     ).result
-    assert again["domains"]["tales"]["differences"]["base"]["nats_per_token"] != 0
+    assert again["domains"]["tales"]["differences"]["before"]["nats_per_token"] != 0
     with pytest.raises(InputError, match="is of other documents: 1 stand"):
-        run.run(base_and_tuned(writer), documents[:2], earlier={"before": kept["base"]})
+        run.run(
+            base_and_tuned(writer), run.Material(documents[:2]), earlier={"before": kept["base"]}
+        )
     (tmp_path / "evaluation.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="not the record"):
         read_scores(tmp_path / "evaluation.jsonl")
@@ -233,7 +239,7 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
         for name, value in writer.model.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.3)
-    found = run.evaluate(writer, _documents(TEXT, TEXT * 2))
+    found = run.evaluate(writer, _documents(TEXT, TEXT * 2), settings=SCORES_ONLY)
     assert (
         found["domains"]["tales"]["base"]["nll_sum"]
         != found["domains"]["tales"]["tuned"]["nll_sum"]
@@ -247,7 +253,7 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
 def test_mean_of_domains_counts_every_domain_the_same(tiny_model, tiny_tokenizer):
     writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
     documents = _documents(TEXT * 5) + _documents("Xyz qu.", source="odd")
-    found = run.evaluate(writer, documents)
+    found = run.evaluate(writer, documents, settings=SCORES_ONLY)
     losses = [
         entry["base"]["nll_sum"] / entry["base"]["tokens"] for entry in found["domains"].values()
     ]

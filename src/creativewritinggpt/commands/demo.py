@@ -71,15 +71,24 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..data.document import Document
     from ..evaluation.contender import base_and_tuned
-    from ..evaluation.report import rows, write_report
+    from ..evaluation.report import tables, write_report
+    from ..evaluation.run import Material
     from ..evaluation.run import run as judge
+    from ..evaluation.settings import EvaluationSettings
+    from .evaluation_material import training_index
 
     console.note("\n3. Both on the documents that were held out\n")
     held_out = (output / "validation.jsonl").read_text("utf-8").splitlines()
-    found = judge(base_and_tuned(writer), [Document(**json.loads(line)) for line in held_out])
+    documents = [Document(**json.loads(line)) for line in held_out]
+    index, why = training_index(str(output / "best_model"), config)
+    material = Material(documents, index=index, without={"originality": why} if why else {})
+    short = EvaluationSettings(texts=4, text_tokens=60, decoding=["top_p=0.9"], seed=config.seed)
+    found = judge(base_and_tuned(writer), material, short)
     result = found.result
     write_report(found, output)
-    console.table("", *rows(result))
+    for title, table, _ in tables(result):
+        console.note(f"\n{title}" if title else "")
+        console.table("", *table)
 
     console.note("\n4. Why the tuned model writes what it writes\n")
     results = Path(config.results_dir)

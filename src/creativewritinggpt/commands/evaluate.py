@@ -17,6 +17,7 @@ from ..evaluation.settings import EvaluationSettings
 if TYPE_CHECKING:
     from ..data.document import Document
     from ..evaluation.contender import Contender
+    from ..evaluation.run import Material
     from ..evaluation.scoring import DocumentScore
     from ..models.writer import Writer
 
@@ -30,14 +31,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     short_usage(parser, "[FILE ...] [flags]")
     parser.description = (
-        "Perplexity and bits per byte by domain, of the model and of the base it was tuned from.\n"
-        "Without FILE the documents that the training held out are used, or those of --sources."
+        "Is the tuned model better than its base, at what, by how much, what did it forget, what\n"
+        "does it copy? Without FILE the documents that the training held out are used, or those\n"
+        "of --sources."
     )
     parser.epilog = (
         "examples:\n"
         "  cwgpt evaluate\n"
-        "  cwgpt evaluate chapter.txt --model outputs/best_model\n"
-        "  cwgpt evaluate stories.jsonl --model starter --max-documents 50\n"
+        "  cwgpt evaluate chapter.txt --model outputs/best_model --texts 32\n"
+        "  cwgpt evaluate stories.jsonl --model starter --max-documents 50 --rank 50\n"
         "  cwgpt evaluate stories.jsonl --compare starter one/best_model two/best_model"
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="texts to evaluate on")
@@ -50,13 +52,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="judge these models, the first being what the others are compared with; an "
         "evaluation.jsonl stands for the models of an earlier evaluation",
     )  # fmt: skip
+    parser.add_argument(
+        "--tasks", metavar="NAME,…", default="",
+        help="also run these tasks of lm-evaluation-harness, where it is installed; a YAML file "
+        "defines one of your own",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     add_settings(parser, EvaluationSettings)
     add_settings(parser, Config, only=_SETTINGS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, show the table and write the report."""
+    """Evaluate, show the tables and write the report."""
     overrides = given(arguments, Config)
     config = load_config(None, overrides)
     settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
@@ -67,21 +74,31 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.compare and not names:
         raise InputError("--compare names no model", "give at least one beside the .jsonl files")
     names = names or [arguments.model or str(output / "best_model")]
+    tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+    if tasks:
+        from ..evaluation.harness import require_harness
+
+        require_harness()
     earlier = _earlier([name for name in arguments.compare if name.endswith(".jsonl")])
-    from ..evaluation.report import rows, write_report
+    documents = _documents(arguments, config, overrides, names)
+    contenders = _contenders(arguments, config, names)
+
+    from ..evaluation.report import tables, write_report
     from ..evaluation.run import run as judge
 
-    documents = _documents(arguments, config, overrides, names)
-    for name in names:
-        _warn_of_training_text(name, documents)
-    contenders = _contenders(arguments, config, names)
+    material = _material(names, documents, settings, config)
     with console.progress("evaluating") as tell:
-        found = judge(contenders, documents, settings, earlier=earlier, progress=tell)
+        found = judge(contenders, material, settings, earlier=earlier, progress=tell)
+    if tasks:
+        found.result["tasks"] = _tasks(contenders, tasks, config)
     written = write_report(found, output)
     if arguments.json:
         sys.stdout.write(json.dumps(found.result) + "\n")
-    heads, table = rows(found.result)
-    console.table("", heads, table)
+    for title, table, _ in tables(found.result):
+        console.note(f"\n{title}" if title else "")
+        console.table("", *table)
+    for what, why in found.result["without"].items():
+        console.note(f"{what} was not measured: {why}")
     console.note(f"Written: {', '.join(map(str, written))}")
     return 0
 
@@ -127,35 +144,49 @@ def _documents(
 ) -> list[Document]:
     """FILEs, the named sources' held-out part, or what the training of the model held out."""
     from ..data.corpus import load_corpus, read_documents
-    from ..data.document import Document
+    from .evaluation_material import held_out
 
     if arguments.files:
         return list(read_documents(arguments.files, config))
     if "sources" in overrides:
         return list(load_corpus(config, []).validation)
-    places = [*(Path(name).parent for name in names), Path(config.output_dir)]
-    kept = next(
-        (p / "validation.jsonl" for p in places if (p / "validation.jsonl").is_file()), None
-    )
-    if kept is None:
-        raise InputError(
-            "there are no held-out documents to evaluate on",
-            "give a FILE or --sources, or train first: cwgpt train",
-        )
-    documents = [Document(**json.loads(line)) for line in kept.read_text("utf-8").splitlines()]
-    console.note(f"{len(documents)} held-out documents from {kept}")
-    return documents[: config.max_documents]
+    return held_out(names, config)
 
 
-def _warn_of_training_text(model: str, documents: list[Document]) -> None:
-    """Text that a model was trained on flatters it; say so."""
-    manifest = Path(model).parent / "manifest.json"
-    if not manifest.is_file():
-        return
-    trained = set(json.loads(manifest.read_text("utf-8"))["train"])
-    count = sum(document.digest in trained for document in documents)
-    if count:
-        console.warn(
-            f"{count} of {len(documents)} documents were trained on by {model}: its figures on "
-            "them are too good"
-        )
+def _material(
+    names: list[str], documents: list[Document], settings: EvaluationSettings, config: Config
+) -> Material:
+    """Documents, other domains, and the index over what the last model was trained on."""
+    from ..evaluation.run import Material
+    from .evaluation_material import other_domains, trained_on, training_index
+
+    for name in names:
+        # Text that a model was trained on flatters it.
+        known = trained_on(name)
+        count = sum(document.digest in known for document in documents)
+        if count:
+            console.warn(
+                f"{count} of {len(documents)} documents were trained on by {name}: its figures on "
+                "them are too good"
+            )
+    without = {}
+    others, why = other_domains(settings.forgetting, names, documents, config)
+    if why:
+        without["forgetting"] = why
+    index, why = None, "it was switched off"
+    if settings.texts and settings.originality:
+        index, why = training_index(names[-1], config)
+    if why:
+        without["originality"] = why
+    return Material(documents, others, index, without)
+
+
+def _tasks(contenders: list[Contender], tasks: list[str], config: Config) -> dict[str, Any]:
+    """Tasks of lm-evaluation-harness, by model."""
+    from ..evaluation.harness import run_tasks
+
+    found = {}
+    for contender in contenders:
+        with contender.open() as writer:
+            found[contender.label] = run_tasks(writer, tasks, limit=config.max_documents)
+    return found

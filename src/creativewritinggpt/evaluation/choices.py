@@ -55,8 +55,7 @@ class Answers:
 
     Attributes:
         groups: [items] what each is resampled with.
-        right: [items] 1 where the right option was the likeliest, a share where options tie; for
-            sentence order the share of shuffles that are less likely.
+        right: [items] 1 where the right option was the likeliest, a share where options tie.
         ranks: [items] the place of the right option among all, from 1; ties count half.
     """
 
@@ -211,8 +210,18 @@ def order_accuracy(answers: Answers, items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
+def order_gain(first: Answers, second: Answers, items: Sequence[Item]) -> dict[str, Any]:
+    """Second minus first in the share of shuffles that are less likely, with its interval."""
+    changes = [a - b for a, b in zip(first.ranks, second.ranks, strict=True)]
+    wrong = [len(item.options) - 1 for item in items]
+    return {
+        "accuracy": sum(changes) / sum(wrong),
+        "ci95": interval_of(first.groups, changes, wrong),
+    }
+
+
 def gain(first: Answers, second: Answers) -> dict[str, Any]:
-    """Second minus first in share of right answers, paired, with its interval."""
+    """Second minus first in the share of right answers, paired, with its interval."""
     changes = [b - a for a, b in zip(first.right, second.right, strict=True)]
     return {
         "accuracy": sum(changes) / len(changes),

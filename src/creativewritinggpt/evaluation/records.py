@@ -61,19 +61,23 @@ def read_scores(path: Path) -> dict[str, list[DocumentScore]]:
     return result
 
 
-def same_documents(scores: Scores, where: str) -> None:
+def same_documents(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
     """Refuse results of different documents.
+
+    Args:
+        found: SHA-1 of the documents of the earlier result, in order.
+        wanted: SHA-1 of those that are evaluated.
+        where: What the earlier result is called.
 
     Raises:
         InputError: Naming how many documents differ.
     """
-    sets = [[score.digest for score in of_model] for of_model in scores.values()]
-    for other in sets[1:]:
-        if other != sets[0]:
-            missing = len(set(sets[0]) ^ set(other))
-            raise InputError(
-                f"{where} is of other documents: {missing} stand on one side only"
-                if missing
-                else f"{where} has the documents in another order",
-                "evaluate both on the same files, with the same --max-documents",
-            )
+    if list(found) == list(wanted):
+        return
+    missing = len(set(found) ^ set(wanted))
+    raise InputError(
+        f"{where} is of other documents: {missing} stand on one side only"
+        if missing
+        else f"{where} has the documents in another order",
+        "evaluate both on the same files, with the same --max-documents",
+    )

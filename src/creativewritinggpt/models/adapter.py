@@ -63,6 +63,8 @@ def attach(writer: Writer, config: Config) -> None:
         lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
         # GPT-2 keeps its projections transposed.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in writer.model.modules()),
         base_model_name_or_path=writer.base_name,

@@ -16,7 +16,10 @@ BEST, FINAL, CHECKPOINTS = "best_model", "final_model", "checkpoints"
 METRICS, CURVES = "metrics.json", "training_curves.png"
 JOURNAL, TRACKING = "metrics.jsonl", "tracking"
 VALIDATION, MANIFEST = "validation.jsonl", "manifest.json"
-EVALUATION = ("evaluation.json", "evaluation.md", "evaluation.html", "evaluation.jsonl")
+EVALUATION = (
+    "evaluation.json", "evaluation.md", "evaluation.html", "evaluation.jsonl",
+    "evaluation_texts.jsonl",
+)  # fmt: skip
 
 _OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, JOURNAL, TRACKING, VALIDATION, MANIFEST,
               *EVALUATION)  # fmt: skip

@@ -1,0 +1,139 @@
+"""How fast documents are scored, and that the figures are those of the usual loop.
+
+    python bench/evaluate.py [--quick] [--json] [--models starter …] [--contenders ours …]
+
+The usual loop is transformers in fp32, one document at a time, with the logits of all positions and
+a log-softmax over them. Cases: `short` (20 to 120 tokens, as five-sentence stories), `mixed` (20 to
+1,000), `long` (1,000). `tokens_per_second` is of scored tokens, end to end, the fastest of the
+repeats; `relative_difference` is that of the sum of all negative log-probabilities from the usual
+loop's; `growth_bytes` is how much the process's peak memory grew over that with the model loaded.
+`gpt2-124m` has random weights of GPT-2's shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from measuring import in_own_process, machine, show, timed
+
+MODELS = ("gpt2-124m", "starter")
+CONTENDERS = ("usual", "ours", "ours-bf16")
+CASES = {"short": (20, 120, 48), "mixed": (20, 1000, 10), "long": (1000, 1000, 5)}
+METRICS = ("tokens_per_second", "ratio", "relative_difference", "growth_bytes")
+
+
+def documents(case: str, quick: bool) -> list[np.ndarray]:
+    """Token ids of made-up documents of the case's lengths."""
+    low, high, count = CASES[case]
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(low, high + 1, size=max(2, count // (3 if quick else 1)))
+    return [generator.integers(20, 40_000, size=length) for length in lengths]
+
+
+def load(model: str, precision: str) -> Any:
+    """The writer of a model."""
+    from creativewritinggpt.models.loading import load_writer
+
+    writer = load_writer("starter", "cpu", precision)
+    if model == "gpt2-124m":
+        import torch
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        writer.model = GPT2LMHeadModel(GPT2Config()).eval()
+        writer.window = 1024
+    return writer
+
+
+def usual(writer: Any, texts: list[np.ndarray]) -> float:
+    """Σ nats by the loop that everybody writes."""
+    import torch
+
+    total = 0.0
+    with torch.no_grad():
+        for ids in texts:
+            tokens = torch.tensor([[writer.bos_id, *ids.tolist()]])
+            logits = writer.model(input_ids=tokens).logits[0, :-1]
+            logs = torch.log_softmax(logits.float(), dim=-1)
+            total -= logs.gather(1, tokens[0, 1:, None]).double().sum().item()
+    return total
+
+
+def ours(writer: Any, texts: list[np.ndarray]) -> float:
+    """Σ nats by what ``cwgpt evaluate`` runs."""
+    from creativewritinggpt.evaluation.passes import windows_nll
+    from creativewritinggpt.evaluation.windows import sliding_windows
+
+    windows = [
+        window
+        for number, ids in enumerate(texts)
+        for window in sliding_windows(number, ids, 1024, 1024, writer.bos_id)
+    ]
+    return float(sum(found.sum() for found in windows_nll(writer, windows)))
+
+
+def work(contender: str, model: str, quick: bool) -> dict[str, Any]:
+    """Measure one contender in this process."""
+    from creativewritinggpt.devices import peak_memory_bytes
+
+    writer = load(model, "bf16" if contender.endswith("bf16") else "fp32")
+    score = usual if contender == "usual" else ours
+    score(writer, documents("short", True)[:2])  # warm-up
+    loaded = peak_memory_bytes()
+    result: dict[str, Any] = {}
+    for case in CASES:
+        texts = documents(case, quick)
+        seconds = [timed(score, writer, texts) for _ in range(1 if quick else 2)]
+        result[case] = {
+            "tokens_per_second": sum(map(len, texts)) / min(seconds),
+            "seconds": min(seconds),
+            "nll": score(writer, texts),
+            "growth_bytes": peak_memory_bytes() - loaded,
+        }
+    return result
+
+
+def main() -> None:
+    """Run every contender in its own process and print the rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a third of the documents, once")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--worker", nargs=2, metavar=("CONTENDER", "MODEL"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        result = work(*arguments.worker, quick=arguments.quick)
+        sys.stdout.write("\n" + json.dumps(result) + "\n")
+        return
+    described, rows = machine(), []
+    for model in arguments.models:
+        reference: dict[str, Any] = {}
+        for name in arguments.contenders:
+            given = [name, model, *(["--quick"] if arguments.quick else [])]
+            found = in_own_process(__file__, given, seconds=400)
+            reference = reference or ({} if "skipped" in found else found)
+            for case in CASES:
+                row: dict[str, Any] = {"contender": name, "model": model, "case": case}
+                if "skipped" in found:
+                    row["skipped"] = found["skipped"]
+                else:
+                    row.update(found[case])
+                    speed, nll = (reference[case][key] for key in ("tokens_per_second", "nll"))
+                    row["ratio"] = row["tokens_per_second"] / speed
+                    row["relative_difference"] = abs(row["nll"] - nll) / nll
+                rows.append(row)
+            show(f"{name} on {model}", rows[-len(CASES) :], METRICS)
+    show("scoring", rows, METRICS)
+    if arguments.json:
+        sys.stdout.write(json.dumps({"machine": described, "rows": rows}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

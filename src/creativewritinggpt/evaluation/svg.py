@@ -1,0 +1,177 @@
+"""Small pictures as SVG: they follow the page's colours, light or dark, and need no library.
+
+Colours are CSS variables of the page (``--s0`` to ``--s5`` for the series, safe for colour-blind
+eyes, ``--ink``, ``--faint``); every mark has a title that the browser shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from collections.abc import Callable, Sequence
+
+_WIDTH = 720
+_LEFT, _RIGHT = 190, 60
+_ROW = 24
+_COLOURS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A value with its interval; bars of one group stand together.
+
+    Attributes:
+        group: The heading of its group.
+        series: The number of its colour.
+        value: Where it ends.
+        interval: Its whisker.
+        title: What the browser says of it.
+    """
+
+    group: str
+    series: int
+    value: float
+    interval: Sequence[float] | None
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """A point with what the browser says of it."""
+
+    x: float
+    y: float
+    series: int
+    title: str
+
+
+def bars(marks: Sequence[Bar], axis: str, *, points: bool = False) -> str:
+    """Horizontal bars from zero, or points beside a zero line, with whiskers.
+
+    Args:
+        marks: The bars, those of one group one after another.
+        axis: What is measured.
+        points: Draw points, for differences.
+    """
+    edges = [edge for mark in marks for edge in (mark.value, *(mark.interval or ()))]
+    low, high = min(0.0, *edges), max(0.0, *edges)
+    ticks = _ticks(low, high)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+
+    def x(value: float) -> float:
+        return _LEFT + (value - low) / ((high - low) or 1) * (_WIDTH - _LEFT - _RIGHT)
+
+    groups = list(dict.fromkeys(mark.group for mark in marks))
+    height = len(marks) * _ROW + len(groups) * 10 + 44
+    parts = [_grid(x(tick), 4, height - 40, f"{tick:g}") for tick in ticks]
+    y = 10.0
+    for group in groups:
+        chosen = [mark for mark in marks if mark.group == group]
+        middle = y + len(chosen) * _ROW / 2 + 4
+        parts.append(_text(_LEFT - 12, middle, group, "end"))
+        for mark in chosen:
+            parts.append(_bar(mark, x, y, points))
+            y += _ROW
+        y += 10
+    if points:
+        parts.append(
+            f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{height - 40}"/>'
+        )
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, height - 6, axis, "middle"))
+    return _svg(_WIDTH, height, "".join(parts), axis)
+
+
+def _bar(mark: Bar, x: Callable[[float], float], y: float, points: bool) -> str:
+    place = x(mark.value)
+    zero = x(0)
+    colour = f"var(--s{mark.series % _COLOURS})"
+    parts = [f"<g><title>{html.escape(mark.title)}</title>"]
+    if points:
+        parts.append(f'<circle cx="{place:.1f}" cy="{y + 10}" r="5" fill="{colour}"/>')
+    else:
+        left, width = min(place, zero), max(1.0, abs(place - zero))
+        parts.append(
+            f'<rect x="{left:.1f}" y="{y + 1}" width="{width:.1f}" height="18" rx="2" '
+            f'fill="{colour}"/>'
+        )
+    end = place
+    if mark.interval:
+        first, last = (x(edge) for edge in mark.interval)
+        end = max(place, last)
+        parts.append(
+            f'<path class="whisker" d="M{first:.1f} {y + 10}H{last:.1f}M{first:.1f} {y + 6}v8'
+            f'M{last:.1f} {y + 6}v8"/>'
+        )
+    parts.append(_text(end + 6, y + 14, f"{mark.value:+.3f}" if points else f"{mark.value:.3f}"))
+    return "".join(parts) + "</g>"
+
+
+def scatter(dots: Sequence[Dot], across: str, up: str) -> str:
+    """Points of one measure against another on equal axes, with the line where both are equal."""
+    values = [value for dot in dots for value in (dot.x, dot.y)]
+    ticks = _ticks(min(values), max(values))
+    low, high = min(ticks[0], *values), max(ticks[-1], *values)
+    size, left, top = 420.0, 70.0, 10.0
+
+    def place(value: float) -> float:
+        return (value - low) / ((high - low) or 1) * size
+
+    parts = []
+    for tick in ticks:
+        at = place(tick)
+        parts.append(_grid(left + at, top, top + size, f"{tick:g}"))
+        y = top + size - at
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{left + size}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(_text(left - 8, y + 4, f"{tick:g}", "end"))
+    parts.append(
+        f'<line class="zero" x1="{left}" y1="{top + size}" x2="{left + size}" y2="{top}"/>'
+    )
+    for dot in dots:
+        parts.append(
+            f'<circle cx="{left + place(dot.x):.1f}" cy="{top + size - place(dot.y):.1f}" r="4.5" '
+            f'fill="var(--s{dot.series % _COLOURS})" fill-opacity="0.75">'
+            f"<title>{html.escape(dot.title)}</title></circle>"
+        )
+    parts.append(_text(left + size / 2, top + size + 40, across, "middle"))
+    parts.append(
+        f'<text transform="translate(18 {top + size / 2}) rotate(-90)" text-anchor="middle">'
+        f"{html.escape(up)}</text>"
+    )
+    return _svg(left + size + 20, top + size + 52, "".join(parts), f"{up} against {across}")
+
+
+def legend(names: Sequence[str], first: int = 0) -> str:
+    """The names of the series with their colours, the first's being number ``first``."""
+    items = (
+        f'<span><i style="background:var(--s{number % _COLOURS})"></i>{html.escape(name)}</span>'
+        for number, name in enumerate(names, first)
+    )
+    return f'<p class="legend">{"".join(items)}</p>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span a range, six or so."""
+    width = (high - low) or abs(high) or 1.0
+    step = 10 ** math.floor(math.log10(width / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if width / (step * factor) <= 6)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(number * step, 10) for number in range(first, last + 1)]
+
+
+def _grid(x: float, top: float, bottom: float, label: str) -> str:
+    line = f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+    return line + _text(x, bottom + 16, label, "middle")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def _svg(width: float, height: float, content: str, label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px" role="img" '
+        f'aria-label="{html.escape(label)}">{content}</svg>'
+    )

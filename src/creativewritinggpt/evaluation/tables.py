@@ -1,0 +1,228 @@
+"""The tables of an evaluation, as headings and rows of text, and a sentence on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Table = tuple[list[str], list[list[str]]]
+
+# What is shown of a written text's figures; the JSON has all.
+_SHOWN = {
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+    "distinct_3": "distinct-3",
+    "self_bleu_4": "self-BLEU-4",
+    "zipf": "Zipf",
+    "seq_rep_4": "seq-rep-4",
+    "rep_4": "rep-4",
+    "diversity": "diversity",
+    "loop_rate": "ends in a loop",
+    "sentence_words": "words a sentence",
+    "sentence_words_sd": "their spread",
+    "flesch_reading_ease": "Flesch ease",
+    "coleman_liau": "Coleman-Liau",
+    "copied_2gram": "prompt 2-grams copied",
+    "prompt_names_used": "prompt names used",
+    "end_of_text_rate": "came to an end",
+}
+_TITLES = {
+    "prompt_ranking": "prompt ranking",
+    "story_cloze": "Story Cloze",
+    "sentence_order": "sentence order",
+}
+
+
+def labels(evaluation: Mapping[str, Any]) -> list[str]:
+    """The models, the one that the others are compared with first."""
+    return list(evaluation["macro_perplexity"])
+
+
+def titled(what: str) -> str:
+    """A section as a heading says it."""
+    return what.replace("_", " ").capitalize()
+
+
+def rows(evaluation: Mapping[str, Any]) -> Table:
+    """The main table: perplexity, bits a byte and differences by domain."""
+    first, *others = labels(evaluation)
+    heads, table = _loss_table(evaluation["domains"], first, others)
+    if len(table) > 1:
+        row = ["mean of domains", "", ""]
+        for label in (first, *others):
+            row += [f"{evaluation['macro_perplexity'][label]:.2f}", ""]
+            row += ["", ""] if label != first else []
+        table.append(row)
+    return heads, table
+
+
+def _loss_table(domains: Mapping[str, Any], first: str, others: Sequence[str]) -> Table:
+    heads = ["domain", "docs", "tokens"]
+    for label in (first, *others):
+        heads += [f"{label} ppl", f"{label} bits/byte"]
+        if label != first:
+            heads += ["nats/token", "95 %"]
+    table = []
+    for name, entry in domains.items():
+        row = [name, f"{entry[first]['documents']:,}", f"{entry[first]['tokens']:,}"]
+        for label in (first, *others):
+            row += [f"{entry[label]['perplexity']:.2f}", f"{entry[label]['bits_per_byte']:.3f}"]
+            if label != first:
+                row += difference(entry["differences"][label])
+        table.append(row)
+    return heads, table
+
+
+def difference(change: Mapping[str, Any]) -> list[str]:
+    """A difference and its interval as two cells; in bits a byte between tokenizers."""
+    value, interval, unit = change["nats_per_token"], change["ci95"], ""
+    if value is None:
+        value, interval, unit = change["bits_per_byte"], change["bits_per_byte_ci95"], " b/B"
+    return [f"{value:+.3f}{unit}", span(interval, "+.3f")]
+
+
+def span(interval: Sequence[float] | None, form: str) -> str:
+    """An interval as a cell; empty where there is none."""
+    return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else ""
+
+
+def forgetting_rows(evaluation: Mapping[str, Any]) -> Table:
+    """The domains that were not trained on, and the single figure below."""
+    found = evaluation["forgetting"]
+    if not found:
+        return [], []
+    present = [
+        label for label in labels(evaluation) if label in next(iter(found["domains"].values()))
+    ]
+    first, *others = present
+    heads, table = _loss_table(found["domains"], first, others)
+    for label in others:
+        mean, interval = found["relative"][label]["mean"], found["relative"][label]["ci95"]
+        row = [f"loss of {label}, relative"] + [""] * (len(heads) - 1)
+        place = heads.index(f"{label} ppl") + 2
+        row[place : place + 2] = [f"{mean:+.2%}", span(interval, "+.2%")]
+        table.append(row)
+    return heads, table
+
+
+def choice_rows(evaluation: Mapping[str, Any]) -> Table:
+    """The tests of choice: accuracy of each model beside chance."""
+    table = []
+    for name, found in evaluation["tests"].items():
+        for label, entry in found.items():
+            if label == "gain":
+                continue
+            gain = found["gain"].get(label)
+            table.append([
+                _TITLES[name], label, f"{entry['items']:,}", f"{entry['accuracy']:.1%}",
+                span(entry["ci95"], ".1%"), f"{entry['chance']:.0%}",
+                f"{entry['mean_reciprocal_rank']:.3f}" if "mean_reciprocal_rank" in entry else "",
+                "" if gain is None else f"{gain['accuracy']:+.1%}",
+                "" if gain is None else span(gain["ci95"], "+.1%"),
+            ])  # fmt: skip
+    heads = ["test", "model", "items", "accuracy", "95 %", "chance", "MRR", "gain", "95 %"]
+    return heads, table
+
+
+def task_rows(evaluation: Mapping[str, Any]) -> Table:
+    """The metrics of lm-evaluation-harness's tasks, a column a model."""
+    found = evaluation.get("tasks") or {}
+    names = [(task, name) for task, metrics in next(iter(found.values()), {}).items()
+             for name in metrics]  # fmt: skip
+    table = [[f"{task}: {name}", *(f"{of[task][name]:.4f}" for of in found.values())]
+             for task, name in names]  # fmt: skip
+    return ["metric", *found], table
+
+
+def generation_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    """For each way of decoding the figures of what was written, a column a model."""
+    for key, figures in ((evaluation["generation"] or {}).get("figures") or {}).items():
+        columns = ["human", *(label for label in figures if label != "human")]
+        table = [
+            [title, *(_number(figures[label][name]) for label in columns)]
+            for name, title in _SHOWN.items()
+        ]
+        yield key, (["figure", *columns], table)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def originality_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    """For each way of decoding what stands in the training text, a row a model."""
+    heads = ["texts of", "texts", "longest run, mean", "95 %", "longest run"]
+    heads += ["8-grams found", "95 %", "the longest"]
+    for key, found in (evaluation["originality"] or {}).items():
+        table = []
+        for label in ["human", *(label for label in found if label != "human")]:
+            entry = found[label]
+            longest = entry["longest"][0] if entry["longest"] else None
+            share = entry["share_of_8grams"]
+            table.append([
+                label, str(entry["texts"]), f"{entry['longest_run_mean']:.1f} words",
+                span(entry["longest_run_ci95"], ".1f"), f"{entry['longest_run_max']} words",
+                "–" if share is None else f"{share:.2%}",
+                span(entry["share_of_8grams_ci95"], ".2%"),
+                "" if longest is None else f"“{_short(longest['passage'])}” ({place_of(longest)})",
+            ])  # fmt: skip
+        yield key, (heads, table)
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def place_of(match: Mapping[str, Any]) -> str:
+    """Where a passage stands: source and title, or how its document begins."""
+    document = match["document"]
+    name = document["title"] or f"“{_short(document['begins'], 40)}”"
+    return f"{document['source']}: {name}"
+
+
+def said_of(title: str, evaluation: Mapping[str, Any]) -> str:
+    """How a table was made."""
+    what = title.partition(":")[0]
+    return {
+        "": _said_of_scores,
+        "Forgetting": lambda _: (
+            "Domains that the model was not tuned on. The single figure is the "
+            "mean over them of the relative change of the loss (above 0: forgotten)."
+        ),
+        "Tests": lambda _: (
+            "Share of right answers; sums of log-probabilities are compared. Gain "
+            "is against the first model, paired."
+        ),
+        "Tasks": lambda _: "Tasks of lm-evaluation-harness, under its names of the metrics.",
+        "Written": lambda _: (
+            "Texts after the same prompts, beside how people went on, cut to the "
+            "same length. Neither high nor low is good in itself: near the human column is."
+        ),
+        "Originality": lambda _: (
+            "Runs of words that stand in the training text, case and "
+            "punctuation aside; people's text was held out and shows what is normal."
+        ),
+    }[what](evaluation)
+
+
+def _said_of_scores(evaluation: Mapping[str, Any]) -> str:
+    said = (
+        f"Perplexity is exp(nats / tokens) over windows of {evaluation['window']} tokens that "
+        "start after an end-of-text token, each token scored once; bits per byte is over the UTF-8 "
+        f"bytes of the original text. Nats/token is against {labels(evaluation)[0]} on the same "
+        "documents (below 0 is better), with a 95 % interval from a paired bootstrap over groups "
+        "of documents. The mean of domains is exp of the mean of their losses. Precision "
+        f"{evaluation['precision']}."
+    )
+    if evaluation["stride"]:
+        said += f" Sliding perplexities (in the JSON) have a stride of {evaluation['stride']}."
+    if evaluation["legacy_ppl"]:
+        shown = ", ".join(
+            f"{label} {value:.2f}"
+            for label, value in evaluation["legacy_ppl"].items()
+            if value is not None
+        )
+        said += f" As the original project counted (first 512 tokens, by example): {shown}."
+    if evaluation["empty_documents"]:
+        said += f" Left out as empty: {evaluation['empty_documents']} documents."
+    return said

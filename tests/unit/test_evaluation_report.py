@@ -1,0 +1,158 @@
+"""What is written and shown: texts beside people's, keys, tables, the page."""
+
+import re
+
+import pytest
+from writers import make_writer
+
+from creativewritinggpt.config import Config
+from creativewritinggpt.data.document import Document
+from creativewritinggpt.errors import InputError
+from creativewritinggpt.evaluation import report, run
+from creativewritinggpt.evaluation.contender import base_and_tuned, named
+from creativewritinggpt.evaluation.forgetting import forgetting
+from creativewritinggpt.evaluation.scoring import DocumentScore
+from creativewritinggpt.evaluation.settings import EvaluationSettings
+from creativewritinggpt.evaluation.texts import (
+    Prompt,
+    Written,
+    choose_documents,
+    decoding,
+    prompts_of,
+    text_figures,
+)
+from creativewritinggpt.models.adapter import attach
+
+TEXT = "The captain laughed at the sea, and nobody answered. Anna slept. "
+
+
+def test_prompts_are_the_documents_own_or_their_first_words():
+    documents = [
+        Document("a", "1", "Story here.", prompt="A prompt"),
+        Document("b", "2", " ".join(f"w{i}" for i in range(100))),
+        Document("b", "3", "too short"),
+        Document("b", "4", "one two three four five six seven eight"),
+    ]
+    found = {prompt.text: prompt.human for prompt in prompts_of(documents, 9, seed=0)}
+    assert found["A prompt\n\n"] == "Story here."
+    assert found["one two three four"] == " five six seven eight"
+    [long] = [text for text in found if text.startswith("w0")]
+    assert len(long.split()) == 40 and len(found) == 3
+
+
+def test_documents_are_chosen_evenly_and_whatever_their_order():
+    documents = [Document("a", str(i), f"a{i}") for i in range(20)]
+    documents += [Document("b", str(i), f"b{i}") for i in range(3)]
+    chosen = choose_documents(documents, 8, seed=1)
+    assert chosen == choose_documents(documents[::-1], 8, seed=1)
+    assert [d.source for d in chosen].count("b") == 3 and len(chosen) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("greedy", {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0}),
+        ("top_p=0.9, temperature=0.8", {"temperature": 0.8, "top_p": 0.9, "top_k": 0}),
+        ("top_k=40", {"temperature": 1.0, "top_k": 40, "repetition_penalty": 1.0}),
+    ],
+)
+def test_a_way_of_decoding_is_plain_sampling_but_for_what_it_says(text, wanted):
+    found = decoding(text).to_dict()
+    assert {name: found[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("text", ["greed", "top_q=1", "top_p=2"])
+def test_an_unknown_way_of_decoding_is_refused(text):
+    with pytest.raises(InputError):
+        decoding(text)
+
+
+def test_figures_of_texts_are_on_the_same_number_of_words():
+    prompts = [Prompt("a", "Anna and Bo met.", "")] * 2
+    rows = {
+        "human": [Written("a b c d", [1, 2, 3, 4], True), Written("x x x", [9, 9, 9], False)],
+        "tuned": [Written("a b", [1, 2], False), Written("Anna. Anna. y y", [5, 5, 6, 6], False)],
+    }
+    found = text_figures(rows, prompts)
+    assert found["human"]["compared_words"] == found["tuned"]["compared_words"] == 5
+    assert found["human"]["distinct_1"] == pytest.approx(3 / 5)  # a b x x x
+    assert found["tuned"]["distinct_1"] == pytest.approx(4 / 5)  # a b anna anna y
+    assert found["human"]["end_of_text_rate"] == 0.5
+    assert found["tuned"]["rep_2"] == 0 and found["human"]["rep_2"] == pytest.approx(100 * 1 / 5)
+    assert found["tuned"]["prompt_names_used"] == pytest.approx(0.25)
+
+
+def test_forgetting_is_the_mean_of_the_domains_relative_changes():
+    def scores(domain, *nlls):
+        return [DocumentScore(domain, str(i), n, 0, 10, 5, 30, digest=f"{domain}{i}")
+                for i, n in enumerate(nlls)]  # fmt: skip
+
+    found = forgetting({
+        "base": scores("a", 10, 30) + scores("b", 100, 100),
+        "tuned": scores("a", 11, 33) + scores("b", 100, 90),
+    })  # fmt: skip
+    assert found["relative"]["tuned"]["mean"] == pytest.approx((0.1 - 0.05) / 2)
+    low, high = found["relative"]["tuned"]["ci95"]
+    assert low <= 0.025 <= high
+    assert set(found["domains"]) == {"a", "b"}
+
+
+@pytest.fixture
+def whole(tiny_model, tiny_tokenizer, tmp_path):
+    """An evaluation with everything in it, of a model with an adapter."""
+    writer = make_writer(tiny_model("llama"), tiny_tokenizer)
+    attach(writer, Config(lora_dropout=0.0))
+    documents = [
+        Document("tales", f"g{i}", TEXT * (2 + i % 3) + str(i), prompt=f"[WP] Anna <{i}> & Bo")
+        for i in range(12)
+    ]
+    documents += [Document("news", f"n{i}", TEXT * 3 + f"no {i}") for i in range(3)]
+    others = [Document("verse", f"v{i}", TEXT + f"yes {i}") for i in range(3)]
+    settings = EvaluationSettings(texts=3, text_tokens=12, rank=3, order=3, stride=64)
+    material = run.Material(documents, others, without={"originality": "there is no text"})
+    found = run.run(base_and_tuned(writer), material, settings)
+    report.write_report(found, tmp_path)
+    return found, tmp_path
+
+
+def test_report_has_everything_in_every_form(whole):
+    found, folder = whole
+    result = found.result
+    assert list(result["generation"]["figures"]) == list(result["decoding"]) == [
+        "greedy; 12 tokens; 3 texts; seed 42", "top_p=0.9; 12 tokens; 3 texts; seed 42",
+    ]  # fmt: skip
+    for figures in result["generation"]["figures"].values():
+        assert set(figures) == {"human", "base", "tuned"}
+    assert result["originality"] is None
+    # An adapter that was just attached changes nothing.
+    assert result["forgetting"]["relative"]["tuned"] == {"mean": 0, "ci95": [0, 0]}
+    assert result["tests"]["prompt_ranking"]["gain"]["tuned"]["accuracy"] == 0
+    markdown = (folder / "evaluation.md").read_text("utf-8")
+    for part in ("| tales |", "| mean of domains |", "## Forgetting", "## Tests", "seq-rep-4",
+                 "Originality was not measured: there is no text."):  # fmt: skip
+        assert part in markdown
+    page = (folder / "evaluation.html").read_text("utf-8")
+    assert not re.search(r"https?:|<script|<link|src=", page)
+    assert page.count("<svg") == 4 and "prefers-color-scheme:dark" in page
+    assert "Anna &lt;" in page and "Anna <" not in page
+    assert page.count("<circle") == 15 + 1
+    assert (folder / "evaluation_texts.jsonl").read_text("utf-8").count("\n") == 6
+    assert (folder / "evaluation.jsonl").read_text("utf-8").count("\n") == 15
+
+
+def test_any_number_of_models_are_loaded_one_at_a_time(tiny_model, tiny_tokenizer):
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return make_writer(tiny_model("gpt2", seed=len(loaded)), tiny_tokenizer)
+
+    documents = [Document("tales", str(i), TEXT * (i + 1)) for i in range(4)]
+    settings = EvaluationSettings(texts=0)
+    found = run.run(named(["a", "b", "c"], load), run.Material(documents), settings).result
+    assert loaded == ["a", "b", "c"]
+    assert list(found["domains"]["tales"]["differences"]) == ["b", "c"]
+    heads, [row] = report.rows(found)
+    assert len(heads) == len(row) == 3 + 2 + 4 + 4
+    with pytest.raises(InputError, match="named twice"):
+        named(["a", "a"], load)
