@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..data.document import Document
+from ..generation.settings import GenerationSettings
 from ..models.writer import Writer
 from .corpus_index import CorpusIndex
 from .originality import originality
@@ -37,7 +38,7 @@ class Generation:
     def __init__(self, documents: Sequence[Document], settings: EvaluationSettings) -> None:
         self.prompts = prompts_of(documents, settings.texts, settings.seed)
         self.tokens = settings.text_tokens
-        self.ways = {}
+        self.ways: dict[str, GenerationSettings] = {}
         for name in settings.decoding if self.prompts else ():
             way = decoding(name).changed(
                 {"max_new_tokens": settings.text_tokens, "seed": settings.seed}
