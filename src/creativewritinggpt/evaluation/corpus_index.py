@@ -241,4 +241,5 @@ def _sorted_places(words: Words) -> Words:
         ranks[order] = changes
         step *= 2
     order = np.argsort(ranks, kind="stable")
-    return order[words[order] != _GAP].astype(np.uint32)
+    places: Words = order[words[order] != _GAP].astype(np.uint32)
+    return places

@@ -180,29 +180,22 @@ def place_of(match: Mapping[str, Any]) -> str:
     return f"{document['source']}: {name}"
 
 
+_SAID = {
+    "Forgetting": "Domains that the model was not tuned on. The single figure is the mean over them "
+    "of the relative change of the loss (above 0: forgotten).",
+    "Tests": "Share of right answers; sums of log-probabilities are compared. Gain is against the "
+    "first model, paired.",
+    "Tasks": "Tasks of lm-evaluation-harness, under its names of the metrics.",
+    "Written": "Texts after the same prompts, beside how people went on, cut to the same length. "
+    "Neither high nor low is good in itself: near the human column is.",
+    "Originality": "Runs of words that stand in the training text, case and punctuation aside; "
+    "people's text was held out and shows what is normal.",
+}
+
+
 def said_of(title: str, evaluation: Mapping[str, Any]) -> str:
     """How a table was made."""
-    what = title.partition(":")[0]
-    return {
-        "": _said_of_scores,
-        "Forgetting": lambda _: (
-            "Domains that the model was not tuned on. The single figure is the "
-            "mean over them of the relative change of the loss (above 0: forgotten)."
-        ),
-        "Tests": lambda _: (
-            "Share of right answers; sums of log-probabilities are compared. Gain "
-            "is against the first model, paired."
-        ),
-        "Tasks": lambda _: "Tasks of lm-evaluation-harness, under its names of the metrics.",
-        "Written": lambda _: (
-            "Texts after the same prompts, beside how people went on, cut to the "
-            "same length. Neither high nor low is good in itself: near the human column is."
-        ),
-        "Originality": lambda _: (
-            "Runs of words that stand in the training text, case and "
-            "punctuation aside; people's text was held out and shows what is normal."
-        ),
-    }[what](evaluation)
+    return _SAID[title.partition(":")[0]] if title else _said_of_scores(evaluation)
 
 
 def _said_of_scores(evaluation: Mapping[str, Any]) -> str:
