@@ -181,8 +181,8 @@ def place_of(match: Mapping[str, Any]) -> str:
 
 
 _SAID = {
-    "Forgetting": "Domains that the model was not tuned on. The single figure is the mean over them "
-    "of the relative change of the loss (above 0: forgotten).",
+    "Forgetting": "Domains that the model was not tuned on. The single figure is the mean over "
+    "them of the relative change of the loss (above 0: forgotten).",
     "Tests": "Share of right answers; sums of log-probabilities are compared. Gain is against the "
     "first model, paired.",
     "Tasks": "Tasks of lm-evaluation-harness, under its names of the metrics.",
