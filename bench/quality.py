@@ -2,10 +2,9 @@
 
     python bench/quality.py NAME=FILE… [--seconds 300] [--json] [--contenders ours usual trl]
 
-Every contender trains a LoRA adapter on the same training documents of the starter model for the
-same wall time: a few steps are timed first, and the number of steps (and with it the schedule) is
-set to what fits. Loading and scoring are not counted. All are scored by the same code on the same
-held-out documents.
+Every contender trains a LoRA adapter of one model on the same documents for the same wall time: a
+few steps are timed first, and the number of steps (and with it the schedule) is set to what fits.
+Loading and scoring are not counted. All are scored by the same code on the same held-out documents.
 
     ours    `cwgpt train` with the starter recipe
     usual   model + PEFT in a plain loop: r 8 on the attention, 4 documents a step padded to 512,
@@ -60,7 +59,7 @@ def usual(config: Config, train: Sequence[Document], seconds: float) -> tuple[st
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import get_linear_schedule_with_warmup
 
-    model, tokenizer = _base()
+    model, tokenizer = _base(config.model_name)
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM, r=8, lora_alpha=16, lora_dropout=0.1,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
@@ -103,7 +102,7 @@ def trl(config: Config, train: Sequence[Document], seconds: float) -> tuple[str,
     data = Dataset.from_dict({"text": [document.full_text() for document in train]})
 
     def run(steps: int) -> tuple[Any, float]:
-        model, tokenizer = _base()
+        model, tokenizer = _base(config.model_name)
         trainer = SFTTrainer(
             model=model,
             processing_class=tokenizer,
@@ -125,14 +124,14 @@ def trl(config: Config, train: Sequence[Document], seconds: float) -> tuple[str,
     return f"{config.output_dir}/trl", steps
 
 
-def _base() -> tuple[Any, Any]:
-    """The starter as transformers loads it."""
+def _base(name: str) -> tuple[Any, Any]:
+    """The model as transformers loads it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from creativewritinggpt.models.loading import resolve_base
 
-    path = resolve_base("starter").path
+    path = resolve_base(name).path
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), tokenizer
@@ -148,8 +147,9 @@ def work(contender: str, files: list[str], arguments: argparse.Namespace) -> dic
     from creativewritinggpt.models.loading import load_base
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"output_dir": folder, "val_size": arguments.val_size,
-                    "max_documents": arguments.max_documents}  # fmt: skip
+        settings = {"model_name": arguments.model, "output_dir": folder,
+                    "val_size": arguments.val_size,
+                    "max_documents": arguments.max_documents, "samples": 0}  # fmt: skip
         config = load_config("starter", settings)
         corpus = load_corpus(config, files)
         device = choose("cpu", "auto")
@@ -159,7 +159,7 @@ def work(contender: str, files: list[str], arguments: argparse.Namespace) -> dic
         else:
             way = usual if contender == "usual" else trl
             adapter, steps = way(config, corpus.train, arguments.seconds)
-        writer = load_base("starter", choose("cpu", "fp32"))
+        writer = load_base(arguments.model, choose("cpu", "fp32"))
         held_out = list(corpus.validation)
         before = by_domain(score_documents(writer, held_out, window=512))
         load_adapter(writer, Path(adapter))
@@ -183,6 +183,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("--model", default="starter", help="a Llama-like model")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--val-size", type=int, default=48)
     parser.add_argument("--max-documents", type=int)
@@ -197,15 +198,15 @@ def main() -> None:
     described, rows = machine(), []
     for name in arguments.contenders:
         given = [name, *arguments.files, "--seconds", str(arguments.seconds)]
-        given += ["--val-size", str(arguments.val_size)]
+        given += ["--val-size", str(arguments.val_size), "--model", arguments.model]
         if arguments.max_documents:
             given += ["--max-documents", str(arguments.max_documents)]
         found = in_own_process(__file__, given, seconds=3 * arguments.seconds + 600)
         if "skipped" in found:
-            rows.append({"contender": name, "model": "starter", "case": "", **found})
+            rows.append({"contender": name, "model": arguments.model, "case": "", **found})
             continue
         rows += [
-            {"contender": name, "model": "starter", "case": case, "steps": found["steps"],
+            {"contender": name, "model": arguments.model, "case": case, "steps": found["steps"],
              "seconds": arguments.seconds, **figures}
             for case, figures in found["sources"].items()
         ]  # fmt: skip

@@ -178,7 +178,7 @@ def main() -> None:
             overrides = {
                 **settings, "model_name": arguments.model, "max_steps": arguments.steps,
                 "eval_steps": arguments.steps, "patience": 0, "val_size": arguments.val_size,
-                "max_documents": arguments.max_documents,
+                "max_documents": arguments.max_documents, "samples": 0,
             }  # fmt: skip
             # The split has one seed for all runs; a run's own is that of its adapter and order.
             config = load_config("starter", {**overrides, "seed": seed})

@@ -4,9 +4,17 @@ It is heavy (some forty packages), so it is not in the group of the tests but in
 ``make bench-env``, then ``.venv-bench/bin/python -m pytest tests/unit/test_lm_eval_harness.py``.
 """
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from creativewritinggpt.data.document import Document
+from creativewritinggpt.errors import InputError
+from creativewritinggpt.evaluation.choices import Item, answer
+from creativewritinggpt.evaluation.harness import run_tasks
 from creativewritinggpt.evaluation.perplexity import summarise
 from creativewritinggpt.evaluation.scoring import score_documents
 from creativewritinggpt.models.loading import load_writer
@@ -54,3 +62,47 @@ def test_ratios_are_those_of_the_harness(harness):
     in_words = [(-score.nll, len(t.split())) for score, t in zip(scores, texts, strict=True)]
     assert found["bits_per_byte"] == pytest.approx(bits_per_byte(in_bytes), rel=1e-9)
     assert found["word_perplexity"] == pytest.approx(weighted_perplexity(in_words), rel=1e-9)
+
+
+def _task(folder):
+    """A task of four items with local data."""
+    rows = [{"text": f"The sea {i}", "choices": [" slept", " sang"], "label": i % 2}
+            for i in range(4)]  # fmt: skip
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "task.yaml"
+    path.write_text(
+        f"task: tiny\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: "
+        f"{folder / 'items.jsonl'}}}}}\ntest_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{text}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: label\n'
+        "metric_list: [{metric: acc}]\n"
+    )
+    return path, rows
+
+
+def test_a_task_of_the_harness_runs_on_our_model_object(harness, tmp_path):
+    _, writer = harness
+    path, rows = _task(tmp_path)
+    found = run_tasks(writer, [str(path)])["tiny"]
+    items = [Item(str(i), tuple((row["text"], choice) for choice in row["choices"]))
+             for i, row in enumerate(rows)]  # fmt: skip
+    first = answer(writer, items).right
+    expected = [right if row["label"] == 0 else 1 - right
+                for right, row in zip(first, rows, strict=True)]  # fmt: skip
+    accuracy = next(value for name, value in found.items() if name.startswith("acc"))
+    assert accuracy == pytest.approx(sum(expected) / 4)
+    with pytest.raises(InputError, match="no task 'lambada_opena'"):
+        run_tasks(writer, ["lambada_opena"])
+
+
+def test_the_originals_command_runs_tasks_and_does_not_shadow_the_library(tiny_folder, tmp_path):
+    path, _ = _task(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("The captain laughed at the sea, and nobody answered. " * 20)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "evaluate.py", str(text), "--model", str(tiny_folder("gpt2")), "--tasks",
+         str(path), "--texts", "0", "--output-dir", str(tmp_path), "--json", "--device", "cpu"],
+        cwd=root, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tasks"]["base"]["tiny"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,21 @@ def held_out(names: Sequence[str], config: Config) -> list[Document]:
             "give a FILE or --sources, or train first: cwgpt train",
         )
     documents = [Document(**json.loads(line)) for line in kept.read_text("utf-8").splitlines()]
+    if config.max_documents is not None:
+        documents = _first_of_each(documents, config.max_documents)
     console.note(f"{len(documents)} held-out documents from {kept}")
-    return documents[: config.max_documents]
+    return documents
+
+
+def _first_of_each(documents: Sequence[Document], count: int) -> list[Document]:
+    """The first documents of each source."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for document in documents:
+        seen[document.source] += 1
+        if seen[document.source] <= count:
+            kept.append(document)
+    return kept
 
 
 def trained_on(model: str) -> set[str]:
