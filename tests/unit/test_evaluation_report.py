@@ -68,7 +68,7 @@ def test_an_unknown_way_of_decoding_is_refused(text):
 
 
 def test_figures_of_texts_are_on_the_same_number_of_words():
-    prompts = [Prompt("a", "Anna and Bo met.", "")] * 2
+    prompts = [Prompt("a", "Then Anna met Bo.", "")] * 2
     rows = {
         "human": [Written("a b c d", [1, 2, 3, 4], True), Written("x x x", [9, 9, 9], False)],
         "tuned": [Written("a b", [1, 2], False), Written("Anna. Anna. y y", [5, 5, 6, 6], False)],

@@ -85,25 +85,26 @@ def test_a_damaged_index_is_refused(tmp_path):
 
 
 def test_a_model_trained_until_it_copies_is_caught(tiny_model, tiny_tokenizer, tmp_path):
-    index = _index(tmp_path, f"{LINE} {LINE.lower()}")
+    tale = f"{LINE} Then somebody lit the lamp again, and the sea was quiet."
+    index = _index(tmp_path, tale)
     model = tiny_model("gpt2")
-    ids = torch.tensor([[0, *tiny_tokenizer(LINE)["input_ids"], 0]])
+    ids = torch.tensor([[0, *tiny_tokenizer(tale)["input_ids"], 0]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(120):
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert loss.item() < 0.1
-    other = "A king had three daughters and no patience, so he walked to the window and waited."
-    held_out = [Document("tales", "h", f"{LINE[:30]}{other}")]
+    # It begins as the tale, and a person went on otherwise: half of the words are the prompt.
+    beginning, other = " ".join(LINE.split()[:8]), "A king had three daughters and no patience."
+    held_out = [Document("tales", "h", f"{beginning} {other}")]
     chosen = EvaluationSettings(texts=1, decoding=["greedy"], text_tokens=60)
     writers = base_and_tuned(make_writer(model.eval(), tiny_tokenizer))
     found = run(writers, Material(held_out, index=index), chosen).result
     [rows] = found["originality"].values()
     human, [key] = rows["human"], found["decoding"]
     assert key == "greedy; 60 tokens; 1 texts; seed 42"
-    # Whatever it was asked to go on with, it recites.
     assert rows["base"]["longest_run_max"] >= 8 > 2 * human["longest_run_max"]
     assert rows["base"]["share_of_8grams"] > 0.5 > human["share_of_8grams"] == 0
 
