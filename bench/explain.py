@@ -18,8 +18,10 @@ each instead of 50: `extrapolated`. Equal results are part of the claim: `relati
 the scores miss of the change they explain (the worst target), `rank_correlation` compares with a
 reference of 500 steps (100 at 128 tokens), `within_two_errors` is the share of tokens whose scores
 lie within two standard errors of the original's. Every row is a process of its own; the reference
-is not timed against anything. Peers come with `pip install --group bench-explain`; one that is not
-there is skipped.
+is not timed against anything. `share_of_ceiling`, of random replacements: the matrix products that
+50 of each token can't avoid (a pass over the rest of the text, the head at its last place) / time /
+the faster of this machine's fp32 and bf16 product rates. Peers come with
+`pip install --group bench-explain`; one that is not there is skipped.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ import numpy as np
 from generate_contenders import MODELS
 from measuring import in_own_process, machine, median, show
 
+from train import product_rates
+
 CASES = {
     "integrated_gradients/32": ("ours", "captum", "captum_enough", "inseq", "reference"),
     "integrated_gradients_20_targets/32": ("ours", "captum", "inseq"),
@@ -51,6 +55,7 @@ METRICS = (
     "relative_delta",
     "rank_correlation",
     "within_two_errors",
+    "share_of_ceiling",
     "peak_memory_bytes",
 )
 # Runs longer than this are not repeated.
@@ -84,6 +89,8 @@ def work(name: str, model: str, case: str, quick: bool) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(),
         "scores": _plain(found.scores),
     }
+    if kind == "perturbation":
+        result["unavoidable_flops"] = contenders.replacing_flops(writer.model, int(tokens))
     for name in ("relative_delta", "steps"):
         if getattr(found, name) is not None:
             result[name] = getattr(found, name)
@@ -149,7 +156,8 @@ def main() -> None:
     cases = arguments.cases or [case for case in CASES if case.endswith("/32")]
     if not arguments.cases and not arguments.quick:
         cases = list(CASES)
-    described = machine()
+    described = {**machine(), "product_flops_per_second": product_rates()}
+    ceiling = max(described["product_flops_per_second"].values())
     rows: list[dict[str, Any]] = []
     for model in arguments.models:
         references: dict[str, dict[str, Any]] = {}
@@ -164,6 +172,9 @@ def main() -> None:
             one = case.replace("_20_targets", "")
             shared = [dict(references[one])] if one != case and one in references else []
             compare([*mine, *shared])
+            for row in mine:
+                if "unavoidable_flops" in row:
+                    row["share_of_ceiling"] = row["unavoidable_flops"] / row["seconds"] / ceiling
             told = [name for name in METRICS if any(name in row for row in mine)]
             show("explaining", mine, told or ["seconds"])
             rows += mine

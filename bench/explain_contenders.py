@@ -119,6 +119,16 @@ def make_task(writer: Any, tokens: int, targets: int) -> Task:
     raise RuntimeError("no text of the sample corpus spells its own tokens")
 
 
+def replacing_flops(model: Any, tokens: int) -> float:
+    """Matrix-product FLOPs that replacing each token but the first can't avoid, two a weight."""
+    head = model.get_output_embeddings().weight.numel()
+    looked_up = [m for m in model.base_model.modules() if isinstance(m, torch.nn.Embedding)]
+    tables = sum(module.weight.numel() for module in looked_up)
+    body = sum(p.numel() for p in model.base_model.parameters()) - tables
+    passes = tokens * (tokens - 1) / 2
+    return 2.0 * SAMPLES * (body * passes + head * (tokens - 1))
+
+
 def _subject(writer: Any, task: Task) -> Any:
     from creativewritinggpt.analysis.subject import Subject, Target
 
