@@ -34,7 +34,7 @@ def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
     if k <= 0 or k >= logits.shape[-1]:
         return logits
     last = torch.topk(logits, k).values[..., -1:]
-    return logits.masked_fill(logits < last, _OUT)
+    return _without(logits, logits, last)
 
 
 def top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
@@ -48,9 +48,7 @@ def top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     probabilities = torch.softmax(logits, -1)
     # Tokens below this are less than 1 - p together, so the one that crosses is not among them.
     least = (1 - p) / logits.shape[-1]
-    return logits.masked_fill(
-        probabilities < _crossing(probabilities, probabilities, p, least), _OUT
-    )
+    return _without(logits, probabilities, _crossing(probabilities, probabilities, p, least))
 
 
 def min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
@@ -58,7 +56,7 @@ def min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     if p <= 0:
         return logits
     limit = logits.amax(-1, keepdim=True) + math.log(p)
-    return logits.masked_fill(logits < limit, _OUT)
+    return _without(logits, logits, limit)
 
 
 def typical_p(logits: torch.Tensor, p: float) -> torch.Tensor:
@@ -74,7 +72,13 @@ def typical_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     entropy = torch.where(probabilities > 0, probabilities * surprise, 0.0).sum(-1, keepdim=True)
     distance = (surprise - entropy).abs()
     # Nearest first is largest first for the negated distance.
-    return logits.masked_fill(-distance < _crossing(-distance, probabilities, p), _OUT)
+    return _without(logits, -distance, _crossing(-distance, probabilities, p))
+
+
+def _without(logits: torch.Tensor, order: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+    """``logits`` without those whose ``order`` is below ``least``; numpy compares faster."""
+    below = order.numpy() < least.numpy()
+    return torch.from_numpy(np.where(below, np.float32(_OUT), logits.numpy()))
 
 
 def _crossing(
@@ -174,7 +178,7 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, tor
     tokens, probabilities = [], []
     for row, number in zip(logits, numbers, strict=True):
         # Few tokens survive the samplers, and only these are summed, in double precision.
-        alive = (row > _OUT).nonzero().squeeze(-1)
+        alive = torch.from_numpy(np.flatnonzero(row.numpy() > _OUT))
         shares = torch.softmax(row[alive].double(), -1)
         sums = shares.cumsum(-1)
         wanted = torch.minimum(
