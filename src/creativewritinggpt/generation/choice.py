@@ -17,7 +17,8 @@ from . import onnx_steps
 from .matrices import Grouped, maker
 
 _WIDTH = 1024
-_MATRICES = 6
+# Enough that waking the runtime's threads counts as little as in a step.
+_MATRICES = 16
 
 
 def fastest_weights(threads: int) -> str:
