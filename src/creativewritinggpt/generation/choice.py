@@ -1,24 +1,33 @@
 """Which number format writes fastest on this processor.
 
 It is measured once and kept, because the choice decides the text: the same command has to give the
-same text each time. What is measured is what a step is made of, one row through some matrices.
+same text each time. What is measured is a step of a small model, not a product alone: the kernels
+of two formats can be equally fast where what is done around them is not.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..probe import fastest, measured
 from . import onnx_steps
-from .matrices import Grouped, maker
+from .matrices import Grouped
+from .native_backend import NativeBackend
 
-_WIDTH = 1024
-# Enough that waking the runtime's threads counts as little as in a step.
-_MATRICES = 16
+# A few layers of the starter's shape: long enough that waking threads counts as in a real step.
+_SHAPE = {
+    "vocab_size": 2048,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 64,
+}
+_READ = 16
 
 
 def fastest_weights(threads: int) -> str:
@@ -27,7 +36,7 @@ def fastest_weights(threads: int) -> str:
     if onnx_steps.available():
         kinds.append("onnx")
     ways = {kind: functools.partial(_seconds, kind, threads) for kind in kinds}
-    found = measured(f"one row through {_MATRICES} matrices", ways, threads)
+    found = measured("one step", ways, threads)
     best = min(found, key=lambda kind: found[kind])
     if best == "onnx" and not rows_are_independent(threads):
         del found["onnx"]
@@ -42,35 +51,42 @@ def rows_are_independent(threads: int) -> bool:
     Its kernels differ between processors; without this a seed would not make the same text alone
     and in a batch.
     """
-    run = _onnx([Grouped(weight, None, torch.float32) for weight in _weights(2)], threads)
-    rows = torch.randn(8, _WIDTH, generator=torch.Generator().manual_seed(1))
-    alone = torch.cat([run(rows[i : i + 1]) for i in range(len(rows))])
-    return all(torch.equal(run(rows[:count]), alone[:count]) for count in range(2, len(rows) + 1))
+    from .onnx_graph import chain
+
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(size, generator=generator) for size in ((640, 576), (96, 640))]
+    graph = chain([Grouped(weight, None, torch.float32) for weight in weights])
+    session = onnx_steps.session_of(graph, threads)
+    rows = torch.randn(8, 576, generator=generator).numpy()
+    alone = [session.run(None, {"x": rows[i : i + 1]})[0] for i in range(len(rows))]
+    for count in range(2, len(rows) + 1):
+        [together] = session.run(None, {"x": rows[:count]})
+        if any((together[row] != alone[row][0]).any() for row in range(count)):
+            return False
+    return True
 
 
 def _seconds(kind: str, threads: int) -> float:
-    make, dtype = maker(kind, torch.float32)
-    matrices: list[Any] = [make(weight, None) for weight in _weights(_MATRICES)]
-    row = torch.ones(1, _WIDTH, dtype=dtype)
-    if kind == "onnx":
-        run = _onnx(matrices, threads)
-        return fastest(lambda: run(row))
+    """Seconds for a step of a small model."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.inference_mode():
-            return fastest(lambda: functools.reduce(lambda x, matrix: matrix(x), matrices, row))
+        context = NativeBackend(_model(), kind).start(_READ + 1)
+        context.prefill(list(range(_READ)))
+
+        def step() -> None:
+            context.step([1])
+            context.truncate(0, _READ)
+
+        return fastest(step)
     finally:
         torch.set_num_threads(before)
 
 
-def _weights(count: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(_WIDTH, _WIDTH, generator=generator) / 32 for _ in range(count)]
+@functools.cache
+def _model() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-
-def _onnx(matrices: list[Grouped], threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    from .onnx_graph import chain
-
-    session = onnx_steps.session_of(chain(matrices), threads)
-    return lambda rows: torch.from_numpy(session.run(None, {"x": rows.numpy()})[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**_SHAPE)).eval()
