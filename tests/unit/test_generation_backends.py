@@ -10,7 +10,7 @@ import torch
 from writers import make_writer
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation import backends, choice, matrices
+from creativewritinggpt.generation import backends, choice, matrices, onnx_steps
 from creativewritinggpt.generation.backends import backend_for
 from creativewritinggpt.generation.matrices import Int8, Unsupported, quantize
 from creativewritinggpt.generation.native_backend import BLOCK, NativeBackend
@@ -282,6 +282,13 @@ def test_heads_that_onnxruntime_does_not_know_are_left_to_int8(
     assert backend_for(writer).name == "int8"
     with pytest.raises(InputError, match="heads of this size"):
         backend_for(writer, "onnx")
+
+
+def test_an_old_onnxruntime_is_as_none(monkeypatch: Any) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    assert onnx_steps.available()
+    monkeypatch.setattr(runtime, "__version__", "1.18.1")
+    assert not onnx_steps.available()
 
 
 def test_without_onnxruntime_nothing_asks_for_it(tiny_model: Any, monkeypatch: Any) -> None:

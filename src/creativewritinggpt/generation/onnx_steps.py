@@ -19,6 +19,8 @@ from torch import Tensor
 
 from .cache import KeyValueCache
 
+_OLDEST = (1, 23)
+
 if TYPE_CHECKING:
     from .gpt2_forward import GPT2Forward
     from .llama_forward import LlamaForward
@@ -26,8 +28,13 @@ if TYPE_CHECKING:
 
 
 def available() -> bool:
-    """Whether onnxruntime and onnx are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnx"))
+    """Whether onnx and an onnxruntime that multiplies weights of 8 bits are installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "onnx")):
+        return False
+    import onnxruntime
+
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    return version >= _OLDEST
 
 
 def knows(config: Any) -> bool:
