@@ -3,7 +3,7 @@
 ``python docs/session.py`` types the lines below into the real command in a pseudo-terminal, with
 the starter, and puts what the terminal shows into the page, and one moment of it into
 ``docs/images/session.svg``. It needs the packages of the test group. The text that the model
-writes is the same on one machine and can differ on another.
+writes can differ from one machine to another.
 """
 
 import contextlib

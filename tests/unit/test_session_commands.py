@@ -17,6 +17,7 @@ from writers import make_writer
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation import engine
 from creativewritinggpt.generation.engine import Request
+from creativewritinggpt.generation.native_backend import NativeContext
 from creativewritinggpt.generation.session.command import joined
 from creativewritinggpt.generation.session.lines import COMMANDS, answer
 from creativewritinggpt.generation.session.places import story_file
@@ -106,7 +107,7 @@ def test_a_passage_can_be_made_again_from_its_record(desk: Any, family: str) -> 
         request = Request(prompt, passage.seed, setup.memory, setup.note)
         [again] = engine.write_all(one.session.writer, [request], settings)
         assert again.text.rstrip("\ufffd") == passage.text
-        assert setup.model == "tiny"
+        assert setup.model == "tiny" and setup.settings["weights"] != "auto"
 
 
 def test_every_change_is_on_disk_before_the_next_line(desk: Any) -> None:
@@ -138,6 +139,23 @@ def test_retry_is_another_version_and_the_first_can_be_picked(desk: Any) -> None
     assert one.text != first and "version 2" in said
     one.say("/pick 1")
     assert one.text == first
+
+
+def test_a_retry_reads_nothing_again(desk: Any, monkeypatch: Any) -> None:
+    read: list[int] = []
+    prefill = NativeContext.prefill
+
+    def counted(self: NativeContext, ids: Any) -> Any:
+        read.append(len(ids))
+        return prefill(self, ids)
+
+    monkeypatch.setattr(NativeContext, "prefill", counted)
+    one = desk()
+    one.say("The lamp went out, and the captain laughed.")
+    assert sum(read) > 5
+    read.clear()
+    one.say("/retry", "/undo", "/retry")
+    assert not read
 
 
 def test_a_fixed_seed_says_the_same_again_but_not_on_retry(desk: Any) -> None:

@@ -120,8 +120,12 @@ def _collect(
 
 
 def _setup(session: Session, seen: Seen, adapters: dict[str, float]) -> Setup:
+    from ..backends import backend_for
+
     settings = session.settings.to_dict()
     settings.pop("seed")
+    # What "auto" means can change with the machine and what is installed; the text with it.
+    settings["weights"] = backend_for(session.writer, session.settings.weights).name
     return Setup(
         session.writer.name, dict(adapters), session.preset_name, settings, seen.memory, seen.note
     )

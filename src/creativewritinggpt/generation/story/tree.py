@@ -34,7 +34,8 @@ class Setup:
         model: The model's name.
         adapters: Adapter folders and their weights; none for a base model.
         preset: The preset, where one was chosen.
-        settings: All fields of the generation settings but the seed.
+        settings: All fields of the generation settings but the seed; of the weights the format
+            that they had.
         memory: What stood at the front of the model's view, lore included.
         note: What stood near the end of it.
     """
