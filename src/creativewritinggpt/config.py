@@ -82,6 +82,12 @@ class Config:
         None, "Read at most so many documents of each file or source.", low=1, group=_DATA,
         metavar="N",
     )  # fmt: skip
+    streaming: bool = setting(
+        False,
+        "Read, clean and tokenize while training, for corpora larger than memory or disk; needs "
+        "max_steps.",
+        group=_DATA,
+    )
     max_length: int = setting(
         512, "Tokens in a row; longer documents go on in the next row.", low=8, high=131072,
         group=_DATA, metavar="N",

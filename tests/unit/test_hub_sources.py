@@ -43,9 +43,38 @@ except UserError as error:
 sys.stdout.write(json.dumps(answer))
 """
 
+_STREAM = """
+import json, sys
+from creativewritinggpt.config import Config
+from creativewritinggpt.data.report import SourceReport
+from creativewritinggpt.data.sources import hub
+from creativewritinggpt.data.sources.registry import open_named
+from creativewritinggpt.data.tables import Reading
+settings, parts = json.loads(sys.argv[1])
+hub._WAIT_SECONDS = 0.05
+config = Config(streaming=True, max_steps=1, **settings)
+answer = []
+for stripe, stripes, start in parts:
+    [source] = open_named(config.sources[0], config)
+    reading = Reading(SourceReport("x"), stripe=stripe, stripes=stripes, start=start)
+    found = [[reading.at, d.prompt or d.title, d.split] for d in source.read(reading)]
+    answer.append({"documents": found, "origin": reading.report.origin})
+sys.stdout.write(json.dumps(answer))
+"""
+
 
 def load(url: str, tmp_path: Path, **settings: Any) -> dict[str, Any]:
     """What ``load_corpus`` gives in a new process whose hub is at ``url``."""
+    answer: dict[str, Any] = answered(url, tmp_path, _RUN, settings, 0.05)
+    return answer
+
+
+def streamed(url: str, tmp_path: Path, parts: list[list[int]], **settings: Any) -> Any:
+    """What streaming reads, for each of ``[stripe, stripes, start]``."""
+    return answered(url, tmp_path, _STREAM, settings, parts)
+
+
+def answered(url: str, tmp_path: Path, script: str, *arguments: Any) -> Any:
     environment = {
         **os.environ,
         "HF_ENDPOINT": url,
@@ -54,15 +83,14 @@ def load(url: str, tmp_path: Path, **settings: Any) -> dict[str, Any]:
         "CWGPT_CACHE": str(tmp_path / "cache"),
     }
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, json.dumps([settings, 0.05])],
+        [sys.executable, "-c", script, json.dumps(arguments)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return json.loads(done.stdout)
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -137,6 +165,38 @@ def test_a_connection_that_breaks_in_the_middle_costs_nothing(
     assert repository.breaks["data/train-00001-of-00002.parquet"] == 0
     assert broken["train"] == whole["train"] and len(whole["train"]) == 400
     assert broken["validation"] == whole["validation"]
+
+
+def test_a_streamed_data_set_is_dealt_out_by_files_and_taken_up_anywhere(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    repository = hub.repositories["datasets", "euclaise/writingprompts"]
+    repository.breaks["data/train-00001-of-00002.parquet"] = 1
+    whole, none = streamed(
+        hub.url, tmp_path, [[0, 1, 0], [0, 1, 9 << 40]], sources=["writingprompts"]
+    )
+    assert whole["origin"]["revision"] == repository.commit
+    documents = whole["documents"]
+    assert [prompt for _, prompt, side in documents if side == "train"] == [
+        f"Prompt {i}." for i in range(400)
+    ]
+    assert none["documents"] == []
+    # From any place on, the rest comes.
+    start = 2 << 40
+    assert [at for at, *_ in documents if at >= start][0] == start
+    [rest] = streamed(hub.url, tmp_path, [[0, 1, start + 1]], sources=["writingprompts"])
+    assert rest["documents"] == [entry for entry in documents if entry[0] > start]
+    # Two processes read a file of the training split each, three share out the rows of all.
+    for parts in (2, 3):
+        [mine] = streamed(hub.url, tmp_path, [[1, parts, 0]], sources=["writingprompts"])
+        [others] = streamed(hub.url, tmp_path, [[0, parts, 0]], sources=["writingprompts"])
+        parted = [mine, others]
+        if parts == 3:
+            parted += streamed(hub.url, tmp_path, [[2, 3, 0]], sources=["writingprompts"])
+        prompts = [prompt for part in parted for _, prompt, _ in part["documents"]]
+        assert sorted(prompts) == sorted(prompt for _, prompt, _ in documents)
+        if parts == 2:
+            assert {at >> 40 for at, *_ in mine["documents"]} == {2}
 
 
 def test_a_hub_that_can_not_be_reached_is_said_and_can_be_skipped(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def test_masked_tokens_are_told_apart_with_and_without_colour(
     plain, coloured = render(masked, colour=False), render(masked, colour=True)
     assert "⟦Ask " in plain and "\x1b" not in plain
     assert "\x1b[2m⟦Ask " in coloured and "\x1b[32m" in coloured
+    # On a terminal lines are broken between words, and nothing is lost.
+    narrow = render(masked, colour=False, width=60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert narrow.split() == plain.split()
     whole = inspect_corpus(corpus, tiny_tokenizer, max_length=512)
     assert all(
         run["trained"] for e in whole["examples"] for piece in e["pieces"] for run in piece["runs"]

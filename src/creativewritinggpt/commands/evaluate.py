@@ -158,10 +158,17 @@ def _material(
 ) -> Material:
     """Documents, other domains, and the index over what the last model was trained on."""
     from ..evaluation.run import Material
-    from .evaluation_material import other_domains, trained_on, training_index
+    from .evaluation_material import (
+        may_have_streamed,
+        other_domains,
+        trained_on,
+        training_index,
+    )
 
     for name in names:
         # Text that a model was trained on flatters it.
+        if may_have_streamed(name, documents):
+            console.note(f"{name} was trained on a stream: it may have read some of these texts")
         known = trained_on(name)
         count = sum(document.digest in known for document in documents)
         if count:

@@ -72,6 +72,16 @@ def trained_on(model: str) -> set[str]:
     return set(found["train"])
 
 
+def may_have_streamed(model: str, documents: Sequence[Document]) -> bool:
+    """Whether a model was trained on a stream and not all documents are known to be held out."""
+    manifest = Path(model).parent / "manifest.json"
+    if not manifest.is_file():
+        return False
+    found = read_json(manifest)
+    held_out = set(found["validation"])
+    return "streamed" in found and any(d.digest not in held_out for d in documents)
+
+
 def other_domains(
     files: Sequence[str] | None,
     models: Sequence[str],
@@ -126,6 +136,8 @@ def training_index(model: str, config: Config) -> tuple[CorpusIndex | None, str 
     run = _run_of(model)
     if run is None:
         return None, f"there is no record of the training of {model}"
+    if run["config"].get("streaming"):
+        return None, "the training text was streamed, and no copy of it is kept"
     wanted = run["data"]["manifest_hash"]
     folder = cache_folder(config.cache_dir) / "originality" / wanted
     with contextlib.suppress(InputError):

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Corpus:
     """What a run reads.
 
     Attributes:
-        train: The documents to train on; read from disk one by one.
+        train: The documents to train on; read from disk one by one. None of a streamed corpus.
         validation: The documents held out.
         reports: What happened to each source, by name.
         missing: The sources that could not be read and were to be skipped, and why.
@@ -56,7 +56,10 @@ class Corpus:
             "sources": {name: report.to_dict() for name, report in self.reports.items()},
             "missing": dict(self.missing),
         }
-        sides = {side: content[side] for side in ("train", "validation")}
+        sides: dict[str, Any] = {side: content[side] for side in ("train", "validation")}
+        if not len(self.train):  # streamed: what it is read from stands for the documents
+            content["streamed"] = True
+            sides["train"] = [report.origin for report in self.reports.values()]
         content["manifest_hash"] = hashlib.sha256(to_json(sides).encode()).hexdigest()
         return content
 
@@ -111,17 +114,17 @@ def _stores(
 ) -> tuple[list[DocumentStore], dict[str, str]]:
     stores: list[DocumentStore] = []
     missing: dict[str, str] = {}
-    for name, opened in _opened(config, files, missing):
-        with _missing(name, config, missing):
+    for name, found in opened(config, files, missing):
+        with tolerated(name, config, missing):
             wanted = [
-                _only(source, keep[source.name]) if source.name in keep else source
-                for source in opened
+                source if source.name not in keep else only(source, keep[source.name])
+                for source in found
             ]
-            found = [_stored(source, config, progress) for source in wanted]
-            for store in found:
+            made = [_stored(source, config, progress) for source in wanted]
+            for store in made:
                 if not len(store):
                     raise _nothing(store.report)
-            stores += found
+            stores += made
     if not stores:
         raise InputError(
             f"no source could be read: {'; '.join(missing.values()) or 'none was named'}",
@@ -130,7 +133,7 @@ def _stores(
     return stores, missing
 
 
-def _only(source: Source, keep: Keep) -> Source:
+def only(source: Source, keep: Keep) -> Source:
     """The source's documents that a predicate wants; they can't be cached, since it has no name."""
     name = getattr(keep, "__qualname__", type(keep).__qualname__)
     said = f"{getattr(keep, '__module__', type(keep).__module__)}.{name}"
@@ -139,12 +142,19 @@ def _only(source: Source, keep: Keep) -> Source:
         reading.report.say(f"only what {said} keeps")
         yield from kept(source.read(reading), keep, reading, f"not kept by {name}")
 
-    return Source(source.name, None, read, source.size)
+    return replace(source, identity=None, read=read, files=())
 
 
-def _opened(
+def opened(
     config: Config, files: Sequence[str], missing: dict[str, str]
 ) -> Iterator[tuple[str, list[Source]]]:
+    """The sources of files or of ``config.sources``, under the names that the user gave.
+
+    Args:
+        config: The settings.
+        files: The FILE arguments.
+        missing: Gets the sources that can't be read and may be skipped, and why.
+    """
     from .sources.files import open_files
     from .sources.registry import open_named
 
@@ -153,7 +163,7 @@ def _opened(
         if config.skip_missing:
             readable = []
             for file in files:
-                with _missing(file, config, missing):
+                with tolerated(file, config, missing):
                     open_files([file], config)
                     readable.append(file)
         # Together, so that files of one source become one domain.
@@ -161,12 +171,12 @@ def _opened(
             yield from ((source.name, [source]) for source in open_files(readable, config))
         return
     for name in dict.fromkeys(config.sources):
-        with _missing(name, config, missing):
+        with tolerated(name, config, missing):
             yield name, open_named(name, config)
 
 
 @contextlib.contextmanager
-def _missing(name: str, config: Config, missing: dict[str, str]) -> Iterator[None]:
+def tolerated(name: str, config: Config, missing: dict[str, str]) -> Iterator[None]:
     """Record a source that can't be read, where the user said to go on without."""
     try:
         yield

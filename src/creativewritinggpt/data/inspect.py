@@ -191,13 +191,14 @@ def _runs(
     return runs
 
 
-def render(result: dict[str, Any], *, colour: bool) -> str:
+def render(result: dict[str, Any], *, colour: bool, width: int | None = None) -> str:
     """What :func:`inspect_corpus` found, for a person.
 
     Args:
         result: The description.
         colour: Whether trained and masked tokens are also told apart by colour; they always are by
             the brackets around masked ones.
+        width: Columns of the terminal, where it is one; longer lines are broken between words.
     """
     lines = [f"{result['documents']:,} documents, {result['words']:,} words" + _tokens(result), ""]
     for name, source in result["sources"].items():
@@ -217,11 +218,13 @@ def render(result: dict[str, Any], *, colour: bool) -> str:
             f"{rows['trained_tokens']:,} tokens trained on",
             "",
         ]
+    lines = [part for line in lines for part in _broken(line, width, "    ")]
     if result["examples"]:
         masked = f"{_MASKED[0]}read but not trained on{_MASKED[1]}"
-        lines.append(f"Some rows ({masked}, {_END} = end of text, {_PADDING} = padding)")
+        legend = f"Some rows ({masked}, {_END} = end of text, {_PADDING} = padding)"
+        lines += _broken(legend, width)
         for number, example in enumerate(result["examples"], 1):
-            lines += ["", f"row {number}", *_example_lines(example, colour)]
+            lines += ["", f"row {number}", *_example_lines(example, colour, width)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -251,7 +254,17 @@ def _source_lines(name: str, source: dict[str, Any], unit: str) -> list[str]:
     return [*(printable(line) for line in lines), ""]
 
 
-def _example_lines(example: dict[str, Any], colour: bool) -> list[str]:
+def _broken(line: str, width: int | None, indent: str = "") -> list[str]:
+    """A line in parts that fit."""
+    if width is None or len(line) <= width:
+        return [line]
+    lead = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(
+        line, width, initial_indent="", subsequent_indent=lead + indent, break_on_hyphens=False
+    )
+
+
+def _example_lines(example: dict[str, Any], colour: bool, width: int | None) -> list[str]:
     lines: list[str] = []
     left = _SHOWN
     for piece in example["pieces"]:
@@ -263,6 +276,9 @@ def _example_lines(example: dict[str, Any], colour: bool) -> list[str]:
             text = printable(run["text"])
             text = text if len(text) <= left else f"{text[:left]}…"
             left -= len(text)
+            if width is not None:  # less the indent, the brackets and the mark of the end
+                parts = (_broken(line, max(20, width - 9)) for line in text.split("\n"))
+                text = "\n".join(part for line in parts for part in line)
             shown += _marked(text, run["trained"], colour)
             if left <= 0:
                 break

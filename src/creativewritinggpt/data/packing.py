@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,20 @@ IGNORE = -100
 """The target of a position that is not trained on or scored."""
 
 Array = npt.NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """What rows are taken of: a plan, or rows that are there."""
+
+    @property
+    def max_length(self) -> int:
+        """Positions in a row."""
+
+    def take(self, rows: Sequence[int] | slice | Array) -> PackedRows:
+        """The rows with these numbers, in that order."""
+
+    def target_counts(self) -> Array:
+        """[rows] the number of targets in each."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +72,33 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def max_length(self) -> int:
+        """Positions in a row."""
+        return int(self.input_ids.shape[1])
+
+    def target_counts(self) -> Array:
+        """[rows] the number of targets in each."""
+        counts: Array = (self.targets != IGNORE).sum(axis=1)
+        return counts
+
     def take(self, rows: Sequence[int] | slice | Array) -> PackedRows:
         """The rows with these numbers, in that order."""
         index = rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
         return PackedRows(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def no_rows(max_length: int) -> PackedRows:
+    """Rows of this length, none of them."""
+    kinds = (np.int64, np.int64, np.int64, np.int32, np.int32, np.bool_)
+    return PackedRows(*(np.zeros((0, max_length), dtype=kind) for kind in kinds))
+
+
+def joined(parts: Sequence[PackedRows]) -> PackedRows:
+    """Rows of the same length, one part after another; at least one part."""
+    return PackedRows(
+        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PackedRows))
+    )
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Reading:
         stripe: Which stripes of a divisible table are read here ...
         stripes: ... of how many, counted round and round.
         at: Where the row read last belongs in the order of the source.
+        start: Where reading begins in that order; what stands before has been read at another time.
+        by_file: Whether whole files are dealt out, so that every row of the current one is read.
     """
 
     report: SourceReport
@@ -52,19 +54,30 @@ class Reading:
     stripe: int = 0
     stripes: int = 1
     at: int = 0
+    start: int = 0
+    by_file: bool = False
     _file: int = -1
     _told: int = 0
 
-    def next_file(self) -> None:
-        """Note that another file begins."""
+    def next_file(self) -> bool:
+        """Note that another file begins, and say whether it is to be read from the start on."""
         self._file += 1
         self.at = self._file << 40
+        return self.start < (self._file + 1) << 40
+
+    @property
+    def rows_before(self) -> int:
+        """How many rows of the current file stand before the start."""
+        if self.start >> 40 != max(self._file, 0):
+            return 0
+        return max(0, (self.start & ((1 << 40) - 1)) * STRIPE - 1)
 
     def is_mine(self, number: int) -> bool:
         """Note that row ``number`` is next, and say whether it is read here."""
         stripe = number // STRIPE
         self.at = (max(self._file, 0) << 40) + stripe
-        return stripe % self.stripes == self.stripe
+        mine = self.by_file or stripe % self.stripes == self.stripe
+        return mine and self.at >= self.start
 
     def advance(self, count: int) -> None:
         """Note that so many more bytes have been read."""
@@ -245,12 +258,15 @@ def _parquet(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
+    number = first = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             rows = max(1, file.metadata.num_rows)
             share = path.stat().st_size / rows
-            for batch in file.iter_batches(batch_size=STRIPE):
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            while first < len(groups) and number + groups[first] <= reading.rows_before:
+                number, first = number + groups[first], first + 1
+            for batch in file.iter_batches(batch_size=STRIPE, row_groups=range(first, len(groups))):
                 mine = [i for i in range(len(batch)) if reading.is_mine(number + 1 + i)]
                 rows_of_mine = batch.take(pyarrow.array(mine, pyarrow.int64())).to_pylist()
                 for i, row in zip(mine, rows_of_mine, strict=True):

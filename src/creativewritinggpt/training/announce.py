@@ -34,8 +34,8 @@ class Announcement:
     config: Config
     writer: Writer
     corpus: Corpus
-    mixture: Mixture
-    rows: RowPlan
+    mixture: Mixture | None
+    rows: RowPlan | None
     held_out: HeldOut
     plan: Plan
     before: Validation
@@ -62,11 +62,15 @@ def announce(run: Announcement, scoring_seconds: float, step_seconds: float) -> 
         f"Training {what} of {run.writer.name}: {trained:,} of {total:,} parameters "
         f"({100 * trained / total:.2f} %)."
     )
-    say(
-        f"{int(rows.target_counts().sum()):,} tokens in {len(rows):,} rows of {rows.max_length}; "
-        f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows, {plan.epochs:.2g} passes "
-        f"over the data; validation every {plan.eval_steps} steps."
-    )
+    steps = f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows"
+    if rows is None:
+        say(f"The texts are read meanwhile: {steps}; validation every {plan.eval_steps} steps.")
+    else:
+        say(
+            f"{int(rows.target_counts().sum()):,} tokens in {len(rows):,} rows of "
+            f"{rows.max_length}; {steps}, {plan.epochs:.2g} passes over the data; validation every "
+            f"{plan.eval_steps} steps."
+        )
     held_out = run.held_out
     if held_out.scored < held_out.tokens:
         say(
@@ -93,6 +97,9 @@ def _show_data(run: Announcement) -> None:
     for report in reports.values():
         for said in report.told():
             console.note(said)
+    if run.mixture is None:
+        console.note(f"  {len(run.corpus.validation):,} documents validate")
+        return
     shares = {share.name: share for share in run.mixture.shares}
     rows = []
     for name, report in reports.items():

@@ -48,8 +48,10 @@ def model_card(run: dict[str, Any]) -> str:
             f" ({training['trainable_percent']:.2f} %)",
         ),
     ]
+    streamed = data.get("streamed") is not None
     domains = "\n".join(
-        f"| {name} | {entry['train']:,} | {entry['validation']:,} |"
+        f"| {name} | {'streamed' if streamed else format(entry['train'], ',')} "
+        f"| {entry['validation']:,} |"
         for name, entry in data["sources"].items()
     )
     notes = []

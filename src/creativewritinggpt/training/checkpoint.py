@@ -45,6 +45,7 @@ class State:
     since_evaluation: list[tuple[float, int]] = dataclasses.field(default_factory=list)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stream: dict[str, Any] | None = None
 
 
 def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

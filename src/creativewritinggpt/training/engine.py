@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..data.packing import IGNORE, PackedRows, RowPlan
+from ..data.packing import IGNORE, PackedRows, Rows
 from ..errors import InputError
 from ..models.attention import packed_inputs
 from ..models.scoring import body_and_head
@@ -84,7 +84,7 @@ def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
 
 def accumulate_gradient(
     writer: Writer,
-    rows: RowPlan,
+    rows: Rows,
     indices: np.ndarray,
     batch_size: int,
     tokens: int | None = None,

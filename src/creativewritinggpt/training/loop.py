@@ -7,7 +7,6 @@ Dropout noise is seeded for every step from (seed, step), and rows come in an or
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -17,12 +16,12 @@ import numpy as np
 import torch
 
 from ..config import Config
-from ..data.packing import RowPlan
 from ..errors import RunError
 from ..models.writer import Writer
 from .checkpoint import State, save_checkpoint, trained_parameters
 from .display import Display
 from .engine import accumulate_gradient
+from .feed import Feed
 from .interrupt import Interrupt
 from .journal import Journal
 from .metrics import (
@@ -49,7 +48,7 @@ class Job:
 
     Attributes:
         writer: The model with its adapter attached.
-        rows: The training rows.
+        feed: Where the rows of each step come from.
         plan: The course of the run.
         config: The settings.
         state: Where the run stands; changed as it goes.
@@ -63,7 +62,7 @@ class Job:
     """
 
     writer: Writer
-    rows: RowPlan
+    feed: Feed
     plan: Plan
     config: Config
     state: State
@@ -74,11 +73,6 @@ class Job:
     save: Callable[[Path], None]
     sample: Callable[[], list[dict[str, str]]] | None = None
     journal: Journal = dataclasses.field(default_factory=Journal)
-
-    @functools.cached_property
-    def target_counts(self) -> np.ndarray:
-        """Target tokens of each row."""
-        return self.rows.target_counts()
 
     @property
     def output(self) -> Path:
@@ -176,8 +170,7 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
     rate = job.plan.learning_rate(state.step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    indices = job.plan.rows_of_step(state.step)
-    tokens = int(job.target_counts[indices].sum())
+    rows_of_step, indices, tokens = job.feed.step(state.step)
     job.writer.model.train()
 
     def gradient(rows: int) -> float:
@@ -185,7 +178,7 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
         place = [config.seed, state.step, *([team.rank] if team.rank else [])]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         accumulate = team.accumulate or accumulate_gradient
-        return accumulate(job.writer, job.rows, team.share(indices), rows, tokens)[0]
+        return accumulate(job.writer, rows_of_step, indices, rows, tokens)[0]
 
     loss = job.micro.fitted(gradient, lambda: optimizer.zero_grad(set_to_none=True))
     try:
@@ -193,7 +186,8 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
         loss, asked = team.add_up(parameters, loss, interrupt.asked)
     except ProcessLost as lost:
         # Nothing of this step has been applied: what one replica holds is the whole state.
-        if team.first and not team.sharded:
+        # Only each process knows its place in a stream.
+        if team.first and not team.sharded and not job.config.streaming:
             keep(job)
             lost.message += f"; the state after step {state.step} is saved"
         raise
@@ -204,6 +198,7 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
+    job.feed.applied()
     state.useful_tokens += tokens
     state.step_seconds += time.monotonic() - began
     state.metrics["batch_losses"].append(loss)
@@ -224,14 +219,14 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
 
 def probe(job: Job) -> float:
     """Seconds of one optimizer step, from one micro-step on real rows that changes nothing."""
-    indices, team = job.plan.rows_of_step(0), job.team
+    team, wanted = job.team, min(job.plan.rows, job.plan.rows_per_step)
     job.writer.model.train()
 
     def timed(rows: int) -> float:
         began, at_once = time.monotonic(), rows * team.size
         accumulate = team.accumulate or accumulate_gradient
-        accumulate(job.writer, job.rows, team.share(indices[:at_once]), rows, 1)
-        return (time.monotonic() - began) * math.ceil(len(indices) / at_once)
+        accumulate(job.writer, *job.feed.first(at_once), rows, 1)
+        return (time.monotonic() - began) * math.ceil(wanted / at_once)
 
     def clear() -> None:
         job.optimizer.zero_grad(set_to_none=True)
@@ -243,6 +238,7 @@ def probe(job: Job) -> float:
 
 def keep(job: Job) -> None:
     """Save a checkpoint."""
+    job.state.stream = job.feed.state()
     job.state.fingerprint["probed"]["micro_batch"] = job.micro.rows
     save_checkpoint(
         job.output / CHECKPOINTS,

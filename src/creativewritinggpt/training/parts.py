@@ -21,6 +21,7 @@ from ..data.held_out import HeldOut, held_out_rows
 from ..data.mixing import Mixture, mix
 from ..data.packing import RowPlan, plan_rows
 from ..data.store import sources_of
+from ..data.streaming.corpus import StreamedCorpus
 from ..data.tokens import tokenize
 from ..errors import InputError
 from ..files import cache_folder
@@ -28,8 +29,9 @@ from ..models.adapter import save_model
 from ..models.writer import Writer
 from .card import model_card
 from .checkpoint import State, trained_parameters
+from .feed import Feed, PreparedFeed, stream_feed
 from .record import run_record
-from .schedule import Plan, plan_run
+from .schedule import Plan, plan_run, plan_stream
 from .team import Team
 from .validation import Validation, validate
 
@@ -52,8 +54,9 @@ class Parts:
         files: The files that were given.
         corpus: What was read.
         writer: The model.
-        mixture: What an epoch holds of each source.
-        rows: The rows to train on.
+        mixture: What an epoch holds of each source; None of a stream.
+        feed: The rows to train on, as the loop asks for them.
+        rows: The same where they were prepared; None of a stream.
         held_out: What validations score.
         domains: Names of the sources that validate.
         domain_ids: Index into ``domains`` for each validation document.
@@ -65,8 +68,9 @@ class Parts:
     files: list[str]
     corpus: Corpus
     writer: Writer
-    mixture: Mixture
-    rows: RowPlan
+    mixture: Mixture | None
+    rows: RowPlan | None
+    feed: Feed
     held_out: HeldOut
     domains: list[str]
     domain_ids: np.ndarray
@@ -140,7 +144,8 @@ class Parts:
             "manifest_hash": self.manifest["manifest_hash"],
             "files": self.files,
             "sources": self.manifest["sources"],
-            "mixture": self.mixture.to_dict(),
+            "mixture": None if self.mixture is None else self.mixture.to_dict(),
+            "streamed": self.feed.account(),
             "held_out": self.held_out.to_dict(),
             "missing": self.corpus.missing,
         }
@@ -155,14 +160,21 @@ class Parts:
         )
 
 
-def prepare(config: Config, files: Sequence[str], corpus: Corpus, writer: Writer) -> Parts:
+def prepare(
+    config: Config,
+    files: Sequence[str],
+    corpus: Corpus | StreamedCorpus,
+    writer: Writer,
+    team: Team,
+) -> Parts:
     """Make the parts of a run.
 
     Args:
         config: The settings.
         files: The files that were given.
-        corpus: What was read of them.
+        corpus: What was read of them, or opened to be streamed.
         writer: The base model.
+        team: The processes that train.
 
     Raises:
         InputError: There is no text to train or to validate on.
@@ -176,36 +188,58 @@ def prepare(config: Config, files: Sequence[str], corpus: Corpus, writer: Writer
         "bos_id": writer.bos_id,
         "eos_id": writer.eos_id,
         "mask_prompt": config.mask_prompt,
-        "seed": config.seed,
     }
-    tokens = tokenize(corpus.train, writer.tokenizer, cache)
-    mixture = mix(
-        sources_of(corpus.train), tokens.lengths(), config.mix,
-        max_length=max_length, seed=config.seed,
-    )  # fmt: skip
-    rows = plan_rows(tokens, **shape, documents=mixture.documents)
+    mixture = rows = None
+    if isinstance(corpus, StreamedCorpus):
+        known = corpus.known()
+        plan = plan_stream(config)
+        feed: Feed = stream_feed(corpus, config, writer, shape, plan, team)
+    else:
+        known = corpus
+        mixture, rows = _rows(config, corpus, writer, shape, cache)
+        plan = plan_run(config, len(rows))
+        feed = PreparedFeed(rows, plan, team)
     held_out = held_out_rows(
-        tokenize(corpus.validation, writer.tokenizer, cache), sources_of(corpus.validation),
-        most=config.val_tokens, **shape,
+        tokenize(known.validation, writer.tokenizer, cache), sources_of(known.validation),
+        most=config.val_tokens, seed=config.seed, **shape,
     )  # fmt: skip
-    for count, what in ((len(rows), "train on"), (held_out.scored, "validate on")):
-        if not count:
-            raise InputError(
-                f"there is no text to {what}",
-                "give more documents, or longer ones; cwgpt data inspect shows what was read",
-            )
-    domains = sorted({document.source for document in corpus.validation})
+    if not held_out.scored:
+        raise _too_little("validate on")
+    domains = sorted({document.source for document in known.validation})
     place = {name: index for index, name in enumerate(domains)}
     return Parts(
         config=config,
         files=list(files),
-        corpus=corpus,
+        corpus=known,
         writer=writer,
         mixture=mixture,
         rows=rows,
+        feed=feed,
         held_out=held_out,
         domains=domains,
-        domain_ids=np.array([place[document.source] for document in corpus.validation]),
-        manifest=corpus.manifest(),
-        plan=plan_run(config, len(rows)),
+        domain_ids=np.array([place[document.source] for document in known.validation]),
+        manifest=known.manifest(),
+        plan=plan,
+    )
+
+
+def _rows(
+    config: Config, corpus: Corpus, writer: Writer, shape: dict[str, Any], cache: Path
+) -> tuple[Mixture, RowPlan]:
+    """What an epoch holds, and the rows that it is laid out in."""
+    tokens = tokenize(corpus.train, writer.tokenizer, cache)
+    mixture = mix(
+        sources_of(corpus.train), tokens.lengths(), config.mix,
+        max_length=shape["max_length"], seed=config.seed,
+    )  # fmt: skip
+    rows = plan_rows(tokens, **shape, seed=config.seed, documents=mixture.documents)
+    if not len(rows):
+        raise _too_little("train on")
+    return mixture, rows
+
+
+def _too_little(what: str) -> InputError:
+    return InputError(
+        f"there is no text to {what}",
+        "give more documents, or longer ones; cwgpt data inspect shows what was read",
     )

@@ -191,6 +191,27 @@ class Ranks(Team):
             torch.distributed.broadcast(held, 0)
         return bytes(held.cpu().numpy()).decode()
 
+    def all_told(self, text: str) -> list[str]:
+        """What each process says, in every process."""
+        device = self.accelerator.device
+        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
+        lengths = torch.zeros(self.size, dtype=torch.int64, device=device)
+        lengths[self.rank] = len(content)
+        lengths = self._sum(lengths)
+        room = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=device)
+        room[: len(content)] = content
+        held = [torch.empty_like(room) for _ in range(self.size)]
+        with self.heard():
+            torch.distributed.all_gather(held, room)
+        return [
+            bytes(part[: int(length)].cpu().numpy()).decode()
+            for part, length in zip(held, lengths, strict=True)
+        ]
+
+    def total(self, count: int) -> int:
+        """The sum of a number that each process has."""
+        return int(self._sum(torch.tensor([count], device=self.accelerator.device))[0])
+
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
         """The first process of each machine goes before the others."""

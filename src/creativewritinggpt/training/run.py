@@ -17,6 +17,7 @@ from .. import console, devices
 from ..config import Config
 from ..data.corpus import load_corpus
 from ..data.sources.base import Keep
+from ..data.streaming.corpus import open_corpus
 from ..errors import InputError
 from ..files import write_json, write_text
 from ..models.adapter import attach, trainable
@@ -113,14 +114,15 @@ def train(
         device = _device(config, team)
         with team.in_turn():
             with console.progress("reading") as tell:
-                corpus = load_corpus(config, files, tell, keep)
+                read = open_corpus if config.streaming else load_corpus
+                corpus = read(config, files, tell, keep)
             # What is to be shared out may not fit into one device.
             held = dataclasses.replace(device, device="cpu") if team.sharded else device
             writer = load_base(
                 config.model_name, held, cache_dir=config.cache_dir,
                 starter_file=config.starter_file,
             )  # fmt: skip
-            parts = prepare(config, files, corpus, writer)
+            parts = prepare(config, files, corpus, writer, team)
         if team.told(parts.manifest["manifest_hash"]) != parts.manifest["manifest_hash"]:
             raise InputError(
                 "this process has read other documents than the first one",
@@ -162,7 +164,7 @@ def _go(
     config, writer, output = parts.config, parts.writer, Path(parts.config.output_dir)
     state = State() if found is None else found[1]
     anew = found is None or take_up(state, parts, force)
-    micro = MicroBatch(config.batch_size, parts.rows.max_length)
+    micro = MicroBatch(config.batch_size, parts.feed.max_length)
     began = time.monotonic()
     before = _validate(parts, micro, team) if anew and not team.sharded else None
     samples = None if sample is None else lambda: sample(writer)
@@ -182,7 +184,7 @@ def _go(
     )
     job = Job(
         writer=writer,
-        rows=parts.rows,
+        feed=parts.feed,
         plan=parts.plan,
         config=config,
         state=state,
@@ -199,7 +201,7 @@ def _go(
         if found is not None:
             micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
         elif not team.sharded:
-            micro.rows = fitting_rows(writer, parts.rows.max_length, micro.rows, team.local_size)
+            micro.rows = fitting_rows(writer, parts.feed.max_length, micro.rows, team.local_size)
         if found is None:
             assert before is not None
             state.metrics = {**new_metrics(config, before, sizes), **first.metrics}
@@ -221,6 +223,7 @@ def _go(
             if before is not None:
                 note_base(state.metrics, before)
             restore(found[0], writer.model, optimizer, team)
+            parts.feed.restore(state.stream)
             before_it = bool(state.fingerprint["probed"]["compiled"])
             chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, before_it)
             console.note(f"going on from step {state.step} of {parts.plan.total_steps}")

@@ -96,6 +96,14 @@ class Plan:
         return steps_taken % self.save_steps == 0 or steps_taken == self.total_steps
 
 
+def plan_stream(config: Config) -> Plan:
+    """Lay out a run over a stream: ``max_steps`` steps, whatever that is of the corpus."""
+    assert config.max_steps is not None
+    return plan_run(
+        config, config.max_steps * config.batch_size * config.gradient_accumulation_steps
+    )
+
+
 def plan_run(config: Config, rows: int) -> Plan:
     """Lay out a run over ``rows`` packed rows.
 

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.packing import IGNORE, PackedRows, RowPlan
+from ..data.packing import IGNORE, PackedRows
+from ..data.packing import Rows as RowSource
 from ..devices import DeviceChoice
 from ..errors import InputError, RunError
 from ..models.scoring import Rows, body_and_head, token_nll
@@ -103,7 +104,7 @@ class Shards(Ranks):
                 layer.scaling.update(scaling)
 
     def accumulate(
-        self, writer: Writer, rows: RowPlan, indices: np.ndarray, batch_size: int, tokens: int
+        self, writer: Writer, rows: RowSource, indices: np.ndarray, batch_size: int, tokens: int
     ) -> tuple[float, int]:
         """Add this process's part of a step's gradient, in as many passes as the others make.
 

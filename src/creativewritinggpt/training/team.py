@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.packing import RowPlan
+from ..data.packing import Rows as RowSource
 from ..devices import DeviceChoice
 from ..errors import InputError, RunError
 from ..models.scoring import Rows, token_nll
 from ..models.writer import Writer
 
-Accumulate = Callable[[Writer, RowPlan, np.ndarray, int, int], tuple[float, int]]
+Accumulate = Callable[[Writer, RowSource, np.ndarray, int, int], tuple[float, int]]
 
 
 class ProcessLost(RunError):
@@ -111,6 +111,14 @@ class Team:
     def told(self, text: str) -> str:
         """What the first process says, in every process."""
         return text
+
+    def all_told(self, text: str) -> list[str]:
+        """What each process says, in every process."""
+        return [text]
+
+    def total(self, count: int) -> int:
+        """The sum of a number that each process has."""
+        return count
 
     def wait(self) -> None:
         """Wait until every process has come here."""

@@ -41,7 +41,8 @@ class Source:
             once are found again under it. None where that can't be known before reading.
         read: Yields the documents and accounts for them in the report of the reading.
         size: Bytes to be read, where known.
-        files: The FILE arguments that it was opened from, where it can be read in stripes.
+        files: The FILE arguments that it was opened from, where workers can read it in stripes.
+        striped: Whether its reading heeds the stripes that it is asked for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source:
     read: Callable[[Reading], Iterator[Document]]
     size: int | None = None
     files: tuple[str, ...] = ()
+    striped: bool = False
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,8 @@ def _source(
             reading.report.drop("files of other kinds, or empty", skipped)
         reading.report.origin = {"files": identities}
         for file in files:
-            reading.next_file()
+            if not reading.next_file():
+                continue
             for document in kept(file.documents(reading), file.keep, reading):
                 if document.source != domain:
                     document = dataclasses.replace(document, source=domain)
@@ -222,4 +223,5 @@ def _source(
         read=read,
         size=sum(identity["bytes"] for identity in identities),
         files=arguments if all(file.divisible for file in files) else (),
+        striped=all(file.divisible for file in files),
     )

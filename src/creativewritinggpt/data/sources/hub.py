@@ -40,6 +40,8 @@ def open_hub(source: NamedSource, config: Config) -> Source:
     assert source.hub is not None
     hub = source.hub
     revision = _revision(source.name, hub, config)
+    if config.streaming:
+        return _open_stream(source, hub, revision)
     limits = _limits(hub, config)
 
     def read(reading: Reading) -> Iterator[Document]:
@@ -62,6 +64,40 @@ def open_hub(source: NamedSource, config: Config) -> Source:
         "limits": limits,
     }
     return Source(source.name, identity, read)
+
+
+def _open_stream(source: NamedSource, hub: HubSet, revision: str) -> Source:
+    """All of a data set, a file (shard) at a time, from where and in the stripes that are asked."""
+
+    def read(reading: Reading) -> Iterator[Document]:
+        reading.report.origin = {"hub": hub.repository, "name": hub.name, "revision": revision}
+        for split, side in sorted(hub.splits.items(), key=lambda item: item[1] == "train"):
+            shards = _shards(source, hub, split, revision, reading)
+            # With files enough for everybody, none is fetched twice.
+            reading.by_file = 1 < reading.stripes <= shards
+            for shard in range(shards):
+                mine = not reading.by_file or shard % reading.stripes == reading.stripe
+                if reading.next_file() and mine:
+                    documents = _documents(source, split, side, revision, reading, shard)
+                    yield from kept(documents, source.keep, reading)
+
+    return Source(source.name, None, read, striped=_divisible(source))
+
+
+def _divisible(source: NamedSource) -> bool:
+    return all(form.divisible for form in source.rows)
+
+
+def _shards(source: NamedSource, hub: HubSet, split: str, revision: str, reading: Reading) -> int:
+    """In how many files a split is read; one where documents go on from row to row."""
+    failures = 0
+    while _divisible(source):
+        try:
+            return int(_split(hub, split, revision).num_shards)
+        except Exception as error:
+            failures += 1
+            _wait(error, failures, 0, source.name, hub, reading)
+    return 1
 
 
 def _limits(hub: HubSet, config: Config) -> dict[str, int]:
@@ -140,10 +176,17 @@ def _cause(error: BaseException) -> str:
 
 
 def _documents(
-    source: NamedSource, split: str, side: str, revision: str, reading: Reading
+    source: NamedSource,
+    split: str,
+    side: str,
+    revision: str,
+    reading: Reading,
+    shard: int | None = None,
 ) -> Iterator[Document]:
     assert source.hub is not None
-    rows = _rows(source.name, source.hub, split, revision, reading)
+    rows = _rows(source.name, source.hub, split, revision, reading, shard)
+    if shard is not None and _divisible(source):
+        rows = ((number, row) for number, row in rows if reading.is_mine(number))
     first = next(rows, None)
     if first is None:
         return
@@ -165,17 +208,24 @@ def _form(source: NamedSource, columns: list[str]) -> RowForm:
     )
 
 
+def _split(hub: HubSet, split: str, revision: str) -> Any:
+    """A split as the client streams it."""
+    return _library().load_dataset(
+        hub.repository, hub.name, split=split, streaming=True, revision=revision
+    )
+
+
 def _rows(
-    name: str, hub: HubSet, split: str, revision: str, reading: Reading
+    name: str, hub: HubSet, split: str, revision: str, reading: Reading, shard: int | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """The rows of a split; after a broken connection, on from the last one."""
-    datasets = _library()
-    done = failures = 0
+    """The rows of a split or of a shard of it; after a broken connection, on from the last one."""
+    done = 0 if shard is None else reading.rows_before
+    failures = 0
     while True:
         try:
-            rows = datasets.load_dataset(
-                hub.repository, hub.name, split=split, streaming=True, revision=revision
-            )
+            rows = _split(hub, split, revision)
+            if shard is not None and rows.num_shards > 1:
+                rows = rows.shard(num_shards=rows.num_shards, index=shard)
             for row in rows.skip(done) if done else rows:
                 done += 1
                 failures = 0
@@ -183,12 +233,23 @@ def _rows(
             return
         except Exception as error:
             failures += 1
-            lasting = isinstance(error, (ValueError, datasets.exceptions.DatasetNotFoundError))
-            if lasting or failures > _RETRIES:
-                where = f" after {done} rows" if done else ""
-                raise RunError(
-                    f"{name}: {hub.repository} could not be read{where} ({_cause(error)})",
-                    _ways_out(name),
-                ) from error
-            reading.report.say("the connection broke and was taken up again")
-            time.sleep(_WAIT_SECONDS * 2 ** (failures - 1))
+            _wait(error, failures, done, name, hub, reading)
+
+
+def _wait(
+    error: Exception, failures: int, done: int, name: str, hub: HubSet, reading: Reading
+) -> None:
+    """Wait after a failure, longer each time.
+
+    Raises:
+        RunError: It is one that waiting does not mend, or there were too many.
+    """
+    lasting = isinstance(error, (ValueError, _library().exceptions.DatasetNotFoundError))
+    if lasting or failures > _RETRIES:
+        where = f" after {done} rows" if done else ""
+        raise RunError(
+            f"{name}: {hub.repository} could not be read{where} ({_cause(error)})",
+            _ways_out(name),
+        ) from error
+    reading.report.say("the connection broke and was taken up again")
+    time.sleep(_WAIT_SECONDS * 2 ** (failures - 1))
