@@ -182,8 +182,9 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
         monkeypatch.setattr(choice, "_COST", -1.0)
         monkeypatch.setattr(choice, "_WORTH", 1e9)
     straight = _config(
-        tiny_folder, tmp_path, family, output="straight", eval_steps=2, precision=precision
-    )
+        tiny_folder, tmp_path, family, output="straight", eval_steps=2, max_steps=16,
+        precision=precision,
+    )  # fmt: skip
     train(straight, [stories])
     broken = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "broken")})
 

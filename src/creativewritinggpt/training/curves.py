@@ -24,7 +24,7 @@ _MOST_DOMAINS = len(_OTHERS)
 def _smoothed(values: list[float]) -> list[float]:
     """Means over neighbouring steps on both sides, so that the curve does not lag behind."""
     count = len(values)
-    width = max(0.5, count / 40)  # of the bell, in steps
+    width = max(1.5, count / 40)  # of the bell, in steps
     reach = math.ceil(3 * width)
     offsets = np.arange(-reach, reach + 1)
     bell = np.exp(-0.5 * (offsets / width) ** 2)
