@@ -360,3 +360,19 @@ def test_the_environment_points_a_real_process_at_the_hub(tiny_folder: Any, tmp_
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["hub", repository.commit], done.stderr
     assert done.stderr.splitlines() == ["fetching tiny/gpt2 from the hub, once"]
+
+
+def test_an_adapter_with_another_tokenizer_than_its_base_is_refused(
+    tiny_folder: Any, tmp_path: Path
+) -> None:
+    writer = load_base(str(tiny_folder("llama")), CPU)
+    attach(writer, Config())
+    save_model(writer, tmp_path / "adapter", {}, "card")
+    assert load_writer(str(tmp_path / "adapter"), "cpu").has_adapter
+    file = tmp_path / "adapter" / "tokenizer.json"
+    definition = json.loads(file.read_text("utf-8"))
+    ids = definition["model"]["vocab"]
+    ids["A"], ids["B"] = ids["B"], ids["A"]
+    file.write_text(json.dumps(definition), "utf-8")
+    with pytest.raises(InputError, match="another tokenizer than its base"):
+        load_writer(str(tmp_path / "adapter"), "cpu")

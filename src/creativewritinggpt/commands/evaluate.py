@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = judge(contenders, material, settings, earlier=earlier, progress=tell)
     if tasks:
         found.result["tasks"] = _tasks(contenders, tasks, config)
+    found.result["made_by"] = _made_by(config)
     written = write_report(found, output)
     if arguments.json:
         sys.stdout.write(json.dumps(found.result) + "\n")
@@ -101,6 +103,20 @@ def run(arguments: argparse.Namespace) -> int:
         console.note(f"{what} was not measured: {why}")
     console.note(f"Written: {', '.join(map(str, written))}")
     return 0
+
+
+def _made_by(config: Config) -> dict[str, Any]:
+    """Command, time, versions and machine, so that the figures can be made again."""
+    from ..devices import choose
+    from ..training.record import hardware, versions
+
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "created": now.isoformat(timespec="seconds"),
+        "versions": versions(),
+        "hardware": hardware(choose(config.device, config.precision, config.num_workers)),
+    }
 
 
 def _load(name: str, config: Config) -> Writer:
@@ -176,7 +192,7 @@ def _material(
                 f"{count} of {len(documents)} documents were trained on by {name}: its figures on "
                 "them are too good"
             )
-    without = {}
+    without: dict[str, str] = {}
     others, why = other_domains(settings.forgetting, names, documents, config)
     if why:
         without["forgetting"] = why

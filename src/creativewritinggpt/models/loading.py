@@ -159,7 +159,13 @@ def load_writer(
     load_adapter(writer, found.path)
     if (found.path / "tokenizer_config.json").is_file():
         with quiet():
-            writer.tokenizer = _tokenizer(found.path, writer.model.config)
+            tokenizer = _tokenizer(found.path, writer.model.config)
+        if tokenizer.get_vocab() != writer.tokenizer.get_vocab():
+            raise InputError(
+                f"{name} has another tokenizer than its base {base.name}",
+                "its tokens would mean other words; restore the tokenizer that it was saved with",
+            )
+        writer.tokenizer = tokenizer
     writer.name, writer.adapter, writer.run = name, str(found.path), run
     return writer
 
