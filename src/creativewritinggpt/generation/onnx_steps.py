@@ -19,12 +19,12 @@ from torch import Tensor
 
 from .cache import KeyValueCache
 
-_OLDEST = (1, 23)
-
 if TYPE_CHECKING:
     from .gpt2_forward import GPT2Forward
     from .llama_forward import LlamaForward
     from .onnx_graph import Graph
+
+_OLDEST = (1, 23)
 
 
 def available() -> bool:
