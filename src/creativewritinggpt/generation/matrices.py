@@ -145,10 +145,12 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
         uint8 ``[out, groups, 32]`` codes, of which 128 stands for zero, and float32
         ``[out, groups]`` scales.
     """
-    groups = F.pad(weight, (0, -weight.shape[1] % GROUP)).view(len(weight), -1, GROUP)
-    scales = groups.abs().amax(-1).clamp(min=_TINY * 127) / 127
-    codes = torch.round(groups / scales.unsqueeze(-1)).add_(128).to(torch.uint8)
-    return codes.contiguous(), scales
+    rest = -weight.shape[1] % GROUP
+    groups = (F.pad(weight, (0, rest)) if rest else weight).reshape(len(weight), -1, GROUP)
+    least, most = torch.aminmax(groups, dim=-1)  # half the time of the largest absolute value
+    scales = torch.maximum(most, -least).clamp_(min=_TINY * 127).div_(127)
+    codes = groups.div(scales.unsqueeze(-1)).round_().add_(128)
+    return codes.to(torch.uint8), scales
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
