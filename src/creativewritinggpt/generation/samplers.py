@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-# The likeliest tokens looked at before a full sort.
-_HEAD = 256
+# So many of the likeliest tokens are looked at before all are sorted.
+_HEADS = (256, 4096)
 _OUT = -math.inf
 _Row = npt.NDArray[np.float32]
 
@@ -46,9 +46,7 @@ def top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     if p >= 1:
         return logits
     probabilities = torch.softmax(logits, -1)
-    # Tokens below this are less than 1 - p together, so the one that crosses is not among them.
-    least = (1 - p) / logits.shape[-1]
-    return _without(logits, probabilities, _crossing(probabilities, probabilities, p, least))
+    return _without(logits, probabilities, _crossing(probabilities, probabilities, p))
 
 
 def min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
@@ -81,16 +79,13 @@ def _without(logits: torch.Tensor, order: torch.Tensor, least: torch.Tensor) -> 
     return torch.from_numpy(np.where(below, np.float32(_OUT), logits.numpy()))
 
 
-def _crossing(
-    order: torch.Tensor, probabilities: torch.Tensor, p: float, least: float = -math.inf
-) -> torch.Tensor:
+def _crossing(order: torch.Tensor, probabilities: torch.Tensor, p: float) -> torch.Tensor:
     """The value of ``order`` at which the summed probability, largest first, reaches ``p``.
 
     Args:
         order: ``[..., vocabulary]``, what to sort by.
         probabilities: ``[..., vocabulary]``.
         p: The probability to reach.
-        least: A value of ``order`` that the result is known to reach.
 
     Returns:
         ``[..., 1]``.
@@ -100,26 +95,27 @@ def _crossing(
     same = order is probabilities
     weights = orders if same else probabilities.reshape(-1, width).numpy()
     found = [
-        _crossing_of_row(row, row if same else weight, p, least)
+        _crossing_of_row(row, row if same else weight, p)
         for row, weight in zip(orders, weights, strict=True)
     ]
     return torch.tensor(found, dtype=order.dtype).view(shape)
 
 
-def _crossing_of_row(order: _Row, weights: _Row, p: float, least: float) -> float:
+def _crossing_of_row(order: _Row, weights: _Row, p: float) -> float:
     """:func:`_crossing` of one row, in numpy, which sorts with vector instructions."""
     width = len(order)
-    if width > _HEAD:
+    for count in _HEADS:
+        if count >= width:
+            break
         if order is weights:
-            head = np.partition(order, width - _HEAD)[width - _HEAD :]
+            head = np.partition(order, width - count)[width - count :]
             value, reached = _reach(head, head, p)
         else:
-            top = np.argpartition(order, width - _HEAD)[width - _HEAD :]
+            top = np.argpartition(order, width - count)[width - count :]
             value, reached = _reach(order[top], weights[top], p)
         if reached:
             return value
-    some = order[order >= least]
-    return _reach(some, some if order is weights else weights[order >= least], p)[0]
+    return _reach(order, weights, p)[0]
 
 
 def _reach(order: _Row, weights: _Row, p: float) -> tuple[float, bool]:
@@ -179,15 +175,15 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, tor
     for row, number in zip(logits, numbers, strict=True):
         # Few tokens survive the samplers, and only these are summed, in double precision.
         alive = torch.from_numpy(np.flatnonzero(row.numpy() > _OUT))
-        shares = torch.softmax(row[alive].double(), -1)
-        sums = shares.cumsum(-1)
+        shares = torch.softmax(row[alive], -1)
+        sums = shares.cumsum(-1, dtype=torch.float64)
         wanted = torch.minimum(
             number * sums[-1], torch.nextafter(sums[-1], torch.zeros(()).double())
         )
         # The first entry above the number is one whose own probability took the sum past it.
         place = torch.searchsorted(sums, wanted, right=True)
         tokens.append(alive[place])
-        probabilities.append(shares[place])
+        probabilities.append(shares[place].double())
     return torch.stack(tokens), torch.stack(probabilities)
 
 
