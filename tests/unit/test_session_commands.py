@@ -261,9 +261,12 @@ def test_characters_that_are_split_across_tokens_come_whole(parrots: Any) -> Non
     one = parrots(settings=GenerationSettings(max_new_tokens=22))
     said = one.say("Hello")
     assert "🎉e\u0301" in one.text and "🎉e\u0301" in said
-    half = parrots(settings=GenerationSettings(max_new_tokens=7, temperature=0.0))
-    half.say("/undo", " The lamp")
-    assert "\ufffd" not in half.text
+    # Stopped after any of its tokens, a passage ends before a character that is not whole.
+    for count in range(1, 9):
+        half = parrots(settings=GenerationSettings(max_new_tokens=count, temperature=0.0))
+        said = half.say(" The lamp")
+        assert (" The lamp" + WORDS[9:] + WORDS).startswith(half.text)
+        assert "\ufffd" not in half.text + said
 
 
 def test_why_calls_what_was_handed_in(desk: Any) -> None:
@@ -373,6 +376,7 @@ def test_the_status_line_says_what_a_writer_wants_to_know(desk: Any) -> None:
         short = status(one.session, width)
         assert len(short) <= width and "window" in short
         assert width < 60 or "tiny · preset steady · seed 4 · window" in short
+        assert width < 80 or "tokens/s" in short
     one.say("/memory " + "long " * 99)
     assert "over-full" in status(one.session)
 

@@ -37,7 +37,11 @@ def status(session: Session, width: int = 1000) -> str:
         parts.append((1, f"{session.tokens_per_second:.0f} tokens/s"))
     parts.append((1, f"{session.words:,} words"))
     parts.append((6, "NOT SAVED") if session.unsaved else (0, session.file.path.name))
-    return fitted(parts, width)
+    whole = fitted(parts, 10_000)
+    if fitted(parts, width) == whole:
+        return whole
+    # The size of the window is known after a while, and goes before anything else.
+    return fitted([(weight, text.partition(" of ")[0]) for weight, text in parts], width)
 
 
 def fitted(parts: list[tuple[int, str]], width: int) -> str:
