@@ -67,6 +67,13 @@ def test_a_streamed_run_that_was_killed_ends_as_if_it_had_not_been(tiny_folder, 
     cached = list((Path(os.environ["CWGPT_CACHE"]) / "documents").glob("*"))
     assert cached == []
 
+    # Which documents were read is not known, and that is said where they are judged.
+    judged = ["evaluate", str(stories), f"--model={straight / 'best_model'}", "--texts=0"]
+    judged += [f"--output-dir={tmp_path / 'judged'}", "--max-documents=10", "--device=cpu"]
+    capsys.readouterr()
+    assert main(judged) == 0
+    assert "was trained on a stream: it may have read some" in capsys.readouterr().err
+
     killed = _from_the_middle(straight, tmp_path / "killed")
     assert main(["train", "--resume", f"--output-dir={killed}"]) == 0
     assert _metrics(killed)["resumed_from"] == [20]
