@@ -81,7 +81,7 @@ def _newest(checkpoints):
 def test_run_killed_twenty_times_equals_one_that_was_not(
     tiny_folder, tmp_path, stories, monkeypatch
 ):
-    steps = {"max_steps": 70, "eval_steps": 5}
+    steps = {"max_steps": 150, "eval_steps": 10}
     straight = _config(tiny_folder, tmp_path / "straight", **steps)
     train(straight, [stories])
     killed = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "killed")})
