@@ -205,7 +205,7 @@ def main() -> None:
         texts = Path(folder) / "documents.json"
         count = (steps + 1) * max(rows for rows, *_ in MODELS.values()) * ROW
         texts.write_text(json.dumps(read_documents(_tokenizer(), count)), encoding="utf-8")
-        for model, case, name in product(arguments.models, arguments.cases, arguments.contenders):
+        for case, model, name in product(arguments.cases, arguments.models, arguments.contenders):
             if name == "ours-full" and case != "full":
                 continue
             left = arguments.limit - (time.monotonic() - began)
