@@ -17,13 +17,10 @@ from ..errors import InputError
 from ..models.attention import packed_inputs
 from ..models.scoring import body_and_head
 from ..models.writer import Writer
-from .fast.body import fast_body
+from .fast.body import fast_body, has_fast_body
 from .fast.documents import end_to_end
 from .loss import chunked_cross_entropy
 from .projections import fused_projections
-
-TOKENS_AT_ONCE = 1024
-"""Positions that the fast path takes at once: more need more memory and are no faster."""
 
 
 @contextlib.contextmanager
@@ -35,8 +32,10 @@ def fast_path(writer: Writer, int8: bool = False, compiled: bool = False) -> Ite
         int8: Whether the frozen products are made in int8, where there is a fast path.
         compiled: Whether torch compiles what stands between the products.
     """
+    # First, since it joins weights, which the others then refer to.
+    body = fast_body(writer, int8=int8, compiled=compiled)
     with fused_projections(writer):
-        writer.fast_body = fast_body(writer, int8=int8, compiled=compiled)
+        writer.fast_body = body
         try:
             yield
         finally:
@@ -49,7 +48,7 @@ def check_int8(writer: Writer) -> None:
     Raises:
         InputError: The model, the device or the method has none.
     """
-    if fast_body(writer, int8=True) is None:
+    if not has_fast_body(writer):
         raise InputError(
             "precision int8 trains LoRA adapters of GPT-2, Llama and Qwen models on a CPU only",
             "leave --precision out",
@@ -105,7 +104,7 @@ def accumulate_gradient(
     if tokens is None:
         tokens = int(rows.target_counts()[indices].sum())
     if writer.fast_body is not None:
-        batch_size = max(1, min(batch_size, TOKENS_AT_ONCE // rows.max_length))
+        batch_size = max(1, min(batch_size, writer.fast_body.tokens_at_once // rows.max_length))
     total = 0.0
     for start in range(0, len(indices), batch_size):
         loss = summed_loss(writer, rows.take(indices[start : start + batch_size]))

@@ -22,6 +22,16 @@ from .rotation import Rotation
 _GELUS = ("gelu_new", "gelu_pytorch_tanh")
 
 
+MOST_TOKENS = 1024
+"""Tokens that go through at once: tensors of more are fresh memory each time, which is slow."""
+
+KEPT_BYTES = 750e6
+"""What a pass may keep for its backward pass, about: fewer tokens where a model is deep."""
+
+_BYTES_A_COLUMN = 66
+"""What a layer keeps of a token for each column of the model's width, about."""
+
+
 class FastBody:
     """Blocks whose base is frozen and whose adapters are PEFT's.
 
@@ -41,6 +51,8 @@ class FastBody:
         blocks = self.inner.h if self.is_gpt2 else self.inner.layers
         make = self._gpt2_block if self.is_gpt2 else self._llama_block
         self.blocks = [make(block) for block in blocks]
+        kept = len(self.blocks) * int(self.bare.config.hidden_size) * _BYTES_A_COLUMN
+        self.tokens_at_once = min(MOST_TOKENS, int(KEPT_BYTES / kept))
         head = self.bare.get_output_embeddings().weight.detach()
         self.head = Int8Head(head, kernels) if int8 else None
 
@@ -121,14 +133,17 @@ def fast_body(writer: Writer, *, int8: bool = False, compiled: bool = False) -> 
         int8: Whether the frozen products are made in int8.
         compiled: Whether torch compiles what stands between the products.
     """
+    return FastBody(writer, Kernels(compiled), int8) if has_fast_body(writer) else None
+
+
+def has_fast_body(writer: Writer) -> bool:
+    """Whether a writer's model, adapter and device are ones that the fast path knows."""
     if writer.device.torch_device.type != "cpu" or not writer.has_adapter:
-        return None
+        return False
     bare = writer.bare
     known = {"GPT2LMHeadModel": _plain_gpt2, "LlamaForCausalLM": _plain_llama,
              "Qwen2ForCausalLM": _plain_llama}.get(type(bare).__name__)  # fmt: skip
-    if known is None or not known(bare.config) or not _only_adapters_are_trained(writer.model):
-        return None
-    return FastBody(writer, Kernels(compiled), int8)
+    return bool(known and known(bare.config) and _only_adapters_are_trained(writer.model))
 
 
 def _plain_gpt2(config: Any) -> bool:

@@ -45,13 +45,14 @@ class Projections:
     ) -> None:
         from transformers.pytorch_utils import Conv1D
 
-        weights, biases = list[Tensor](), list[Tensor | None]()
+        bases, weights, biases = list[Any](), list[Tensor](), list[Tensor | None]()
         self.adapters, self.threshold = list[Adapter](), 0
         start = 0
         for layer in layers:
             base = layer.get_base_layer() if hasattr(layer, "lora_A") else layer
             weight = base.weight.detach()
             weight = weight.T if isinstance(base, Conv1D) else weight  # [out, in]
+            bases.append(base)
             weights.append(weight)
             bias = getattr(base, "bias", None)
             biases.append(None if bias is None else bias.detach())
@@ -72,7 +73,8 @@ class Projections:
                     for part, weight in zip(biases, weights, strict=True)
                 ]
             )
-        self.frozen = make(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+        joined = weights[0] if len(layers) == 1 else _joined(bases, weights)
+        self.frozen = make(joined, bias)
         self.kernels = kernels
         ends = itertools.accumulate(len(adapter.first) for adapter in self.adapters)
         self.ranks = [
@@ -149,3 +151,13 @@ class Projections:
             second = (hidden[:, ranks].T @ dy[:, adapter.columns]).float()  # [rank, out]
             gradients += [firsts[ranks], second.mul_(self._scale(adapter, noise)).T]
         return gradients
+
+
+def _joined(layers: Sequence[Any], weights: Sequence[Tensor]) -> Tensor:
+    """One weight of several layers, ``[out, in]``; theirs become parts of it, not copies."""
+    joined = torch.cat(list(weights))
+    if all(isinstance(layer, torch.nn.Linear) for layer in layers):
+        parts = joined.split([len(weight) for weight in weights])
+        for layer, part in zip(layers, parts, strict=True):
+            layer.weight.data = part
+    return joined
