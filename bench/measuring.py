@@ -84,6 +84,8 @@ def in_own_process(script: str, arguments: Sequence[str], seconds: float) -> dic
         return {"skipped": f"took longer than {seconds:.0f} s"}
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if done.returncode < 0:
+            said = f"ended by signal {-done.returncode} (9: out of memory)"
         return {"skipped": said[:200]}
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
