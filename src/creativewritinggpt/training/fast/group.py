@@ -157,7 +157,7 @@ def _joined(layers: Sequence[Any], weights: Sequence[Tensor]) -> Tensor:
     """One weight of several layers, ``[out, in]``; theirs become parts of it, not copies."""
     joined = torch.cat(list(weights))
     if all(isinstance(layer, torch.nn.Linear) for layer in layers):
-        parts = joined.split([len(weight) for weight in weights])
+        parts = torch.split(joined, [len(weight) for weight in weights])
         for layer, part in zip(layers, parts, strict=True):
             layer.weight.data = part
     return joined
