@@ -76,3 +76,20 @@ def test_a_file_of_texts_with_odd_characters(folder: Path) -> None:
     assert main(["analyze", "--texts", "texts.txt", "--model", str(folder), *FAST]) == 0
     page = next(Path("results").glob("01-*")) / "report.html"
     assert "http://" not in page.read_text("utf-8").replace("http://www.w3.org", "")
+
+
+def test_after_ctrl_c_what_is_finished_is_written(
+    folder: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("creativewritinggpt.analysis.perturbation.perturb", stop)
+    assert main(["analyze", "The lamp went out", "--model", str(folder), *FAST]) == 130
+    assert "not finished: perturbation, occlusion" in capsys.readouterr().err
+    record = json.loads(Path("results/results.json").read_text("utf-8"))
+    assert record["unfinished"][0] == "perturbation" and record["gradient_scores"]
+    assert record["perturbation_scores"] is None
+    names = {path.name for path in Path("results").iterdir()}
+    assert {"attention_layer00.png", "gradients.png", "report.html"} <= names
+    assert "perturbation.png" not in names
