@@ -322,6 +322,7 @@ def test_a_killed_session_loses_nothing_that_was_finished(terminal: Any, tmp_pat
     one.ready()
     one.line("Hello")
     before = read_story(tmp_path / "s.json").text
+    assert before.startswith("Hello The lamp")
     one.line("/set max_new_tokens=100000")
     one.send("\r")
     one.wait(lambda: one.raw.count("lamp") > 10)
