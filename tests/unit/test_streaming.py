@@ -248,6 +248,22 @@ def test_a_custom_source_is_streamed(tiny_tokenizer: Any) -> None:
     assert len(parts[0]) + len(parts[1]) >= 60 - 6
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_an_official_validation_part_is_held_back_only_beside_a_training_part(
+    trains: bool, tiny_tokenizer: Any
+) -> None:
+    @register_source("official")
+    def official(config: Config) -> Any:
+        for number in range(60):
+            part = "train" if trains and number >= 40 else "validation"
+            yield Document("official", str(number), text(number), split=part)
+
+    streams = Streams([], tiny_tokenizer, sources=["official"])
+    seen = set(first_pass(streams, streams.rows()))
+    assert (seen <= set(range(40, 60))) if trains else (len(seen) >= 60 - 6)
+    assert seen and not seen & streams.held_back()
+
+
 def test_memory_stays_flat_as_the_corpus_grows(
     tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

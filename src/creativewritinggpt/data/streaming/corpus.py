@@ -70,19 +70,22 @@ def open_corpus(
             raise InputError(what, "say with max_steps how long to train")
     missing: dict[str, str] = {}
     sources: list[Source] = []
+    held_back = HeldBack(config.seed)
     for name, found in opened(config, files, missing):
         with tolerated(name, config, missing):
             wanted = keep or {}
             found = [only(s, wanted[s.name]) if s.name in wanted else s for s in found]
             for source in found:
-                next(source.read(_reading(source.name, config)), None)  # what fails, fails now
+                # What fails, fails now.
+                documents = source.read(_reading(source.name, config))
+                if all(document.split == "validation" for document in documents):
+                    held_back.without_training.add(source.name)
             sources += found
     if not sources:
         raise InputError(
             f"no source could be read: {'; '.join(missing.values()) or 'none was named'}",
             "name other sources with --sources, or give files",
         )
-    held_back = HeldBack(config.seed)
     reports: dict[str, SourceReport] = {}
     words = float("inf") if config.val_tokens is None else config.val_tokens * _WORDS
     for source in sources:

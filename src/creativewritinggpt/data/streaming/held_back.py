@@ -28,11 +28,14 @@ class HeldBack:
         seed: Another seed holds back other groups.
         documents: Those that validate.
         groups: Groups held back besides, by hash: of sources too small to have one by the rule.
+        without_training: Sources that are an official validation part and nothing else: they are
+            split like any other text, since holding them back would leave nothing of them.
     """
 
     seed: int
     documents: list[Document] = field(default_factory=list)
     groups: set[int] = field(default_factory=set)
+    without_training: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._near: NearDuplicates | None = None
@@ -40,7 +43,9 @@ class HeldBack:
 
     def by_rule(self, document: Document) -> bool:
         """Whether a document is held back whatever else the corpus has."""
-        return document.split == "validation" or self._hash(document) < 2**64 // _ONE_IN
+        if document.split == "validation" and document.source not in self.without_training:
+            return True
+        return self._hash(document) < 2**64 // _ONE_IN
 
     def _hash(self, document: Document) -> int:
         return hash_text(document.group, str(self.seed))
