@@ -50,10 +50,11 @@ def run_tasks(
     require_harness()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with quiet():
-        import lm_eval
+        from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
 
-        manager = lm_eval.tasks.TaskManager()
+        manager = TaskManager()
         known = set(manager.all_tasks)
         chosen = [_task(task, known) for task in tasks]
         model = HFLM(
@@ -64,7 +65,7 @@ def run_tasks(
             batch_size=batch_size,
         )
         try:
-            found = lm_eval.simple_evaluate(
+            found = simple_evaluate(
                 model=model, tasks=chosen, limit=limit, task_manager=manager, bootstrap_iters=1000
             )
         except (OSError, ConnectionError, ValueError) as error:
