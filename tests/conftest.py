@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import setuptools  # noqa: F401 - torch's compiler imports it, and fails where distutils came before
 
 TEXT = (
     "The lamp went out, and the captain laughed. “Who is there?” she asked. Nobody answered; "
