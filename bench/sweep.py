@@ -3,8 +3,8 @@
     python bench/sweep.py NAME=FILE… --stage rates [--steps 60] [--seeds 1 2 3] [--results FILE]
 
 Every run trains on the same files with the same tokens a step and the same number of steps, and is
-scored on the documents held out, and on other domains (`--forget NAME=FILE…`, else those of the
-sample corpus that are not trained on). The seed is also that of the split, so that the spread over
+scored on the beginnings of the documents held out (`--words`), and on other domains (`--forget
+NAME=FILE…`, else those of the sample corpus that are not trained on). The seed is also that of the split, so that the spread over
 seeds has both in it. A finished run is one line of the results file: a sweep goes on where it was
 stopped, and `--runs N` stops after so many. Stages, each around the best of the one before
 (`--learning-rate`, `--targets`, `--rank`): `rates` (learning rate × attention or all projections,
@@ -14,6 +14,7 @@ at equal parameters), `rank`, `dropout`, `variants` (rsLoRA, DoRA). Without a st
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import statistics
@@ -32,6 +33,7 @@ DROPOUTS = (0.0, 0.05, 0.1)
 VARIED = ("learning_rate", "target_modules", "lora_r", "lora_alpha", "lora_dropout", "use_rslora",
           "use_dora")  # fmt: skip
 _FORGET_WORDS = 3000
+_FORGET_DOCUMENTS = 8
 
 
 def planned(arguments: argparse.Namespace, equal_rank: int) -> list[dict[str, Any]]:
@@ -74,12 +76,23 @@ def equal_rank(model: str, rank: int) -> int:
     return max(1, round(rank * counts[0] / counts[1]))
 
 
+def beginnings(documents: list[Document], words: int) -> list[Document]:
+    """The first words of each document."""
+    return [
+        dataclasses.replace(document, text=" ".join(document.text.split(" ")[:words]))
+        for document in documents
+    ]
+
+
 def other_domains(config: Config, files: list[str], given: list[str]) -> list[Document]:
-    """Documents of domains that are not trained on."""
+    """Documents of domains that are not trained on, some of each."""
     from creativewritinggpt.data.corpus import load_corpus, read_documents
 
     if given:
-        return read_documents(given, config)
+        by_source: dict[str, list[Document]] = {}
+        for document in read_documents(given, config):
+            by_source.setdefault(document.source, []).append(document)
+        return [d for documents in by_source.values() for d in documents[:_FORGET_DOCUMENTS]]
     trained = {document.source for document in load_corpus(config, files).validation}
     words: dict[str, int] = {}
     chosen = []
@@ -90,7 +103,7 @@ def other_domains(config: Config, files: list[str], given: list[str]) -> list[Do
     return chosen
 
 
-def measure(config: Config, files: list[str], others: list[Document]) -> dict[str, Any]:
+def measure(config: Config, files: list[str], others: list[Document], words: int) -> dict[str, Any]:
     """Train one model; its gain on each held-out domain and what it forgot."""
     from creativewritinggpt.evaluation.contender import base_and_tuned
     from creativewritinggpt.evaluation.run import Material, run
@@ -101,10 +114,10 @@ def measure(config: Config, files: list[str], others: list[Document]) -> dict[st
     result = train(config, files, overwrite=True)
     output = Path(config.output_dir)
     lines = (output / "validation.jsonl").read_text("utf-8").splitlines()
-    held_out = [Document(**json.loads(line)) for line in lines]
+    held_out = beginnings([Document(**json.loads(line)) for line in lines], words)
     # The last model and not the best: every run has the same steps.
     writer = load_writer(str(output / "final_model"), config.device, config.precision)
-    material = Material(held_out, others)
+    material = Material(held_out, beginnings(others, words))
     found = run(base_and_tuned(writer), material, EvaluationSettings(texts=0, window=512)).result
     domains = found["domains"]
     return {
@@ -162,6 +175,7 @@ def main() -> None:
     parser.add_argument("--targets", choices=("attention", "all-linear"), default="all-linear")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--val-size", type=int, default=48)
+    parser.add_argument("--words", type=int, default=300, help="of each document that is scored")
     parser.add_argument("--max-documents", type=int)
     parser.add_argument("--runs", type=int, help="stop after so many")
     parser.add_argument("--results", type=Path, default=Path("sweep.jsonl"))
@@ -179,6 +193,7 @@ def main() -> None:
                 **settings, "model_name": arguments.model, "max_steps": arguments.steps,
                 "eval_steps": arguments.steps, "patience": 0, "val_size": arguments.val_size,
                 "max_documents": arguments.max_documents, "samples": 0,
+                "val_tokens": 1000,
             }  # fmt: skip
             # The split has one seed for all runs; a run's own is that of its adapter and order.
             config = load_config("starter", {**overrides, "seed": seed})
@@ -191,7 +206,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 config = load_config("starter", {**overrides, "seed": seed, "output_dir": folder})
                 others = other_domains(config, arguments.files, arguments.forget)
-                found = measure(config, arguments.files, others)
+                found = measure(config, arguments.files, others, arguments.words)
             line = {"key": key, "settings": varied, "seed": seed, "steps": arguments.steps, **found}
             with arguments.results.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
@@ -208,7 +223,7 @@ def _rank_for(arguments: argparse.Namespace) -> int:
 def _key(varied: dict[str, Any], seed: int, arguments: argparse.Namespace) -> str:
     """What a run is known by: everything that its result depends on."""
     content = [varied, seed, arguments.model, arguments.steps, arguments.val_size,
-               arguments.max_documents, sorted(arguments.files),
+               arguments.max_documents, arguments.words, sorted(arguments.files),
                sorted(arguments.forget)]  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

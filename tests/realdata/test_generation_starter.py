@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.generation import onnx_steps
+from creativewritinggpt.generation import backends, matrices, onnx_steps
 from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.quality import compare, show
 from creativewritinggpt.generation.settings import GenerationSettings
@@ -30,17 +30,34 @@ def starter() -> Any:
     return load_writer("starter")
 
 
+def _stories(real_data: Path, count: int) -> list[str]:
+    with (real_data / "writingprompts" / "hub_form.jsonl").open(encoding="utf-8") as stream:
+        return [json.loads(next(stream))["story"] for _ in range(count)]
+
+
 @pytest.mark.parametrize("weights", ["int8", "bf16", ONNX])
 def test_fast_weights_stay_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, weights: str
 ) -> None:
-    with (real_data / "writingprompts" / "hub_form.jsonl").open(encoding="utf-8") as stream:
-        stories = [json.loads(next(stream))["story"] for _ in range(2)]
-    result = compare(starter, stories, weights, tokens=80)
+    result = compare(starter, _stories(real_data, 2), weights, tokens=80)
     show([result])
     assert result.tokens == 2 * 64
     assert abs(result.perplexity_change) < 0.01
     assert result.mean_kl < (0.003 if weights == "bf16" else 0.01)
+    assert result.top1_agreement > 0.9
+
+
+def test_a_prompt_read_in_int8_stays_within_a_percent_of_the_perplexity(
+    starter: Any, real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrices, "format_for_many", lambda: "int8")
+    backends.forget(starter)
+    result = compare(starter, _stories(real_data, 8), "int8", tokens=400, prompt=304)
+    backends.forget(starter)
+    show([result])
+    assert result.tokens > 500
+    assert abs(result.perplexity_change) < 0.01
+    assert result.mean_kl < 0.01
     assert result.top1_agreement > 0.9
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from creativewritinggpt.generation.backends import backend_for
 from creativewritinggpt.generation.matrices import Int8, Unsupported, quantize
 from creativewritinggpt.generation.native_backend import BLOCK, NativeBackend
 from creativewritinggpt.generation.transformers_backend import TransformersBackend
+from creativewritinggpt.models.int8 import Workspace
 
 FAMILIES = ("gpt2", "llama", "qwen", "qwen3")
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]
@@ -231,7 +233,8 @@ def test_quantized_weights_are_nearest_multiples_of_their_scale() -> None:
 def test_int8_products_agree_with_exact_ones(outputs: int) -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(outputs, 96), torch.randn(outputs)
-    matrix = Int8(weight, bias, torch.float32)
+    many = functools.partial(matrices.ForMany, format="fp32", workspace=Workspace())
+    matrix = Int8(weight, bias, many)
     for rows in (1, 3, 8, 9, 40):
         x = torch.randn(rows, 96).bfloat16()
         exact = x.float() @ weight.t() + bias
@@ -247,12 +250,12 @@ def test_odd_widths_do_not_reach_the_int8_kernel(tiny_model: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "onnx"])
-@pytest.mark.parametrize("many", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("many", ["bf16", "fp32", "int8"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
-def test_long_prompts_are_read_in_either_format(
-    many: torch.dtype, family: str, kind: str, family_model: Any, monkeypatch: Any
+def test_long_prompts_are_read_in_any_format(
+    many: str, family: str, kind: str, family_model: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(matrices, "dtype_for_many", lambda: many)
+    monkeypatch.setattr(matrices, "format_for_many", lambda: many)
     model = family_model(family, kind)
     ids = (IDS * 10)[:40]
     context, logits = NativeBackend(model, kind).read(ids, 60)

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from ..models.int8 import Workspace
 from ..probe import fastest, measured
 from . import onnx_steps
-from .matrices import Grouped
+from .matrices import ForMany, Grouped
 from .native_backend import NativeBackend
 
 # A few layers of the starter's shape: long enough that waking threads counts as in a real step.
@@ -55,7 +56,8 @@ def rows_are_independent(threads: int) -> bool:
 
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(size, generator=generator) for size in ((640, 576), (96, 640))]
-    graph = chain([Grouped(weight, None, torch.float32) for weight in weights])
+    many = functools.partial(ForMany, format="fp32", workspace=Workspace())
+    graph = chain([Grouped(weight, None, many) for weight in weights])
     session = onnx_steps.session_of(graph, threads)
     rows = torch.randn(8, 576, generator=generator).numpy()
     alone = [session.run(None, {"x": rows[i : i + 1]})[0] for i in range(len(rows))]

@@ -2,11 +2,12 @@
 
 Writing one token reads every weight once, so the fewer bits a weight has the faster it goes. int8
 keeps one scale for each output; activations stay bf16. The groups that onnxruntime multiplies keep
-one scale for each 32 inputs. The price is memory: both are made for a few rows, so long prompts are
-multiplied by a second copy of the weights, in bf16 or fp32, whichever this processor is faster in.
+one scale for each 32 inputs. The price is memory: both are made for a few rows, so prompts are
+multiplied by a second copy of the weights, in the format of many rows that this processor is
+fastest in: int8 with int8 activations, bf16 or fp32.
 
-All of these compute each row as if it were alone: what a row gets does not depend on how many
-others are written beside it.
+With few rows all of these compute each as if it were alone: what a row gets does not depend on how
+many others are written beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..devices import product_seconds
+from ..models import int8
 
 _TINY = torch.finfo(torch.float32).tiny
 # Up to so many rows the int8 kernel is as fast as bf16 on the processors measured, or faster.
@@ -27,7 +29,12 @@ INT8_ROWS = 8
 # Inputs that share a scale where onnxruntime multiplies.
 GROUP = 32
 
+_DENSE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# A matrix with more outputs for each input than this is the head.
+_MOST_OUTPUTS = 16
+
 Matrix = Callable[[Tensor], Tensor]
+Many = Callable[[Tensor, Tensor | None], Matrix]
 
 
 class Unsupported(Exception):
@@ -109,30 +116,35 @@ class Dense:
 class Int8:
     """A matrix of int8 with one bf16 scale for each output, and in another format for many rows."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, many: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, many: Many) -> None:
         self.scales, self.weight = quantize(weight)
-        self.many = Dense(weight, bias, many)
+        self.many = many(weight, bias)
         self.bias = None if bias is None else bias.to(torch.bfloat16)
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[rows, in]`` to ``[rows, out]``, all in bf16."""
         if len(x) > INT8_ROWS:
-            return self.many(x.to(self.many.weight.dtype)).to(x.dtype)
+            return self.many(x).to(x.dtype)
         product: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self.scales)
         return product if self.bias is None else product.add_(self.bias)
 
 
-class Grouped(Dense):
+class Grouped:
     """A matrix in 8 bits with one scale for each group of inputs, which onnxruntime multiplies.
 
     Called, it multiplies in the format for many rows. ``codes`` are uint8 ``[out, groups, 32]``
     around 128, ``scales`` float32 ``[out, groups]``, ``offset`` the float32 bias.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, many: torch.dtype) -> None:
-        super().__init__(weight, bias, many)
+    def __init__(self, weight: Tensor, bias: Tensor | None, many: Many) -> None:
+        self.shape = tuple(weight.shape)
+        self.many = many(weight, bias)
         self.codes, self.scales = quantize_groups(weight)
         self.offset = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[rows, in]`` to ``[rows, out]``."""
+        return self.many(x)
 
 
 def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,31 +185,53 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def maker(
-    kind: str, many: torch.dtype | None = None
+    kind: str, many: str | None = None
 ) -> tuple[Callable[[Tensor, Tensor | None], Matrix], torch.dtype]:
     """How to make a matrix, and what it multiplies.
 
     Args:
         kind: ``fp32``, ``bf16``, ``int8`` or ``onnx``.
-        many: With the last two, the format for many rows; without it the faster one here.
+        many: With the last two, the format for many rows: ``fp32``, ``bf16`` or ``int8``; without
+            it the fastest here.
     """
+    if kind in _DENSE:
+        dtype = _DENSE[kind]
+        return functools.partial(Dense, dtype=dtype), dtype
+    many = many or format_for_many()
+    make_many: Many = functools.partial(ForMany, format=many, workspace=int8.Workspace())
     if kind == "onnx":
-        many = many or dtype_for_many()
-        return functools.partial(Grouped, many=many), many
-    if kind == "int8":
-        return functools.partial(_int8, many=many or dtype_for_many()), torch.bfloat16
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
-    return lambda weight, bias: Dense(weight, bias, dtype), dtype
+        return functools.partial(Grouped, many=make_many), _DENSE.get(many, torch.float32)
+    return functools.partial(_int8, many=make_many), torch.bfloat16
 
 
-def _int8(weight: Tensor, bias: Tensor | None, many: torch.dtype) -> Matrix:
+class ForMany:
+    """A matrix in the format for many rows; the head, of which one row is wanted, is dense."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, format: str, workspace: int8.Workspace
+    ) -> None:
+        self.dtype = _DENSE.get(format, torch.float32)
+        rounded = format == "int8" and len(weight) <= _MOST_OUTPUTS * weight.shape[1]
+        self.product: Matrix = (
+            int8.Int8Product(weight, bias, workspace)
+            if rounded
+            else Dense(weight, bias, self.dtype)
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[rows, in]`` to ``[rows, out]``."""
+        return self.product(x.to(self.dtype))
+
+
+def _int8(weight: Tensor, bias: Tensor | None, many: Many) -> Matrix:
     # The kernel reads 32 inputs at once and past the end of a row that is no multiple of it.
     if weight.shape[1] % 32:
         return Dense(weight, bias, torch.bfloat16)
     return Int8(weight, bias, many)
 
 
-def dtype_for_many() -> torch.dtype:
-    """The format in which this processor multiplies many rows faster."""
-    seconds = product_seconds(torch.get_num_threads())
-    return torch.bfloat16 if seconds["bf16"] < seconds["fp32"] else torch.float32
+def format_for_many() -> str:
+    """The format in which this processor multiplies many rows fastest."""
+    threads = torch.get_num_threads()
+    seconds = {**product_seconds(threads), "int8": int8.seconds(threads)}
+    return min(seconds, key=lambda name: seconds[name])

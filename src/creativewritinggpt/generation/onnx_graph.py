@@ -76,7 +76,7 @@ class Graph:
 
     def product(self, name: str, matrix: Any, x: str) -> str:
         """``x`` through a matrix."""
-        outputs, inputs = matrix.weight.shape
+        outputs, inputs = matrix.shape
         given = [
             x,
             self.weight(f"{name}.codes", matrix.codes),
@@ -240,8 +240,8 @@ def _with_normed_heads(
 def chain(matrices: Sequence[Grouped]) -> Graph:
     """Some rows through one matrix after the other, ``x`` to ``y``; ``[rows, width]``."""
     graph, name = Graph(), "x"
-    graph.input("x", _FLOAT, ["rows", int(matrices[0].weight.shape[1])])
+    graph.input("x", _FLOAT, ["rows", int(matrices[0].shape[1])])
     for number, matrix in enumerate(matrices):
         name = graph.product(f"matrix.{number}", matrix, name)
-    graph.output(name, ["rows", len(matrices[-1].weight)])
+    graph.output(name, ["rows", int(matrices[-1].shape[0])])
     return graph

@@ -21,9 +21,6 @@ from .text import encode
 if TYPE_CHECKING:
     from ..models.writer import Writer
 
-# Tokens that are read at once before the comparison begins, as a prompt would be.
-_PROMPT = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
@@ -52,7 +49,11 @@ class Quality:
 
 
 def compare(
-    writer: Writer, texts: Sequence[str], weights: str = "int8", tokens: int = 256
+    writer: Writer,
+    texts: Sequence[str],
+    weights: str = "int8",
+    tokens: int = 256,
+    prompt: int = 16,
 ) -> Quality:
     """Compare a backend with float32 on the first ``tokens`` tokens of each text.
 
@@ -61,6 +62,7 @@ def compare(
         texts: Real text; what is shorter than a short prompt is left out.
         weights: The backend, as in the settings.
         tokens: At most so many of each text.
+        prompt: Tokens that are read at once before the comparison begins.
 
     Raises:
         InputError: The backend can't be had for this model.
@@ -71,13 +73,13 @@ def compare(
     with torch.inference_mode():
         for text in texts:
             ids = [writer.bos_id, *encode(writer.tokenizer, text)[: tokens - 1]]
-            if len(ids) <= _PROMPT + 1:
+            if len(ids) <= prompt + 1:
                 continue
             given = torch.tensor([ids])
             logits = writer.model(given, attention_mask=torch.ones_like(given)).logits
-            exact = logits[0, _PROMPT - 1 : -1].float()
-            context, logits = backend.read(ids[:_PROMPT], len(ids))
-            for place, token in enumerate(ids[_PROMPT:]):
+            exact = logits[0, prompt - 1 : -1].float()
+            context, logits = backend.read(ids[:prompt], len(ids))
+            for place, token in enumerate(ids[prompt:]):
                 p = torch.log_softmax(exact[place], -1)
                 q = torch.log_softmax(logits[0], -1)
                 kl += float((p.exp() * (p - q)).sum())
