@@ -4,11 +4,12 @@
 
 Every run trains on the same files with the same tokens a step and the same number of steps, and is
 scored on the beginnings of the documents held out (`--words`), and on other domains (`--forget
-NAME=FILE…`, else those of the sample corpus that are not trained on). The seed is also that of the split, so that the spread over
-seeds has both in it. A finished run is one line of the results file: a sweep goes on where it was
-stopped, and `--runs N` stops after so many. Stages, each around the best of the one before
-(`--learning-rate`, `--targets`, `--rank`): `rates` (learning rate × attention or all projections,
-at equal parameters), `rank`, `dropout`, `variants` (rsLoRA, DoRA). Without a stage: the table.
+NAME=FILE…`, else those of the sample corpus that are not trained on). The seed is also that of the
+split, so that the spread over seeds has both in it. A finished run is one line of the results file:
+a sweep goes on where it was stopped, and `--runs N` stops after so many. Stages, each around the
+best of the one before (`--learning-rate`, `--targets`, `--rank`): `rates` (learning rate ×
+attention or all projections, at equal parameters), `rank`, `dropout`, `variants` (rsLoRA, DoRA).
+Without a stage: the table.
 """
 
 from __future__ import annotations

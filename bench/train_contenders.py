@@ -4,7 +4,7 @@ All train LoRA on every projection with AdamW at a constant rate, on the same do
 same number of positions in an optimizer step:
 
     ours       the project's engine, as ``cwgpt train`` runs it
-    ours-int8  the same with frozen products in int8, which has no setting yet
+    ours-int8  the same with ``precision: int8``
     ours-full  the same with ``method: full``, all weights
     usual      model + PEFT in a plain loop: fp32, the base's dropouts on, rows padded to 512, all
                logits at once, as most tutorials and the original project do

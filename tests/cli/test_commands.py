@@ -192,6 +192,7 @@ def test_recipes_are_listed_shown_and_copied(tmp_path, capsys):
 def test_doctor_says_what_there_is(capsys):
     found = json.loads(cwgpt("doctor", "--json").stdout)
     assert found["device"] and found["hub"]["reachable"] is None
+    assert set(found["writing"]) == {"prompts", "steps"}
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     for word in ("device", "precision", "threads", "memory", "starter", "model hub"):

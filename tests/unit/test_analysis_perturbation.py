@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,15 @@ from writers import make_writer
 
 from creativewritinggpt.analysis import perturbation, replacements, suffixes
 from creativewritinggpt.analysis.changes import Predictions
+from creativewritinggpt.analysis.native_passes import NativePasses
 from creativewritinggpt.analysis.perturbation import perturb
 from creativewritinggpt.analysis.replacements import draws
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.analysis.suffixes import Reading
+from creativewritinggpt.analysis.transformers_passes import TransformersPasses
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.generation import matrices
+from creativewritinggpt.models.scoring import body_and_head
 
 FAMILIES = ("gpt2", "llama", "qwen")
 
@@ -84,6 +89,49 @@ def test_the_fast_path_equals_two_whole_passes(
             assert found.js[row, position] == pytest.approx(js, abs=1e-5)
             flips = np.mean([one["flips"][at] for one in plain])
             assert found.flip_rate[row, position] == pytest.approx(flips)
+
+
+@pytest.mark.invariant
+@pytest.mark.parametrize("family", FAMILIES)
+def test_our_own_passes_equal_those_of_transformers(
+    family: str, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    writer = with_adapter(a_writer(tiny_model, tiny_tokenizer, family))
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 384, (11,), generator=generator)
+    plain, own = TransformersPasses(writer, exact=True), NativePasses(writer, "fp32")
+    for wanted in ([10], [0, 4, 5], list(range(11))):
+        places = torch.tensor(wanted)
+        torch.testing.assert_close(own.read(ids, places), plain.read(ids, places))
+    for begin, rows, wanted in ((0, 3, [10]), (4, 5, [0, 3, 6]), (10, 1, [0]), (7, 2, [0, 1, 2])):
+        variants = torch.randint(1, 384, (rows, 11 - begin), generator=generator)
+        wanted = [place for place in wanted if place < 11 - begin]
+        found = [p.branch(variants, begin, torch.tensor(wanted)) for p in (own, plain)]
+        assert found[0].shape[:2] == (rows, len(wanted))
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
+    family: str, tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suffixes, "format_for_many", lambda: "int8")
+    monkeypatch.setattr(matrices, "format_for_many", lambda: "int8")
+    writer = a_writer(tiny_model, tiny_tokenizer, family)
+    subject = a_subject(targets=(Target(6, 1), Target(9, 2)))
+    exact = perturb(writer, subject, samples=48, positions="all")
+    assert exact.settings["exact_samples"] == 48
+    writer.device = dataclasses.replace(writer.device, approximate=True)
+    rough = perturb(writer, subject, samples=48, positions="all")
+    assert rough.settings["exact_samples"] == 8
+    assert not np.array_equal(rough.kl, exact.kl)
+    assert rough.noise_floor < 1e-6
+    assert exact.influence is not None and rough.influence is not None
+    np.testing.assert_allclose(rough.kl, exact.kl, atol=3 * exact.kl_se.max() + 1e-6)
+    np.testing.assert_allclose(rough.influence, exact.influence, rtol=0.3, atol=2e-4)
+    assert (rough.kl_se < 2 * exact.kl_se + 1e-5).all()
+    few = perturb(writer, subject, samples=5)
+    assert few.settings["exact_samples"] == 5
 
 
 def test_nothing_moves_before_the_replaced_token(tiny_model: Any, tiny_tokenizer: Any) -> None:
@@ -195,14 +243,14 @@ def test_lack_of_memory_halves_the_passes(
 ) -> None:
     writer, subject = a_writer(tiny_model, tiny_tokenizer), a_subject()
     whole = perturb(writer, subject, samples=8)
-    inner = Reading._read
+    inner = NativePasses.branch
 
-    def read(self: Any, ids: np.ndarray, cache: Any) -> Any:
+    def branch(self: Any, ids: torch.Tensor, begin: int, wanted: torch.Tensor) -> torch.Tensor:
         if len(ids) > 4:
             raise MemoryError
-        return inner(self, ids, cache)
+        return inner(self, ids, begin, wanted)
 
-    monkeypatch.setattr(Reading, "_read", read)
+    monkeypatch.setattr(NativePasses, "branch", branch)
     np.testing.assert_allclose(perturb(writer, subject, samples=8).kl, whole.kl, atol=1e-5)
 
 
@@ -307,7 +355,7 @@ def test_weights_that_are_no_numbers_are_refused(tiny_model: Any, tiny_tokenizer
     from creativewritinggpt.errors import RunError
 
     writer = a_writer(tiny_model, tiny_tokenizer)
-    Reading(writer, [0, 1], [1])  # the model is found fit before it breaks
+    body_and_head(writer.model)  # the model is found fit before it breaks
     with torch.no_grad():
         writer.model.transformer.h[0].mlp.c_fc.weight.fill_(float("nan"))
     with pytest.raises(RunError, match="not numbers"):

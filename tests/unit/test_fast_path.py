@@ -1,19 +1,25 @@
 """The fast path gives the plain path's numbers: losses, gradients and whole courses of training."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from corpora import write_stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import as_tokens, make_writer, random_rows
 
 from creativewritinggpt.config import Config
 from creativewritinggpt.data.packing import IGNORE, plan_rows
+from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.training.checkpoint import trained_parameters
 from creativewritinggpt.training.engine import accumulate_gradient, fast_path
 from creativewritinggpt.training.fast import attention, kernels
 from creativewritinggpt.training.fast.documents import end_to_end
+from creativewritinggpt.training.run import train
 
 pytestmark = pytest.mark.invariant
 FAMILIES = ["gpt2", "llama", "qwen"]
@@ -190,3 +196,26 @@ def test_compiled_kernels_equal_plain_ones(tiny_model):
     assert again_loss == compiled_loss and all(
         torch.equal(again[name], found[name]) for name in found
     )
+
+
+def test_int8_is_recorded_resumed_and_refused_where_it_can_not_be(tiny_folder, tmp_path):
+    stories = str(write_stories(tmp_path / "stories.jsonl"))
+    settings = {
+        "model_name": str(tiny_folder("llama")), "output_dir": str(tmp_path / "out"),
+        "precision": "int8", "device": "cpu", "num_workers": 1, "max_length": 48, "max_steps": 4,
+        "patience": 0,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="int8 trains LoRA adapters"):
+        train(Config(**settings, method="full"), [stories])
+    train(Config(**settings, save_steps=1), [stories])
+    found = []
+    for run in (1, 2):
+        record = json.loads((tmp_path / "out" / "final_model" / "run.json").read_text())
+        assert record["training"]["probed"]["precision"] == "int8"
+        assert record["training"]["probed"]["compiled"] is False
+        assert "too short" in record["training"]["probed"]["reasons"]["compiled"] or run == 2
+        found.append((tmp_path / "out/final_model/adapter_model.safetensors").read_bytes())
+        if run == 1:
+            shutil.rmtree(tmp_path / "out" / "checkpoints" / "step-4")
+            train(Config(output_dir=settings["output_dir"]), resume=True)
+    assert found[0] == found[1]

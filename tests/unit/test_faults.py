@@ -1,6 +1,7 @@
 """What can go wrong during a run: killed processes, full disks, damaged files, no memory."""
 
 import dataclasses
+import gc
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import random
 import shutil
 import subprocess
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -362,3 +364,13 @@ def test_two_runs_in_one_folder_the_second_is_refused_and_a_killed_one_leaves_no
         other.wait()
     with claimed(tmp_path / "out", resume=False, overwrite=False):
         pass
+
+
+def test_estimating_memory_lets_go_of_the_model(tiny_model, tiny_tokenizer):
+    writer = make_writer(tiny_model("llama"), tiny_tokenizer)
+    attach(writer, Config())
+    assert bytes_of_a_row(writer, 64) > 0
+    model = weakref.ref(writer.model)
+    del writer
+    gc.collect()
+    assert model() is None

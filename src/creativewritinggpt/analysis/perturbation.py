@@ -12,7 +12,9 @@ after it, so that a sum would favour the early ones. Being random they come with
 and being computed in finite precision with a noise floor: what the same path makes of a replacement
 of each token by itself. The start token is not replaced, for it is no part of the text.
 
-The cost is a pass over the rest of the text for each token and sample (see :mod:`.suffixes`).
+The cost is a pass over the rest of the text for each token and sample (see :mod:`.suffixes`). Where
+the processor is faster in a rougher format all samples are computed in that, and some of them
+exactly, which corrects the means (see :mod:`.sampled`).
 """
 
 from __future__ import annotations
@@ -29,8 +31,13 @@ from ..models.writer import Writer
 from .attribution import Attribution
 from .changes import Predictions
 from .replacements import check_law, draws
+from .sampled import Sampled
 from .subject import Subject, with_targets
-from .suffixes import Reading
+from .suffixes import Reading, can_round
+
+# Of each token at least so many samples are exact; fewer are not worth a second pass.
+_FEWEST_EXACT = 4
+_EXACT_SHARE = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Perturbation:
         change_se: Its standard error.
         flip_rate: ``[targets, tokens]``, how often the likeliest token is another one.
         noise_floor: The largest KL that comes out where nothing was replaced, nats.
-        settings: Law, samples, seed, positions, precision.
+        settings: Law, samples (and how many of them were exact), seed, positions, precision.
         influence: ``[tokens, tokens]``, D[i, j]: KL of the prediction after j when the token at i
             is replaced; only with ``positions="all"``.
         affected: ``[tokens]``, mean of D[i, j] over all j ≥ i; only with ``positions="all"``.
@@ -145,28 +152,47 @@ def perturb(
     reading = Reading(writer, subject.ids, indices)
     replaced = np.arange(1, indices[-1] + 1)
     chosen = draws(law, writer, subject.ids, replaced.tolist(), samples=samples, seed=seed)
+    exact = _exact_samples(writer, samples)
     settings = {
         "law": law,
         "samples": samples,
+        "exact_samples": exact,
         "seed": seed,
         "positions": positions,
         "precision": writer.device.precision,
         "start_token": "not replaced",
     }
-    found = _measure(reading, subject, replaced, chosen, progress)
+    found = _measure(reading, subject, replaced, chosen[:, :exact], progress)
+    if exact < samples:
+        rough = Reading(writer, subject.ids, indices, rounded=True)
+        found = _measure(rough, subject, replaced, chosen, progress).corrected(found)
     result = _summary(found, subject, reading, replaced, settings)
     return _with_influence(result, found, length, replaced) if everywhere else result
+
+
+def _exact_samples(writer: Writer, samples: int) -> int:
+    """How many samples of each token are computed exactly: all where nothing else is faster."""
+    if not (writer.device.approximate and can_round(writer)):
+        return samples
+    some = max(_FEWEST_EXACT, samples // _EXACT_SHARE)
+    return some if 2 * some <= samples else samples
 
 
 @dataclasses.dataclass
 class _Measured:
     """The numbers of each replacement before they are averaged, ``[tokens, samples, …]``."""
 
-    kl: np.ndarray  # [tokens, samples, indices]
-    js: np.ndarray  # [tokens, samples, indices], at the targets' indices only
-    flips: np.ndarray  # [tokens, samples, indices]
-    change: np.ndarray  # [tokens, samples, targets]
     noise_floor: float
+    kl: Sampled  # [tokens, samples, indices]
+    js: Sampled  # [tokens, samples, indices], at the targets' indices only
+    flips: Sampled  # [tokens, samples, indices]
+    change: Sampled  # [tokens, samples, targets]
+
+    def corrected(self, exact: _Measured) -> _Measured:
+        """The same with the exact numbers of the first samples; what is left of noise is theirs."""
+        names = ("kl", "js", "flips", "change")
+        both = ((getattr(self, name).values, getattr(exact, name).values) for name in names)
+        return _Measured(exact.noise_floor, *(Sampled(rough, some) for rough, some in both))
 
 
 def _measure(
@@ -203,7 +229,7 @@ def _measure(
         kl[at], js[at], flips[at] = found.kl, found.js, found.flips
         change[part.rows] = predictions.drops(part, subject.targets, found)
     every = inverse.reshape(tokens, samples)
-    return _Measured(kl[every], js[every], flips[every], change[every], noise)
+    return _Measured(noise, *(Sampled(array[every]) for array in (kl, js, flips, change)))
 
 
 def _summary(
@@ -216,22 +242,25 @@ def _summary(
     """Means and standard errors for the targets."""
     wanted = np.searchsorted(reading.indices, [t.position - 1 for t in subject.targets])
 
-    def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def spread(values: Sampled) -> tuple[np.ndarray, np.ndarray]:
         """``[tokens, samples, targets]`` as means and standard errors ``[targets, tokens]``."""
         means = np.zeros((len(subject.targets), subject.length))
         errors = np.zeros_like(means)
-        means[:, replaced], errors[:, replaced] = (part.T for part in _mean_and_error(values))
+        means[:, replaced], errors[:, replaced] = values.mean().T, values.standard_error().T
         return means, errors
 
-    kl, kl_se = spread(found.kl[:, :, wanted])
+    def at_targets(values: Sampled) -> tuple[np.ndarray, np.ndarray]:
+        return spread(values.map(lambda array: array[:, :, wanted]))
+
+    kl, kl_se = at_targets(found.kl)
     change, change_se = spread(found.change)
     return Perturbation(
         kl=kl,
         kl_se=kl_se,
-        js=spread(found.js[:, :, wanted])[0],
+        js=at_targets(found.js)[0],
         change=change,
         change_se=change_se,
-        flip_rate=spread(found.flips[:, :, wanted])[0],
+        flip_rate=at_targets(found.flips)[0].clip(0.0, 1.0),
         noise_floor=found.noise_floor,
         settings=settings,
     )
@@ -242,18 +271,12 @@ def _with_influence(
 ) -> Perturbation:
     """The same with what each token does to every later prediction."""
     influence = np.zeros((length, length))
-    influence[replaced] = found.kl.mean(1, dtype=np.float64)
+    influence[replaced] = found.kl.mean()
     affected, error = np.zeros(length), np.zeros(length)
     # Before the token itself everything is 0, so that the mean is the sum over what it can move.
-    each = found.kl.sum(2, dtype=np.float64) / (length - replaced)[:, None]
-    affected[replaced], error[replaced] = _mean_and_error(each)
+    each = found.kl.map(lambda kl: kl.sum(2, dtype=np.float64) / (length - replaced)[:, None])
+    affected[replaced], error[replaced] = each.mean(), each.standard_error()
     return dataclasses.replace(result, influence=influence, affected=affected, affected_se=error)
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over axis 1 and its standard error."""
-    values = values.astype(np.float64)
-    return values.mean(1), values.std(1, ddof=1) / np.sqrt(values.shape[1])
 
 
 def _plain(writer: Writer, ids: Sequence[int], variant: Sequence[int]) -> dict[str, np.ndarray]:

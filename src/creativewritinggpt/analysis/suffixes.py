@@ -17,28 +17,32 @@ one row more a pass.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from ..errors import InputError
-from ..models.scoring import body_and_head
+from ..generation.matrices import Unsupported, format_for_many
 from ..models.writer import Writer
 from .memory import in_batches, micro_batch
+from .native_passes import NativePasses
+from .transformers_passes import TransformersPasses
 
 # Passes of fewer tokens are joined with their neighbours.
 _WORTH_A_PASS = 192
 # Tokens of a pass on a processor: more only leave its caches.
 _TOKENS_ON_A_PROCESSOR = 1024
 _MOST_ROWS = 4096
+
+
+def can_round(writer: Writer) -> bool:
+    """Whether this processor multiplies many rows faster in another format than fp32."""
+    on_processor = writer.device.torch_device.type == "cpu"
+    return on_processor and NativePasses.knows(writer) and format_for_many() != "fp32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,23 +63,48 @@ class Pass:
     original: Tensor
 
 
-class _Prefix(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer, lent to a pass of any number of rows and never added to."""
+class Passes(Protocol):
+    """How a text and its variants go through the model."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+    def read(self, ids: Tensor, wanted: Tensor) -> Tensor:
+        """Read a text from its start, and keep its keys and values.
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The prefix before each row's own keys and values."""
-        return _joined(self.keys, key_states), _joined(self.values, value_states)
+        Args:
+            ids: ``[tokens]``.
+            wanted: Places ``[places]`` in the text, in ascending order.
+
+        Returns:
+            Hidden states there after the last norm, float32 ``[places, width]``.
+        """
+
+    def branch(self, ids: Tensor, begin: int, wanted: Tensor) -> Tensor:
+        """Read rows that go on from the first ``begin`` tokens of the text that was read.
+
+        Args:
+            ids: ``[rows, tokens]``.
+            begin: Tokens that they share with the text.
+            wanted: Places ``[places]`` in a row, in ascending order.
+
+        Returns:
+            Hidden states there, float32 ``[rows, places, width]``.
+        """
 
 
-def _joined(prefix: Tensor, own: Tensor) -> Tensor:
-    return torch.cat([prefix.to(own.dtype).expand(len(own), -1, -1, -1), own], dim=-2)
+def passes_for(writer: Writer, *, exact: bool, rounded: bool) -> Passes:
+    """Our own forward pass where it knows the model, else transformers'.
+
+    Args:
+        writer: The model.
+        exact: Compute in fp32, whatever the writer's precision.
+        rounded: Compute in the format that this processor is fastest in.
+    """
+    full = exact or rounded or writer.device.precision == "fp32"
+    if full and writer.device.torch_device.type == "cpu" and not writer.model.training:
+        try:
+            return NativePasses(writer, "many" if rounded else "fp32")
+        except Unsupported:
+            pass
+    return TransformersPasses(writer, exact=exact)
 
 
 class Reading:
@@ -86,7 +115,9 @@ class Reading:
             within ``writer.base()``.
         ids: The text as the model reads it, start token included.
         indices: Where predictions are wanted, in ascending order: index j predicts token j + 1.
-        exact: Compute in the weights' own precision, whatever the writer's.
+        exact: Compute in fp32, whatever the writer's precision.
+        rounded: Compute in the format that this processor is fastest in; without effect where
+            only transformers knows the model.
 
     Attributes:
         states: Hidden states at ``indices``, float32 ``[indices, width]``.
@@ -96,7 +127,13 @@ class Reading:
     """
 
     def __init__(
-        self, writer: Writer, ids: Sequence[int], indices: Sequence[int], *, exact: bool = False
+        self,
+        writer: Writer,
+        ids: Sequence[int],
+        indices: Sequence[int],
+        *,
+        exact: bool = False,
+        rounded: bool = False,
     ) -> None:
         if not indices or indices[0] < 0 or indices[-1] >= len(ids):
             raise InputError(
@@ -106,17 +143,8 @@ class Reading:
         self.writer, self.exact = writer, exact
         self.ids = np.asarray(ids[: indices[-1] + 1], dtype=np.int64)
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._body, _, _ = body_and_head(writer.model)
-        cache = DynamicCache()
-        states = self._read(self.ids[None], cache)
-        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
-        self.states = states[0, torch.as_tensor(self.indices, device=states.device)].float()
-
-    @contextlib.contextmanager
-    def precision(self) -> Iterator[None]:
-        """The precision of the passes: the writer's, or that of the weights."""
-        with contextlib.nullcontext() if self.exact else self.writer.device.autocast():
-            yield
+        self._passes = passes_for(writer, exact=exact, rounded=rounded)
+        self.states = self._passes.read(self._tensor(self.ids), self._tensor(self.indices))
 
     def beginnings(self, variants: np.ndarray) -> np.ndarray:
         """Where each variant first differs, ``[variants]``; the text's length where nowhere."""
@@ -184,78 +212,9 @@ class Reading:
         end = len(self.ids)
         first = int(np.searchsorted(self.indices, begin))
         ids = np.concatenate([self.ids[None, begin:], variants[rows, begin:end]])
-        prefix = [
-            _Prefix(keys[:, :, :begin], values[:, :, :begin]) for keys, values in self._layers
-        ]
-        device = self.writer.device.torch_device
-        wanted = torch.as_tensor(self.indices[first:] - begin, device=device)
-        with _only_last_places(self.writer.bare, wanted):
-            states = self._read(ids, DynamicCache() if begin == 0 else _cache_of(prefix))
-        states = states[:, wanted].float()
+        wanted = self._tensor(self.indices[first:] - begin)
+        states = self._passes.branch(self._tensor(ids), begin, wanted)
         return Pass(rows, slice(first, len(self.indices)), states[1:], states[0])
 
-    def _read(self, ids: np.ndarray, cache: DynamicCache) -> Tensor:
-        """Hidden states of ``ids`` after what the cache holds, ``[rows, tokens, width]``."""
-        tensor = torch.as_tensor(ids, device=self.writer.device.torch_device)
-        # Not inference_mode: what a model keeps from a pass would be useless for training later.
-        with torch.no_grad(), self.precision(), _fused_activations(self.writer.bare):
-            states: Tensor = self._body(input_ids=tensor, past_key_values=cache, use_cache=True)
-        return states
-
-
-def _cache_of(layers: list[_Prefix]) -> DynamicCache:
-    cache = DynamicCache()
-    cache.layers = list(layers)
-    return cache
-
-
-@contextlib.contextmanager
-def _only_last_places(model: Any, wanted: Tensor) -> Iterator[None]:
-    """The last layer's MLP at some places only: nobody reads what it makes of the others.
-
-    Args:
-        model: A model whose layers have an ``mlp`` each; others are left as they are.
-        wanted: Places ``[places]`` in a row.
-    """
-    body = model.base_model
-    layers = getattr(body, "h", None) or getattr(body, "layers", None)
-    last = getattr(layers[-1], "mlp", None) if layers else None
-    if last is None or "forward" in vars(last):
-        yield
-        return
-    whole: Callable[[Tensor], Tensor] = last.forward
-
-    def forward(states: Tensor) -> Tensor:
-        if states.shape[1] == len(wanted):
-            return whole(states)
-        result = torch.zeros_like(states)
-        some = whole(states[:, wanted])
-        result[:, wanted] = some.to(result.dtype)
-        return result
-
-    last.forward = forward
-    try:
-        yield
-    finally:
-        del last.forward
-
-
-@contextlib.contextmanager
-def _fused_activations(model: Any) -> Iterator[None]:
-    """GPT-2's activation as one operation: written out, it takes as long as a matrix product."""
-    slow = [
-        module
-        for module in model.modules()
-        if type(module).__name__ == "NewGELUActivation" and "forward" not in vars(module)
-    ]
-    for module in slow:
-        module.forward = _gelu
-    try:
-        yield
-    finally:
-        for module in slow:
-            del module.forward
-
-
-def _gelu(values: Tensor) -> Tensor:
-    return F.gelu(values, approximate="tanh")
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=self.writer.device.torch_device)

@@ -25,18 +25,43 @@ def run(arguments: argparse.Namespace) -> int:
     from ..doctor import examine
 
     found = examine(cache_dir=arguments.cache_dir)
+    found["writing"] = _writing(found)
     sys.stdout.write((json.dumps(found) if arguments.json else _render(found)) + "\n")
     return 0
+
+
+def _writing(found: dict[str, Any]) -> dict[str, str] | None:
+    """The formats in which this processor reads prompts and writes; None on other devices."""
+    if found["device"] != "cpu":
+        return None
+    import torch
+
+    from ..generation import onnx_steps
+    from ..generation.choice import fastest_weights
+    from ..generation.matrices import format_for_many
+
+    torch.set_num_threads(found["threads"])
+    if not onnx_steps.available():
+        found["advice"].append(
+            "onnxruntime is not here: pip install 'creativewritinggpt[fast]' may write faster"
+        )
+    return {"prompts": format_for_many(), "steps": fastest_weights(found["threads"])}
 
 
 def _render(found: dict[str, Any]) -> str:
     """The findings as lines of text."""
     reasons, memory, cache = found["reasons"], found["memory"], found["cache"]
     starter, hub = found["starter"], found["hub"]
+    writing = found["writing"]
     rows = [
         ("device", f"{found['device']} ({reasons['device']})"),
         ("precision", f"{found['precision']} ({reasons['precision']})"),
         ("threads", f"{found['threads']} ({reasons['threads']})"),
+        *(
+            [("writing", f"{writing['steps']}, prompts in {writing['prompts']} (measured)")]
+            if writing
+            else []
+        ),
         ("memory", f"{size(memory['free_bytes'])} free of {size(memory['total_bytes'])}"),
         ("cache", f"{cache['folder']}, {size(cache['free_bytes'])} free"),
         ("starter", "in the cache" if starter["cached"] else "not in the cache yet"),

@@ -27,7 +27,7 @@ _Kept = list[tuple[tuple[Any, ...], Backend]]
 _kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
 
 
-def backend_for(writer: Writer, weights: str = "auto") -> Backend:
+def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True) -> Backend:
     """The backend for a writer.
 
     Args:
@@ -36,7 +36,8 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
             the same with steps by onnxruntime; ``transformers``: the model as it is; ``auto``: on
             a processor the fastest here of fp32, int8 and onnx, or fp32 where that was asked for;
             on other devices, and for families that our own forward pass doesn't know,
-            ``transformers``.
+            ``transformers``; ``many``: what ``auto`` reads prompts in, for passes of many rows.
+        required: Whether a format that can't be had is an error; else it is ``transformers`` then.
 
     Raises:
         InputError: The format named can't be had for this model.
@@ -65,7 +66,7 @@ def backend_for(writer: Writer, weights: str = "auto") -> Backend:
     try:
         backend = NativeBackend(writer.bare, kind)
     except Unsupported as error:
-        if weights == "auto":
+        if weights == "auto" or not required:
             return _transformers(writer)
         raise InputError(
             f"weights is {weights}, and our own forward pass does not know {error}",

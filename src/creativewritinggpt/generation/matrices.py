@@ -190,8 +190,8 @@ def maker(
     """How to make a matrix, and what it multiplies.
 
     Args:
-        kind: ``fp32``, ``bf16``, ``int8`` or ``onnx``.
-        many: With the last two, the format for many rows: ``fp32``, ``bf16`` or ``int8``; without
+        kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, or ``many`` for many rows and nothing else.
+        many: With the last three, the format for many rows: ``fp32``, ``bf16`` or ``int8``; without
             it the fastest here.
     """
     if kind in _DENSE:
@@ -199,6 +199,8 @@ def maker(
         return functools.partial(Dense, dtype=dtype), dtype
     many = many or format_for_many()
     make_many: Many = functools.partial(ForMany, format=many, workspace=int8.Workspace())
+    if kind == "many":
+        return make_many, _DENSE.get(many, torch.float32)
     if kind == "onnx":
         return functools.partial(Grouped, many=make_many), _DENSE.get(many, torch.float32)
     return functools.partial(_int8, many=make_many), torch.bfloat16

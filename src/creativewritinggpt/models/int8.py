@@ -4,14 +4,14 @@
     x Wᵀ  ≈ Σ over groups  r ⊙ (q pᵀ)  ⊙ cᵀ
 
 Each row has a scale r of its own, each output a scale c. Language models have a few input columns
-that are far larger than the others, and three things keep them from costing the others their digits:
-- b, the root of each weight column's length, goes from the weights to the activations beforehand, so
-  that neither side has all of the spread (as in SmoothQuant, Xiao et al. 2023, without its
+that are far larger than the others, and three things keep them from costing those their digits:
+- b, the root of each weight column's length, goes from the weights to the activations beforehand,
+  so that neither side has all of the spread (as in SmoothQuant, Xiao et al. 2023, without its
   calibration);
-- where a weight has more outputs than inputs, the largest columns of a block are multiplied in float32 (as in LLM.int8(),
-  Dettmers et al. 2022), by the same rounded weights;
-- where it has no more outputs than inputs, the inputs are multiplied in groups, each with a row scale
-  of its own.
+- where a weight has more outputs than inputs, the largest columns of a block are multiplied in
+  float32 (as in LLM.int8(), Dettmers et al. 2022), by the same rounded weights;
+- where it has no more outputs than inputs, the inputs are multiplied in groups, each with a row
+  scale of its own.
 
 Rows are taken in blocks whose numbers stay in the processor's cache, in memory that is set aside
 once. What it trades away: about 1 % of rounding in each product, and a row's result depends, within
@@ -30,6 +30,8 @@ from ..probe import fastest, measured
 BLOCK = 256
 """Rows that are multiplied at once."""
 
+# Outputs that are multiplied at once: more would push a block's numbers out of the cache.
+_SLICE = 1024
 _OUTLIERS = 8
 _GROUPS = range(256, 63, -1)
 _TINY = torch.finfo(torch.float32).tiny
@@ -68,8 +70,9 @@ class Int8Product:
         balanced = weight / self.balance
         largest = torch.maximum(balanced.amax(1), balanced.amin(1).neg_())
         self.scale = largest.clamp_(min=_TINY).div_(127)
-        whole = balanced.div_(self.scale.unsqueeze(1)).round_()
-        self.whole = whole.to(torch.int8).T.contiguous()  # [in, out], as the kernel reads it
+        whole = balanced.div_(self.scale.unsqueeze(1)).round_().to(torch.int8)
+        # [in, out] each, as the kernel reads them.
+        self.slices = [part.T.contiguous() for part in whole.split(_SLICE)]
         self.group = self.inputs
         if self.outputs <= self.inputs:
             self.group = next((n for n in _GROUPS if self.inputs % n == 0), self.inputs)
@@ -103,22 +106,32 @@ class Int8Product:
         scales = _largest(in_groups, 2).clamp_(min=_TINY).div_(127)
         in_groups.mul_(scales.reciprocal().unsqueeze_(2)).round_()
         whole = take("x", torch.int8, self.inputs)[:rows].copy_(rest)
-        products = take("y", torch.int32, self.outputs)[:rows]
+        start = 0
+        for weights in self.slices:
+            stop = start + weights.shape[1]
+            part = y[:, start:stop]
+            self._multiply(whole, weights, scales, part)
+            if self.outliers:
+                part.addmm_(beside, weights.index_select(0, columns).float())
+            if self.bias is None:
+                part.mul_(self.scale[start:stop])
+            else:
+                torch.addcmul(self.bias[start:stop], part, self.scale[start:stop], out=part)
+            start = stop
+
+    def _multiply(self, whole: Tensor, weights: Tensor, scales: Tensor, y: Tensor) -> None:
+        """Products of whole numbers, each group's times its row scales, summed up in ``y``."""
+        rows, outputs = y.shape
+        products = self.workspace.take("y", torch.int32, outputs)[:rows]
         for start in range(0, self.inputs, self.group):
             part = slice(start, start + self.group)
-            torch._int_mm(whole[:, part], self.whole[part], out=products)
+            torch._int_mm(whole[:, part], weights[part], out=products)
             row_scale = scales[:, start // self.group].unsqueeze(1)
             if start == 0:
                 y.copy_(products).mul_(row_scale)
             else:
-                more = take("y", torch.float32, self.outputs)[:rows].copy_(products)
+                more = self.workspace.take("y", torch.float32, outputs)[:rows].copy_(products)
                 y.addcmul_(more, row_scale)
-        if self.outliers:
-            y.addmm_(beside, self.whole.index_select(0, columns).float())
-        if self.bias is None:
-            y.mul_(self.scale)
-        else:
-            torch.addcmul(self.bias, y, self.scale, out=y)
 
 
 def seconds(threads: int) -> float:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from ..data.packing import IGNORE, PackedRows, Rows
+from ..errors import InputError
 from ..models.attention import packed_inputs
 from ..models.scoring import body_and_head
 from ..models.writer import Writer
-from .fast.body import fast_body
+from .fast.body import fast_body, has_fast_body
 from .fast.documents import end_to_end
 from .loss import chunked_cross_entropy
 from .projections import fused_projections
@@ -28,7 +29,7 @@ def fast_path(writer: Writer, int8: bool = False, compiled: bool = False) -> Ite
 
     Args:
         writer: The model, made trainable.
-        int8: Whether the frozen products are made in int8 (no setting yet: only the bench asks).
+        int8: Whether the frozen products are made in int8, where there is a fast path.
         compiled: Whether torch compiles what stands between the products.
     """
     # First, since it joins weights, which the others then refer to.
@@ -39,6 +40,19 @@ def fast_path(writer: Writer, int8: bool = False, compiled: bool = False) -> Ite
             yield
         finally:
             writer.fast_body = None
+
+
+def check_int8(writer: Writer) -> None:
+    """Refuse int8 products where there is no fast path.
+
+    Raises:
+        InputError: The model, the device or the method has none.
+    """
+    if not has_fast_body(writer):
+        raise InputError(
+            "precision int8 trains LoRA adapters of GPT-2, Llama and Qwen models on a CPU only",
+            "leave --precision out",
+        )
 
 
 def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:

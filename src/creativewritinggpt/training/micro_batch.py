@@ -172,7 +172,8 @@ def _kept_bytes(writer: Writer, length: int) -> int:
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Without its history: with it, what a function saves of its own output is never let go.
+        return tensor.detach()
 
     was_training = writer.model.training
     writer.model.train()

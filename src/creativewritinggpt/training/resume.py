@@ -110,9 +110,9 @@ def choices(parts: Parts, processes: int, micro_batch: int, chosen: Choice) -> d
         micro_batch: Rows that go through the model at once.
         chosen: Whether functions are compiled, and why.
     """
-    device = parts.writer.device
+    device, asked = parts.writer.device, parts.config.precision
     return {
-        "precision": device.precision,
+        "precision": asked if asked == "int8" else device.precision,
         "compiled": chosen.compiled,
         "threads": device.threads,
         "processes": processes,

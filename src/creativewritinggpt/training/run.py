@@ -26,7 +26,7 @@ from ..models.writer import Writer
 from .announce import Announcement, announce
 from .checkpoint import State, newest_checkpoint, restore, trained_parameters
 from .choice import choose_compiled
-from .engine import fast_path
+from .engine import check_int8, fast_path
 from .journal import Journal, check_trackers, journal
 from .loop import Job, fit, probe
 from .metrics import new_metrics, note_base, note_samples, write_metrics
@@ -36,6 +36,8 @@ from .parts import Parts, prepare
 from .resume import choices, recorded, take_up
 from .team import Team, gather
 from .validation import Validation
+
+INT8 = "int8"
 
 Sample = Callable[[Writer], list[dict[str, str]]]
 
@@ -141,7 +143,9 @@ def _checkpoint(output: Path, team: Team) -> tuple[Path | None, State] | None:
 def _device(config: Config, team: Team) -> devices.DeviceChoice:
     """This process's device, in the number format of the first one."""
     name = team.device(config.device)
-    chosen = devices.choose(name, config.precision, config.num_workers)
+    # What is not made in int8 takes the format that is best here.
+    wanted = "auto" if config.precision == INT8 else config.precision
+    chosen = devices.choose(name, wanted, config.num_workers)
     if (precision := team.told(chosen.precision)) != chosen.precision:
         chosen = devices.choose(name, precision, config.num_workers)
     chosen.apply()
@@ -191,7 +195,9 @@ def _go(
         save=lambda folder: parts.save(folder, state, team),
         sample=samples,
     )
-    with contextlib.nullcontext() if team.sharded else fast_path(writer):
+    if config.precision == INT8:
+        check_int8(writer)
+    with contextlib.nullcontext() if team.sharded else fast_path(writer, config.precision == INT8):
         if found is not None:
             micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
         elif not team.sharded:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...models.int8 import Workspace
 from ...models.writer import Writer
 from ..projections import is_plain_lora
 from .attention import Heads
@@ -43,6 +44,7 @@ class FastBody:
 
     def __init__(self, writer: Writer, kernels: Kernels, int8: bool) -> None:
         self.bare, self.kernels, self.int8 = writer.bare, kernels, int8
+        self.workspace = Workspace()
         low = writer.device.precision == "bf16" and not int8
         self.dtype = torch.bfloat16 if low else torch.float32
         kind = type(self.bare).__name__
@@ -54,11 +56,11 @@ class FastBody:
         kept = len(self.blocks) * int(self.bare.config.hidden_size) * _BYTES_A_COLUMN
         self.tokens_at_once = min(MOST_TOKENS, int(KEPT_BYTES / kept))
         head = self.bare.get_output_embeddings().weight.detach()
-        self.head = Int8Head(head, kernels) if int8 else None
+        self.head = Int8Head(head.float(), self.workspace) if int8 else None
 
     def _frozen(self, weight: Tensor, bias: Tensor | None) -> Frozen:
         if self.int8:
-            return Int8(weight, bias, self.kernels)
+            return Int8(weight.float(), bias, self.workspace)
         return Dense(weight, bias, self.dtype)
 
     def _join(self, *layers: Any) -> Projections:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TINY = torch.finfo(torch.float32).tiny
 _aten: Any = torch.ops.aten
 
 
@@ -69,47 +68,9 @@ def rms_norm_backward(dy: Tensor, x: Tensor, scale: Tensor, weight: Tensor) -> T
     return scale * (dn - x * (scale.square() * (x * dn).mean(-1, keepdim=True)))
 
 
-def largest(x: Tensor) -> Tensor:
-    """The largest magnitude in each column, ``[columns]``."""
-    return x.abs().amax(0)
-
-
-def rows_to_int8(x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Each row as whole multiples of a scale of its own.
-
-    Args:
-        x: float32 ``[rows, columns]``.
-        keep: ``[columns]``, 0 for columns that are left out, else 1.
-
-    Returns:
-        int8 like ``x`` and float32 ``[rows, 1]``.
-    """
-    rest = x if keep is None else x * keep
-    scale = rest.abs().amax(1, keepdim=True).clamp(min=_TINY) / 127
-    return torch.round(rest / scale).to(torch.int8), scale
-
-
-def from_products(products: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
-    """Undo the scales of int32 products and add a bias.
-
-    Args:
-        products: int32 ``[tokens, columns]``.
-        rows: ``[tokens, 1]``.
-        columns: ``[columns]``.
-        bias: ``[columns]`` or None.
-    """
-    y = products.float() * rows * columns
-    return y if bias is None else y + bias
-
-
-def write_products(out: Tensor, products: Tensor, rows: Tensor, columns: Tensor) -> None:
-    """:func:`from_products` into a tensor that is there already."""
-    out.copy_(products.float() * rows * columns)
-
-
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     kept, kept_sum, gelu, gelu_again, swiglu, swiglu_again, rms_scale, rms_norm,
-    rms_norm_backward, largest, rows_to_int8, from_products, write_products,
+    rms_norm_backward,
 )  # fmt: skip
 
 
@@ -125,10 +86,6 @@ class Kernels:
     rms_scale: Callable[..., Tensor]
     rms_norm: Callable[..., Tensor]
     rms_norm_backward: Callable[..., Tensor]
-    largest: Callable[..., Tensor]
-    rows_to_int8: Callable[..., tuple[Tensor, Tensor]]
-    from_products: Callable[..., Tensor]
-    write_products: Callable[..., None]
 
     def __init__(self, compiled: bool = False) -> None:
         self.use(compiled)
