@@ -1,11 +1,17 @@
-"""``cwgpt evaluate``: base and tuned model, or any models, on the same held-out documents."""
+"""``cwgpt evaluate``: base and tuned model, or any models, on the same held-out documents.
+
+Several processes, started by a launcher, read the same and share the scoring; the first one does
+the rest, while the others wait for it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +24,18 @@ from ..evaluation.settings import EvaluationSettings
 if TYPE_CHECKING:
     from ..data.document import Document
     from ..evaluation.contender import Contender
-    from ..evaluation.run import Material
+    from ..evaluation.run import Evaluation, Material
     from ..evaluation.scoring import DocumentScore
     from ..models.writer import Writer
+    from ..processes import Processes
 
 _SETTINGS = (
     "starter_file", "sources", "max_documents", "prompt_column", "text_column", "skip_missing",
     "skip_bad_rows", "output_dir", "cache_dir", "device", "precision", "num_workers",
 )  # fmt: skip
+
+_PATIENCE = datetime.timedelta(days=7)
+"""How long processes wait for the first one, which may write many texts."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,36 +75,98 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, show the tables and write the report."""
-    overrides = given(arguments, Config)
-    config = load_config(None, overrides)
+    from ..processes import SaidElsewhere, gather
+
+    team = gather(given(arguments, Config).get("device"), "evaluate", _PATIENCE)
+    try:
+        with team.gathered():
+            _evaluate(arguments, team)
+    except SaidElsewhere as error:
+        time.sleep(1)  # a launcher ends all as soon as one ends: let the other say it first
+        return error.exit_code
+    except KeyboardInterrupt:
+        if team.first:
+            raise
+        return 130
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the user asked for, read and loaded."""
+
+    config: Config
+    settings: EvaluationSettings
+    contenders: list[Contender]
+    material: Material
+    earlier: dict[str, list[DocumentScore]]
+    tasks: list[str]
+
+
+def _evaluate(arguments: argparse.Namespace, team: Processes) -> None:
+    """Do this process's part of the evaluation."""
+    with team.agreed():
+        config = load_config(None, given(arguments, Config))
+    config = _on_this_device(config, team)
+    asked = team.prepared(lambda: _asked(arguments, config, team))
+
+    from ..evaluation.run import run as judge
+
+    with console.progress("evaluating") as tell:
+        found = judge(
+            asked.contenders, asked.material, asked.settings, earlier=asked.earlier, team=team,
+            progress=tell,
+        )  # fmt: skip
+    with team.agreed():
+        if team.first:
+            _report(found, asked, as_json=arguments.json)
+
+
+def _on_this_device(config: Config, team: Processes) -> Config:
+    """The settings with this process's device, and in the others the first one's number format."""
+    if team.size == 1:
+        return config
+    from ..devices import choose
+
+    config = dataclasses.replace(config, device=team.device(config.device))
+    with team.agreed():
+        chosen = choose(config.device, config.precision, config.num_workers) if team.first else None
+    precision = team.told("" if chosen is None else chosen.precision)
+    # The first one keeps the user's word for it, which also says how it may write.
+    return config if team.first else dataclasses.replace(config, precision=precision)
+
+
+def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _Asked:
+    """Check what was asked for, and read and load it."""
     settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
     if arguments.model and arguments.compare:
         raise InputError("--model and --compare exclude each other", "name all in --compare")
-    output = Path(config.output_dir)
     names = [name for name in arguments.compare if not name.endswith(".jsonl")]
     if arguments.compare and not names:
         raise InputError("--compare names no model", "give at least one beside the .jsonl files")
-    names = names or [arguments.model or str(output / "best_model")]
+    names = names or [arguments.model or str(Path(config.output_dir) / "best_model")]
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     if tasks:
         from ..evaluation.harness import require_harness
 
         require_harness()
     earlier = _earlier([name for name in arguments.compare if name.endswith(".jsonl")])
-    documents = _documents(arguments, config, overrides, names)
+    documents = _documents(arguments, config, names)
     contenders = _contenders(arguments, config, names)
+    # Only the first process forms the figures of what is written.
+    material = _material(names, documents, settings, config, with_index=team.first)
+    return _Asked(config, settings, contenders, material, earlier, tasks)
 
+
+def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
+    """Run what is left to the first process, write the report and show the tables."""
     from ..evaluation.report import tables, write_report
-    from ..evaluation.run import run as judge
 
-    material = _material(names, documents, settings, config)
-    with console.progress("evaluating") as tell:
-        found = judge(contenders, material, settings, earlier=earlier, progress=tell)
-    if tasks:
-        found.result["tasks"] = _tasks(contenders, tasks, config)
-    found.result["made_by"] = _made_by(config)
-    written = write_report(found, output)
-    if arguments.json:
+    if asked.tasks:
+        found.result["tasks"] = _tasks(asked.contenders, asked.tasks, asked.config)
+    found.result["made_by"] = _made_by(asked.config)
+    written = write_report(found, Path(asked.config.output_dir))
+    if as_json:
         sys.stdout.write(json.dumps(found.result) + "\n")
     for title, table, _ in tables(found.result):
         console.note(f"\n{title}" if title else "")
@@ -102,7 +174,6 @@ def run(arguments: argparse.Namespace) -> int:
     for what, why in found.result["without"].items():
         console.note(f"{what} was not measured: {why}")
     console.note(f"Written: {', '.join(map(str, written))}")
-    return 0
 
 
 def _made_by(config: Config) -> dict[str, Any]:
@@ -155,22 +226,25 @@ def _earlier(files: list[str]) -> dict[str, list[DocumentScore]]:
     return found
 
 
-def _documents(
-    arguments: argparse.Namespace, config: Config, overrides: dict[str, Any], names: list[str]
-) -> list[Document]:
+def _documents(arguments: argparse.Namespace, config: Config, names: list[str]) -> list[Document]:
     """FILEs, the named sources' held-out part, or what the training of the model held out."""
     from ..data.corpus import load_corpus, read_documents
     from .evaluation_material import held_out
 
     if arguments.files:
         return list(read_documents(arguments.files, config))
-    if "sources" in overrides:
+    if "sources" in given(arguments, Config):
         return list(load_corpus(config, []).validation)
     return held_out(names, config)
 
 
 def _material(
-    names: list[str], documents: list[Document], settings: EvaluationSettings, config: Config
+    names: list[str],
+    documents: list[Document],
+    settings: EvaluationSettings,
+    config: Config,
+    *,
+    with_index: bool,
 ) -> Material:
     """Documents, other domains, and the index over what the last model was trained on."""
     from ..evaluation.run import Material
@@ -197,7 +271,7 @@ def _material(
     if why:
         without["forgetting"] = why
     index, why = None, "it was switched off"
-    if settings.texts and settings.originality:
+    if settings.texts and settings.originality and with_index:
         index, why = training_index(names[-1], config)
     if why:
         without["originality"] = why

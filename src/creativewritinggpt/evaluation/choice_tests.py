@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.document import Document
 from ..models.writer import Writer
+from ..processes import ALONE, Processes
 from .choices import (
     PROMPTS,
     STORY_TOKENS,
@@ -44,9 +45,9 @@ class ChoiceTest:
     chance: float
     tokens: int | None = None
 
-    def ask(self, writer: Writer, progress: Told | None = None) -> Answers:
+    def ask(self, writer: Writer, progress: Told | None = None, team: Processes = ALONE) -> Answers:
         """Let a model answer."""
-        return answer(writer, self.items, tokens=self.tokens, progress=progress)
+        return answer(writer, self.items, tokens=self.tokens, team=team, progress=progress)
 
 
 def planned_tests(documents: Sequence[Document], settings: EvaluationSettings) -> list[ChoiceTest]:

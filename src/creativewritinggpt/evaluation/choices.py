@@ -22,6 +22,7 @@ from ..data.document import SEPARATOR, Document
 from ..data.tokens import encode
 from ..errors import InputError
 from ..models.writer import Writer
+from ..processes import ALONE, Processes
 from .bootstrap import Interval, interval_of
 from .scoring import score_continuations
 from .style import sentences_of
@@ -157,6 +158,7 @@ def answer(
     items: Sequence[Item],
     *,
     tokens: int | None = None,
+    team: Processes = ALONE,
     progress: Told | None = None,
 ) -> Answers:
     """Let a model answer.
@@ -165,6 +167,7 @@ def answer(
         writer: The model.
         items: The questions.
         tokens: Score the first tokens of each text only.
+        team: The processes that share the work; each gives all questions and gets all answers.
         progress: Told (options scored, options in all).
     """
     pairs = [
@@ -172,7 +175,7 @@ def answer(
         for item in items
         for context, text in item.options
     ]
-    scores = iter(score_continuations(writer, pairs, progress=progress))
+    scores = iter(score_continuations(writer, pairs, team=team, progress=progress))
     right, ranks = [], []
     for item in items:
         own, *others = [next(scores) for _ in item.options]

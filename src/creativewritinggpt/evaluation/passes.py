@@ -12,13 +12,17 @@ how much of it: libraries of linear algebra cut products of other shapes in othe
 changes the last digits. The output head runs at scored positions only, a few hundred at a time,
 so that memory does not grow with vocabulary times length.
 
-Models whose attention does more than the common kind go through ``models.scoring.token_nll``, row
-by padded row.
+Models whose attention does more than the common kind take the plain way of :mod:`.padded`.
+
+Several processes share out whole passes, which all of them plan alike: a pass is the same work with
+the same numbers whoever does it. The price is that every process cuts all texts into windows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,9 +33,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.packing import IGNORE, PackedRows
-from ..models.scoring import body_and_head, head_nll, token_nll
+from ..data.packing import IGNORE
+from ..models.scoring import body_and_head, head_nll
 from ..models.writer import Writer
+from ..processes import ALONE, Processes
+from .padded import plan_rows, score_rows
 from .windows import Window
 
 PASS = 1024
@@ -50,6 +56,7 @@ def windows_nll(
     writer: Writer,
     windows: Sequence[Window],
     *,
+    team: Processes = ALONE,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Nll]:
     """The negative log-probabilities of every window's targets, in the mode the model is in.
@@ -57,31 +64,61 @@ def windows_nll(
     Args:
         writer: The model; its adapter works unless this is called within ``writer.base()``.
         windows: Of at most the model's context window each.
-        progress: Told (windows done, windows in all).
+        team: The processes that share the work; each gives all the windows and gets all numbers.
+        progress: Told (windows done, windows in all) of this process's share.
 
     Returns:
         For each window, [tokens] nats, 0 where there is no target.
+
+    Raises:
+        InputError: The model can't be used so, or a process has other windows than the first.
     """
-    if not windows:
+    if not windows and team.size == 1:
         return []
+    with team.agreed():
+        passes, score, way = _planned(writer, windows)
+    team.alike(lambda: _digest(windows, way), "tokens to score")
+    result = [np.zeros(len(window.inputs)) for window in windows]
+    mine = passes[team.rank :: team.size]
+    done, total = 0, sum(map(len, mine))
+    with team.agreed():
+        for taken in mine:
+            for index, found in zip(taken, score([windows[i] for i in taken]), strict=True):
+                result[index] = found
+            done += len(taken)
+            if progress is not None:
+                progress(done, total)
+    if team.size == 1:
+        return result
+    ends = np.cumsum([len(window.inputs) for window in windows], dtype=np.int64)
+    return np.split(team.added(np.concatenate([np.zeros(0), *result])), ends)[: len(windows)]
+
+
+def _planned(
+    writer: Writer, windows: Sequence[Window]
+) -> tuple[list[list[int]], Callable[[Sequence[Window]], list[Nll]], str]:
+    """The numbers of the windows of each pass, what scores a pass, and the name of the way."""
+    if not windows:
+        return [], lambda _: [], ""
+    lengths = [len(window.inputs) for window in windows]
     body, weight, bias = body_and_head(writer.model)
+    if not _can_part(writer, body):
+        return list(plan_rows(lengths)), functools.partial(score_rows, writer), "rows"
     if writer.device.precision == "bf16":
         weight = weight.to(torch.bfloat16)
-    if not _can_part(writer, body):
-        return _row_by_row(writer, windows, progress)
     fixed = PASS if writer.device.torch_device.type == "cpu" else PASS_ON_GPU
-    size = max(fixed, min(writer.window, max(len(window.inputs) for window in windows)))
-    result: list[Nll] = [np.zeros(0)] * len(windows)
-    done = 0
-    for taken in plan_passes([len(window.inputs) for window in windows], size):
-        chosen = [windows[index] for index in taken]
-        values = _one_pass(writer, chosen, size, body, weight, bias)
-        for index, found in zip(taken, values, strict=True):
-            result[index] = found
-        done += len(taken)
-        if progress is not None:
-            progress(done, len(windows))
-    return result
+    size = max(fixed, min(writer.window, max(lengths)))
+    score = functools.partial(_one_pass, writer, size=size, body=body, weight=weight, bias=bias)
+    return list(plan_passes(lengths, size)), score, f"passes of {size}"
+
+
+def _digest(windows: Sequence[Window], way: str) -> str:
+    """SHA-1 of all that is read and scored, and of how."""
+    content = hashlib.sha1(way.encode(), usedforsecurity=False)
+    for window in windows:
+        content.update(len(window.inputs).to_bytes(8, "little"))
+        content.update(window.inputs.tobytes() + window.targets.tobytes())
+    return content.hexdigest()
 
 
 def plan_passes(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -115,6 +152,7 @@ def plan_passes(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 def _one_pass(
     writer: Writer,
     windows: Sequence[Window],
+    *,
     size: int,
     body: Callable[..., Tensor],
     weight: Tensor,
@@ -237,46 +275,3 @@ def _tried(writer: Writer, body: Callable[..., Tensor]) -> bool:
             return False
     wanted = torch.cat(alone)
     return bool((found - wanted).abs().max() <= 3e-4 * wanted.abs().max())
-
-
-def _row_by_row(
-    writer: Writer, windows: Sequence[Window], progress: Callable[[int, int], None] | None
-) -> list[Nll]:
-    """The plain way: windows of like length in padded rows, through any kind of attention."""
-    order = sorted(range(len(windows)), key=lambda index: -len(windows[index].inputs))
-    result: list[Nll] = [np.zeros(0)] * len(windows)
-    done = 0
-    while order:
-        width = len(windows[order[0]].inputs)
-        count = max(1, 4 * PASS // width)
-        taken, order = order[:count], order[count:]
-        values = token_nll(writer, as_rows([windows[i] for i in taken], writer.eos_id), len(taken))
-        for row, index in enumerate(taken):
-            result[index] = values[row][: len(windows[index].inputs)]
-        done += len(taken)
-        if progress is not None:
-            progress(done, len(windows))
-    return result
-
-
-def as_rows(windows: Sequence[Window], eos_id: int) -> PackedRows:
-    """Windows as rows of one width, padded on the right; padding is never a target."""
-    shape = (len(windows), max(len(window.inputs) for window in windows))
-    rows = PackedRows(
-        input_ids=np.full(shape, eos_id, dtype=np.int64),
-        targets=np.full(shape, IGNORE, dtype=np.int64),
-        position_ids=np.zeros(shape, dtype=np.int64),
-        segment_ids=np.zeros(shape, dtype=np.int32),
-        document_ids=np.full(shape, -1, dtype=np.int32),
-        is_eos=np.zeros(shape, dtype=bool),
-    )
-    for row, window in enumerate(windows):
-        length = len(window.inputs)
-        rows.input_ids[row, :length] = window.inputs
-        rows.targets[row, :length] = window.targets
-        rows.position_ids[row, :length] = np.arange(length)
-        rows.segment_ids[row, :length] = 1
-        rows.document_ids[row, :length] = window.document
-        if window.end >= 0:
-            rows.is_eos[row, window.end] = True
-    return rows

@@ -1,17 +1,23 @@
 """One evaluation: each model in turn does all that is asked, then the figures are formed.
 
-Models take turns rather than tasks, so that only one needs to be in memory.
+Models take turns rather than tasks, so that only one needs to be in memory. Several processes share
+the scoring; the first one alone lets the models write and forms the figures, while the others wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..data.document import Document
 from ..errors import InputError
 from ..models.writer import Writer
+from ..processes import ALONE, Processes
 from .choice_tests import ChoiceTest, figures_of_test, planned_tests
 from .choices import Answers
 from .contender import Contender, base_and_tuned
@@ -48,7 +54,7 @@ class Evaluation:
     """What came of it.
 
     Attributes:
-        result: The content of ``evaluation.json``.
+        result: The content of ``evaluation.json``; empty in all processes but the first.
         scores: What each model made of each document, by label.
         begins: How each scored document begins.
         texts: All that was written, a row a prompt and way of decoding.
@@ -77,6 +83,7 @@ def run(
     settings: EvaluationSettings | None = None,
     *,
     earlier: Mapping[str, Sequence[DocumentScore]] | None = None,
+    team: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Judge models on the same material; the first is what the others are compared with.
@@ -86,41 +93,66 @@ def run(
         material: Documents and what else is needed.
         settings: What is done.
         earlier: Scores of further models from an earlier evaluation, of the same documents.
+        team: The processes that share the work; each is given the same.
         progress: Told what is being done, how much of it is done, and how much there is.
 
     Raises:
         InputError: There is nothing to score, a test can't be made of these documents, or earlier
             scores are of other documents.
     """
-    settings = settings or EvaluationSettings()
-    documents = [d for d in material.documents if d.full_text().strip()]
-    if not documents:
-        raise InputError("there is no text to evaluate", "give files with text in them")
-    if earlier:
-        digests = [document.digest for document in documents]
-        _refuse_others(earlier, digests)
-    tests = planned_tests(documents, settings)
-    generation = Generation(documents, settings)
+    settings, earlier = settings or EvaluationSettings(), earlier or {}
+    with team.agreed():
+        documents = [d for d in material.documents if d.full_text().strip()]
+        if not documents:
+            raise InputError("there is no text to evaluate", "give files with text in them")
+        _refuse_others(earlier, [document.digest for document in documents])
+        tests = planned_tests(documents, settings)
+        generation = Generation(documents, settings)
+    team.alike(lambda: _digest(contenders, documents, material, tests), "documents or models")
     turns: dict[str, _Turn] = {}
     for contender in contenders:
-        with contender.open() as writer:
+        with contextlib.ExitStack() as stack:
+            opened = functools.partial(stack.enter_context, contender.open())
+            writer = team.prepared(opened)
             tell = _teller(contender.label, progress)
             turns[contender.label] = _turn(
-                writer, documents, material.forgetting, settings, tests, tell
+                writer, documents, material.forgetting, settings, tests, team, tell
             )
-            generation.write(writer, contender.label, tell("writing"))
-    scores = {label: list(of_earlier) for label, of_earlier in (earlier or {}).items()}
-    scores = {**{label: turn.scores for label, turn in turns.items()}, **scores}
-    first = next(iter(turns.values()))
+            with team.agreed():
+                if team.first:
+                    generation.write(writer, contender.label, tell("writing"))
+    scores = {label: turn.scores for label, turn in turns.items()}
+    scores.update((label, list(of_earlier)) for label, of_earlier in earlier.items())
+    found = Evaluation({}, scores)
+    with team.agreed():
+        if team.first:
+            found.result = {
+                "models": [contender.about for contender in contenders]
+                + [{"role": label, "name": label, "earlier": True} for label in earlier],
+                "window": next(iter(turns.values())).window,
+                "stride": settings.stride,
+                "precision": next(iter(turns.values())).precision,
+                "empty_documents": len(material.documents) - len(documents),
+                **_figures(turns, scores, material, settings, tests, generation),
+            }
+            texts = [document.full_text() for document in documents]
+            found.begins = [" ".join(text[:200].split())[:80] for text in texts]
+            found.texts = generation.lines()
+    return found
+
+
+def _figures(
+    turns: Mapping[str, _Turn],
+    scores: Mapping[str, Sequence[DocumentScore]],
+    material: Material,
+    settings: EvaluationSettings,
+    tests: Sequence[ChoiceTest],
+    generation: Generation,
+) -> dict[str, Any]:
+    """All that is formed of what the models did."""
     legacy = {label: legacy_perplexity(of_model) for label, of_model in scores.items()}
     without = dict(material.without)
-    result: dict[str, Any] = {
-        "models": [contender.about for contender in contenders]
-        + [{"role": label, "name": label, "earlier": True} for label in earlier or {}],
-        "window": first.window,
-        "stride": settings.stride,
-        "precision": first.precision,
-        "empty_documents": len(material.documents) - len(documents),
+    return {
         "domains": figures(scores),
         "macro_perplexity": {
             label: macro_perplexity(by_domain(of_model)) for label, of_model in scores.items()
@@ -138,8 +170,22 @@ def run(
         else None,
         "without": without,
     }
-    begins = [" ".join(document.full_text()[:200].split())[:80] for document in documents]
-    return Evaluation(result, scores, begins, generation.lines())
+
+
+def _digest(
+    contenders: Sequence[Contender],
+    documents: Sequence[Document],
+    material: Material,
+    tests: Sequence[ChoiceTest],
+) -> str:
+    """SHA-1 of all that decides how often the processes exchange something."""
+    content = [
+        len(contenders),
+        [document.digest for document in documents],
+        [document.digest for document in material.forgetting],
+        [[test.name, len(test.items)] for test in tests],
+    ]
+    return hashlib.sha1(json.dumps(content).encode(), usedforsecurity=False).hexdigest()
 
 
 def evaluate(
@@ -192,6 +238,7 @@ def _turn(
     others: Sequence[Document],
     settings: EvaluationSettings,
     tests: Sequence[ChoiceTest],
+    team: Processes,
     tell: Callable[[str], Callable[[int, int], None] | None],
 ) -> _Turn:
     """Let one model score and answer."""
@@ -201,6 +248,7 @@ def _turn(
         window=settings.window,
         stride=settings.stride,
         legacy=settings.legacy_ppl,
+        team=team,
         progress=tell("scoring"),
     )
     return _Turn(
@@ -208,9 +256,13 @@ def _turn(
         window=min(settings.window, writer.window),
         scores=scores,
         forgetting=score_documents(
-            writer, others, window=settings.window, progress=tell("scoring other domains")
+            writer,
+            others,
+            window=settings.window,
+            team=team,
+            progress=tell("scoring other domains"),
         ),
-        answers={test.name: test.ask(writer, tell(test.name)) for test in tests},
+        answers={test.name: test.ask(writer, tell(test.name), team) for test in tests},
     )
 
 

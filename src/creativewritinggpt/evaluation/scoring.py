@@ -16,6 +16,7 @@ from ..data.document import Document
 from ..data.tokens import tokenize
 from ..errors import InputError
 from ..models.writer import Writer
+from ..processes import ALONE, Processes
 from .passes import windows_nll
 from .windows import continuation, plain_window, rolling_windows, sliding_windows
 
@@ -67,6 +68,7 @@ def score_documents(
     window: int = WINDOW,
     stride: int | None = None,
     legacy: bool = False,
+    team: Processes = ALONE,
     progress: Told | None = None,
 ) -> list[DocumentScore]:
     """Score documents with the model as it is.
@@ -77,6 +79,7 @@ def score_documents(
         window: Tokens of context at most.
         stride: Score a second time by windows that move on by so many tokens.
         legacy: Score the first 512 tokens a further time as the original project did.
+        team: The processes that share the work; each gives all documents and gets all scores.
         progress: Told (windows done, windows in all).
 
     Returns:
@@ -86,10 +89,11 @@ def score_documents(
         InputError: A stride that is no length within the window.
     """
     window = min(window, writer.window)
-    if stride is not None and not 1 <= stride <= window:
-        raise InputError(f"stride is {stride}", f"give a number of tokens from 1 to {window}")
-    writer.model.eval()
-    tokens = tokenize(documents, writer.tokenizer, None)
+    with team.agreed():
+        if stride is not None and not 1 <= stride <= window:
+            raise InputError(f"stride is {stride}", f"give a number of tokens from 1 to {window}")
+        writer.model.eval()
+        tokens = tokenize(documents, writer.tokenizer, None)
     numbers = range(len(documents))
     ends = (writer.bos_id, writer.eos_id)
     rolling = [w for i in numbers for w in rolling_windows(i, tokens[i], window, *ends)]
@@ -104,7 +108,7 @@ def score_documents(
         for w in (plain_window(i, tokens[i], min(LEGACY_TOKENS, writer.window)) if legacy else ())
     ]
     windows = [*rolling, *sliding, *first]
-    values = windows_nll(writer, windows, progress=progress)
+    values = windows_nll(writer, windows, team=team, progress=progress)
 
     nll, eos_nll, sliding_nll = (np.zeros(len(documents)) for _ in range(3))
     legacy_nll: dict[int, float] = {}
@@ -154,6 +158,7 @@ def score_continuations(
     writer: Writer,
     items: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
+    team: Processes = ALONE,
     progress: Told | None = None,
 ) -> list[float]:
     """Log-probability of each target given its context.
@@ -161,6 +166,7 @@ def score_continuations(
     Args:
         writer: The model.
         items: Context and target as token ids.
+        team: The processes that share the work; each gives all items and gets all sums.
         progress: Told (items done, items in all).
 
     Returns:
@@ -173,6 +179,7 @@ def score_continuations(
         if len(target)
     ]
     result = [0.0] * len(items)
-    for window, found in zip(windows, windows_nll(writer, windows, progress=progress), strict=True):
+    values = windows_nll(writer, windows, team=team, progress=progress)
+    for window, found in zip(windows, values, strict=True):
         result[window.document] = -float(found.sum())
     return result

@@ -18,6 +18,7 @@ import torch
 from ..config import Config
 from ..errors import RunError
 from ..models.writer import Writer
+from ..processes import ProcessLost
 from .checkpoint import State, save_checkpoint, trained_parameters
 from .display import Display
 from .engine import accumulate_gradient
@@ -35,7 +36,7 @@ from .metrics import (
 from .micro_batch import MicroBatch
 from .output import BEST, CHECKPOINTS
 from .schedule import Plan
-from .team import ProcessLost, Team
+from .team import Team
 from .validation import Validation
 
 _DRAW_EVERY = 30.0

@@ -170,7 +170,7 @@ class Shards(Ranks):
                 )
             if len(taken):
                 found[taken] = nll.numpy()
-        return self._together(found)
+        return self.added(found)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """All of a parameter or moment, gathered from the processes."""

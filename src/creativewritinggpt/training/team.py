@@ -1,8 +1,9 @@
 """The processes that train together; here, one that trains alone.
 
-The loop asks its team for its share of a step's rows and gives it what came of them. Alone, all of
-that is nothing: the methods hand back what they were given. :mod:`.ranks` has the same for several
-processes, and is imported only where a launcher has started them.
+The loop asks its team for its share of a step's rows and gives it what came of them; what any work
+of several processes needs is in :mod:`..processes`. Alone, all of that is nothing: the methods hand
+back what they were given. :mod:`.ranks` has the same for several processes, and is imported only
+where a launcher has started them.
 """
 
 from __future__ import annotations
@@ -17,42 +18,23 @@ from torch import Tensor
 
 from ..data.packing import Rows as RowSource
 from ..devices import DeviceChoice
-from ..errors import InputError, RunError
 from ..models.scoring import Rows, token_nll
 from ..models.writer import Writer
+from ..processes import Processes, join
 
 Accumulate = Callable[[Writer, RowSource, np.ndarray, int, int], tuple[float, int]]
 
 
-class ProcessLost(RunError):
-    """Another process of the run has ended."""
-
-
-class Team:
+class Team(Processes):
     """One process.
 
     Attributes:
-        rank: The number of this process.
-        size: Processes in all.
         sharded: Whether each process holds only a part of every weight.
-        local_size: Processes on this machine.
         accumulate: What takes the place of :func:`~.engine.accumulate_gradient`, if anything.
     """
 
-    rank = 0
-    size = 1
     sharded = False
-    local_size = 1
     accumulate: Accumulate | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes and speaks for all."""
-        return self.rank == 0
-
-    def device(self, wanted: str | None) -> str | None:
-        """The device of this process, where the settings say ``wanted``."""
-        return wanted
 
     def share(self, rows: np.ndarray) -> np.ndarray:
         """This process's rows of a step."""
@@ -108,31 +90,6 @@ class Team:
         with writer.base():
             yield
 
-    def told(self, text: str) -> str:
-        """What the first process says, in every process."""
-        return text
-
-    def all_told(self, text: str) -> list[str]:
-        """What each process says, in every process."""
-        return [text]
-
-    def total(self, count: int) -> int:
-        """The sum of a number that each process has."""
-        return count
-
-    def wait(self) -> None:
-        """Wait until every process has come here."""
-
-    @contextlib.contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """Let one process of a machine go first, so that the others find its cache."""
-        yield
-
-    @contextlib.contextmanager
-    def gathered(self) -> Iterator[None]:
-        """The work of the whole team stands in this block."""
-        yield
-
 
 def gather(device: str | None) -> Team:
     """The processes that a launcher has started together with this one.
@@ -143,14 +100,13 @@ def gather(device: str | None) -> Team:
     Raises:
         InputError: The launch is not what it says.
     """
-    size = os.environ.get("WORLD_SIZE", "1")
-    if "WORLD_SIZE" not in os.environ and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= set(os.environ):
-        raise InputError(
-            "accelerate launch was to start several processes on the processor, but starts one",
-            "use torchrun --nproc-per-node N -m creativewritinggpt train … for processors",
-        )
-    if not size.isdigit() or int(size) < 2:
+    accelerator = join(device, "train")
+    if accelerator is None:
         return Team()
-    from .ranks import join
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        from .ranks import Ranks
 
-    return join(int(size), device)
+        return Ranks(accelerator)
+    from .shards import Shards
+
+    return Shards(accelerator)
