@@ -56,7 +56,7 @@ def planned(arguments: argparse.Namespace, equal_rank: int) -> list[dict[str, An
         pairs = (("attention", arguments.rank), ("all-linear", equal_rank))
         return [settings(t, r, learning_rate=rate) for t, r in pairs for rate in RATES]
     if arguments.stage == "rank":
-        return [settings(best, rank) for rank in RANKS]
+        return [settings(best, rank) for rank in arguments.ranks]
     if arguments.stage == "dropout":
         return [settings(best, arguments.rank, lora_dropout=dropout) for dropout in DROPOUTS]
     return [settings(best, arguments.rank, **other)
@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--targets", choices=("attention", "all-linear"), default="all-linear")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, help="of the stage rank")
     parser.add_argument("--val-size", type=int, default=48)
     parser.add_argument("--words", type=int, default=300, help="of each document that is scored")
     parser.add_argument("--max-documents", type=int)

@@ -37,7 +37,7 @@ from .suffixes import Reading, can_round
 
 # Of each token at least so many samples are exact; fewer are not worth a second pass.
 _FEWEST_EXACT = 4
-_EXACT_SHARE = 6
+_EXACT_SHARE = 12
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,7 +82,8 @@ class GPT2Forward:
             if number == len(self.layers) - 1:
                 query, x = attention.wanted(query), attention.wanted(x)
             x += out(attention(number, query, new))
-            x += down(F.gelu(up(self._normed(x, norm_2)), approximate="tanh"))
+            wide = up(self._normed(x, norm_2))
+            x += down(torch.ops.aten.gelu_(wide, approximate="tanh"))
         return x
 
     def logits(self, x: Tensor) -> Tensor:

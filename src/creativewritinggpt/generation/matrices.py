@@ -190,7 +190,8 @@ def maker(
     """How to make a matrix, and what it multiplies.
 
     Args:
-        kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, or ``many`` for many rows and nothing else.
+        kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, or ``many``: for many rows and
+            nothing else, as fast as can be.
         many: With the last three, the format for many rows: ``fp32``, ``bf16`` or ``int8``; without
             it the fastest here.
     """
@@ -198,7 +199,9 @@ def maker(
         dtype = _DENSE[kind]
         return functools.partial(Dense, dtype=dtype), dtype
     many = many or format_for_many()
-    make_many: Many = functools.partial(ForMany, format=many, workspace=int8.Workspace())
+    make_many: Many = functools.partial(
+        ForMany, format=many, workspace=int8.Workspace(), fine=kind != "many"
+    )
     if kind == "many":
         return make_many, _DENSE.get(many, torch.float32)
     if kind == "onnx":
@@ -210,12 +213,17 @@ class ForMany:
     """A matrix in the format for many rows; the head, of which one row is wanted, is dense."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, format: str, workspace: int8.Workspace
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        format: str,
+        workspace: int8.Workspace,
+        fine: bool = True,
     ) -> None:
         self.dtype = _DENSE.get(format, torch.float32)
         rounded = format == "int8" and len(weight) <= _MOST_OUTPUTS * weight.shape[1]
         self.product: Matrix = (
-            int8.Int8Product(weight, bias, workspace)
+            int8.Int8Product(weight, bias, workspace, fine=fine)
             if rounded
             else Dense(weight, bias, self.dtype)
         )

@@ -25,9 +25,13 @@ def repetition(logits: torch.Tensor, history: Sequence[int], penalty: float) -> 
     """
     if penalty == 1 or not len(history):
         return logits
-    tokens = torch.from_numpy(np.unique(np.asarray(history)))
-    values = logits[tokens]
-    return logits.index_copy(0, tokens, torch.where(values > 0, values / penalty, values * penalty))
+    tokens = np.unique(np.asarray(history))
+    changed = logits.clone()
+    # numpy reaches a few of many numbers in a tenth of the time that torch takes.
+    numbers = changed.numpy()
+    values, by = numbers[tokens], np.float32(penalty)
+    numbers[tokens] = np.where(values > 0, values / by, values * by)
+    return changed
 
 
 def presence_and_frequency(
@@ -117,5 +121,7 @@ def exclude(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
     """Leave ``tokens`` out, unless nothing would be left."""
     if not tokens:
         return logits
-    changed = logits.index_fill(0, torch.tensor(list(tokens)), -math.inf)
-    return changed if float(changed.max()) > -math.inf else logits
+    changed = logits.clone()
+    numbers = changed.numpy()
+    numbers[list(tokens)] = -math.inf
+    return changed if float(numbers.max()) > -math.inf else logits

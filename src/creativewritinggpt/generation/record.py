@@ -39,7 +39,7 @@ def measure(logits: torch.Tensor, tokens: torch.Tensor, probabilities: torch.Ten
     # numpy compares and counts ten times as fast as torch.
     pairs = zip(log_probabilities.numpy(), chosen.numpy(), strict=True)
     rank = [int(np.count_nonzero(row > one)) + 1 for row, one in pairs]
-    distribution = torch.softmax(logits, -1)
+    distribution = log_probabilities.exp()
     entropy: torch.Tensor = -torch.linalg.vecdot(distribution, log_probabilities)
     if bool(entropy.isnan().any()):  # a token of probability zero: 0 · log 0 counts as 0
         entropy = torch.special.entr(distribution).sum(-1)

@@ -58,9 +58,13 @@ class Int8Product:
         weight: float32 ``[out, in]``, any strides.
         bias: ``[out]`` or None.
         workspace: Where blocks are worked on.
+        fine: Whether the inputs of a weight with no more outputs than inputs go in groups: nearer
+            to the exact product, and slower.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, workspace: Workspace) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, workspace: Workspace, *, fine: bool = True
+    ) -> None:
         self.outputs, self.inputs = weight.shape
         self.workspace = workspace
         self.bias = None if bias is None else bias.float()
@@ -72,9 +76,9 @@ class Int8Product:
         self.scale = largest.clamp_(min=_TINY).div_(127)
         whole = balanced.div_(self.scale.unsqueeze(1)).round_().to(torch.int8)
         # [in, out] each, as the kernel reads them.
-        self.slices = [part.T.contiguous() for part in whole.split(_SLICE)]
+        self.slices = [part.T.contiguous() for part in torch.split(whole, _SLICE)]
         self.group = self.inputs
-        if self.outputs <= self.inputs:
+        if fine and self.outputs <= self.inputs:
             self.group = next((n for n in _GROUPS if self.inputs % n == 0), self.inputs)
         self.outliers = min(_OUTLIERS, self.inputs) if self.group == self.inputs else 0
 
