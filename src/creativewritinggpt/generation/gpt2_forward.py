@@ -94,5 +94,7 @@ class GPT2Forward:
         return F.layer_norm(x, (x.shape[-1],), *norm, self.epsilon).to(self.dtype)
 
 
-def _norm(module: torch.nn.LayerNorm) -> tuple[Tensor, Tensor]:
+def _norm(module: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    if type(module) is not torch.nn.LayerNorm:
+        raise Unsupported(f"a {type(module).__name__} where a norm should be")
     return module.weight.detach(), module.bias.detach()

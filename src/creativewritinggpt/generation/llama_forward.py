@@ -76,8 +76,11 @@ class LlamaForward:
 
     def _scale(self, norm: Any) -> Tensor:
         """What the norm multiplies each column by, when it only divides by the length."""
-        weight: Tensor = norm.weight.detach().float()
-        return weight * math.sqrt(self.width)
+        weight = getattr(norm, "weight", None)
+        if weight is None:
+            raise Unsupported(f"a {type(norm).__name__} where a norm should be")
+        scale: Tensor = weight.detach().float() * math.sqrt(self.width)
+        return scale
 
     def _heads(self, norm: Any, attention: Any) -> Matrix:
         weight, bias = joined([attention.q_proj, attention.k_proj, attention.v_proj])
