@@ -122,7 +122,12 @@ def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
     exact = perturb(writer, subject, samples=48, positions="all")
     assert exact.settings["exact_samples"] == 48
     writer.device = dataclasses.replace(writer.device, approximate=True)
-    rough = perturb(writer, subject, samples=48, positions="all")
+    told: list[tuple[int, int]] = []
+    rough = perturb(
+        writer, subject, samples=48, positions="all", progress=lambda *two: told.append(two)
+    )
+    done = [part for part, _ in told]
+    assert done == sorted(done) and told[-1][0] == told[-1][1]
     assert rough.settings["exact_samples"] == 4
     assert not np.array_equal(rough.kl, exact.kl)
     assert rough.noise_floor < 1e-6

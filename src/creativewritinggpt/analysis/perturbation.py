@@ -35,6 +35,7 @@ from .sampled import Sampled
 from .subject import Subject, with_targets
 from .suffixes import Reading, can_round
 
+Progress = Callable[[int, int], None]
 # Of each token at least so many samples are exact; fewer are not worth a second pass.
 _FEWEST_EXACT = 4
 _EXACT_SHARE = 12
@@ -77,13 +78,13 @@ class Perturbation:
     affected_se: np.ndarray | None = None
 
     def kl_attribution(self) -> Attribution:
-        """The divergences as an attribution without a sign."""
+        """The divergences as an attribution without a sign: a mean below 0 counts as 0."""
         per_target = [
             {"noise_floor": self.noise_floor, "flip_rate": rates.tolist(), "js_nats": js.tolist()}
             for rates, js in zip(self.flip_rate, self.js, strict=True)
         ]
         return Attribution(
-            "kl", self.kl, False, "nats", dict(self.settings), per_target, self.kl_se
+            "kl", self.kl.clip(min=0.0), False, "nats", dict(self.settings), per_target, self.kl_se
         )
 
     def change_attribution(self) -> Attribution:
@@ -121,7 +122,7 @@ def perturb(
     samples: int = 20,
     seed: int = 0,
     positions: str = "targets",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Perturbation:
     """Replace each token by random others and see what becomes of the predictions.
 
@@ -162,10 +163,13 @@ def perturb(
         "precision": writer.device.precision,
         "start_token": "not replaced",
     }
-    found = _measure(reading, subject, replaced, chosen[:, :exact], progress)
-    if exact < samples:
+    if exact == samples:
+        found = _measure(reading, subject, replaced, chosen, progress)
+    else:
+        first, second = _two_parts(progress, exact / samples)
+        found = _measure(reading, subject, replaced, chosen[:, :exact], first)
         rough = Reading(writer, subject.ids, indices, rounded=True)
-        found = _measure(rough, subject, replaced, chosen, progress).corrected(found)
+        found = _measure(rough, subject, replaced, chosen, second).corrected(found)
     result = _summary(found, subject, reading, replaced, settings)
     return _with_influence(result, found, length, replaced) if everywhere else result
 
@@ -176,6 +180,27 @@ def _exact_samples(writer: Writer, samples: int) -> int:
         return samples
     some = max(_FEWEST_EXACT, samples // _EXACT_SHARE)
     return some if 2 * some <= samples else samples
+
+
+def _two_parts(progress: Progress | None, share: float) -> tuple[Progress | None, Progress | None]:
+    """Progress of two pieces of work, one after the other, as one.
+
+    Args:
+        progress: Called with the tokens done and those to do of both.
+        share: The first piece's tokens by the second's, about.
+    """
+    if progress is None:
+        return None, None
+    before = [0]
+
+    def first(done: int, total: int) -> None:
+        before[0] = total
+        progress(done, total + round(total / share))
+
+    def second(done: int, total: int) -> None:
+        progress(before[0] + done, before[0] + total)
+
+    return first, second
 
 
 @dataclasses.dataclass
@@ -200,7 +225,7 @@ def _measure(
     subject: Subject,
     replaced: np.ndarray,
     chosen: np.ndarray,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> _Measured:
     """Run all variants; a replacement that was drawn twice is computed once.
 

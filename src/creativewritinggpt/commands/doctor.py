@@ -43,7 +43,7 @@ def _writing(found: dict[str, Any]) -> dict[str, str] | None:
     torch.set_num_threads(found["threads"])
     if not onnx_steps.available():
         found["advice"].append(
-            "onnxruntime is not here: pip install 'creativewritinggpt[fast]' may write faster"
+            "writing may be faster with onnxruntime: pip install 'creativewritinggpt[fast]'"
         )
     return {"prompts": format_for_many(), "steps": fastest_weights(found["threads"])}
 

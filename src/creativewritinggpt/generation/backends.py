@@ -76,11 +76,6 @@ def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True)
     return backend
 
 
-def forget(writer: Writer) -> None:
-    """Let go of the backends that are kept for a writer."""
-    _kept.pop(writer.model, None)
-
-
 def _automatic(writer: Writer) -> str:
     """The fastest format here, or fp32 where others may not be used."""
     device = writer.device
