@@ -86,6 +86,23 @@ def test_draw_inverts_the_cumulative_distribution() -> None:
     assert samplers.draw(log(0.0, 1.0, 0.0).expand(2, -1), numbers[[0, 4]])[0].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("words", [1, 255, 256, 257, 5000])
+@pytest.mark.parametrize("spread", [0.5, 8.0])
+def test_draws_of_many_words_are_those_of_one_running_sum(words: int, spread: float) -> None:
+    generator = torch.Generator().manual_seed(words)
+    logits = spread * torch.randn(1, words, generator=generator)
+    logits[:, 1::3] = -INF
+    numbers = torch.rand(200, dtype=torch.float64, generator=generator)
+    drawn, shares = samplers.draw(logits.expand(200, -1), numbers)
+    probabilities = torch.softmax(logits, -1)[0].double()
+    sums = probabilities.cumsum(-1)
+    numbers = numbers * sums[-1]
+    assert bool((sums[drawn] - probabilities[drawn] <= numbers + 1e-12).all())
+    assert bool((sums[drawn] >= numbers - 1e-12).all())
+    assert torch.equal(shares, probabilities[drawn])
+    assert float(shares.min()) > 0
+
+
 def test_draws_follow_the_distribution() -> None:
     numbers = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     probabilities = torch.tensor([0.5, 0.2, 0.2, 0.05, 0.05])

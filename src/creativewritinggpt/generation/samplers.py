@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,9 @@ import torch
 
 # So many of the likeliest tokens are looked at before all are sorted.
 _HEADS = (256, 4096)
+_BLOCK = 256  # tokens that are summed as one where a place in a running sum is looked for
 _OUT = -math.inf
+_INFINITY = np.int32(0x7F800000)  # the bits of it in float32, positive
 _Row = npt.NDArray[np.float32]
 
 
@@ -74,9 +77,15 @@ def typical_p(logits: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def _without(logits: torch.Tensor, order: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
-    """``logits`` without those whose ``order`` is below ``least``; numpy compares faster."""
-    below = order.numpy() < least.numpy()
-    return torch.from_numpy(np.where(below, np.float32(_OUT), logits.numpy()))
+    """``logits`` without those whose ``order`` is below ``least``.
+
+    In numpy and without a branch, which takes a quarter of the time where many are left out: the
+    least of each logit and an infinity that has its sign from the comparison.
+    """
+    bits = (order.numpy() < least.numpy()).astype(np.int32)
+    bits <<= 31
+    bits |= _INFINITY
+    return torch.from_numpy(np.minimum(logits.numpy(), bits.view(np.float32)))
 
 
 def _crossing(order: torch.Tensor, probabilities: torch.Tensor, p: float) -> torch.Tensor:
@@ -104,10 +113,15 @@ def _crossing(order: torch.Tensor, probabilities: torch.Tensor, p: float) -> tor
 def _crossing_of_row(order: _Row, weights: _Row, p: float) -> float:
     """:func:`_crossing` of one row, in numpy, which sorts with vector instructions."""
     width = len(order)
+    same = order is weights
+    # No fewer tokens can have so much: the sum of n is at most √n times the root of all squares.
+    fewest = p * p / float(weights @ weights)
     for count in _HEADS:
         if count >= width:
             break
-        if order is weights:
+        if count < fewest:
+            continue
+        if same:
             head = np.partition(order, width - count)[width - count :]
             value, reached = _reach(head, head, p)
         else:
@@ -121,12 +135,45 @@ def _crossing_of_row(order: _Row, weights: _Row, p: float) -> float:
 def _reach(order: _Row, weights: _Row, p: float) -> tuple[float, bool]:
     """Where the summed weights, largest ``order`` first, reach ``p``; else the last, and false."""
     # Tokens that are sorted by their own weight need no index, which takes longer.
-    same = order is weights
-    inside = None if same else np.argsort(order)[::-1]
-    ordered = np.sort(order)[::-1] if inside is None else order[inside]
-    sums = (ordered if inside is None else weights[inside]).cumsum(dtype=np.float64)
-    place = int(np.searchsorted(sums, p))  # rounding may keep the sum below p for ever
-    return float(ordered[min(place, len(ordered) - 1)]), place < len(ordered)
+    if order is weights:
+        ordered = summed = np.sort(order)[::-1]
+    else:
+        inside = np.argsort(order)[::-1]
+        ordered, summed = order[inside], weights[inside]
+    place, total = _place(summed, _block_sums(summed), p, "left")  # rounding may keep it below p
+    return float(ordered[place]), total >= p
+
+
+def _block_sums(weights: _Row) -> npt.NDArray[np.float64]:
+    """What all weights before each block sum up to, and at the end the sum of all.
+
+    Sums of whole blocks first, in double precision: a running sum of all takes five times as long.
+    """
+    starts = np.arange(0, len(weights), _BLOCK)
+    sums = np.zeros(len(starts) + 1)
+    np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64), out=sums[1:])
+    return sums
+
+
+def _place(
+    weights: _Row, blocks: npt.NDArray[np.float64], wanted: float, side: Literal["left", "right"]
+) -> tuple[int, float]:
+    """The first place at which the running sum of ``weights`` reaches a value.
+
+    Args:
+        weights: ``[tokens]``, none below zero.
+        blocks: Their :func:`_block_sums`.
+        wanted: The value.
+        side: ``left``: the sum is no less; ``right``: it is more.
+
+    Returns:
+        The place, the last one where the sum stays below, and the sum there.
+    """
+    block = min(int(np.searchsorted(blocks[1:], wanted, side)), len(blocks) - 2)
+    first = block * _BLOCK
+    sums = blocks[block] + weights[first : first + _BLOCK].cumsum(dtype=np.float64)
+    place = min(int(np.searchsorted(sums, wanted, side)), len(sums) - 1)
+    return first + place, float(sums[place])
 
 
 def xtc(
@@ -171,20 +218,17 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, tor
     Returns:
         int64 ``[rows]``, never a token of probability zero, and their float64 probabilities.
     """
-    tokens, probabilities = [], []
-    for row, number in zip(logits, numbers, strict=True):
-        # Few tokens survive the samplers, and only these are summed, in double precision.
-        alive = torch.from_numpy(np.flatnonzero(row.numpy() > _OUT))
-        shares = torch.softmax(row[alive], -1)
-        sums = shares.cumsum(-1, dtype=torch.float64)
-        wanted = torch.minimum(
-            number * sums[-1], torch.nextafter(sums[-1], torch.zeros(()).double())
-        )
-        # The first entry above the number is one whose own probability took the sum past it.
-        place = torch.searchsorted(sums, wanted, right=True)
-        tokens.append(alive[place])
-        probabilities.append(shares[place].double())
-    return torch.stack(tokens), torch.stack(probabilities)
+    shares = torch.softmax(logits, -1)
+    tokens = []
+    for row, number in zip(shares.numpy(), numbers.tolist(), strict=True):
+        blocks = _block_sums(row)
+        # The first place above the number is one whose own probability took the sum past it.
+        place, _ = _place(row, blocks, number * blocks[-1], "right")
+        if row[place] == 0:  # rounding: no sum is above the number
+            place = int(np.flatnonzero(row[: place + 1])[-1])
+        tokens.append(place)
+    chosen = torch.tensor(tokens)
+    return chosen, shares.gather(-1, chosen.unsqueeze(-1)).squeeze(-1).double()
 
 
 def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
