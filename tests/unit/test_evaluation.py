@@ -74,11 +74,15 @@ def test_short_document_has_the_plain_loss(family, tiny_model, tiny_tokenizer):
     assert (score.words, score.bytes) == (len(TEXT.split()), len(TEXT.encode()))
 
 
+@pytest.mark.parametrize("way", ["native", "transformers"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 def test_scores_are_the_same_to_the_last_bit_whatever_shares_a_pass(
-    family, tiny_model, tiny_tokenizer
+    family, way, tiny_model, tiny_tokenizer, monkeypatch
 ):
     writer = make_writer(tiny_model(family), tiny_tokenizer)
+    assert passes.forward_for(writer) is not None
+    if way == "transformers":
+        monkeypatch.setattr(passes, "forward_for", lambda _: None)
     documents = _documents(*(TEXT * count for count in (1, 9, 3, 1, 20, 2)), "Word", "No")
     expected = score_documents(writer, documents)
     assert score_documents(writer, documents[::-1])[::-1] == expected
@@ -87,16 +91,30 @@ def test_scores_are_the_same_to_the_last_bit_whatever_shares_a_pass(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
-def test_passes_give_what_padded_rows_give(family, tiny_model, tiny_tokenizer, monkeypatch):
+@pytest.mark.parametrize("tuned", [False, True])
+def test_both_kinds_of_passes_give_what_padded_rows_give(
+    family, tuned, tiny_model, tiny_tokenizer, monkeypatch
+):
     writer = make_writer(tiny_model(family), tiny_tokenizer)
+    if tuned:
+        attach(writer, Config(lora_r=4, target_modules=["all-linear"]))
+        with torch.no_grad():
+            for name, parameter in writer.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.2)
+        writer.model.eval()
     documents = _documents(*(TEXT * count for count in (1, 9, 3, 20)), "Word")
+    native = score_documents(writer, documents)
+    monkeypatch.setattr(passes, "forward_for", lambda _: None)
     expected = score_documents(writer, documents)
-    kind = writer.model.config._attn_implementation
+    assert [s.nll for s in native] == pytest.approx([s.nll for s in expected], rel=1e-6)
+    assert [s.eos_nll for s in native] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)
+    kind = writer.bare.config._attn_implementation
     monkeypatch.setattr(passes, "_can_part", lambda *_: False)
     plain = score_documents(writer, documents)
     assert [s.nll for s in plain] == pytest.approx([s.nll for s in expected], rel=1e-6)
     assert [s.eos_nll for s in plain] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)
-    assert writer.model.config._attn_implementation == kind == "sdpa"
+    assert writer.bare.config._attn_implementation == kind == "sdpa"
 
 
 def test_bf16_is_near_fp32(tiny_model, tiny_tokenizer):

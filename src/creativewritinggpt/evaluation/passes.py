@@ -12,7 +12,9 @@ how much of it: libraries of linear algebra cut products of other shapes in othe
 changes the last digits. The output head runs at scored positions only, a few hundred at a time,
 so that memory does not grow with vocabulary times length.
 
-Models whose attention does more than the common kind take the plain way of :mod:`.padded`.
+On a processor the families that our own forward pass knows take :mod:`.native`, of which this is
+the plain twin. Models whose attention does more than the common kind take the way of
+:mod:`.padded`.
 
 Several processes share out whole passes, which all of them plan alike: a pass is the same work with
 the same numbers whoever does it. The price is that every process cuts all texts into windows.
@@ -37,6 +39,7 @@ from ..data.packing import IGNORE
 from ..models.scoring import body_and_head, head_nll
 from ..models.writer import Writer
 from ..processes import ALONE, Processes
+from .native import forward_for, score_natively
 from .padded import plan_rows, score_rows
 from .windows import Window
 
@@ -101,13 +104,17 @@ def _planned(
     if not windows:
         return [], lambda _: [], ""
     lengths = [len(window.inputs) for window in windows]
+    fixed = PASS if writer.device.torch_device.type == "cpu" else PASS_ON_GPU
+    size = max(fixed, min(writer.window, max(lengths)))
+    forward = forward_for(writer)
+    if forward is not None:
+        score = functools.partial(score_natively, forward, writer.eos_id, writer.window)
+        return list(plan_passes(lengths, size)), score, f"our own passes of {size}"
     body, weight, bias = body_and_head(writer.model)
     if not _can_part(writer, body):
         return list(plan_rows(lengths)), functools.partial(score_rows, writer), "rows"
     if writer.device.precision == "bf16":
         weight = weight.to(torch.bfloat16)
-    fixed = PASS if writer.device.torch_device.type == "cpu" else PASS_ON_GPU
-    size = max(fixed, min(writer.window, max(lengths)))
     score = functools.partial(_one_pass, writer, size=size, body=body, weight=weight, bias=bias)
     return list(plan_passes(lengths, size)), score, f"passes of {size}"
 

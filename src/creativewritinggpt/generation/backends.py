@@ -36,7 +36,8 @@ def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True)
             the same with steps by onnxruntime; ``transformers``: the model as it is; ``auto``: on
             a processor the fastest here of fp32, int8 and onnx, or fp32 where that was asked for;
             on other devices, and for families that our own forward pass doesn't know,
-            ``transformers``; ``many``: passes of many rows in the fastest format for them.
+            ``transformers``; ``many``, ``fp32-blocks``, ``bf16-blocks``: for passes of many rows
+            (see ``matrices.maker``).
         required: Whether a format that can't be had is an error; else it is ``transformers`` then.
 
     Raises:

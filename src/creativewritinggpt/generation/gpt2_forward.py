@@ -88,7 +88,11 @@ class GPT2Forward:
 
     def logits(self, x: Tensor) -> Tensor:
         """Next-token logits of some of :meth:`hidden`'s rows; float32 ``[rows, vocabulary]``."""
-        return self.head(self._normed(x, self.last_norm)).float()
+        return self.head(self.before_head(x)).float()
+
+    def before_head(self, x: Tensor) -> Tensor:
+        """What the head multiplies, of some of :meth:`hidden`'s rows; ``[rows, width]``."""
+        return self._normed(x, self.last_norm)
 
     def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, (x.shape[-1],), *norm, self.epsilon).to(self.dtype)

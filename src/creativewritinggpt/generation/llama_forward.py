@@ -133,7 +133,11 @@ class LlamaForward:
 
     def logits(self, x: Tensor) -> Tensor:
         """Next-token logits of some of :meth:`hidden`'s rows; float32 ``[rows, vocabulary]``."""
-        return self.head(self._normed(x)).float()
+        return self.head(self.before_head(x)).float()
+
+    def before_head(self, x: Tensor) -> Tensor:
+        """What the head multiplies, of some of :meth:`hidden`'s rows; ``[rows, width]``."""
+        return self._normed(x)
 
     def _normed(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -30,6 +30,8 @@ INT8_ROWS = 8
 GROUP = 32
 
 _DENSE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Rows that are multiplied at once where their numbers must not depend on how many there are.
+BLOCK = 256
 # A matrix with more outputs for each input than this is the head.
 _MOST_OUTPUTS = 16
 
@@ -113,6 +115,30 @@ class Dense:
         return F.linear(x, self.weight, self.bias)
 
 
+class InBlocks:
+    """A dense matrix that always multiplies as many rows at a time.
+
+    Libraries of linear algebra cut products of other shapes in other ways. Here what a row gets
+    does not depend, to the last bit, on how many others there are. Weights stay where they are if
+    they can: GPT-2's are not even turned.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self.weight = weight.to(dtype)
+        self.bias = None if bias is None else bias.to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[rows, in]`` to ``[rows, out]``; the rows are whole blocks."""
+        result = x.new_empty(len(x), len(self.weight))
+        weight = self.weight.t()
+        for part, out in zip(*(torch.split(each, BLOCK) for each in (x, result)), strict=True):
+            if self.bias is None:
+                torch.mm(part, weight, out=out)
+            else:
+                torch.addmm(self.bias, part, weight, out=out)
+        return result
+
+
 class Int8:
     """A matrix of int8 with one bf16 scale for each output, and in another format for many rows."""
 
@@ -191,13 +217,16 @@ def maker(
 
     Args:
         kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, or ``many``: for many rows and
-            nothing else, as fast as can be.
+            nothing else, as fast as can be; ``fp32-blocks``, ``bf16-blocks``: :class:`InBlocks`.
         many: With the last three, the format for many rows: ``fp32``, ``bf16`` or ``int8``; without
             it the fastest here.
     """
     if kind in _DENSE:
         dtype = _DENSE[kind]
         return functools.partial(Dense, dtype=dtype), dtype
+    if kind.endswith("-blocks"):
+        dtype = _DENSE[kind.removesuffix("-blocks")]
+        return functools.partial(InBlocks, dtype=dtype), dtype
     many = many or format_for_many()
     make_many: Many = functools.partial(
         ForMany, format=many, workspace=int8.Workspace(), fine=kind != "many"

@@ -50,13 +50,17 @@ class Forward(Protocol):
     def logits(self, x: Tensor) -> Tensor:
         """Next-token logits; float32 ``[rows, vocabulary]``."""
 
+    def before_head(self, x: Tensor) -> Tensor:
+        """What the head multiplies; ``[rows, width]``."""
+
 
 class NativeBackend:
     """A model of a known family on merged weights.
 
     Args:
         model: A ``PreTrainedModel``, with or without LoRA in it.
-        kind: ``fp32``, ``bf16``, ``int8``, or ``onnx`` for steps by onnxruntime.
+        kind: ``fp32``, ``bf16``, ``int8``, or ``onnx`` for steps by onnxruntime; for passes over
+            many rows ``many``, ``fp32-blocks`` or ``bf16-blocks`` (see ``matrices.maker``).
 
     Raises:
         Unsupported: The family, or something in the model, is not known here.
