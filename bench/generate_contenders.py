@@ -131,6 +131,12 @@ def _ctranslate2(model: str) -> Contender:
     writer.tokenizer.save_pretrained(folder / "hub")
     converter = ctranslate2.converters.TransformersConverter(str(folder / "hub"))
     converter.convert(str(folder / "converted"), quantization="int8")
+    # It writes null for what a model has not, and then can't read it.
+    config = folder / "converted" / "config.json"
+    entries = json.loads(config.read_text("utf-8"))
+    entries = {name: value for name, value in entries.items() if value is not None}
+    entries.setdefault("unk_token", writer.tokenizer.eos_token)
+    config.write_text(json.dumps(entries), "utf-8")
     generator = ctranslate2.Generator(
         str(folder / "converted"), device="cpu", compute_type="int8", intra_threads=0
     )

@@ -91,6 +91,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, thing: str, things: str = "") -> str:
+    """A number of things: ``1 document``, ``1,250 documents``; ``things`` where it is no ``-s``."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+
+
 def size(count: float) -> str:
     """A number of bytes as a person would say it, in units of 1,000."""
     for unit in ("bytes", "kB", "MB"):

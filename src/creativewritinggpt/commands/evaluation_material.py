@@ -104,7 +104,8 @@ def other_domains(
         read = read_documents(files, config)
         left = [document for document in read if document.digest not in known]
         if len(left) < len(read):
-            console.note(f"{len(read) - len(left)} documents of --forgetting were trained on")
+            gone = console.counted(len(read) - len(left), "document")
+            console.note(f"left out of --forgetting, for it was trained on: {gone}")
         return left, None if left else "all documents given for it were trained on"
     runs = [run for model in models if (run := _run_of(model))]
     if not runs:

@@ -142,7 +142,7 @@ def _to_file(writer: Writer, settings: GenerationSettings, arguments: argparse.N
             resume=arguments.resume, alternatives=arguments.alternatives,
             progress=lambda done, total: tell("writing", done, total),
         )  # fmt: skip
-    console.note(f"{count:,} prompts continued in {arguments.out}")
+    console.note(f"{console.counted(count, 'prompt')} continued in {arguments.out}")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..console import printable
+from ..console import counted, printable
 from .corpus import Corpus
 from .mixing import mix
 from .packing import IGNORE, PackedRows, RowPlan, plan_rows
@@ -200,7 +200,7 @@ def render(result: dict[str, Any], *, colour: bool, width: int | None = None) ->
             the brackets around masked ones.
         width: Columns of the terminal, where it is one; longer lines are broken between words.
     """
-    lines = [f"{result['documents']:,} documents, {result['words']:,} words" + _tokens(result), ""]
+    lines = [_size(result), ""]
     for name, source in result["sources"].items():
         lines += _source_lines(name, source, result["unit"])
     for name, reason in result["missing"].items():
@@ -228,16 +228,17 @@ def render(result: dict[str, Any], *, colour: bool, width: int | None = None) ->
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _tokens(result: dict[str, Any]) -> str:
-    return "" if result["tokens"] is None else f", {result['tokens']:,} tokens"
+def _size(result: dict[str, Any]) -> str:
+    names = ("document", "word", "token")
+    counts = ((name, result[f"{name}s"]) for name in names)
+    return ", ".join(counted(count, name) for name, count in counts if count is not None)
 
 
 def _source_lines(name: str, source: dict[str, Any], unit: str) -> list[str]:
     split, length = source["split"], source["length"]
     lines = [
         f"{name}: {source['form']}",
-        f"  {source['documents']:,} documents, {source['words']:,} words{_tokens(source)}; "
-        f"{split['train']:,} to train on, {split['validation']:,} held out",
+        f"  {_size(source)}; {split['train']:,} to train on, {split['validation']:,} held out",
         f"  {unit} a document: {length['min']:,} to {length['max']:,}, "
         f"median {length['median']:,}, 95 % below {length['p95']:,}",
     ]

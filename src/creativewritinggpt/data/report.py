@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..console import counted
+
 _NOTES = 5
 """Notes that are shown; the record has all."""
 
@@ -78,15 +80,15 @@ class SourceReport:
 
     def told(self) -> list[str]:
         """The account in a few lines: form, size and :meth:`details`."""
-        size = f"  {self.documents:,} documents, {self.words:,} words"
+        size = f"  {counted(self.documents, 'document')}, {counted(self.words, 'word')}"
         return [f"{self.name}: {self.form}", size, *self.details()]
 
     def details(self) -> list[str]:
         """What was left out, what was noticed, and the first notes; a line each."""
         gone = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
-        gone += [f"{self.duplicates:,} duplicates"] if self.duplicates else []
+        gone += [counted(self.duplicates, "duplicate")] if self.duplicates else []
         near = self.near_duplicates
-        gone += [f"{near:,} near duplicates of held-out documents"] if near else []
+        gone += [f"{counted(near, 'near duplicate')} of held-out documents"] if near else []
         lines = [f"  left out: {', '.join(gone)}"] if gone else []
         flagged = [f"{count:,} {what}" for what, count in self.flagged.items()]
         lines += [f"  noticed and kept: {', '.join(flagged)}"] if flagged else []

@@ -98,7 +98,8 @@ def _show_data(run: Announcement) -> None:
         for said in report.told():
             console.note(said)
     if run.mixture is None:
-        console.note(f"  {len(run.corpus.validation):,} documents validate")
+        held_out = console.counted(len(run.corpus.validation), "document")
+        console.note(f"  {held_out} to validate on")
         return
     shares = {share.name: share for share in run.mixture.shares}
     rows = []

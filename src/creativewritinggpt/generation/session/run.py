@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from ... import console
 from ...errors import RunError, UserError
 from ..settings import GenerationSettings
 from ..story.file import StoryFile
@@ -126,7 +127,7 @@ def _greet(session: Session, *, unnamed: bool) -> None:
     screen, story = session.screen, session.story
     if story.passages:
         words = len(story.text.split())
-        screen.say(f"{story.state.title or session.file.path}: {words:,} words")
+        screen.say(f"{story.state.title or session.file.path}: {console.counted(words, 'word')}")
         show_end(session)
     else:
         screen.say("Write a beginning, such as", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...console import counted
 from ...errors import UserError
 from .session import Session
 
@@ -35,7 +36,7 @@ def status(session: Session, width: int = 1000) -> str:
             parts.append((5, "window over-full: shorten memory or note"))
     if session.tokens_per_second:
         parts.append((1, f"{session.tokens_per_second:.0f} tokens/s"))
-    parts.append((1, f"{session.words:,} words"))
+    parts.append((1, counted(session.words, "word")))
     parts.append((6, "NOT SAVED") if session.unsaved else (0, session.file.path.name))
     whole = fitted(parts, 10_000)
     if fitted(parts, width) == whole:
