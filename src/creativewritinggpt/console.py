@@ -91,9 +91,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def counted(count: int, thing: str, things: str = "") -> str:
-    """A number of things: ``1 document``, ``1,250 documents``; ``things`` where it is no ``-s``."""
-    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+def counted(count: int, thing: str) -> str:
+    """A number of things: ``1 document``, ``1,250 documents``."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
 
 
 def size(count: float) -> str:

@@ -105,7 +105,7 @@ def other_domains(
         left = [document for document in read if document.digest not in known]
         if len(left) < len(read):
             gone = console.counted(len(read) - len(left), "document")
-            console.note(f"left out of --forgetting, for it was trained on: {gone}")
+            console.note(f"left out of --forgetting as trained on: {gone}")
         return left, None if left else "all documents given for it were trained on"
     runs = [run for model in models if (run := _run_of(model))]
     if not runs:

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from ..data.packing import IGNORE
 from ..generation.backends import backend_for
-from ..generation.matrices import BLOCK
+from ..generation.matrices import ROWS_AT_ONCE
 from ..generation.native_backend import NativeBackend
 from ..models.writer import Writer
+from .apart import attend_apart
 from .windows import Window
 
 _SLICE = 8192  # words of the vocabulary at a time: 256 rows of logits are 8 MB
@@ -52,7 +53,7 @@ def score_natively(
     """
     lengths = [len(window.inputs) for window in windows]
     total = sum(lengths)
-    rest = -total % BLOCK
+    rest = -total % ROWS_AT_ONCE
     parts = [*lengths, *([longest] * (rest // longest)), rest % longest]
     ids = np.full(total + rest, fill)
     ids[:total] = np.concatenate([window.inputs for window in windows])
@@ -74,12 +75,14 @@ def _nll(forward: Any, states: Tensor, targets: Tensor) -> Tensor:
     head = forward.head
     rows = len(states)
     # Whole blocks, so that these products too have always the same shape.
-    states = F.pad(states, (0, 0, 0, -rows % BLOCK))
-    targets = F.pad(targets, (0, -rows % BLOCK))
+    states = F.pad(states, (0, 0, 0, -rows % ROWS_AT_ONCE))
+    targets = F.pad(targets, (0, -rows % ROWS_AT_ONCE))
     results = []
-    for part, wanted in zip(*(torch.split(each, BLOCK) for each in (states, targets)), strict=True):
+    for part, wanted in zip(
+        *(torch.split(each, ROWS_AT_ONCE) for each in (states, targets)), strict=True
+    ):
         x = forward.before_head(part)
-        sums, chosen = [], torch.zeros(BLOCK)
+        sums, chosen = [], torch.zeros(ROWS_AT_ONCE)
         for first in range(0, forward.vocabulary, _SLICE):
             words = slice(first, first + _SLICE)
             bias = None if head.bias is None else head.bias[words]
@@ -100,7 +103,7 @@ class _Apart:
     """
 
     def __init__(self, heads: int, lengths: Sequence[int]) -> None:
-        self.heads, self.lengths = heads, list(lengths)
+        self.heads, self.lengths = heads, lengths
 
     def wanted(self, x: Tensor) -> Tensor:
         """All places: products have whole blocks."""
@@ -117,21 +120,6 @@ class _Apart:
         Returns:
             ``[tokens, query heads × size]``.
         """
-        repeats = query.shape[1] // self.heads
-        result = query.new_empty(query.shape)
-        # Each window is copied to a place of its own, so that its numbers don't depend on where in
-        # the pass it lies.
-        for q, kv, out in zip(
-            *(torch.split(part, self.lengths) for part in (query, new, result)), strict=True
-        ):
-            keys, values = torch.split(kv.transpose(0, 1)[None], self.heads, 1)
-            if repeats > 1:
-                keys, values = (part.repeat_interleave(repeats, 1) for part in (keys, values))
-            mixed = F.scaled_dot_product_attention(
-                q.transpose(0, 1)[None].contiguous(),
-                keys.contiguous(),
-                values.contiguous(),
-                is_causal=True,
-            )
-            out.copy_(mixed[0].transpose(0, 1))
-        return result.flatten(1)
+        keys, values = torch.split(new, self.heads, 1)
+        q, k, v = (part.transpose(0, 1)[None] for part in (query, keys, values))
+        return attend_apart(q, k, v, self.lengths)[0].flatten(1)

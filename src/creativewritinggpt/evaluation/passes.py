@@ -33,12 +33,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..data.packing import IGNORE
 from ..models.scoring import body_and_head, head_nll
 from ..models.writer import Writer
 from ..processes import ALONE, Processes
+from .apart import attend_apart
 from .native import forward_for, score_natively
 from .padded import plan_rows, score_rows
 from .windows import Window
@@ -220,24 +220,8 @@ def _attend(
     window_lengths: Sequence[int] = (),
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each window; ``[1, heads, tokens, size]``, as transformers calls it.
-
-    Each window is copied to a place of its own, so that its numbers don't depend on where in the
-    pass it lies.
-    """
-    groups = query.shape[1] // key.shape[1]
-    results = []
-    for q, k, v in zip(
-        *(torch.split(part, list(window_lengths), dim=2) for part in (query, key, value)),
-        strict=True,
-    ):
-        if groups > 1:
-            k, v = (part.repeat_interleave(groups, dim=1) for part in (k, v))
-        found = F.scaled_dot_product_attention(
-            q.contiguous(), k.contiguous(), v.contiguous(), is_causal=True, scale=scaling
-        )
-        results.append(found.transpose(1, 2))
-    return torch.cat(results, dim=1), None
+    """Attention within each window; ``[1, heads, tokens, size]``, as transformers calls it."""
+    return attend_apart(query, key, value, window_lengths, scaling), None
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ GROUP = 32
 
 _DENSE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Rows that are multiplied at once where their numbers must not depend on how many there are.
-BLOCK = 256
+ROWS_AT_ONCE = 256
 # A matrix with more outputs for each input than this is the head.
 _MOST_OUTPUTS = 16
 
@@ -131,7 +131,9 @@ class InBlocks:
         """``[rows, in]`` to ``[rows, out]``; the rows are whole blocks."""
         result = x.new_empty(len(x), len(self.weight))
         weight = self.weight.t()
-        for part, out in zip(*(torch.split(each, BLOCK) for each in (x, result)), strict=True):
+        for part, out in zip(
+            *(torch.split(each, ROWS_AT_ONCE) for each in (x, result)), strict=True
+        ):
             if self.bias is None:
                 torch.mm(part, weight, out=out)
             else:
