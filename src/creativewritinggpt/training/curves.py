@@ -198,7 +198,8 @@ def _draw_perplexity(axes: Any, metrics: dict[str, Any]) -> None:
         axes.annotate(
             f"best: {value:.2f} at step {best}", (best, value), color=_GREEN,
             xytext=(-10 if right else 10, -9), textcoords="offset points",
-            ha="right" if right else "left", va="top", fontweight="bold",
+            ha="right" if right else "left", va="top", fontweight="bold", zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
         )  # fmt: skip
     axes.set_ylim(*axes.get_ylim())
     _label_ends(axes, lines)
