@@ -274,5 +274,5 @@ def _int8(weight: Tensor, bias: Tensor | None, many: Many) -> Matrix:
 def format_for_many() -> str:
     """The format in which this processor multiplies many rows fastest."""
     threads = torch.get_num_threads()
-    seconds = {**product_seconds(threads), "int8": int8.seconds(threads)}
+    seconds = {**product_seconds(threads), "int8": min(int8.seconds(threads).values())}
     return min(seconds, key=lambda name: seconds[name])

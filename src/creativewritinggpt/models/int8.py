@@ -1,6 +1,6 @@
 """Products with a frozen weight in int8, for many rows, on processors whose int8 is much faster.
 
-    x ⊙ b ≈ r ⊙ q,   W ⊘ b ≈ c ⊙ p          q, p whole numbers up to 127
+    x ⊙ b ≈ r ⊙ q,   W ⊘ b ≈ c ⊙ p          q, p whole numbers up to 127 (on some processors q to 63)
     x Wᵀ  ≈ Σ over groups  r ⊙ (q pᵀ)  ⊙ cᵀ
 
 Each row has a scale r of its own, each output a scale c. Language models have a few input columns
@@ -14,18 +14,21 @@ that are far larger than the others, and three things keep them from costing tho
   scale of its own.
 
 Rows are taken in blocks whose numbers stay in the processor's cache, in memory that is set aside
-once. What it trades away: about 1 % of rounding in each product, and a row's result depends, within
-that rounding, on the rows of its block.
+once. What it trades away: about 1 % of rounding in each product, with rows of 7 bits 1.5 %
+(:mod:`int8_kernels`), and a row's result depends, within that rounding, on the rows of its block.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..probe import fastest, measured
+from .int8_kernels import Kernel, kernels
 
 BLOCK = 256
 """Rows that are multiplied at once."""
@@ -34,7 +37,8 @@ BLOCK = 256
 _SLICE = 1024
 _OUTLIERS = 8
 _GROUPS = range(256, 63, -1)
-_TINY = torch.finfo(torch.float32).tiny
+# Far from where reciprocals overflow.
+_TINY = 2.0**-100
 
 
 class Workspace:
@@ -60,11 +64,19 @@ class Int8Product:
         workspace: Where blocks are worked on.
         fine: Whether the inputs of a weight with no more outputs than inputs go in groups: nearer
             to the exact product, and slower.
+        kernel: What multiplies whole numbers; without it the fastest here.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, workspace: Workspace, *, fine: bool = True
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        workspace: Workspace,
+        *,
+        fine: bool = True,
+        kernel: Kernel | None = None,
     ) -> None:
+        self.kernel = kernel or fastest_kernel(torch.get_num_threads())
         self.outputs, self.inputs = weight.shape
         self.workspace = workspace
         self.bias = None if bias is None else bias.float()
@@ -75,12 +87,17 @@ class Int8Product:
         largest = torch.maximum(balanced.amax(1), balanced.amin(1).neg_())
         self.scale = largest.clamp_(min=_TINY).div_(127)
         whole = balanced.div_(self.scale.unsqueeze(1)).round_().to(torch.int8)
-        # [in, out] each, as the kernel reads them.
-        self.slices = [part.T.contiguous() for part in torch.split(whole, _SLICE)]
         self.group = self.inputs
         if fine and self.outputs <= self.inputs:
             self.group = next((n for n in _GROUPS if self.inputs % n == 0), self.inputs)
         self.outliers = min(_OUTLIERS, self.inputs) if self.group == self.inputs else 0
+        # [in, out] each, by slices of the outputs and in them by groups of the inputs.
+        plain = [part.T.contiguous() for part in torch.split(whole, _SLICE)]
+        self.packed = [
+            [self.kernel.pack(part, BLOCK) for part in torch.split(each, self.group)]
+            for each in plain
+        ]
+        self.columns = plain if self.outliers else []
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -107,50 +124,69 @@ class Int8Product:
             beside = rest.index_select(1, columns)
             rest.index_fill_(1, columns, 0.0)
         in_groups = rest.view(rows, -1, self.group)
-        scales = _largest(in_groups, 2).clamp_(min=_TINY).div_(127)
+        scales = _largest(in_groups, 2).clamp_(min=_TINY).div_(self.kernel.levels)
         in_groups.mul_(scales.reciprocal().unsqueeze_(2)).round_()
-        whole = take("x", torch.int8, self.inputs)[:rows].copy_(rest)
+        if self.kernel.offset:
+            in_groups.add_(self.kernel.offset)
+        whole = take("x", self.kernel.dtype, self.inputs).view(-1, BLOCK, self.group)[:, :rows]
+        whole.copy_(in_groups.transpose(0, 1))
         start = 0
-        for weights in self.slices:
-            stop = start + weights.shape[1]
+        for index, packed in enumerate(self.packed):
+            stop = min(start + _SLICE, self.outputs)
             part = y[:, start:stop]
-            self._multiply(whole, weights, scales, part)
+            self._multiply(whole, packed, scales, part)
             if self.outliers:
-                part.addmm_(beside, weights.index_select(0, columns).float())
+                part.addmm_(beside, self.columns[index].index_select(0, columns).float())
             if self.bias is None:
                 part.mul_(self.scale[start:stop])
             else:
                 torch.addcmul(self.bias[start:stop], part, self.scale[start:stop], out=part)
             start = stop
 
-    def _multiply(self, whole: Tensor, weights: Tensor, scales: Tensor, y: Tensor) -> None:
+    def _multiply(
+        self, whole: Tensor, weights: Sequence[Any], scales: Tensor, y: Tensor
+    ) -> None:
         """Products of whole numbers, each group's times its row scales, summed up in ``y``."""
         rows, outputs = y.shape
-        products = self.workspace.take("y", torch.int32, outputs)[:rows]
-        for start in range(0, self.inputs, self.group):
-            part = slice(start, start + self.group)
-            torch._int_mm(whole[:, part], weights[part], out=products)
-            row_scale = scales[:, start // self.group].unsqueeze(1)
-            if start == 0:
-                y.copy_(products).mul_(row_scale)
+        space = self.workspace.take("y", torch.int32, outputs)[:rows]
+        for group, weight in enumerate(weights):
+            products = self.kernel.multiply(whole[group], weight, space)
+            row_scale = scales[:, group].unsqueeze(1)
+            if group:
+                if products.dtype != torch.float32:
+                    more = self.workspace.take("y", torch.float32, outputs)[:rows]
+                    products = more.copy_(products)
+                y.addcmul_(products, row_scale)
+            elif products.dtype == torch.float32:
+                torch.mul(products, row_scale, out=y)
             else:
-                more = self.workspace.take("y", torch.float32, outputs)[:rows].copy_(products)
-                y.addcmul_(more, row_scale)
+                y.copy_(products).mul_(row_scale)
 
 
-def seconds(threads: int) -> float:
-    """Seconds for the product that :func:`~..devices.product_seconds` measures, in int8."""
+def seconds(threads: int) -> dict[str, float]:
+    """Seconds for the product that :func:`~..devices.product_seconds` measures, by kernel.
 
-    def work() -> float:
+    With all that is done around it, and measured once on this machine.
+    """
+
+    def work(kernel: Kernel) -> float:
         x, weight = torch.ones(512, 768), torch.ones(2304, 768)
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            return fastest(functools.partial(Int8Product(weight, None, Workspace()), x), repeats=4)
+            product = Int8Product(weight, None, Workspace(), kernel=kernel)
+            return fastest(functools.partial(product, x))
         finally:
             torch.set_num_threads(before)
 
-    return measured("a product in int8", {"int8": work}, threads)["int8"]
+    ways = {name: functools.partial(work, kernel) for name, kernel in kernels().items()}
+    return measured("a product in int8", ways, threads)
+
+
+def fastest_kernel(threads: int) -> Kernel:
+    """The kernel that is fastest here."""
+    known, found = kernels(), seconds(threads)
+    return known[min(found, key=lambda name: found[name])]
 
 
 def _largest(x: Tensor, dim: int) -> Tensor:
