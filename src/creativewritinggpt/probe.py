@@ -22,7 +22,6 @@ from typing import Any
 from .errors import UserError
 from .files import cache_folder, read_json, write_json
 
-
 # After so many seconds nothing is repeated any more.
 _LONG_ENOUGH = 0.3
 

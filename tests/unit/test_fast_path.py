@@ -15,6 +15,7 @@ from creativewritinggpt.config import Config
 from creativewritinggpt.data.packing import IGNORE, plan_rows
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.adapter import attach
+from creativewritinggpt.training import engine
 from creativewritinggpt.training.checkpoint import trained_parameters
 from creativewritinggpt.training.engine import accumulate_gradient, fast_path
 from creativewritinggpt.training.fast import attention, kernels
@@ -219,3 +220,14 @@ def test_int8_is_recorded_resumed_and_refused_where_it_can_not_be(tiny_folder, t
             shutil.rmtree(tmp_path / "out" / "checkpoints" / "step-4")
             train(Config(output_dir=settings["output_dir"]), resume=True)
     assert found[0] == found[1]
+
+
+def test_a_processor_that_is_slow_in_int8_is_told_of(tiny_model, monkeypatch, capsys):
+    writer = _writer(tiny_model("llama"))
+    monkeypatch.setattr(engine, "product_seconds", lambda threads: {"fp32": 1.0, "bf16": 2.0})
+    monkeypatch.setattr(engine, "int8_seconds", lambda threads: {"int_mm": 9.0, "scaled": 3.0})
+    engine.check_int8(writer)
+    assert "3.0 times as long as in fp32" in capsys.readouterr().err
+    monkeypatch.setattr(engine, "int8_seconds", lambda threads: {"int_mm": 9.0, "scaled": 0.5})
+    engine.check_int8(writer)
+    assert not capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Products with a frozen weight in int8, for many rows, on processors whose int8 is much faster.
 
-    x ⊙ b ≈ r ⊙ q,   W ⊘ b ≈ c ⊙ p          q, p whole numbers up to 127 (on some processors q to 63)
+    x ⊙ b ≈ r ⊙ q,   W ⊘ b ≈ c ⊙ p          q, p whole numbers up to 127 (on some processors 90)
     x Wᵀ  ≈ Σ over groups  r ⊙ (q pᵀ)  ⊙ cᵀ
 
 Each row has a scale r of its own, each output a scale c. Language models have a few input columns
@@ -14,8 +14,9 @@ that are far larger than the others, and three things keep them from costing tho
   scale of its own.
 
 Rows are taken in blocks whose numbers stay in the processor's cache, in memory that is set aside
-once. What it trades away: about 1 % of rounding in each product, with rows of 7 bits 1.5 %
-(:mod:`int8_kernels`), and a row's result depends, within that rounding, on the rows of its block.
+once. What it trades away: about 1 % of rounding in each product (with numbers up to 90, see
+:mod:`~.int8_kernels`, 1.4 %), and a row's result depends, within that rounding, on the rows of its
+block.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ _OUTLIERS = 8
 _GROUPS = range(256, 63, -1)
 # Far from where reciprocals overflow.
 _TINY = 2.0**-100
+
+_Groups = Sequence[Any]
+# The largest columns and their weights, which are multiplied exactly.
+_Exact = tuple[Tensor, Tensor] | None
 
 
 class Workspace:
@@ -85,17 +90,18 @@ class Int8Product:
         self.balance = torch.where(lengths > _TINY, lengths, 1.0).sqrt_()
         balanced = weight / self.balance
         largest = torch.maximum(balanced.amax(1), balanced.amin(1).neg_())
-        self.scale = largest.clamp_(min=_TINY).div_(127)
+        self.scale = largest.clamp_(min=_TINY).div_(self.kernel.weight_levels)
         whole = balanced.div_(self.scale.unsqueeze(1)).round_().to(torch.int8)
         self.group = self.inputs
         if fine and self.outputs <= self.inputs:
             self.group = next((n for n in _GROUPS if self.inputs % n == 0), self.inputs)
         self.outliers = min(_OUTLIERS, self.inputs) if self.group == self.inputs else 0
         # [in, out] each, by slices of the outputs and in them by groups of the inputs.
-        plain = [part.T.contiguous() for part in torch.split(whole, _SLICE)]
+        width = self.kernel.width
+        plain = [part.T.contiguous() for part in torch.split(whole, width)]
         self.packed = [
-            [self.kernel.pack(part, BLOCK) for part in torch.split(each, self.group)]
-            for each in plain
+            [self.kernel.pack(part, scale, BLOCK) for part in torch.split(each, self.group)]
+            for each, scale in zip(plain, torch.split(self.scale, width), strict=True)
         ]
         self.columns = plain if self.outliers else []
 
@@ -126,41 +132,60 @@ class Int8Product:
         in_groups = rest.view(rows, -1, self.group)
         scales = _largest(in_groups, 2).clamp_(min=_TINY).div_(self.kernel.levels)
         in_groups.mul_(scales.reciprocal().unsqueeze_(2)).round_()
-        if self.kernel.offset:
-            in_groups.add_(self.kernel.offset)
-        whole = take("x", self.kernel.dtype, self.inputs).view(-1, BLOCK, self.group)[:, :rows]
-        whole.copy_(in_groups.transpose(0, 1))
+        whole = take("x", torch.int8, self.inputs).view(-1, BLOCK, self.group)[:, :rows]
+        whole = self.kernel.encode(whole.copy_(in_groups.transpose(0, 1)))
+        into = self._scaled if self.kernel.scales else self._whole
         start = 0
         for index, packed in enumerate(self.packed):
-            stop = min(start + _SLICE, self.outputs)
-            part = y[:, start:stop]
-            self._multiply(whole, packed, scales, part)
+            outputs = slice(start, start + self.kernel.width)
+            exact = None
             if self.outliers:
-                part.addmm_(beside, self.columns[index].index_select(0, columns).float())
-            if self.bias is None:
-                part.mul_(self.scale[start:stop])
-            else:
-                torch.addcmul(self.bias[start:stop], part, self.scale[start:stop], out=part)
-            start = stop
+                exact = beside, self.columns[index].index_select(0, columns).float()
+            into(whole, packed, scales, exact, outputs, y[:, outputs])
+            start = outputs.stop
 
-    def _multiply(
-        self, whole: Tensor, weights: Sequence[Any], scales: Tensor, y: Tensor
+    def _scaled(
+        self, whole: Tensor, packed: _Groups, scales: Tensor, exact: _Exact, part: slice, y: Tensor
     ) -> None:
-        """Products of whole numbers, each group's times its row scales, summed up in ``y``."""
-        rows, outputs = y.shape
-        space = self.workspace.take("y", torch.int32, outputs)[:rows]
-        for group, weight in enumerate(weights):
-            products = self.kernel.multiply(whole[group], weight, space)
+        """Some outputs, by a kernel that multiplies by their scales."""
+        sum_ = None if self.bias is None else self.bias[part]
+        if exact is not None:
+            beside, weights = exact
+            weights.mul_(self.scale[part])
+            if sum_ is None:
+                torch.mm(beside, weights, out=y)
+            else:
+                torch.addmm(sum_, beside, weights, out=y)
+            sum_ = y
+        for group, weight in enumerate(packed):
+            products = self.kernel.multiply(whole[group], weight, None)
             row_scale = scales[:, group].unsqueeze(1)
-            if group:
-                if products.dtype != torch.float32:
-                    more = self.workspace.take("y", torch.float32, outputs)[:rows]
-                    products = more.copy_(products)
-                y.addcmul_(products, row_scale)
-            elif products.dtype == torch.float32:
+            if sum_ is None:
                 torch.mul(products, row_scale, out=y)
             else:
+                torch.addcmul(sum_, products, row_scale, out=y)
+            sum_ = y
+
+    def _whole(
+        self, whole: Tensor, packed: _Groups, scales: Tensor, exact: _Exact, part: slice, y: Tensor
+    ) -> None:
+        """Some outputs, by a kernel that gives whole numbers."""
+        rows, outputs = y.shape
+        space = self.workspace.take("y", torch.int32, outputs)[:rows]
+        for group, weight in enumerate(packed):
+            products = self.kernel.multiply(whole[group], weight, space)
+            row_scale = scales[:, group].unsqueeze(1)
+            if group == 0:
                 y.copy_(products).mul_(row_scale)
+            else:
+                more = self.workspace.take("y", torch.float32, outputs)[:rows].copy_(products)
+                y.addcmul_(more, row_scale)
+        if exact is not None:
+            y.addmm_(*exact)
+        if self.bias is None:
+            y.mul_(self.scale[part])
+        else:
+            torch.addcmul(self.bias[part], y, self.scale[part], out=y)
 
 
 def seconds(threads: int) -> dict[str, float]:

@@ -4,8 +4,8 @@
 AVX512-VNNI or AMX, and a plain loop, many times slower than float32, where it has not. ``scaled``
 is oneDNN's product of unsigned rows, which has kernels for AVX2 as well. Processors without
 instructions for sums of four products add pairs of them in 16 bits, where 255 · 127 twice does not
-fit: there, rows have 7 bits instead of 8, which doubles their rounding. Whether that is needed
-is tried and not looked up.
+fit: there, numbers go up to 90 on either side (181 · 90 twice fits), which rounds 1.4 times as
+much. Whether that is needed is tried and not looked up.
 """
 
 from __future__ import annotations
@@ -16,67 +16,91 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+# Where sums of two products have 16 bits; the offset makes rows of up to 181.
+_FITTING = 90
+
 
 class Kernel(Protocol):
-    """Products of whole numbers.
+    """Products of whole numbers, times a scale for each output where that costs nothing.
 
     Attributes:
         levels: The largest whole number in a row.
-        offset: What is added to a row's numbers.
-        dtype: What they are kept in.
+        weight_levels: The largest whole number in a weight.
+        scales: Whether :meth:`multiply` multiplies by the scales of the outputs.
+        width: Outputs that are best multiplied at once.
     """
 
     levels: int
-    offset: int
-    dtype: torch.dtype
+    weight_levels: int
+    scales: bool
+    width: int
 
-    def pack(self, weight: Tensor, rows: int) -> Any:
-        """What :meth:`multiply` takes, from int8 ``[in, out]``, for so many rows mostly."""
+    def pack(self, weight: Tensor, scale: Tensor, rows: int) -> Any:
+        """What :meth:`multiply` takes.
 
-    def multiply(self, rows: Tensor, packed: Any, space: Tensor) -> Tensor:
-        """``[rows, in]`` to exact ``[rows, out]``, int32 or float32, in ``space`` or new memory.
-
-        ``space`` is int32 ``[rows, out]``.
+        Args:
+            weight: int8 ``[in, out]``.
+            scale: float32 ``[out]``.
+            rows: How many are multiplied at once, mostly.
         """
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """int8 rows as :meth:`multiply` takes them, in the same memory."""
+
+    def multiply(self, rows: Tensor, packed: Any, space: Tensor | None) -> Tensor:
+        """``[rows, in]`` to ``[rows, out]``: int32 in ``space``, or float32 in new memory."""
 
 
 class IntMm:
     """``torch._int_mm``."""
 
-    levels, offset, dtype = 127, 0, torch.int8
+    # More outputs would push a block's numbers out of the cache.
+    levels, weight_levels, scales, width = 127, 127, False, 1024
 
-    def pack(self, weight: Tensor, rows: int) -> Tensor:
+    def pack(self, weight: Tensor, scale: Tensor, rows: int) -> Tensor:
         """As it is."""
         return weight
 
-    def multiply(self, rows: Tensor, packed: Tensor, space: Tensor) -> Tensor:
+    def encode(self, rows: Tensor) -> Tensor:
+        """As they are."""
+        return rows
+
+    def multiply(self, rows: Tensor, packed: Tensor, space: Tensor | None) -> Tensor:
         """int32, in ``space``."""
         return torch._int_mm(rows, packed, out=space)
 
 
 class Scaled:
-    """``onednn.qlinear_pointwise``, with scales of one.
+    """``onednn.qlinear_pointwise``.
 
     Args:
-        levels: 127, or 63 where sums of two products have 16 bits.
+        levels: The largest whole number in a row.
+        weight_levels: The largest whole number in a weight.
     """
 
-    dtype = torch.uint8
+    scales, width = True, 4096
 
-    def __init__(self, levels: int) -> None:
-        self.levels, self.offset = levels, levels + 1
+    def __init__(self, levels: int, weight_levels: int) -> None:
+        self.levels, self.weight_levels = levels, weight_levels
 
-    def pack(self, weight: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    def pack(self, weight: Tensor, scale: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """In oneDNN's order, with a scale and a zero for each output."""
         inputs, outputs = weight.shape
         packed = torch.ops.onednn.qlinear_prepack(weight.T.contiguous(), [rows, inputs])
-        return packed, torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+        return packed, scale.clone(), torch.zeros(outputs, dtype=torch.int64)
 
-    def multiply(self, rows: Tensor, packed: tuple[Tensor, Tensor, Tensor], space: Tensor) -> Tensor:
+    def encode(self, rows: Tensor) -> Tensor:
+        """With an offset that makes them positive."""
+        # Torch is slow at float32 to uint8. In 8 bits -128 is 128.
+        return rows.add_((self.levels + 129) % 256 - 128).view(torch.uint8)
+
+    def multiply(
+        self, rows: Tensor, packed: tuple[Tensor, Tensor, Tensor], space: Tensor | None = None
+    ) -> Tensor:
         """float32, in new memory."""
-        weight, scales, zeros = packed
+        weight, scale, zeros = packed
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, self.offset, weight, scales, zeros, None,
+            rows, 1.0, self.levels + 1, weight, scale, zeros, None,
             1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return product
@@ -85,22 +109,22 @@ class Scaled:
 def fitting(kernel: Kernel) -> bool:
     """Whether the largest sums come out exactly here."""
     inputs, outputs, rows = 256, 64, 32
-    weight = torch.full((inputs, outputs), 127, dtype=torch.int8)
-    weight[:, ::2] = -127
+    weight = torch.full((inputs, outputs), kernel.weight_levels, dtype=torch.int8)
+    weight[:, ::2] = -kernel.weight_levels
     x = torch.full((rows, inputs), kernel.levels)
     x[::2] = -kernel.levels
     space = torch.empty(rows, outputs, dtype=torch.int32)
-    whole = (x + kernel.offset).to(kernel.dtype)
-    found = kernel.multiply(whole, kernel.pack(weight, rows), space)
+    packed = kernel.pack(weight, torch.ones(outputs), rows)
+    found = kernel.multiply(kernel.encode(x.to(torch.int8)), packed, space)
     return torch.equal(found.long(), x @ weight.long())
 
 
 @functools.cache
 def scaled() -> Scaled | None:
-    """oneDNN's product with as many levels as fit here, if this torch has it."""
-    for levels in (127, 63):
+    """The product of oneDNN with as many levels as fit here, if this torch has it."""
+    for levels in (127, _FITTING):
         try:
-            if fitting(kernel := Scaled(levels)):
+            if fitting(kernel := Scaled(levels, levels)):
                 return kernel
         except (RuntimeError, AttributeError):  # torch has it not, or not for this processor
             return None

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from .. import console
 from ..data.packing import IGNORE, PackedRows, Rows
+from ..devices import product_seconds
 from ..errors import InputError
 from ..models.attention import packed_inputs
+from ..models.int8 import seconds as int8_seconds
 from ..models.scoring import body_and_head
 from ..models.writer import Writer
 from .fast.body import fast_body, has_fast_body
@@ -43,7 +46,7 @@ def fast_path(writer: Writer, int8: bool = False, compiled: bool = False) -> Ite
 
 
 def check_int8(writer: Writer) -> None:
-    """Refuse int8 products where there is no fast path.
+    """Refuse int8 products where there is no fast path, and tell where they are no faster.
 
     Raises:
         InputError: The model, the device or the method has none.
@@ -52,6 +55,14 @@ def check_int8(writer: Writer) -> None:
         raise InputError(
             "precision int8 trains LoRA adapters of GPT-2, Llama and Qwen models on a CPU only",
             "leave --precision out",
+        )
+    threads = torch.get_num_threads()
+    others = product_seconds(threads)
+    slower = min(int8_seconds(threads).values()) / min(others.values())
+    if slower > 1:
+        console.warn(
+            f"products in int8 take {slower:.1f} times as long as in "
+            f"{min(others, key=lambda name: others[name])} on this processor; leave --precision out"
         )
 
 
