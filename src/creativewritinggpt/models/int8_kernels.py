@@ -83,11 +83,13 @@ class Scaled:
     def __init__(self, levels: int, weight_levels: int) -> None:
         self.levels, self.weight_levels = levels, weight_levels
 
-    def pack(self, weight: Tensor, scale: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """In oneDNN's order, with a scale and a zero for each output."""
+    def pack(self, weight: Tensor, scale: Tensor, rows: int) -> tuple[Tensor, ...]:
+        """In oneDNN's order, with a scale, a zero and a shift for each output."""
         inputs, outputs = weight.shape
         packed = torch.ops.onednn.qlinear_prepack(weight.T.contiguous(), [rows, inputs])
-        return packed, scale.clone(), torch.zeros(outputs, dtype=torch.int64)
+        # What the rows' offset adds. Told of a zero point, oneDNN sums it up in each product.
+        shift = weight.sum(0).mul_(-self.levels - 1) * scale
+        return packed, scale.clone(), torch.zeros(outputs, dtype=torch.int64), shift
 
     def encode(self, rows: Tensor) -> Tensor:
         """With an offset that makes them positive."""
@@ -95,14 +97,13 @@ class Scaled:
         return rows.add_((self.levels + 129) % 256 - 128).view(torch.uint8)
 
     def multiply(
-        self, rows: Tensor, packed: tuple[Tensor, Tensor, Tensor], space: Tensor | None = None
+        self, rows: Tensor, packed: tuple[Tensor, ...], space: Tensor | None = None
     ) -> Tensor:
         """float32, in new memory."""
-        weight, scale, zeros = packed
+        weight, scale, zeros, shift = packed
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, self.levels + 1, weight, scale, zeros, None,
-            1.0, 0, torch.float32, "none", [], "",
-        )  # fmt: skip
+            rows, 1.0, 0, weight, scale, zeros, shift, 1.0, 0, torch.float32, "none", [], ""
+        )
         return product
 
 
