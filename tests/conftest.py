@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import setuptools  # noqa: F401 - torch's compiler imports it, and fails where distutils came before
+import torch
 
 TEXT = (
     "The lamp went out, and the captain laughed. “Who is there?” she asked. Nobody answered; "
@@ -30,12 +32,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+@pytest.fixture(scope="session")
+def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is measured of this machine once, so that not every test does it anew."""
+    from creativewritinggpt import devices, probe
+    from creativewritinggpt.generation.choice import fastest_weights
+    from creativewritinggpt.models import int8
+
+    folder = tmp_path_factory.mktemp("machine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CWGPT_CACHE", str(folder))
+        for threads in {1, torch.get_num_threads()}:
+            devices.product_seconds(threads)
+            int8.seconds(threads)
+            fastest_weights(threads)
+        return probe._file()
+
+
 @pytest.fixture(autouse=True)
 def _closed_world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: Any,
+    _machine: Path,
 ) -> None:
     """A home of its own for every test, and no connection but to this machine."""
     home = tmp_path_factory.mktemp("home")
+    (home / "cwgpt").mkdir()
+    shutil.copy(_machine, home / "cwgpt")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     if not request.node.get_closest_marker("network"):
@@ -88,7 +112,6 @@ def tiny_model() -> Callable[..., Any]:
     """A factory of small random models: ``tiny_model("gpt2" | "llama" | "qwen", seed=0)``."""
 
     def make(family: str = "gpt2", seed: int = 0, **changes: Any) -> Any:
-        import torch
         from transformers import (
             GPT2Config,
             GPT2LMHeadModel,
