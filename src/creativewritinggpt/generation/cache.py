@@ -83,17 +83,15 @@ class Reading:
         """
         tokens, heads, size = query.shape
         self.new[layer] = new.view(-1, 2, self.heads, size).permute(1, 2, 0, 3)
-        groups = heads // self.heads
         keys = self.keys[layer].to(query.dtype)  # the cache may be more exact than the products
         values = self.values[layer].to(query.dtype)
-        if groups > 1:
-            keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
         mixed = F.scaled_dot_product_attention(
             query.transpose(0, 1).unsqueeze(0),
             keys.unsqueeze(0),
             values.unsqueeze(0),
             attn_mask=self.mask if tokens > 1 else None,
             is_causal=self.mask is None and tokens > 1,
+            enable_gqa=heads > self.heads,
         )
         return mixed[0].transpose(0, 1).reshape(tokens, -1)
 
