@@ -124,12 +124,13 @@ class _Branches:
                 torch.cat([part.expand(self.rows, -1, -1, -1), mine], dim=2)
                 for part, mine in zip(self.prefix[layer], (keys, values), strict=True)
             )
-        if query_heads > self.heads:
-            repeats = query_heads // self.heads
-            keys, values = (part.repeat_interleave(repeats, 1) for part in (keys, values))
         query = query.view(self.rows, -1, query_heads, size).transpose(1, 2)
         all_places = count == self.rows * self.tokens
         mixed = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=self.mask if all_places else self.mask[self.places]
+            query,
+            keys,
+            values,
+            attn_mask=self.mask if all_places else self.mask[self.places],
+            enable_gqa=query_heads > self.heads,
         )
         return mixed.transpose(1, 2).reshape(count, -1)

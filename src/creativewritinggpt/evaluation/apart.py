@@ -28,15 +28,18 @@ def attend_apart(
     Returns:
         ``[1, tokens, heads, size]``.
     """
-    repeats = query.shape[1] // key.shape[1]
+    grouped = query.shape[1] > key.shape[1]
     results = []
     for q, k, v in zip(
         *(torch.split(part, list(lengths), dim=2) for part in (query, key, value)), strict=True
     ):
-        if repeats > 1:
-            k, v = (part.repeat_interleave(repeats, dim=1) for part in (k, v))
         found = F.scaled_dot_product_attention(
-            q.contiguous(), k.contiguous(), v.contiguous(), is_causal=True, scale=scale
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            is_causal=True,
+            scale=scale,
+            enable_gqa=grouped,
         )
         results.append(found.transpose(1, 2))
     return torch.cat(results, dim=1)
