@@ -22,17 +22,15 @@ from typing import Any
 from .errors import UserError
 from .files import cache_folder, read_json, write_json
 
-# After so many seconds nothing is repeated any more.
-_LONG_ENOUGH = 0.3
 
-
-def fastest(work: Callable[[], Any], repeats: int = 12) -> float:
+def fastest(work: Callable[[], Any], repeats: int = 12, limit: float = 0.3) -> float:
     """Seconds of the fastest of some repeats, after one that does not count.
 
-    Fewer repeats where they take long, and the first one counts where it alone did.
+    After ``limit`` seconds nothing is repeated any more; where the first alone took that long, it
+    counts.
     """
     times: list[float] = []
-    while len(times) <= repeats and sum(times) < _LONG_ENOUGH:
+    while len(times) <= repeats and sum(times) < limit:
         began = time.perf_counter()
         work()
         times.append(time.perf_counter() - began)

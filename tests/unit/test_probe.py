@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from creativewritinggpt import probe
@@ -43,3 +44,16 @@ def test_no_place_to_remember_is_no_failure(monkeypatch: Any, tmp_path: Any) -> 
 def test_products_are_measured_in_both_formats() -> None:
     found = product_seconds(1)
     assert set(found) == {"fp32", "bf16"} and all(seconds > 0 for seconds in found.values())
+
+
+def test_what_takes_long_is_not_repeated() -> None:
+    calls: list[float] = []
+
+    def work() -> None:
+        calls.append(0.0)
+        time.sleep(0.02)
+
+    assert 0.02 <= probe.fastest(work, repeats=5, limit=0.01) < 1
+    assert len(calls) == 1
+    probe.fastest(work, repeats=2, limit=60)
+    assert len(calls) == 4
