@@ -208,8 +208,9 @@ def seconds(threads: int) -> dict[str, float]:
     return measured("a product in int8", ways, threads)
 
 
+@functools.cache
 def fastest_kernel(threads: int) -> Kernel:
-    """The kernel that is fastest here."""
+    """The kernel that is fastest here, looked up once a process."""
     known, found = kernels(), seconds(threads)
     return known[min(found, key=lambda name: found[name])]
 
