@@ -51,7 +51,7 @@ def test_fast_weights_stay_within_a_percent_of_the_perplexity(
 def test_a_prompt_read_in_int8_stays_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrices, "format_for_many", lambda: "int8")
+    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: "int8")
     monkeypatch.setattr(backends, "_kept", weakref.WeakKeyDictionary())
     result = compare(starter, _stories(real_data, 8), "int8", tokens=400, prompt=304)
     show([result])

@@ -115,8 +115,8 @@ def test_our_own_passes_equal_those_of_transformers(
 def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
     family: str, tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suffixes, "format_for_many", lambda: "int8")
-    monkeypatch.setattr(matrices, "format_for_many", lambda: "int8")
+    monkeypatch.setattr(suffixes, "format_for_many", lambda rough=False: "int8")
+    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: "int8")
     writer = a_writer(tiny_model, tiny_tokenizer, family)
     subject = a_subject(targets=(Target(6, 1), Target(9, 2)))
     exact = perturb(writer, subject, samples=48, positions="all")

@@ -255,7 +255,7 @@ def test_odd_widths_do_not_reach_the_int8_kernel(tiny_model: Any) -> None:
 def test_long_prompts_are_read_in_any_format(
     many: str, family: str, kind: str, family_model: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(matrices, "format_for_many", lambda: many)
+    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: many)
     model = family_model(family, kind)
     ids = (IDS * 10)[:40]
     context, logits = NativeBackend(model, kind).read(ids, 60)
@@ -324,3 +324,17 @@ def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: An
 
 def test_the_measurement_itself_names_one_of_the_formats() -> None:
     assert choice.fastest_weights(1) in ("fp32", "int8", "onnx")
+
+
+def test_prompts_are_read_in_int8_only_where_it_is_worth_its_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matrices, "product_seconds", lambda threads: {"fp32": 1.0, "bf16": 2.0})
+    for seconds, reading, rough in (
+        (0.3, "int8", "int8"),
+        (0.7, "fp32", "int8"),
+        (3.0, *["fp32"] * 2),
+    ):
+        monkeypatch.setattr(matrices.int8, "seconds", lambda threads, s=seconds: {"int_mm": s})
+        assert matrices.format_for_many() == reading
+        assert matrices.format_for_many(rough=True) == rough
