@@ -34,8 +34,6 @@ from .int8_kernels import Kernel, kernels
 BLOCK = 256
 """Rows that are multiplied at once."""
 
-# Outputs that are multiplied at once: more would push a block's numbers out of the cache.
-_SLICE = 1024
 _OUTLIERS = 8
 _GROUPS = range(256, 63, -1)
 # Far from where reciprocals overflow.
@@ -148,23 +146,23 @@ class Int8Product:
         self, whole: Tensor, packed: _Groups, scales: Tensor, exact: _Exact, part: slice, y: Tensor
     ) -> None:
         """Some outputs, by a kernel that multiplies by their scales."""
-        sum_ = None if self.bias is None else self.bias[part]
+        so_far = None if self.bias is None else self.bias[part]
         if exact is not None:
             beside, weights = exact
             weights.mul_(self.scale[part])
-            if sum_ is None:
+            if so_far is None:
                 torch.mm(beside, weights, out=y)
             else:
-                torch.addmm(sum_, beside, weights, out=y)
-            sum_ = y
+                torch.addmm(so_far, beside, weights, out=y)
+            so_far = y
         for group, weight in enumerate(packed):
             products = self.kernel.multiply(whole[group], weight, None)
             row_scale = scales[:, group].unsqueeze(1)
-            if sum_ is None:
+            if so_far is None:
                 torch.mul(products, row_scale, out=y)
             else:
-                torch.addcmul(sum_, products, row_scale, out=y)
-            sum_ = y
+                torch.addcmul(so_far, products, row_scale, out=y)
+            so_far = y
 
     def _whole(
         self, whole: Tensor, packed: _Groups, scales: Tensor, exact: _Exact, part: slice, y: Tensor
