@@ -33,6 +33,8 @@ MANY = 20
 PART_OF_SAMPLES = 10
 # Of 20 targets, those that a peer is timed on.
 PART_OF_MANY = 4
+# Texts that the one to be explained is chosen from.
+TEXTS = 12
 # Rows of a batch for the peers, by tokens of the text.
 ROWS = {32: 10, 128: 3}
 
@@ -108,15 +110,30 @@ def _load(model: str) -> Any:
 def make_task(writer: Any, tokens: int, targets: int) -> Task:
     """A text of so many tokens, the start token included, whose last tokens are to be explained.
 
-    The text is one that its own tokens spell, so that tools which take text read the same tokens.
+    The texts are such as their own tokens spell, so that tools which take text read the same
+    tokens; of the first dozen it is the one with most to explain: the log-probability of its last
+    token changes most from the baseline to the text.
     """
+    tasks = []
     for prompt in sample_prompts(2 * tokens):
         ids = writer.tokenizer(prompt, add_special_tokens=False)["input_ids"][:tokens]
         again = writer.tokenizer(writer.tokenizer.decode(ids), add_special_tokens=False)
         if again["input_ids"] == ids:
             given = (writer.bos_id, *ids[:-1])
-            return Task(given, ids[-1], tuple(range(tokens - targets + 1, tokens + 1)))
-    raise RuntimeError("no text of the sample corpus spells its own tokens")
+            tasks.append(Task(given, ids[-1], tuple(range(tokens - targets + 1, tokens + 1))))
+        if len(tasks) == TEXTS:
+            break
+    if not tasks:
+        raise RuntimeError("no text of the sample corpus spells its own tokens")
+    return max(tasks, key=lambda task: _change(writer, task))
+
+
+def _change(writer: Any, task: Task) -> float:
+    """How far the last target's log-probability is from that at the baseline, in nats."""
+    from creativewritinggpt.analysis.path import Path as Line
+
+    ends = Line(writer, _subject(writer, task), BASELINE).scores(np.array([0.0, 1.0]))
+    return float(abs(ends[1, -1] - ends[0, -1]))
 
 
 def replacing_flops(model: Any, tokens: int) -> float:

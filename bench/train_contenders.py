@@ -77,8 +77,9 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     from creativewritinggpt.data.packing import plan_rows
     from creativewritinggpt.models.adapter import attach
     from creativewritinggpt.training.checkpoint import trained_parameters
-    from creativewritinggpt.training.choice import choose_compiled
-    from creativewritinggpt.training.engine import accumulate_gradient, fast_path
+    from creativewritinggpt.training.choice import choose
+    from creativewritinggpt.training.engine import accumulate_gradient, fast_path, rows_at_once
+    from creativewritinggpt.training.micro_batch import MicroBatch
 
     rows_per_step, rank, alpha = MODELS[model]
     writer = load(model, ours=True)
@@ -100,24 +101,26 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     course = Course(model=writer.model, notes={"precision": writer.device.precision})
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).numpy()
     with fast_path(writer, int8=kind == "int8"):
+        micro = MicroBatch(rows_at_once(writer, ROW, rows_per_step), ROW)
 
         def measure() -> float:
             began = time.perf_counter()
-            accumulate_gradient(writer, rows, order[:2], 2)
+            accumulate_gradient(writer, rows, order[: micro.rows], micro.rows)
             writer.model.zero_grad(set_to_none=True)
-            return time.perf_counter() - began
+            return (time.perf_counter() - began) * rows_per_step / micro.rows
 
         writer.model.train()
         began = time.perf_counter()
         # As in a run of many hours.
-        chosen = choose_compiled(writer, measure, 10**5)
+        chosen = choose(writer, micro, rows_per_step, measure, 10**5)
         course.notes |= {"compiled": chosen.compiled, "compiled_reason": chosen.reason}
+        course.notes |= {"rows_at_once": chosen.rows, "rows_reason": chosen.rows_reason}
         course.notes["compile_seconds"] = time.perf_counter() - began
         for step in range(min(steps, len(rows) // rows_per_step)):
             began = time.perf_counter()
             writer.model.train()
             chosen = order[step * rows_per_step : (step + 1) * rows_per_step]
-            loss, targets = accumulate_gradient(writer, rows, chosen, rows_per_step)
+            loss, targets = accumulate_gradient(writer, rows, chosen, micro.rows)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

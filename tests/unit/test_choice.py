@@ -1,10 +1,11 @@
-"""Compiling is tried where a run may repay it, and kept where it is faster."""
+"""Compiling and other numbers of rows are tried where a run may repay it, the faster is kept."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from creativewritinggpt.training import choice
+from creativewritinggpt.training.micro_batch import MicroBatch
 
 
 class Machine:
@@ -66,3 +67,61 @@ def test_without_a_compiler_or_with_one_that_fails_the_plain_way_is_taken(choose
     machine = Machine()
     machine.writer.fast_body = None
     assert "plain path" in choose(machine).reason
+
+
+class Rows:
+    """What a step takes with so many rows at once."""
+
+    def __init__(self, rows, **seconds):
+        self.micro = MicroBatch(rows, 512)
+        self.seconds = {int(name[1:]): value for name, value in seconds.items()}
+        self.measured = []
+
+    def measure(self):
+        self.measured.append(self.micro.rows)
+        return self.seconds[self.micro.rows]
+
+    def choose(self, most=8, steps=1000):
+        return choice.choose_rows(self.micro, most, self.measure, steps)
+
+
+def test_a_long_run_takes_the_rows_that_are_fastest():
+    rows = Rows(2, _1=3.0, _2=2.5, _4=2.0)
+    assert rows.choose() == (2.0, "a step takes 3.00 s with 1, 2.50 s with 2, 2.00 s with 4")
+    assert rows.micro.rows == 4
+    rows = Rows(2, _1=2.0, _2=2.5, _4=3.0)
+    assert rows.choose()[0] == 2.0 and rows.micro.rows == 1
+
+
+def test_rows_stay_where_others_are_hardly_faster_or_do_not_fit():
+    rows = Rows(2, _1=2.49, _2=2.5, _4=2.46)
+    assert rows.choose()[0] == 2.5 and rows.micro.rows == 2
+    rows = Rows(2, _1=3.0, _2=2.5)
+    assert rows.choose(most=3)[0] == 2.5 and rows.micro.rows == 2 and 4 not in rows.measured
+    rows = Rows(1)
+    assert rows.choose(most=1) == (0.0, "no other number fits") and not rows.measured
+
+
+def test_a_short_run_tries_no_other_rows():
+    rows = Rows(2)
+    assert "too short" in rows.choose(steps=20)[1]
+    assert rows.micro.rows == 2 and not rows.measured
+
+
+def test_where_it_is_said_why_nothing_is_tried():
+    machine, rows = Machine(), Rows(2)
+    found = choice.choose(machine.writer, rows.micro, 8, machine.measure, 1000, "two processes")
+    assert not found.compiled and found.reason == found.rows_reason == "two processes"
+    assert found.rows == 2 and machine.measured == 0
+
+
+def test_rows_are_tried_the_way_that_was_chosen():
+    """Compiled functions first; the time told is that of both choices."""
+    machine, rows = Machine(), Rows(2, _1=3.0, _2=2.5, _4=0.5)
+
+    def measure():
+        return rows.measure() * machine.measure()
+
+    choice_of_both = choice.choose(machine.writer, rows.micro, 4, measure, 1000)
+    assert machine.compiled and choice_of_both.compiled and choice_of_both.rows == 4
+    assert choice_of_both.step_seconds == 0.5

@@ -24,7 +24,8 @@ from creativewritinggpt.cli import main
 from creativewritinggpt.config import Config
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.adapter import attach
-from creativewritinggpt.training import loop, micro_batch
+from creativewritinggpt.training import choice, loop, micro_batch
+from creativewritinggpt.training import run as training_run
 from creativewritinggpt.training.checkpoint import newest_checkpoint
 from creativewritinggpt.training.micro_batch import MicroBatch, bytes_of_a_row, fitting_rows
 from creativewritinggpt.training.run import train
@@ -236,6 +237,31 @@ def test_resume_uses_what_was_found_out_when_the_run_began(
     assert _metrics(config)["batch_losses"] == metrics["batch_losses"]
     assert main([*more, "--precision=fp32"]) == 2
     assert "precision was 'bf16', is 'fp32'" in capsys.readouterr().err
+
+
+def test_rows_that_were_tried_and_chosen_are_those_of_the_continuation(
+    tiny_folder, tmp_path, stories, monkeypatch, capsys
+):
+    """Two micro-steps of two rows round differently from one of four: the record decides."""
+    whole = _config(tiny_folder, tmp_path / "whole")
+    train(whole, [stories])
+    monkeypatch.setattr(choice, "_STEPS", 1)
+    monkeypatch.setattr(training_run, "probe", lambda job: 1.0 + job.micro.rows)  # fewer are faster
+    straight = _config(tiny_folder, tmp_path / "straight", save_total_limit=6)
+    broken = _config(tiny_folder, tmp_path / "broken", save_total_limit=6)
+    train(straight, [stories])
+    said = "a step takes 3.00 s with 2, 5.00 s with 4"
+    assert f"Rows at once: 2 ({said})" in capsys.readouterr().err
+    monkeypatch.undo()
+    shutil.copytree(straight.output_dir, broken.output_dir)
+    for step in (5, 6):
+        shutil.rmtree(Path(broken.output_dir) / "checkpoints" / f"step-{step}")
+    train(broken, [stories], resume=True)
+    _same_result(straight, broken)
+    probed = json.loads((Path(broken.output_dir) / "final_model" / "run.json").read_text())
+    probed = probed["training"]["probed"]
+    assert probed["micro_batch"] == 2 and probed["reasons"]["micro_batch"] == "as the run began"
+    assert _metrics(broken)["batch_losses"] != _metrics(whole)["batch_losses"]
 
 
 def test_full_gpu_halves_the_micro_batch_and_the_result_stays(

@@ -1,9 +1,10 @@
-"""Whether torch compiles what stands between the products: tried before a run that may repay it.
+"""What is tried before a run that may repay it: compiled functions, rows that go through at once.
 
-Compiling costs some seconds and makes a step a tenth or so faster, on some machines not at
-all. So a run that is too short to get the seconds back is left alone; a longer one tries both ways
-on the rows that it begins with, and takes the faster. A run that is resumed does as it did before,
-since the two ways round differently.
+Compiling what stands between the products costs some seconds and makes a step a tenth or so faster,
+on some machines not at all. More rows at once use a processor better until what they keep outgrows
+its caches, or the memory that the C library has in hand. So a run that is too short to get the
+seconds back is left alone; a longer one tries the ways on the rows that it begins with, and takes
+the fastest. A run that is resumed does as it did before, since each way rounds differently.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 from ..models.writer import Writer
 from .fast.kernels import can_compile
+from .micro_batch import MicroBatch
 
 _COST = 30.0
 """Seconds that compiling takes, about."""
@@ -21,22 +23,82 @@ _GAIN = 0.1
 """The share of a step that it may save, about."""
 
 _WORTH = 0.98
-"""A compiled step must take less than this share of a plain one."""
+"""Another way must take less than this share of the time."""
+
+_STEPS = 200
+"""From so many steps on, a few hundredths of each repay the handful that trying takes."""
+
+_BEGAN = "as the run began"
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Whether functions are compiled, and the sentence why.
+    """Whether functions are compiled, the rows of a micro-step, and the sentences why.
 
     Attributes:
         compiled: Whether they are.
         reason: Why.
         step_seconds: What an optimizer step takes that way, where it was measured.
+        rows: Rows that go through the model at once.
+        rows_reason: Why so many.
     """
 
     compiled: bool
     reason: str
     step_seconds: float = 0.0
+    rows: int = 0
+    rows_reason: str = _BEGAN
+
+
+def choose(
+    writer: Writer,
+    micro: MicroBatch,
+    most: int,
+    measure: Callable[[], float],
+    steps: int,
+    fixed: str = "",
+) -> Choice:
+    """Choose both, and leave the fast path and ``micro`` as chosen.
+
+    Args:
+        writer: The model, within its fast path.
+        micro: Rows of a micro-step to begin with.
+        most: Rows that fit into memory, and no more than a step has.
+        measure: Seconds of an optimizer step, by a micro-step that changes nothing.
+        steps: Optimizer steps of the run.
+        fixed: Why nothing is tried, where nothing is.
+    """
+    chosen = choose_compiled(writer, measure, steps, False if fixed else None)
+    if fixed:
+        return dataclasses.replace(chosen, reason=fixed, rows=micro.rows, rows_reason=fixed)
+    seconds, reason = choose_rows(micro, most, measure, steps)
+    seconds = seconds or chosen.step_seconds
+    return dataclasses.replace(chosen, step_seconds=seconds, rows=micro.rows, rows_reason=reason)
+
+
+def choose_rows(
+    micro: MicroBatch, most: int, measure: Callable[[], float], steps: int
+) -> tuple[float, str]:
+    """Try half and twice the rows at once, and leave ``micro`` with the fastest.
+
+    Returns:
+        Seconds of a step that way, 0 where nothing was tried, and the reason.
+    """
+    first = micro.rows
+    numbers = [rows for rows in (first, 2 * first, first // 2) if 1 <= rows <= most]
+    if len(numbers) == 1:
+        return 0.0, "no other number fits"
+    if steps < _STEPS:
+        return 0.0, "the run is too short to try others"
+    seconds = dict.fromkeys(numbers, float("inf"))
+    for _ in range(2):
+        for rows in numbers:
+            micro.rows = rows
+            seconds[rows] = min(seconds[rows], measure())
+    fastest = min(numbers, key=lambda rows: seconds[rows])
+    micro.rows = fastest if seconds[fastest] < _WORTH * seconds[first] else first
+    told = ", ".join(f"{seconds[rows]:.2f} s with {rows}" for rows in sorted(numbers))
+    return seconds[micro.rows], f"a step takes {told}"
 
 
 def choose_compiled(
@@ -54,7 +116,7 @@ def choose_compiled(
     if recorded is not None:
         if kernels is not None:
             kernels.use(recorded)
-        return Choice(recorded, "as the run began")
+        return Choice(recorded, _BEGAN)
     plain = measure()
     if kernels is None:
         return Choice(False, "this model and device take the plain path", plain)

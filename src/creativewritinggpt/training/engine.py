@@ -66,6 +66,19 @@ def check_int8(writer: Writer) -> None:
         )
 
 
+def rows_at_once(writer: Writer, max_length: int, most: int) -> int:
+    """Rows that the path which a block takes is made for.
+
+    Args:
+        writer: The model, within its fast path if it has one.
+        max_length: Tokens of a row.
+        most: Rows that there are and that fit.
+    """
+    if writer.fast_body is None:
+        return most
+    return max(1, min(most, writer.fast_body.tokens_at_once // max_length))
+
+
 def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
     """The sum of the negative log-probabilities of the rows' target tokens, in nats.
 
@@ -105,7 +118,7 @@ def accumulate_gradient(
         writer: The model.
         rows: The packed rows of the whole run; every row has a target.
         indices: The rows of the step, or this process's share of them.
-        batch_size: Rows in a micro-step at most; the fast path takes fewer.
+        batch_size: Rows of a micro-step, see :func:`rows_at_once`.
         tokens: Target tokens of the whole step; those of ``indices`` without it.
 
     Returns:
@@ -114,8 +127,6 @@ def accumulate_gradient(
     """
     if tokens is None:
         tokens = int(rows.target_counts()[indices].sum())
-    if writer.fast_body is not None:
-        batch_size = max(1, min(batch_size, writer.fast_body.tokens_at_once // rows.max_length))
     total = 0.0
     for start in range(0, len(indices), batch_size):
         loss = summed_loss(writer, rows.take(indices[start : start + batch_size]))

@@ -108,7 +108,7 @@ def choices(parts: Parts, processes: int, micro_batch: int, chosen: Choice) -> d
         parts: What the run is made of.
         processes: Processes that train.
         micro_batch: Rows that go through the model at once.
-        chosen: Whether functions are compiled, and why.
+        chosen: What was tried, and why so many rows go through at once.
     """
     device, asked = parts.writer.device, parts.config.precision
     return {
@@ -117,5 +117,9 @@ def choices(parts: Parts, processes: int, micro_batch: int, chosen: Choice) -> d
         "threads": device.threads,
         "processes": processes,
         "micro_batch": micro_batch,
-        "reasons": {**device.reasons, "compiled": chosen.reason},
+        "reasons": {
+            **device.reasons,
+            "compiled": chosen.reason,
+            "micro_batch": chosen.rows_reason,
+        },
     }

@@ -25,8 +25,8 @@ from ..models.loading import load_base
 from ..models.writer import Writer
 from .announce import Announcement, announce
 from .checkpoint import State, newest_checkpoint, restore, trained_parameters
-from .choice import choose_compiled
-from .engine import check_int8, fast_path
+from .choice import choose, choose_compiled
+from .engine import check_int8, fast_path, rows_at_once
 from .journal import Journal, check_trackers, journal
 from .loop import Job, fit, probe
 from .metrics import new_metrics, note_base, note_samples, write_metrics
@@ -164,9 +164,9 @@ def _go(
     config, writer, output = parts.config, parts.writer, Path(parts.config.output_dir)
     state = State() if found is None else found[1]
     anew = found is None or take_up(state, parts, force)
-    micro = MicroBatch(config.batch_size, parts.feed.max_length)
+    micro, scored = (MicroBatch(config.batch_size, parts.feed.max_length) for _ in range(2))
     began = time.monotonic()
-    before = _validate(parts, micro, team) if anew and not team.sharded else None
+    before = _validate(parts, scored, team) if anew and not team.sharded else None
     samples = None if sample is None else lambda: sample(writer)
     note_samples(first := State(metrics={"samples": []}), samples if found is None else None)
     scoring_seconds = time.monotonic() - began
@@ -176,7 +176,7 @@ def _go(
     if team.sharded:
         team.split(writer, device)
         with team.base(writer):
-            before = _validate(parts, micro, team) if anew else None
+            before = _validate(parts, scored, team) if anew else None
     optimizer = torch.optim.AdamW(
         trained_parameters(writer.model).values(),
         lr=config.learning_rate,
@@ -191,17 +191,19 @@ def _go(
         optimizer=optimizer,
         micro=micro,
         team=team,
-        validate=lambda: _validate(parts, micro, team),
+        validate=lambda: _validate(parts, scored, team),
         save=lambda folder: parts.save(folder, state, team),
         sample=samples,
     )
     if config.precision == INT8:
         check_int8(writer)
     with contextlib.nullcontext() if team.sharded else fast_path(writer, config.precision == INT8):
+        most = micro.rows
         if found is not None:
             micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
         elif not team.sharded:
-            micro.rows = fitting_rows(writer, parts.feed.max_length, micro.rows, team.local_size)
+            most = fitting_rows(writer, parts.feed.max_length, micro.rows, team.local_size)
+            micro.rows = rows_at_once(writer, parts.feed.max_length, most)
         if found is None:
             assert before is not None
             state.metrics = {**new_metrics(config, before, sizes), **first.metrics}
@@ -211,10 +213,11 @@ def _go(
                 parts.plan, before, sizes,
             )  # fmt: skip
             # Several processes must do the same, so none of them tries.
-            fixed = False if team.size > 1 else None
-            chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, fixed)
+            fixed = "several processes do the same" if team.size > 1 else ""
+            chosen = choose(writer, micro, most, lambda: probe(job), parts.plan.total_steps, fixed)
             announce(told, scoring_seconds, chosen.step_seconds or probe(job))
             console.note(f"Compiled: {'yes' if chosen.compiled else 'no'} ({chosen.reason}).")
+            console.note(f"Rows at once: {micro.rows} ({chosen.rows_reason}).")
             if team.first:
                 clear(output)
                 write_json(output / MANIFEST, parts.manifest)
@@ -238,10 +241,10 @@ def _go(
     return _finish(parts, job, outcome)
 
 
-def _validate(parts: Parts, micro: MicroBatch, team: Team) -> Validation:
+def _validate(parts: Parts, scored: MicroBatch, team: Team) -> Validation:
     if team.sharded:  # fewer rows in one process would leave the others waiting
-        return parts.validate(micro.rows, team)
-    return micro.fitted(lambda rows: parts.validate(rows, team), lambda: None)
+        return parts.validate(scored.rows, team)
+    return scored.fitted(lambda rows: parts.validate(rows, team), lambda: None)
 
 
 def _finish(parts: Parts, job: Job, outcome: str) -> TrainingResult:
