@@ -76,7 +76,8 @@ def rows_at_once(writer: Writer, max_length: int, most: int) -> int:
     """
     if writer.fast_body is None:
         return most
-    return max(1, min(most, writer.fast_body.tokens_at_once // max_length))
+    made_for: int = writer.fast_body.tokens_at_once // max_length
+    return max(1, min(most, made_for))
 
 
 def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
