@@ -14,10 +14,13 @@ from writers import make_writer
 
 from creativewritinggpt import api
 from creativewritinggpt.analysis import run as analysis_run
+from creativewritinggpt.analysis import why as why_module
 from creativewritinggpt.analysis.attention import NoAttention
+from creativewritinggpt.analysis.occlusion import leave_one_out
 from creativewritinggpt.analysis.run import explain
 from creativewritinggpt.analysis.save import aggregate, folder_name, save
 from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
+from creativewritinggpt.analysis.subject import Target, read, tokens_of, with_targets
 from creativewritinggpt.analysis.telling import told
 from creativewritinggpt.analysis.why import why
 from creativewritinggpt.errors import InputError, RunError
@@ -212,10 +215,30 @@ def test_the_same_seed_gives_the_same_record(writer: Any) -> None:
 
 def test_why_answers_in_a_few_lines(writer: Any) -> None:
     answer = why(writer, TEXT, "captain")
-    assert "had a probability of" in answer and "nats" in answer
+    assert "had a probability of" in answer
+    assert "in nats: what it loses" in answer or "No single word" in answer
     assert "Nothing stands before it" in why(writer, "The lamp", "The")
     with pytest.raises(InputError, match="not in the text"):
         why(writer, TEXT, "window")
+
+
+def test_why_names_the_words_without_which_it_loses_most(
+    writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as leaving out each of the last words of the context in fp32."""
+    monkeypatch.setattr(why_module, "_VIEW", 6)
+    monkeypatch.setattr(why_module, "_LEAST", 0.0)
+    text = TEXT + " and the captain was gone for good"
+    exact = dataclasses.replace(writer, device=dataclasses.replace(writer.device, precision="fp32"))
+    subject = read(exact, text)
+    place = tokens_of(subject, "good")[0]
+    cut = dataclasses.replace(subject, ids=subject.ids[:place], spans=subject.spans[:place])
+    cut = with_targets(cut, [Target(place, subject.ids[place])])
+    found = leave_one_out(exact, cut, first=place - 6)
+    units = [unit["text"].strip() for unit in found.settings["units"]]
+    assert all(unit["tokens"][0] >= place - 6 for unit in found.settings["units"])
+    best = units[int(np.argmax(found.settings["unit_scores"][0]))]
+    assert f"for it: {best} +" in why(writer, text, "good")
 
 
 def test_several_texts_have_folders_and_means(writer: Any) -> None:

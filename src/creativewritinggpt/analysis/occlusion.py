@@ -6,7 +6,7 @@ target's log-probability in the text as it is - that with the piece replaced: po
 piece supports the target. Pieces that say the same thing twice get little each, since the other
 still says it; sentences and parts are there for that.
 
-Everything is computed in the weights' own precision: there are few passes.
+Everything is computed in fp32, unless a quick answer is asked for: there are few passes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def leave_one_out(
     replacement: str = "end_of_text",
     samples: int = 10,
     seed: int = 0,
+    first: int = 1,
+    exact: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Attribution:
     """What each piece of the text does for each target.
@@ -53,6 +55,8 @@ def leave_one_out(
             laws of :mod:`.replacements`, over which the score is averaged.
         samples: Random replacements of each piece, at least 2.
         seed: Of the random numbers.
+        first: Pieces that begin before this position stay, and score 0.
+        exact: Compute in fp32; else in the format that this processor is fastest in.
         progress: Called with the tokens done and those to do.
 
     Returns:
@@ -70,16 +74,16 @@ def leave_one_out(
     if samples < 2:
         raise InputError(f"the number of samples is {samples}", "it must be at least 2")
     subject = with_targets(subject, subject.targets)
-    units = units_of(subject, unit)
+    units = [tokens for tokens in units_of(subject, unit) if tokens[0] >= first]
     fills = _fills(writer, subject, replacement, samples, seed)
-    scores = _scores(writer, subject, units, fills, progress)  # [targets, units, fills]
+    scores = _scores(writer, subject, units, fills, exact, progress)  # [targets, units, fills]
     means = scores.mean(2)
     settings: dict[str, Any] = {
         "unit": unit,
         "replacement": replacement,
         "units": [{"text": _text(subject, tokens), "tokens": tokens} for tokens in units],
         "unit_scores": means.tolist(),
-        "precision": "fp32",
+        "precision": "fp32" if exact else "fastest",
     }
     error = None
     if replacement != "end_of_text":
@@ -145,11 +149,12 @@ def _scores(
     subject: Subject,
     units: list[list[int]],
     fills: np.ndarray,
+    exact: bool,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
     """How much each replaced piece lowers each target's score, ``[targets, units, fills]``."""
     indices = sorted({target.position - 1 for target in subject.targets})
-    reading = Reading(writer, subject.ids, indices, exact=True)
+    reading = Reading(writer, subject.ids, indices, exact=exact, rounded=not exact)
     predictions = Predictions(reading)
     variants = np.tile(np.array(subject.ids, dtype=np.int64), (len(units) * len(fills), 1))
     for index, tokens in enumerate(units):

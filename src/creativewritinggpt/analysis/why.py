@@ -1,7 +1,9 @@
-"""The short answer: why this word, in a second or two, as one small paragraph.
+"""The short answer: why this word, in a few seconds, as one small paragraph.
 
-One method is enough for it. Integrated gradients of the word's first token take a few passes, are
-signed and say when they have not converged; the full explanation is ``analyze``.
+One method is enough for it: each of the words before is replaced in turn, and what the word's
+log-probability loses is told. That takes a short pass for each, and is true by itself. Integrated
+gradients of as many passes are far from converged on a trained model, and what they rank first
+matters less to it (docs/interpretability.md). The full explanation is ``analyze``.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from .words import by_word, words_of
 if TYPE_CHECKING:
     from ..models.writer import Writer
 
-# Tokens before the word that are looked at: enough for a page, few enough for a second.
-_VIEW = 96
-# Few steps rank the words well before their sum is exact.
-_STEPS = 24
+# Tokens before the word that the model reads, and those of them whose words are replaced: enough
+# for what decides most words, few enough for a second or two.
+_CONTEXT = 192
+_VIEW = 40
+# In nats: less than this is not told.
+_LEAST = 0.05
 
 
 def why(writer: Writer, text: str, word: str, count: int = 6) -> str:
@@ -39,12 +43,12 @@ def why(writer: Writer, text: str, word: str, count: int = 6) -> str:
     Raises:
         InputError: The word is not in the text.
     """
-    from .gradients import integrated_gradients
+    from .occlusion import leave_one_out
 
     exact = dataclasses.replace(writer, device=dataclasses.replace(writer.device, precision="fp32"))
     whole = read(exact, text)
     first = tokens_of(whole, word)[0]
-    begin = max(1, first - _VIEW)
+    begin = max(1, first - _CONTEXT)
     subject = dataclasses.replace(
         whole,
         ids=(whole.ids[0], *whole.ids[begin:first]),
@@ -64,16 +68,15 @@ def why(writer: Writer, text: str, word: str, count: int = 6) -> str:
     ]
     if subject.length == 1:
         return lines[0] + "\nNothing stands before it."
-    found = integrated_gradients(exact, subject, baseline="mean", most_steps=_STEPS)
+    found = leave_one_out(writer, subject, first=max(1, subject.length - _VIEW), exact=False)
     words = words_of(subject)
     scores = by_word(found.scores, words)[0]
     order = np.argsort(-np.abs(scores))
     for name, sign in (("for it", 1), ("against it", -1)):
-        some = [i for i in order if scores[i] * sign > 0 and i > 0][:count]
+        some = [i for i in order if scores[i] * sign > _LEAST][:count]
         if some:
             told = ", ".join(f"{words[i].text.strip() or '⏎'} {scores[i]:+.2f}" for i in some)
             lines.append(f"{name}: {told}")
-    note = "in nats, by integrated gradients"
-    if not found.per_target[0]["converged"]:
-        note += ", which did not converge: take them as a hint"
-    return "\n".join([*lines, note])
+    if len(lines) == 1:
+        return lines[0] + "\nNo single word before it matters to it."
+    return "\n".join([*lines, "in nats: what it loses without each of these words"])
