@@ -25,6 +25,9 @@ _GAIN = 0.1
 _WORTH = 0.98
 """Another way must take less than this share of the time."""
 
+_WORTH_MEMORY = 0.95
+"""More rows at once, which take memory, must take less than this share of the time."""
+
 _STEPS = 200
 """From so many steps on, a few hundredths of each repay the handful that trying takes."""
 
@@ -96,7 +99,8 @@ def choose_rows(
             micro.rows = rows
             seconds[rows] = min(seconds[rows], measure())
     fastest = min(numbers, key=lambda rows: seconds[rows])
-    micro.rows = fastest if seconds[fastest] < _WORTH * seconds[first] else first
+    worth = _WORTH_MEMORY if fastest > first else _WORTH
+    micro.rows = fastest if seconds[fastest] < worth * seconds[first] else first
     told = ", ".join(f"{seconds[rows]:.2f} s with {rows}" for rows in sorted(numbers))
     return seconds[micro.rows], f"a step takes {told}"
 
