@@ -4,7 +4,9 @@ Compiling what stands between the products costs some seconds and makes a step a
 on some machines not at all. More rows at once use a processor better until what they keep outgrows
 its caches, or the memory that the C library has in hand. So a run that is too short to get the
 seconds back is left alone; a longer one tries the ways on the rows that it begins with, and takes
-the fastest. A run that is resumed does as it did before, since each way rounds differently.
+the fastest. A run that is resumed does as it did before, since each way rounds differently; and
+since dropout's noise follows the rows, their number is tried once a machine for each kind of step:
+the same command gives the same model.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import dataclasses
 from collections.abc import Callable
 
 from ..models.writer import Writer
+from ..probe import measured
 from .fast.kernels import can_compile
 from .micro_batch import MicroBatch
 
@@ -74,35 +77,68 @@ def choose(
     chosen = choose_compiled(writer, measure, steps, False if fixed else None)
     if fixed:
         return dataclasses.replace(chosen, reason=fixed, rows=micro.rows, rows_reason=fixed)
-    seconds, reason = choose_rows(micro, most, measure, steps)
-    seconds = seconds or chosen.step_seconds
+    first = micro.rows
+    reason = choose_rows(_kind(writer), micro, most, measure, steps, writer.device.threads)
+    seconds = chosen.step_seconds if micro.rows == first else measure()
     return dataclasses.replace(chosen, step_seconds=seconds, rows=micro.rows, rows_reason=reason)
 
 
 def choose_rows(
-    micro: MicroBatch, most: int, measure: Callable[[], float], steps: int
-) -> tuple[float, str]:
+    kind: str,
+    micro: MicroBatch,
+    most: int,
+    measure: Callable[[], float],
+    steps: int,
+    threads: int,
+) -> str:
     """Try half and twice the rows at once, and leave ``micro`` with the fastest.
 
+    Args:
+        kind: What the time of a step depends on beside its rows.
+        micro: Rows of a micro-step to begin with.
+        most: Rows that fit into memory.
+        measure: Seconds of an optimizer step with the rows of ``micro``.
+        steps: Optimizer steps of the run.
+        threads: Processor threads that are used.
+
     Returns:
-        Seconds of a step that way, 0 where nothing was tried, and the reason.
+        The reason.
     """
     first = micro.rows
     numbers = [rows for rows in (first, 2 * first, first // 2) if 1 <= rows <= most]
     if len(numbers) == 1:
-        return 0.0, "no other number fits"
+        return "no other number fits"
     if steps < _STEPS:
-        return 0.0, "the run is too short to try others"
-    seconds = dict.fromkeys(numbers, float("inf"))
-    for _ in range(2):
-        for rows in numbers:
+        return "the run is too short to try others"
+
+    def way(rows: int) -> Callable[[], float]:
+        def timed() -> float:
             micro.rows = rows
-            seconds[rows] = min(seconds[rows], measure())
-    fastest = min(numbers, key=lambda rows: seconds[rows])
+            return measure()
+
+        return timed
+
+    question = f"a training step of {kind} in rows of {micro.max_length} tokens"
+    seconds = measured(question, {str(rows): way(rows) for rows in numbers}, threads)
+    took = {rows: seconds[str(rows)] for rows in numbers}
+    fastest = min(numbers, key=lambda rows: took[rows])
     worth = _WORTH_MEMORY if fastest > first else _WORTH
-    micro.rows = fastest if seconds[fastest] < worth * seconds[first] else first
-    told = ", ".join(f"{seconds[rows]:.2f} s with {rows}" for rows in sorted(numbers))
-    return seconds[micro.rows], f"a step takes {told}"
+    micro.rows = fastest if took[fastest] < worth * took[first] else first
+    told = ", ".join(f"{took[rows]:.2f} s with {rows}" for rows in sorted(numbers))
+    return f"a step takes {told}"
+
+
+def _kind(writer: Writer) -> str:
+    """What the time of a step depends on, but for its rows and the processor."""
+    config = writer.bare.config
+    trained = sum(p.numel() for p in writer.model.parameters() if p.requires_grad)
+    path = "plain"
+    if (body := writer.fast_body) is not None:
+        path = f"{'int8' if body.int8 else 'fast'}{', compiled' * body.kernels.compiled}"
+    return (
+        f"{type(writer.bare).__name__}, {config.num_hidden_layers} x {config.hidden_size}, "
+        f"{trained} trained, {writer.device.device}, {writer.device.precision}, {path}"
+    )
 
 
 def choose_compiled(
