@@ -114,7 +114,7 @@ def test_rows_stay_where_others_are_hardly_faster_or_do_not_fit():
     rows.choose(most=3)
     assert rows.micro.rows == 2 and 4 not in rows.measured
     rows = Rows(1)
-    assert rows.choose(most=1) == "no other number fits" and not rows.measured
+    assert rows.choose(most=1) == "batch_size and memory allow no other" and not rows.measured
 
 
 def test_a_short_run_tries_no_other_rows():

@@ -107,7 +107,7 @@ def choose_rows(
     first = micro.rows
     numbers = [rows for rows in (first, 2 * first, first // 2) if 1 <= rows <= most]
     if len(numbers) == 1:
-        return "no other number fits"
+        return "batch_size and memory allow no other"
     if steps < _STEPS:
         return "the run is too short to try others"
 
