@@ -135,7 +135,7 @@ class Config:
     )
 
     batch_size: int = setting(
-        8, "Rows in a micro-step; fewer at a time where memory is short, with the same result.",
+        8, "Rows in a micro-step at most; fewer go where memory is short or that is faster.",
         low=1, group=_TRAINING, metavar="N",
     )  # fmt: skip
     gradient_accumulation_steps: int = setting(

@@ -55,7 +55,7 @@ def leave_one_out(
             laws of :mod:`.replacements`, over which the score is averaged.
         samples: Random replacements of each piece, at least 2.
         seed: Of the random numbers.
-        first: Pieces that begin before this position stay, and score 0.
+        first: Pieces that end before this position stay, and score 0.
         exact: Compute in fp32; else in the format that this processor is fastest in.
         progress: Called with the tokens done and those to do.
 
@@ -74,7 +74,7 @@ def leave_one_out(
     if samples < 2:
         raise InputError(f"the number of samples is {samples}", "it must be at least 2")
     subject = with_targets(subject, subject.targets)
-    units = [tokens for tokens in units_of(subject, unit) if tokens[0] >= first]
+    units = [tokens for tokens in units_of(subject, unit) if tokens[-1] >= first]
     fills = _fills(writer, subject, replacement, samples, seed)
     scores = _scores(writer, subject, units, fills, exact, progress)  # [targets, units, fills]
     means = scores.mean(2)

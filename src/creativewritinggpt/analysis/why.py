@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..models.writer import Writer
 
 # Tokens before the word that the model reads, and those of them whose words are replaced: enough
-# for what decides most words, few enough for a second or two.
+# for what decides most words, few enough for a few seconds.
 _CONTEXT = 192
 _VIEW = 40
 # In nats: less than this is not told.
@@ -78,5 +78,5 @@ def why(writer: Writer, text: str, word: str, count: int = 6) -> str:
             told = ", ".join(f"{words[i].text.strip() or '⏎'} {scores[i]:+.2f}" for i in some)
             lines.append(f"{name}: {told}")
     if len(lines) == 1:
-        return lines[0] + "\nNo single word before it matters to it."
+        return lines[0] + "\nNone of the words just before it matters by itself."
     return "\n".join([*lines, "in nats: what it loses without each of these words"])

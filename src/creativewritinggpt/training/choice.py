@@ -5,8 +5,8 @@ on some machines not at all. More rows at once use a processor better until what
 its caches, or the memory that the C library has in hand. So a run that is too short to get the
 seconds back is left alone; a longer one tries the ways on the rows that it begins with, and takes
 the fastest. A run that is resumed does as it did before, since each way rounds differently; and
-since dropout's noise follows the rows, their number is tried once a machine for each kind of step:
-the same command gives the same model.
+since dropout's noise follows the rows, their number is tried once a machine for each kind of step,
+so that what a busy moment says does not change the model.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def choose(
     if fixed:
         return dataclasses.replace(chosen, reason=fixed, rows=micro.rows, rows_reason=fixed)
     first = micro.rows
-    reason = choose_rows(_kind(writer), micro, most, measure, steps, writer.device.threads)
+    reason = "other numbers are tried on processors only"
+    if writer.device.device == "cpu":
+        reason = choose_rows(_kind(writer), micro, most, measure, steps, writer.device.threads)
     seconds = chosen.step_seconds if micro.rows == first else measure()
     return dataclasses.replace(chosen, step_seconds=seconds, rows=micro.rows, rows_reason=reason)
 
@@ -124,7 +126,11 @@ def choose_rows(
     fastest = min(numbers, key=lambda rows: took[rows])
     worth = _WORTH_MEMORY if fastest > first else _WORTH
     micro.rows = fastest if took[fastest] < worth * took[first] else first
-    told = ", ".join(f"{took[rows]:.2f} s with {rows}" for rows in sorted(numbers))
+    # No seconds: a step of the run that measured them may have had other rows.
+    others = [rows for rows in sorted(numbers) if rows != micro.rows]
+    told = ", ".join(
+        f"{took[rows] / took[micro.rows]:.2f} times as long with {rows}" for rows in others
+    )
     return f"a step takes {told}"
 
 
@@ -132,12 +138,11 @@ def _kind(writer: Writer) -> str:
     """What the time of a step depends on, but for its rows and the processor."""
     config = writer.bare.config
     trained = sum(p.numel() for p in writer.model.parameters() if p.requires_grad)
-    path = "plain"
-    if (body := writer.fast_body) is not None:
-        path = f"{'int8' if body.int8 else 'fast'}{', compiled' * body.kernels.compiled}"
+    body = writer.fast_body
+    path = "plain" if body is None else "int8" if body.int8 else "fast"
     return (
         f"{type(writer.bare).__name__}, {config.num_hidden_layers} x {config.hidden_size}, "
-        f"{trained} trained, {writer.device.device}, {writer.device.precision}, {path}"
+        f"{trained} trained, {writer.device.precision}, {path}"
     )
 
 
