@@ -2,7 +2,7 @@
 
 What transformers does around the products takes a third of the time of a small model, and a head
 that writes all its logits to memory waits for the memory. Here windows are laid end to end as in
-:mod:`.passes`, which is the plain twin, all products are of 256 rows, and the head takes a slice of
+:mod:`.passes`, which is the plain twin, all products are of 512 rows, and the head takes a slice of
 the vocabulary at a time and keeps the logarithms of the sums. The price is a copy of the weights,
 merged with the adapter, for models that multiply their norms into them.
 """
@@ -26,7 +26,7 @@ from ..models.writer import Writer
 from .apart import attend_apart
 from .windows import Window
 
-_SLICE = 8192  # words of the vocabulary at a time: 256 rows of logits are 8 MB
+_SLICE = 4096  # words of the vocabulary at a time: a block's logits are 8 MB
 
 
 def forward_for(writer: Writer) -> Any:
