@@ -29,8 +29,6 @@ STEPS = 50
 ENOUGH, MOST_STEPS = 0.01, 400
 SAMPLES = 50
 MANY = 20
-# Of 50 replacements of each of 128 tokens, those that are timed.
-PART_OF_SAMPLES = 10
 # Of 20 targets, those that a peer is timed on.
 PART_OF_MANY = 4
 # Texts that the one to be explained is chosen from.
@@ -167,7 +165,7 @@ def ours(writer: Any, case: str, quick: bool) -> Work:
         from creativewritinggpt.analysis.perturbation import perturb
 
         def replace(task: Task) -> Explained:
-            samples = 4 if quick else SAMPLES if len(task.ids) <= 32 else PART_OF_SAMPLES
+            samples = 4 if quick else SAMPLES
             found = perturb(writer, _subject(writer, task), law="uniform", samples=samples)
             return Explained(found.kl[-1], errors=found.kl_se[-1], whole=SAMPLES / samples)
 
