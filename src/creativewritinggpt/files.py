@@ -38,9 +38,9 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: {path} could not be written",
                 "what was there before is untouched; free some space and run the command again",
             ) from error
-        if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)) or (
-            isinstance(error, OSError) and error.errno == errno.EROFS
-        ):
+        if isinstance(
+            error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+        ) or (isinstance(error, OSError) and error.errno == errno.EROFS):
             raise InputError(
                 f"{path} can't be written: {error.strerror or error}",
                 "choose another folder or change its permissions",

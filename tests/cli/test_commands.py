@@ -1,5 +1,7 @@
 """The verbs through the real command, on tiny models."""
 
+import argparse
+import io
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 from corpora import write_stories
 
 from creativewritinggpt.cli import VERBS, main
+from creativewritinggpt.commands import generate
 
 pytestmark = pytest.mark.cli
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +165,33 @@ def test_prompts_file_gives_one_text_a_line(trained, capsys):
     assert code == 0
     found = json.loads(captured.out)["results"]
     assert [record["prompt"] for record in found] == ["A king", "A king", "The sea", "The sea"]
+
+
+def test_piped_text_is_taken_without_mark_and_windows_line_ends(monkeypatch):
+    piped = io.TextIOWrapper(io.BytesIO("\ufeffOne\r\ntwo\r\n".encode()))
+    monkeypatch.setattr("sys.stdin", piped)
+    words = argparse.Namespace(prompt=["and"], prompts=None, json=False)
+    [prompt] = generate._prompts(words)
+    assert prompt.text == "One\ntwo\nand"
+
+
+def test_prompts_keep_their_own_seed_and_memory_without_out(trained, capsys):
+    prompts = trained / "prompts.jsonl"
+    fields = {"prompt": "A king", "seed": 5, "memory": "The sea is near."}
+    prompts.write_text("\n".join(map(json.dumps, [fields, "A king"])))
+    words = ["generate", "--prompts", str(prompts), "--max-new-tokens", "3", "--seed", "3",
+             "--model", str(trained / "out" / "best_model"), *FAST]  # fmt: skip
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    [own, usual] = json.loads(capsys.readouterr().out)["results"]
+    assert (own["seed"], usual["seed"]) == (5, 3)
+    tokens = [record["usage"]["prompt_tokens"] for record in (own, usual)]
+    assert tokens[0] == tokens[1]  # memory is no part of the prompt
+    assert own["tokens"][0]["entropy"] != usual["tokens"][0]["entropy"]
+    prompts.write_text(json.dumps(fields))
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "A king" + own["text"] + "\n" and "seed 5" in shown.err
 
 
 def test_closed_pipe_is_quiet(trained):

@@ -119,9 +119,11 @@ def test_plain_text_is_a_prompt_a_line(tmp_path: Path) -> None:
     [
         ("", "no prompts"),
         ("{", "line 1: not JSON"),
+        ("[" * 100_000, "line 1: not JSON"),
         ('"a"\n5', "line 2: neither"),
         ('{"text": "a"}', "line 1: neither"),
         ('{"prompt": "a", "seed": -1}', "seed is -1"),
+        ('{"prompt": "a", "seed": true}', "seed is True"),
         ('{"prompt": "a", "note": 4}', "memory and note"),
         ('{"prompt": "a", "id": []}', "id must be"),
     ],
@@ -131,6 +133,17 @@ def test_wrong_lines_are_named(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text, "utf-8")
     with pytest.raises(InputError, match=said):
         read_prompts(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    for name, text in (("p.jsonl", '"a"'), ("p.txt", "a")):
+        (tmp_path / name).write_text(text, "utf-8-sig")
+        assert [prompt.text for prompt in read_prompts(tmp_path / name)] == ["a"]
+
+
+def test_an_output_that_is_a_folder_is_named(tiny_writer: Any, prompts: Path) -> None:
+    with pytest.raises(InputError, match="can't be written"):
+        write_file(tiny_writer("gpt2"), prompts, prompts.parent, SETTINGS, resume=True)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ..files import cache_folder
 from ..generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
+    from ..generation.batch import Prompt
     from ..generation.results import Generated
     from ..models.writer import Writer
 
@@ -146,7 +147,7 @@ def _to_file(writer: Writer, settings: GenerationSettings, arguments: argparse.N
     return 0
 
 
-def _prompts(arguments: argparse.Namespace) -> list[str] | None:
+def _prompts(arguments: argparse.Namespace) -> list[Prompt] | None:
     """The prompts, or None for a session."""
     words = " ".join(arguments.prompt)
     if arguments.prompts:
@@ -154,26 +155,35 @@ def _prompts(arguments: argparse.Namespace) -> list[str] | None:
             raise InputError("give PROMPT or --prompts FILE, not both")
         from ..generation.batch import read_prompts
 
-        return [prompt.text for prompt in read_prompts(arguments.prompts)]
+        return read_prompts(arguments.prompts)
     if not sys.stdin.isatty():
-        piped = sys.stdin.buffer.read().decode("utf-8", "replace")
+        piped = sys.stdin.buffer.read().decode("utf-8-sig", "replace").replace("\r\n", "\n")
         text = piped[:-1] if piped.endswith("\n") else piped
         if text or not words:
-            return [text + (("\n" if text else "") + words if words else "")]
+            return _one(text + (("\n" if text else "") + words if words else ""))
     if words or arguments.prompt:
-        return [words]
-    return [""] if arguments.json else None
+        return _one(words)
+    return _one("") if arguments.json else None
 
 
-def _stream(writer: Writer, prompt: str, settings: GenerationSettings) -> int:
+def _one(text: str) -> list[Prompt]:
+    # Only here: a session begins before torch is imported.
+    from ..generation.batch import Prompt
+
+    return [Prompt(1, text)]
+
+
+def _stream(writer: Writer, prompt: Prompt, settings: GenerationSettings) -> int:
     """One text, shown as it is written."""
     from ..generation.engine import stream
 
     shown = console.printable if sys.stdout.isatty() else str
-    sys.stdout.write(shown(prompt))
+    sys.stdout.write(shown(prompt.text))
     sys.stdout.flush()
     result: Generated | None = None
-    for piece in stream(writer, prompt, settings):
+    for piece in stream(
+        writer, prompt.text, prompt.settings(settings), memory=prompt.memory, note=prompt.note
+    ):
         sys.stdout.write(shown(piece.text))
         sys.stdout.flush()
         result = piece.result or result
@@ -187,7 +197,7 @@ def _stream(writer: Writer, prompt: str, settings: GenerationSettings) -> int:
 
 def _all(
     writer: Writer,
-    prompts: list[str],
+    prompts: list[Prompt],
     settings: GenerationSettings,
     arguments: argparse.Namespace,
 ) -> int:
@@ -199,8 +209,9 @@ def _all(
     for prompt in prompts:
         try:
             results += write(
-                writer, prompt, settings, arguments.n, alternatives=arguments.alternatives
-            )
+                writer, prompt.text, prompt.settings(settings), arguments.n,
+                memory=prompt.memory, note=prompt.note, alternatives=arguments.alternatives,
+            )  # fmt: skip
         except Interrupted as stopped:
             results += stopped.results
             code = 130

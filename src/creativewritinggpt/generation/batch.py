@@ -46,6 +46,10 @@ class Prompt:
     memory: str = ""
     note: str = ""
 
+    def settings(self, usual: GenerationSettings) -> GenerationSettings:
+        """``usual`` with the prompt's own seed, where it has one."""
+        return usual if self.seed is None else dataclasses.replace(usual, seed=self.seed)
+
 
 def read_prompts(path: str | Path) -> list[Prompt]:
     """The prompts of a file: lines of text, or in ``.jsonl`` text or objects with ``prompt``.
@@ -57,7 +61,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """
     path = Path(path)
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -77,13 +81,13 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
     where = f"{path}, line {number}"
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON") from error
     row = {"prompt": row} if isinstance(row, str) else row
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise InputError(f"{where}: neither text nor an object with a `prompt`")
     seed = row.get("seed")
-    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**31):
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**31):
         raise InputError(f"{where}: seed is {seed!r}", "give a whole number from 0 to 2147483647")
     memory, note = row.get("memory") or "", row.get("note") or ""
     if not isinstance(memory, str) or not isinstance(note, str):
@@ -158,7 +162,7 @@ def _in_batches(
         part = prompts[first : first + size]
         requests = []
         for prompt in part:
-            seed = settings.seed if prompt.seed is None else prompt.seed
+            seed = prompt.settings(settings).seed
             seed = new_seed() if seed is None else seed
             requests += [
                 Request(prompt.text, seed + i, prompt.memory, prompt.note) for i in range(count)
@@ -196,7 +200,7 @@ def _whole(out: Path, prompts: list[Prompt], n: int) -> int:
     whole = 0  # bytes up to the last prompt that is complete
     done = position = 0
     count = 0
-    with out.open("rb") as stream:
+    with disk_errors(out), out.open("rb") as stream:
         for line in stream:
             position += len(line)
             if not line.endswith(b"\n"):
@@ -207,7 +211,7 @@ def _whole(out: Path, prompts: list[Prompt], n: int) -> int:
                     prompts[done].line,
                     prompts[done].text,
                 )
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(f"{out} is not the output of such a run: {error}") from error
             if not same:
                 raise InputError(
