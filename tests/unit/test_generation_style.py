@@ -88,6 +88,9 @@ def test_a_blend_adds_the_weighted_changes_of_all_weights(
     alone = make_writer(tiny_model("llama"), tiny_tokenizer)
     blend(alone, [(folders[1], 1.0)])
     assert torch.allclose(logits(writer), logits(alone), atol=1e-5)
+    # The dial turns what is on; what the blend left out stays off.
+    set_strength(writer, 1)
+    assert torch.allclose(logits(writer), logits(alone), atol=1e-5)
 
 
 def test_the_dial_changes_the_text(tiny_writer: Any, folders: list[str]) -> None:

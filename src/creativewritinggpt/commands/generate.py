@@ -242,6 +242,11 @@ def _load(arguments: argparse.Namespace, config: Config) -> tuple[Writer, dict[s
     from ..generation.style import blend, parse_part, set_strength
 
     parts = [parse_part(part) for part in arguments.adapter]
+    if len(parts) > 1 and arguments.style is not None:
+        raise InputError(
+            "--style would give every --adapter of the blend the same weight",
+            "leave it out and set the weights, as in --adapter FOLDER:0.7",
+        )
     writer = _load_model(arguments.model, config)
     adapters = {writer.adapter: 1.0} if writer.adapter else {}
     if parts:

@@ -39,7 +39,7 @@ def parse_part(text: str) -> tuple[str, float]:
 
 
 def set_strength(writer: Writer, strength: float) -> None:
-    """Turn all of the writer's adapters to ``strength``, in place.
+    """Turn the adapters that the writer writes with to ``strength``, in place.
 
     Args:
         writer: A writer with an adapter.
@@ -54,7 +54,8 @@ def set_strength(writer: Writer, strength: float) -> None:
             f"{writer.name} has no adapter whose strength could be set",
             "give an adapter folder with --model",
         )
-    _set_scales(writer, {name: strength for name in writer.model.peft_config})
+    # Those that a blend left out stay off.
+    _set_scales(writer, dict.fromkeys(writer.model.active_adapters, strength))
 
 
 def blend(writer: Writer, parts: Sequence[tuple[str, float]]) -> None:
