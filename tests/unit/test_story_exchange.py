@@ -168,8 +168,8 @@ def test_kobold_stories_bring_text_memory_note_and_lore(tmp_path: Path) -> None:
         "actions": [" a king", " laughed."],
         "actions_metadata": {},
         "worldinfo": [
-            {"key": "king, Aldric", "keysecondary": "", "content": "He is old.", "comment": "",
-             "folder": None, "selective": False, "constant": False},
+            {"key": "king, Ald\ud800ric", "keysecondary": "", "content": "He is old.",
+             "comment": "", "folder": None, "selective": False, "constant": False},
             {"key": "", "content": "It always rains.", "constant": True},
         ],
     }  # fmt: skip

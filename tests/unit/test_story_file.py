@@ -78,6 +78,14 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("wrong", [{"text": "A \ud800"}, {"seed": "x"}, {"seed": True}])
+def test_a_passage_that_could_not_be_saved_or_made_again_is_refused(wrong: Any) -> None:
+    record = json.loads(dump(_story()))
+    record["passages"][0].update(wrong)
+    with pytest.raises(InputError, match="damaged"):
+        load(record, "story.json")
+
+
 def test_a_file_that_something_else_changed_is_not_written_over(path: Path) -> None:
     file = StoryFile(path)
     story = file.open()

@@ -135,6 +135,7 @@ def load(record: Any, where: str) -> Story:
             "update the program; the file is left as it is",
         )
     try:
+        json.dumps(record, ensure_ascii=False).encode()  # half a character could never be saved
         setups = [Setup(**one) for one in record["setups"]]
         passages = [
             Passage(**{**one, "id": number, "setup": _setup(setups, one.get("setup"))})
@@ -265,3 +266,5 @@ def _wrong(passage: Passage) -> Iterator[str]:
         yield "its text or author is not known"
     if isinstance(passage.start, bool) or not isinstance(passage.start, int) or passage.start < 0:
         yield "its view does not begin at a character"
+    if passage.seed is not None and type(passage.seed) is not int:
+        yield "its seed is no whole number"

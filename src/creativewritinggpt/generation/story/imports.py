@@ -186,5 +186,5 @@ def _whole(part: Any) -> str:
 
 def _lore(keys: Any, text: Any, *, always: bool = False) -> Lore:
     words = keys.split(",") if isinstance(keys, str) else keys
-    names = tuple(str(word).strip() for word in words if str(word).strip())
+    names = tuple(name for word in words if (name := clean(str(word)).strip()))
     return Lore(names, clean(str(text)), always or not names)
