@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_environment()
     words = _spelled(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or bool(os.environ.get("CWGPT_DEBUG"))
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -189,7 +189,8 @@ def check(settings: Any) -> None:
         if not isinstance(value, (int, float)):
             continue
         low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
-        if not math.isfinite(value):
+        # A whole number may be too large to be a float.
+        if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{field.name} is {value}", "give a finite number")
         if above is not None and value <= above:
             raise InputError(f"{field.name} is {value}", f"it must be greater than {above}")

@@ -219,6 +219,17 @@ def test_other_verbs(words, part, capsys, tmp_path, monkeypatch):
     _is_one_clear_line(main(words), capsys.readouterr().err, part)
 
 
+def test_closed_standard_streams_are_no_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    _is_one_clear_line(
+        main(["generate", "x", "--model", "missing/folder/here"]),
+        capsys.readouterr().err, "missing/folder/here",
+    )  # fmt: skip
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert main(["generate", "--presets"]) == 0
+
+
 def test_debug_shows_where_an_error_comes_from(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "--output-dir", "nowhere", "--debug"]) == 2

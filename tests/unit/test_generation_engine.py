@@ -159,6 +159,20 @@ def test_stop_string_ends_the_text_before_it_and_is_never_streamed(gpt2: Any) ->
     assert "".join(piece.text for piece in pieces) == result.text
 
 
+def test_settings_may_be_larger_than_any_text_or_vocabulary(gpt2: Any) -> None:
+    huge = {"top_k": 10**400, "penalty_range": 10**400, "dry_range": 10**400, "dry_multiplier": 1}
+    usual = settings(dry_multiplier=1, penalty_range=0)
+    [expected] = write(gpt2, PROMPT, usual)
+    [found] = write(gpt2, PROMPT, usual.changed(huge))
+    assert found.text == expected.text
+
+
+def test_half_a_character_in_the_prompt_counts_as_a_replacement_character(gpt2: Any) -> None:
+    [found] = write(gpt2, "A \udcff king", settings())
+    [expected] = write(gpt2, "A \ufffd king", settings())
+    assert found.text == expected.text and found.prompt == "A \udcff king"
+
+
 def test_control_sequence_in_the_prompt_is_plain_text(gpt2: Any) -> None:
     ids = encode(gpt2.tokenizer, "a<|endoftext|>b")
     assert gpt2.eos_id not in ids
@@ -254,6 +268,7 @@ def test_contradictory_and_impossible_settings_are_refused() -> None:
         {"samplers": ["magic"]},
         {"stop": [""]},
         {"logit_bias": {" king": 1000.0}},
+        {"max_new_tokens": 10**400},
     ):
         with pytest.raises(InputError):
             GenerationSettings(**wrong)  # type: ignore[arg-type]

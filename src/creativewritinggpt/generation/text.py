@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import codecs
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 _REPLACEMENT = "\ufffd"
+# Halves of a character, as in an argument that is no UTF-8; tokenizers refuse them.
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of ``text``, without special tokens; ``<|endoftext|>`` in it is plain text."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+    whole = _LONE.sub(_REPLACEMENT, text)
+    ids: list[int] = tokenizer(whole, add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
     return ids
