@@ -146,6 +146,14 @@ def test_where_nothing_counts_the_scale_has_no_tiny_numbers(record, drawn, tmp_p
     assert drawn[0].axes[0].get_xlim()[1] > 1
 
 
+def test_the_scale_of_a_matrix_of_one_row_leaves_its_caption_free(record, drawn, tmp_path):
+    grids.draw_matrix(record, tmp_path / "matrix.png")
+    figure = drawn[0]
+    scale = figure.axes[1]
+    lowest = min(scale.get_window_extent().y0, scale.yaxis.label.get_window_extent().y0)
+    assert figure.texts[-1].get_window_extent().y1 < lowest
+
+
 def test_long_labels_of_a_matrix_leave_its_title_free(drawn, tmp_path):
     text = "The 🐉🐉🐉🐉 and the MMMMMMMMMMMMMMMMMMMMMM sang. Then they left."
     record = make_record(text, 10)

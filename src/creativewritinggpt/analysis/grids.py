@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MOST_LABELS = 70
 _NEVER = "#e4e6ea"
 # Inches above the matrix at least, for the labels of its columns, and above those, for the title.
-_TOP, _TITLE = 1.75, 0.6
+_TOP, _TITLE = 1.75, 0.65
 
 
 def _spaced(name: str) -> str:
@@ -95,7 +95,9 @@ def draw_matrix(
     wide, high = cell * len(columns), cell * len(labels)
     top = max(_TOP, _TITLE + max(label_width(name, _label_size(columns)) for name in columns))
     width = max(wide + 2.9, 6.5)
-    figure = new_figure(top + high + 1.1, width)
+    tall = max(min(high, 2.5), 0.8)  # of the scale
+    below = top + max(high, tall)
+    figure = new_figure(below + 1.1, width)
     write(figure, 0.25, f"What each word came from: {_spaced(method)}", size=14, tone=INK)
     axes = new_axes(figure, 1.6, top, wide, high)
     signed = bool(attribution["signed"])
@@ -108,17 +110,18 @@ def draw_matrix(
         interpolation="nearest",
     )  # fmt: skip
     _label(axes, columns, labels)
-    bar = new_axes(figure, 1.6 + wide + 0.2, top, 0.14, max(min(high, 2.5), 0.8))
+    bar = new_axes(figure, 1.6 + wide + 0.2, top, 0.14, tall)
     figure.colorbar(image, cax=bar, extend="both" if signed else "max")
     bar.tick_params(labelsize=8, colors=QUIET)
     unit = attribution["unit"]
     said = f"opposes ←  {unit}  → supports" if signed else str(unit)
-    bar.set_ylabel(said, fontsize=8, color=QUIET)
+    # Beside a short scale the words go on above it; below stands the caption.
+    bar.set_ylabel(said, fontsize=8, color=QUIET, loc="center" if tall > 1.8 else "bottom")
     lines = [
         "rows: explained words · columns: what stands before them · grey: comes later",
         "a word's score is the sum over its tokens; the strongest 1 % share a colour",
     ]
-    write(figure, top + high + 0.25, caption(record, *lines), size=8)
+    write(figure, below + 0.25, caption(record, *lines), size=8)
     return save(figure, path, svg)
 
 
