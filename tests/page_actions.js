@@ -55,6 +55,7 @@ setTimeout(() => {
   result.drawn = document.getElementById("settings").children.length;
   result.theme = document.documentElement.dataset.theme;
   result.problems = problems;
+  result.judged = document.getElementById("faithfulness-section").textContent;
   result.scripts = document.querySelectorAll("script").length;
   document.body.dataset.result = JSON.stringify(result);
 }, 1500);

@@ -24,6 +24,7 @@ from .devices import DeviceChoice
 from .errors import InputError
 from .evaluation.run import evaluate as _evaluate
 from .evaluation.settings import EvaluationSettings
+from .files import check_writable
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
 from .generation.presets import settings_for
@@ -198,6 +199,8 @@ def analyze(
         RunError: The model computes no numbers.
     """
     chosen = AnalysisSettings.from_mapping(settings)
+    if folder is not None:
+        check_writable(Path(folder))
     if isinstance(model, (str, os.PathLike)):
         loaded: writer.Writer = load(model)
     elif isinstance(model, writer.Writer):

@@ -151,6 +151,24 @@ def clean_up(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that can't be written to, before the work whose results would go there.
+
+    Nothing is made: where the folder is missing, the nearest that exists is asked.
+
+    Raises:
+        InputError: It is a file, lies below one, or may not be written to.
+    """
+    with disk_errors(folder):
+        near = folder
+        while not near.exists() and near != near.parent:
+            near = near.parent
+        if not near.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(near, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8, all of it or nothing."""
     with atomic_file(path) as temporary:

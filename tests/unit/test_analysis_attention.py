@@ -23,6 +23,7 @@ from creativewritinggpt.analysis.attention import (
     without_sink,
 )
 from creativewritinggpt.analysis.attention_plots import draw_layers, draw_overview, token_labels
+from creativewritinggpt.analysis.canvas import Canvas
 from creativewritinggpt.analysis.heads import statistics
 from creativewritinggpt.analysis.rollout import rollout, rollout_attribution
 from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets
@@ -359,6 +360,18 @@ def test_chosen_layers_and_heads_only(odd_subject: tuple[Any, Subject], tmp_path
     )  # fmt: skip
     with pytest.raises(InputError, match="there is no head -1"):
         draw_layers(maps, subject, tmp_path, heads=[-1])
+
+
+def test_the_caption_speaks_of_the_first_token_only_where_it_is_shown(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(Canvas, "note", lambda _, said: notes.append(said))
+    maps = random_maps(0, 1, 2, 5)
+    for shown in (maps, without_sink(maps)):
+        draw_layers(shown, plain_subject(5), tmp_path)
+    assert notes[0].startswith("First: share of the first token; to: end of the scale. Row")
+    assert notes[1].startswith("To: end of the scale. Row")
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 300])

@@ -279,8 +279,12 @@ def test_a_person_can_move_and_switch_everything(tmp_path, record):
 @pytest.mark.slow
 def test_one_next_word_without_an_adapter(tmp_path):
     text = "The enchanted castle held secrets that"
-    result = _act(make_record(text, len(text), base=False, next_only=True), tmp_path)
+    record = make_record(text, len(text), base=False, next_only=True)
+    record["targets"][0]["foil"] = {"id": 5, "text": " peace $&", "log_probability": -3.0}
+    result = _act(record, tmp_path)
     assert result["problems"] == []
+    assert "the lead over “peace $&” of the explained word" in result["judged"]
+    assert "log-probability" not in result["judged"]
     assert "difference-section" not in result["sections"]
     assert "matrix-section" not in result["sections"]
     assert {heading for _, heading, _, _ in result["moves"]} == {"“silence”"}

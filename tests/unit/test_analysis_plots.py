@@ -126,6 +126,44 @@ def test_perturbation_has_errors_and_the_signed_change_beside(record, drawn, tmp
     assert "noise floor" in drawn[0].texts[-1].get_text()
 
 
+def test_against_a_foil_the_axes_are_of_the_lead_and_not_of_the_log_probability(
+    record, drawn, tmp_path
+):
+    foil = {"id": 5, "text": " window", "log_probability": -3.0}
+    odd = {**record, "targets": [{**record["targets"][0], "foil": foil}]}
+    plots.draw_gradients(odd, tmp_path / "gradients.png")
+    plots.draw_perturbation(odd, tmp_path / "perturbation.png")
+    grids.draw_faithfulness(odd, tmp_path / "faithfulness.png")
+    assert drawn[0].axes[0].get_xlabel() == "part of the lead over “window”, nats"
+    assert drawn[1].axes[1].get_xlabel() == "lead over “window” lost, nats"
+    assert drawn[2].axes[0].get_ylabel() == "lead over “window”"
+
+
+def test_where_nothing_counts_the_scale_has_no_tiny_numbers(record, drawn, tmp_path):
+    nothing = [0.0] * len(record["gradients"]["signed"])
+    odd = {**record, "gradients": {**record["gradients"], "signed": nothing}}
+    plots.draw_gradients(odd, tmp_path / "gradients.png")
+    assert drawn[0].axes[0].get_xlim()[1] > 1
+
+
+def test_the_scale_of_a_matrix_of_one_row_leaves_its_caption_free(record, drawn, tmp_path):
+    grids.draw_matrix(record, tmp_path / "matrix.png")
+    figure = drawn[0]
+    scale = figure.axes[1]
+    lowest = min(scale.get_window_extent().y0, scale.yaxis.label.get_window_extent().y0)
+    assert figure.texts[-1].get_window_extent().y1 < lowest
+
+
+def test_long_labels_of_a_matrix_leave_its_title_free(drawn, tmp_path):
+    text = "The 🐉🐉🐉🐉 and the MMMMMMMMMMMMMMMMMMMMMM sang. Then they left."
+    record = make_record(text, 10)
+    grids.draw_matrix(record, tmp_path / "matrix.png")
+    figure = drawn[0]
+    title = figure.texts[0].get_window_extent()
+    highest = max(label.get_window_extent().y1 for label in figure.axes[0].get_xticklabels())
+    assert highest < title.y0
+
+
 def test_of_a_long_text_the_words_that_count_most_are_drawn_and_it_is_said(drawn, tmp_path):
     text = long_text(120)
     record = make_record(text, len(text), next_only=True, layers=1, heads=1)

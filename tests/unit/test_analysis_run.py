@@ -107,14 +107,17 @@ def test_a_word_of_the_text_and_a_contrast(writer: Any) -> None:
     spans = [found.subject.spans[t.position] for t in found.subject.targets]
     assert "".join(TEXT[a:b] for a, b in spans).strip() == "captain"
     contrast = settings(target="captain", contrast="king", methods=["gradients"])
-    against = explain(writer, TEXT, contrast).record["target"]
+    set_against = explain(writer, TEXT, contrast)
+    against = set_against.record["target"]
     assert against["foil"] and against["foil"]["id"] != against["id"]
+    assert f"and not “{against['foil']['text'].strip()}”: probability" in told(set_against)[1]
 
 
 @pytest.mark.parametrize(
     ("text", "values", "message"),
     [
         ("", {}, "no text"),
+        ("  \t ", {}, "nothing but blanks"),
         (TEXT, {"target": "window"}, "'window' is not in the text"),
         (TEXT, {"target": "captain", "contrast": "captain"}, "same token"),
         (TEXT, {"write": 100}, "more than half"),
@@ -134,6 +137,37 @@ def test_weights_that_are_no_numbers_are_said(writer: Any) -> None:
         writer.model.transformer.h[0].attn.c_attn.weight[0, 0] = float("nan")
     with pytest.raises((RunError, InputError)):
         explain(writer, TEXT, settings())
+
+
+def test_pictures_of_an_earlier_run_do_not_stay_and_other_files_do(
+    writer: Any, tmp_path: Path
+) -> None:
+    chosen = settings(methods=["occlusion"])
+    mine = ["attention_notes.txt", "my_matrix.png", "summary.json"]
+    old = [
+        "gradients.png", "gradients.svg", "kl_matrix.png", "attention_layer07.png",
+        "attention_without_sink_layer00.svg", "attention_overview.png", "faithfulness.png",
+    ]  # fmt: skip
+    for name in mine + old:
+        (tmp_path / name).write_text("old")
+    save(explain(writer, TEXT, chosen), tmp_path, chosen)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*mine, "results.json", "report.html"}
+
+
+def test_what_has_nothing_to_compare_with_is_said(writer: Any) -> None:
+    said: list[str] = []
+    explain(writer, TEXT, settings(methods=["difference"]), warn=said.append)
+    assert said == ["what fine-tuning changed can't be told: the model has no adapter"]
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_anything_is_computed(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "results").write_text("")
+    monkeypatch.setattr(api, "explain", lambda *_: pytest.fail("it was explained first"))
+    with pytest.raises(InputError, match="can't be written"):
+        api.analyze(TEXT, tiny_model("gpt2"), tokenizer=tiny_tokenizer, folder=tmp_path / "results")
 
 
 @pytest.mark.parametrize("drawn", [{"layers": [0, 9]}, {"heads": [4]}])

@@ -25,6 +25,13 @@ def test_all_methods_are_the_default() -> None:
         {"layers": ["x"]},
         {"layers": [1], "methods": ["gradients"]},
         {"heads": [1], "methods": ["gradients"]},
+        {"without_sink": True, "methods": ["gradients"]},
+        {"methods": []},
+        {"layers": []},
+        {"heads": []},
+        {"methods": ["lens", "faithfulness"]},
+        {"methods": ["occlusion", "story"]},
+        {"preset": "fantasy"},
     ],
 )
 def test_what_does_not_fit_is_refused(values: dict[str, object]) -> None:

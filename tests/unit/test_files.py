@@ -11,6 +11,7 @@ from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.files import (
     atomic_file,
     atomic_folder,
+    check_writable,
     clean_up,
     read_json,
     write_json,
@@ -63,6 +64,18 @@ def test_folder_in_place_of_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written"):
         write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_a_folder_that_can_not_be_written_is_named_and_none_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "new" / "results")
+    for below in ("file", "file/results"):
+        with pytest.raises(InputError, match="can't be written: Not a directory"):
+            check_writable(tmp_path / below)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="can't be written: Permission denied"):
+        check_writable(tmp_path / "new" / "results")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_broken_json_is_named(tmp_path):

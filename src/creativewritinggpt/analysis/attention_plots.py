@@ -178,8 +178,8 @@ class _Sheet:
         self._legend(margin, bottom + margin + 8)
         for x, y in self.corners:
             self.canvas.moving(x, y - 4, _TITLE)
-        short = "first: share of the first token; to: end of the scale. " if self.narrow else ""
-        self.canvas.note(short.capitalize() + _ROW + _SCALE + _WARNING)
+        short = "first: share of the first token; " * sink + "to: end of the scale. "
+        self.canvas.note(short.capitalize() * self.narrow + _ROW + _SCALE + _WARNING)
         self.canvas.fix()
 
     def _label(self, labels: list[str], margin: int, columns: int) -> None:

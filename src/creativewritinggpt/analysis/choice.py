@@ -55,6 +55,8 @@ def choose(
 
 
 def _given(writer: Writer, text: str, settings: AnalysisSettings) -> Subject:
+    if not text.strip() and "\n" not in text:
+        raise InputError("there is nothing but blanks to explain", "give a text with words")
     subject = read(writer, text)
     foil = None
     if settings.contrast is not None:

@@ -76,6 +76,12 @@ def word_errors(record: dict[str, Any], errors: Any) -> np.ndarray:
     return result
 
 
+def score_name(record: dict[str, Any]) -> str:
+    """What the scores are of: the log-probability of the target, or its lead over a foil."""
+    foil = record["targets"][0].get("foil")
+    return f"lead over “{shown(foil['text'].strip(), 20)}”" if foil else "log-probability"
+
+
 def model_name(record: dict[str, Any]) -> str:
     """The model, its adapter and its base."""
     model = str(record.get("model") or "a model")

@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures import INK, MARGIN, QUIET, WIDTH, caption, new_axes, new_figure, save, write
+from .figures import (
+    INK,
+    MARGIN,
+    QUIET,
+    WIDTH,
+    caption,
+    new_axes,
+    new_figure,
+    save,
+    score_name,
+    write,
+)
 from .labels import word_label
-from .strip import OPPOSES, SIZE, SUPPORTS
+from .strip import OPPOSES, SIZE, SUPPORTS, label_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +29,8 @@ if TYPE_CHECKING:
 # Of more words only every second, third … has a label.
 _MOST_LABELS = 70
 _NEVER = "#e4e6ea"
-_TOP = 1.75  # inches above the matrix, for the labels of its columns
+# Inches above the matrix at least, for the labels of its columns, and above those, for the title.
+_TOP, _TITLE = 1.75, 0.65
 
 
 def _spaced(name: str) -> str:
@@ -81,10 +93,13 @@ def draw_matrix(
     columns = [word_label(record["words"][i]["text"], 18) for i in kept]
     cell = min(0.3, max(6.3 / len(columns), 0.02))
     wide, high = cell * len(columns), cell * len(labels)
+    top = max(_TOP, _TITLE + max(label_width(name, _label_size(columns)) for name in columns))
     width = max(wide + 2.9, 6.5)
-    figure = new_figure(_TOP + high + 1.1, width)
+    tall = max(min(high, 2.5), 0.8)  # of the scale
+    below = top + max(high, tall)
+    figure = new_figure(below + 1.1, width)
     write(figure, 0.25, f"What each word came from: {_spaced(method)}", size=14, tone=INK)
-    axes = new_axes(figure, 1.6, _TOP, wide, high)
+    axes = new_axes(figure, 1.6, top, wide, high)
     signed = bool(attribution["signed"])
     # A few very large scores must not turn all others white.
     most = float(np.nanquantile(np.abs(values), 0.99)) or float(np.nanmax(np.abs(values))) or 1.0
@@ -95,26 +110,31 @@ def draw_matrix(
         interpolation="nearest",
     )  # fmt: skip
     _label(axes, columns, labels)
-    bar = new_axes(figure, 1.6 + wide + 0.2, _TOP, 0.14, max(min(high, 2.5), 0.8))
+    bar = new_axes(figure, 1.6 + wide + 0.2, top, 0.14, tall)
     figure.colorbar(image, cax=bar, extend="both" if signed else "max")
     bar.tick_params(labelsize=8, colors=QUIET)
     unit = attribution["unit"]
     said = f"opposes ←  {unit}  → supports" if signed else str(unit)
-    bar.set_ylabel(said, fontsize=8, color=QUIET)
+    # Beside a short scale the words go on above it; below stands the caption.
+    bar.set_ylabel(said, fontsize=8, color=QUIET, loc="center" if tall > 1.8 else "bottom")
     lines = [
         "rows: explained words · columns: what stands before them · grey: comes later",
         "a word's score is the sum over its tokens; the strongest 1 % share a colour",
     ]
-    write(figure, _TOP + high + 0.25, caption(record, *lines), size=8)
+    write(figure, below + 0.25, caption(record, *lines), size=8)
     return save(figure, path, svg)
+
+
+def _label_size(names: list[str]) -> int:
+    """Points."""
+    return 8 if len(names) <= 40 else 6
 
 
 def _label(axes: Axes, columns: list[str], rows: list[str]) -> None:
     for axis, names in ((axes.xaxis, columns), (axes.yaxis, rows)):
         every = math.ceil(len(names) / _MOST_LABELS)
         places = np.arange(0, len(names), every)
-        size = 8 if len(names) <= 40 else 6
-        axis.set_ticks(places, [names[i] for i in places], fontsize=size)
+        axis.set_ticks(places, [names[i] for i in places], fontsize=_label_size(names))
     axes.xaxis.tick_top()
     axes.tick_params(axis="x", rotation=90)
     axes.tick_params(length=0)
@@ -144,7 +164,7 @@ def draw_faithfulness(record: dict[str, Any], path: Path, svg: bool = False) -> 
         write(figure, top - 0.42, f"{_spaced(name)}: {verdict}", size=10, tone=INK)
         for side, kind in enumerate(("deletion", "insertion")):
             axes = new_axes(figure, 1.0 + side * (wide + 0.8), top, wide, high)
-            _curve(axes, kind, found[kind], legend=number == side == 0)
+            _curve(axes, kind, found[kind], score_name(record), legend=number == side == 0)
     about = "tokens taken away, or put back, in the order of their scores"
     law = next(iter(judged.values())).get("law")
     about += f" · replaced by {law.replace('_', ' ')}" if law else ""
@@ -153,7 +173,7 @@ def draw_faithfulness(record: dict[str, Any], path: Path, svg: bool = False) -> 
     return save(figure, path, svg)
 
 
-def _curve(axes: Axes, kind: str, found: dict[str, Any], *, legend: bool) -> None:
+def _curve(axes: Axes, kind: str, found: dict[str, Any], score: str, *, legend: bool) -> None:
     x = 100 * np.asarray(found["fractions"])
     if found.get("random_low") is not None:
         axes.fill_between(
@@ -164,7 +184,7 @@ def _curve(axes: Axes, kind: str, found: dict[str, Any], *, legend: bool) -> Non
     axes.plot(x, found["values"], color=SUPPORTS, linewidth=2, label="by the scores")
     what = "taken away (lower is better)" if kind == "deletion" else "put back (higher is better)"
     axes.set_xlabel(f"% of the tokens {what}", fontsize=8, color=QUIET)
-    axes.set_ylabel("log-probability", fontsize=8, color=QUIET)
+    axes.set_ylabel(score, fontsize=8, color=QUIET)
     axes.tick_params(labelsize=8, colors=QUIET)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.01)

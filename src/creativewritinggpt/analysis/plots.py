@@ -22,6 +22,7 @@ from .figures import (
     new_axes,
     new_figure,
     save,
+    score_name,
     word_errors,
     word_sums,
     write,
@@ -95,7 +96,8 @@ def _bars(
     axes.set_yticks(places, labels, fontsize=9 if len(values) <= _MANY else 8)
     axes.set_ylim(len(values) - 0.4, -0.6)
     reach = np.abs(values) + (0 if errors is None else errors)
-    most = max(float(reach.max(initial=0.0)), 1e-9)
+    largest = float(reach.max(initial=0.0))
+    most = largest if largest > 1e-9 else 1.0
     room = (1.28 if errors is None else 1.45) * most  # for the numbers beside the bars
     axes.set_xlim(-room if signed else 0, room)
     for place, value, end in zip(places, values, reach, strict=True):
@@ -151,7 +153,7 @@ def draw_gradients(record: dict[str, Any], path: Path, svg: bool = False) -> lis
     _bars(axes, labels, values[kept], signed=True)
     axes.set_title("← opposes", loc="left", fontsize=9, color=colour(-1))
     axes.set_title("supports →", loc="right", fontsize=9, color=SUPPORTS)
-    axes.set_xlabel("part of the log-probability, nats", fontsize=9, color=QUIET)
+    axes.set_xlabel(f"part of the {score_name(record)}, nats", fontsize=9, color=QUIET)
     write(figure, top + bars + 0.55, caption(record, _which(record), said, _gradient_facts(record)))
     return save(figure, path, svg)
 
@@ -166,7 +168,7 @@ def _gradient_facts(record: dict[str, Any]) -> str:
     if found.get("convergence_delta") is not None:
         delta = found["convergence_delta"]
         verdict = "converged" if found.get("converged") else "NOT CONVERGED"
-        parts.append(f"{verdict}: parts and whole differ by {delta:.2g} nats")
+        parts.append(f"{verdict}: parts and whole differ by {_number(delta, '.2g')} nats")
     return " · ".join(parts)
 
 
@@ -206,7 +208,7 @@ def draw_perturbation(record: dict[str, Any], path: Path, svg: bool = False) -> 
         spread = change.get("standard_error")
         spread = None if spread is None else 2 * word_errors(record, spread[0])[kept]
         _bars(beside, [""] * len(kept), row, signed=True, errors=spread)
-        beside.set_xlabel("log-probability lost, nats", fontsize=9, color=QUIET)
+        beside.set_xlabel(f"{score_name(record)} lost, nats", fontsize=9, color=QUIET)
         beside.set_title("← opposes", loc="left", fontsize=9, color=colour(-1))
         beside.set_title("supports →", loc="right", fontsize=9, color=SUPPORTS)
     facts = ["words replaced at random"]

@@ -16,7 +16,7 @@ from .attention import AttentionMaps, NoAttention
 from .attribution import Attribution
 from .choice import choose
 from .predictions import predictions
-from .settings import AnalysisSettings
+from .settings import METHODS, AnalysisSettings
 from .subject import Subject
 from .words import Word, words_of
 
@@ -293,6 +293,8 @@ class _Work:
         )  # fmt: skip
         if found is not None:
             self.record["difference"] = found.to_dict(records.token_text(self.writer))
+        elif set(self.settings.methods) != set(METHODS):  # asked for by name
+            self.say("what fine-tuning changed can't be told: the model has no adapter")
 
     def faithfulness(self) -> None:
         """Whether each attribution is better than a random one."""

@@ -17,6 +17,10 @@ from .settings import AnalysisSettings
 
 Progress = Callable[[int, int], None]
 _SLUG = 40
+_PICTURE = re.compile(
+    r"(gradients|perturbation|faithfulness|(integrated_gradients|kl)_matrix|attention_overview"
+    r"|attention_(without_sink_)?layer\d+)\.(png|svg)"
+)
 
 
 def save(
@@ -58,6 +62,10 @@ def save(
             for name in ("integrated_gradients", "kl"):
                 if name in methods:
                     written += draw_matrix(record, folder / f"{name}_matrix.png", name, svg)
+        # Pictures of an earlier run that this one does not draw would be taken for its own.
+        for old in folder.iterdir():
+            if _PICTURE.fullmatch(old.name) and old not in written:
+                old.unlink()
         for path, write in (
             (folder / "results.json", write_results),
             (folder / "report.html", write_page),
@@ -77,9 +85,6 @@ def _draw_attention(
     from .attention_plots import draw_layers, draw_overview
 
     model = str(explanation.record["model"])
-    # Pictures of an earlier run, of layers that this one does not draw, would be taken for its own.
-    for old in folder.glob("attention_*.*"):
-        old.unlink()
     written = draw_layers(
         maps, subject, folder, model=model, layers=settings.layers, heads=settings.heads,
         svg=settings.svg, progress=progress,

@@ -12,6 +12,11 @@ METHODS = (
     "attention", "gradients", "perturbation", "occlusion", "lens", "difference", "faithfulness",
     "story",
 )  # fmt: skip
+# What has no scores of its own, and the methods whose scores it is about.
+_BUILDS_ON = {
+    "faithfulness": ("attention", "gradients", "perturbation", "occlusion"),
+    "story": ("attention", "gradients", "perturbation"),
+}
 _WHAT = "What is explained"
 _HOW = "How"
 _FILES = "What is written"
@@ -82,17 +87,39 @@ class AnalysisSettings:
         if len(given) > 1:
             flags = [f"--{name.replace('_', '-')}" for name in given]
             raise InputError(f"{' and '.join(flags)} exclude each other", f"give {flags[0]} alone")
-        drawn = [name for name in ("layers", "heads") if getattr(self, name) is not None]
-        if drawn and "attention" not in self.methods:
+        for name in ("methods", "layers", "heads"):
+            if getattr(self, name) == []:
+                raise InputError(f"--{name} is empty", f"name some, or leave --{name} out")
+        self._check_methods()
+        if self.preset is not None and self.write is None:
             raise InputError(
-                f"--{drawn[0]} chooses pictures of attention, which is not among the methods",
-                f"add attention to --methods, or leave --{drawn[0]} out",
+                "--preset says how the model writes, and nothing is to be written",
+                "add --write N, or leave --preset out",
             )
         if self.contrast is not None and self.write is not None:
             raise InputError(
                 "--contrast sets one token against a word, and --write explains many",
                 "give --contrast with --target or --next-word",
             )
+
+    def _check_methods(self) -> None:
+        """Refuse what would do nothing with these methods."""
+        drawn = [
+            name for name in ("layers", "heads", "without_sink")
+            if getattr(self, name) not in (None, False)
+        ]  # fmt: skip
+        if drawn and "attention" not in self.methods:
+            flag = f"--{drawn[0].replace('_', '-')}"
+            raise InputError(
+                f"{flag} chooses pictures of attention, which is not among the methods",
+                f"add attention to --methods, or leave {flag} out",
+            )
+        for name, needed in _BUILDS_ON.items():
+            if name in self.methods and not set(needed) & set(self.methods):
+                raise InputError(
+                    f"{name} needs the scores of another method",
+                    f"add one of these to --methods: {', '.join(needed)}",
+                )
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> AnalysisSettings:

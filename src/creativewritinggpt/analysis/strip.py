@@ -26,13 +26,13 @@ def colour(value: float, signed: bool = True) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _width(label: str) -> float:
-    """Inches that a label takes, measured in the font it is drawn with."""
+def label_width(label: str, size: float = _POINTS) -> float:
+    """Inches that a label of so many points takes, measured in the font it is drawn with."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
     drawn = label.replace(r"\$", "$").replace("$", "S") or " "
-    return float(TextPath((0, 0), drawn, prop=FontProperties(size=_POINTS)).get_extents().x1) / 72
+    return float(TextPath((0, 0), drawn, prop=FontProperties(size=size)).get_extents().x1) / 72
 
 
 @dataclasses.dataclass
@@ -64,7 +64,7 @@ class Strip:
         lines: list[list[tuple[int, str, float]]] = [[]]
         at = 0.0
         for index, label in entries:
-            wide = _width(label)
+            wide = label_width(label)
             if at and at + wide > self.width:
                 lines.append([])
                 at = 0.0
@@ -96,7 +96,7 @@ class Strip:
                     strength = 0.0
                 box = FancyBboxPatch(
                     ((left + at) / across, 1 - (middle + 0.1) / down),
-                    _width(label) / across, 0.2 / down,
+                    label_width(label) / across, 0.2 / down,
                     boxstyle=f"round,pad={0.04 / across},rounding_size={0.03 / across}",
                     mutation_aspect=across / down, transform=figure.transFigure,
                     facecolor=(colour(value, self.signed), strength),

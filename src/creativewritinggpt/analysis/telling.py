@@ -26,9 +26,11 @@ def told(found: Explanation, count: int = 5) -> list[str]:
     shown = text if len(text) <= 70 else f"…{text[-69:]}"
     token = target["text"].strip() or repr(target["text"])
     more = len(record["targets"]) - 1
+    foil = target.get("foil")
+    against = f" and not “{foil['text'].strip() or repr(foil['text'])}”" if foil else ""
     lines = [
         f"“{shown}”",
-        f"  “{token}”: probability {target['probability']:.1%}, rank {target['rank']}"
+        f"  “{token}”{against}: probability {target['probability']:.1%}, rank {target['rank']}"
         + (f"; and {more} more tokens" if more else ""),
     ]
     for name, said in _SHOWN.items():

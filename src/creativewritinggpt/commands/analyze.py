@@ -63,13 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
     texts = _texts(arguments)
     from ..analysis.run import explain
     from ..analysis.save import folder_name, save, save_aggregate
+    from ..files import check_writable
     from ..models.loading import load_writer
 
+    folder = Path(config.results_dir)
+    check_writable(folder)
     writer = load_writer(
         arguments.model, config.device, config.precision, threads=config.num_workers,
         cache_dir=config.cache_dir, starter_file=config.starter_file,
     )  # fmt: skip
-    folder = Path(config.results_dir)
     records: list[dict[str, Any]] = []
     code = 0
     for number, text in enumerate(texts, 1):

@@ -31,7 +31,11 @@ function methodLabel(name) {
   if (FAMILY.includes(name)) return spaced(name).replace("without sink", "without the start token");
   return METHODS[name] ? METHODS[name][0] : spaced(name) || "nothing was computed";
 }
-const methodAbout = (name) => (name === "attention" ? ATTENTION : METHODS[name] || ["", ""])[1];
+// Against a foil every score is of the lead over it, and not of the log-probability.
+const against = targets.find((target) => target.foil);
+const scoreName = against ? `lead over “${pretty(against.foil.text, against.glued)}”` : "log-probability";
+for (const name of document.querySelectorAll(".score-name")) name.textContent = scoreName;
+const methodAbout = (name) => (name === "attention" ? ATTENTION : METHODS[name] || ["", ""])[1].replaceAll("log-probability", () => scoreName);
 
 // The attribution of the record that is meant: by its name, or attention over all layers and heads;
 // nothing for single layers and heads, which are in the rows.

@@ -243,8 +243,8 @@ function drawFaithfulness() {
     for (const [law, one] of Object.entries(found.laws || { "": found })) {
       const with_ = law ? `; in their place ${LAWS[law] || spaced(law)}` : "";
       parts.push(make("div", { className: "curves" },
-        curve("deletion", `log-probability when the first x % of the tokens are taken away${with_} (lower is better)`, one.deletion),
-        curve("insertion", `log-probability when only the first x % are there${with_} (higher is better)`, one.insertion)));
+        curve("deletion", `${scoreName} when the first x % of the tokens are taken away${with_} (lower is better)`, one.deletion),
+        curve("insertion", `${scoreName} when only the first x % are there${with_} (higher is better)`, one.insertion)));
     }
   } else parts.push(make("p", { className: "quiet" }, `${cap(methodLabel(state.method))} was not judged.`));
   const rows = names.map((name) => {
