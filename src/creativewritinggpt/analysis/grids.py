@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..labels import word_label
 from .figures import INK, MARGIN, QUIET, WIDTH, caption, new_axes, new_figure, save, write
-from .labels import word_label
 from .strip import OPPOSES, SIZE, SUPPORTS
 
 if TYPE_CHECKING:

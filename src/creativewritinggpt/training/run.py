@@ -97,6 +97,10 @@ def train(
         InputError: Settings, files or the output folder can't be used.
         RunError: The work failed.
     """
+    if resume and overwrite:
+        raise InputError(
+            "--resume goes on with a run and --overwrite replaces it", "leave one of the two out"
+        )
     check_trackers(config.track)
     output, team = Path(config.output_dir), gather(config.device)
     with team.gathered(), contextlib.ExitStack() as stack:
