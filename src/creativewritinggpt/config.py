@@ -8,6 +8,7 @@ particular model or machine stands in ``recipes/``.
 from __future__ import annotations
 
 import dataclasses
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,9 @@ class Config:
     def __post_init__(self) -> None:
         check(self)
         if self.mix is not None and (
-            not self.mix or min(self.mix.values()) < 0 or sum(self.mix.values()) <= 0
+            not self.mix
+            or not all(math.isfinite(weight) and weight >= 0 for weight in self.mix.values())
+            or sum(self.mix.values()) <= 0
         ):
             raise InputError(
                 f"mix is {self.mix}", "give each source a weight of 0 or more, one above 0"

@@ -185,6 +185,7 @@ def test_output_folder_that_holds_a_run(train, tmp_path):
     assert train(file)[0] == 0
     before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     _is_one_clear_line(*train(file), "already holds a run", "--resume", "--overwrite")
+    _is_one_clear_line(*train(file, "--resume", "--overwrite"), "leave one of the two out")
     assert {p: p.read_bytes() for p in before} == before
 
 

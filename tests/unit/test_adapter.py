@@ -63,7 +63,9 @@ def test_original_targets_of_gpt2_have_442368_parameters() -> None:
 
 @pytest.mark.parametrize("family", ("llama", "qwen"))
 def test_llama_and_qwen_get_all_four_attention_projections(family: str, tiny_model: Any) -> None:
-    assert target_names(tiny_model(family), None) == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    for nothing in (None, []):
+        names = target_names(tiny_model(family), nothing)
+        assert names == ["k_proj", "o_proj", "q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize(("family", "count"), [("gpt2", 3), ("llama", 7), ("qwen", 7)])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from page_records import long_text, make_record
 
 from creativewritinggpt.analysis import figures, grids, plots
-from creativewritinggpt.analysis.labels import shown, word_label
 from creativewritinggpt.analysis.strip import Strip
+from creativewritinggpt.labels import shown, word_label
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "creativewritinggpt"
 BOTTOM = {
     "__init__", "settings", "config", "devices", "errors", "files", "console", "arguments",
-    "probe", "processes", "joined",
+    "probe", "processes", "joined", "labels",
 }  # fmt: skip
 ALLOWED = {
     "models": {"models"} | BOTTOM,

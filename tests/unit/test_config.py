@@ -71,6 +71,8 @@ def test_yaml_exponents_are_numbers(tmp_path):
         ("mask_prompt: 3", ["mask_prompt must be true or false"]),
         ("seed:", ["seed must have a value"]),
         ("mix: {a: -1}", ["mix is"]),
+        ("mix: {a: .nan}", ["mix is"]),
+        ("mix: {a: 1, b: .inf}", ["mix is"]),
         ("- 1\n- 2", ["must hold settings"]),
         ("a: [", ["not valid YAML", "line"]),
     ],

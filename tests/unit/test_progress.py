@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,37 @@ def test_curves_are_drawn_of_any_run(tmp_path):
     draw_curves(metrics, tmp_path / "many.png")
     for name in ("one.png", "many.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_names_leave_room_for_the_curves_and_a_single_step_is_seen(tmp_path, monkeypatch):
+    import matplotlib.figure
+
+    figures = []
+    save = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure,
+        "savefig",
+        lambda self, *args, **named: figures.append(self) or save(self, *args, **named),
+    )
+    name = "a collection of stories whose name goes on and on and on $x^2$"
+    losses = {"base_val_loss": 3.2, "val_loss": [2.0, 3.1]}
+    metrics = {
+        "batch_losses": [3.0], "learning_rate": [1e-3], "base_val_loss": 3.2,
+        "base_val_perplexity": 24.5, "evaluation_steps": [0, 1], "val_loss": [2.0, 3.1],
+        "val_perplexity": [7.4, 22.2], "best_step": 1, "overfits_after": None, "resumed_from": [],
+        "config": {"model_name": "me/" + "my-model-" * 20},
+        "domains": {name: losses, "物語": losses},
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that the font lacks
+        draw_curves(metrics, tmp_path / "curves.png")
+    (figure,) = figures
+    loss, perplexity, rate = figure.axes
+    assert perplexity.get_position().width > 0.6
+    assert "my-model-my-…: validation perplexity 24.5 before, 22.2 after" in figure.get_suptitle()
+    for axes in (loss, rate):
+        (alone,) = [line for line in axes.lines if list(line.get_xdata()) == [1]][-1:]
+        assert alone.get_marker() == "o"
 
 
 def test_tensorboard_gets_the_numbers_of_the_journal_and_no_text(config, stories):

@@ -1,8 +1,10 @@
 """A training run from files to folders, on tiny models."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -238,6 +240,16 @@ def test_resume_without_a_checkpoint_starts_over_and_says_so(
     config = _config(tiny_folder, tmp_path, max_steps=1)
     train(config, [stories], resume=True)
     assert "no checkpoint" in capsys.readouterr().err
+    # Over, but with the run's own model, files and settings.
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    before = _metrics(config.output_dir)
+    train(Config(output_dir=config.output_dir), resume=True)
+    assert "no checkpoint" in capsys.readouterr().err
+    after = _metrics(config.output_dir)
+    assert after["batch_losses"] == before["batch_losses"] and after["resumed_from"] == []
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    with pytest.raises(InputError, match="lora_r was 4, is 2"):
+        train(dataclasses.replace(config, lora_r=2), [stories], resume=True)
 
 
 def test_a_run_is_not_overwritten_unasked(tiny_folder, tmp_path, stories):

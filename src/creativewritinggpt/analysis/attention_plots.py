@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..labels import shown
 from .attention import AttentionMaps
 from .canvas import INK, Canvas, points
-from .labels import shown
 from .subject import Subject
 
 _FONT, _TITLE = 5.5, 7.0  # points: of token labels, of the titles over the heads

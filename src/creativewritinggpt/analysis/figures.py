@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import atomic_file
-from .labels import shown
+from ..labels import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

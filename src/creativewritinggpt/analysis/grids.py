@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..labels import word_label
 from .figures import (
     INK,
     MARGIN,
@@ -20,7 +21,6 @@ from .figures import (
     score_name,
     write,
 )
-from .labels import word_label
 from .strip import OPPOSES, SIZE, SUPPORTS, label_width
 
 if TYPE_CHECKING:

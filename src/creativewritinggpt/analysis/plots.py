@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..labels import shown, word_label
 from .figures import (
     INK,
     MARGIN,
@@ -28,7 +29,6 @@ from .figures import (
     write,
 )
 from .grids import draw_faithfulness, draw_matrix
-from .labels import shown, word_label
 from .strip import SIZE, SUPPORTS, Strip, colour
 
 if TYPE_CHECKING:

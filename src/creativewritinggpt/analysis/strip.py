@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .labels import word_label
+from ..labels import word_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

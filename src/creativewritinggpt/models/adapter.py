@@ -93,14 +93,14 @@ def target_names(model: torch.nn.Module, wanted: list[str] | None) -> list[str]:
 
     Args:
         model: The base model.
-        wanted: None for the attention's projections, ``["all-linear"]``, or endings of names as
+        wanted: Nothing for the attention's projections, ``["all-linear"]``, or endings of names as
             ``q_proj`` or ``attn.c_proj``.
 
     Raises:
         InputError: A name that no projection of the model ends in; the message lists what there is.
     """
     names = linear_names(model)
-    if wanted is None:
+    if not wanted:
         attention = [name for name in names if _in_attention(name)]
         if not attention:
             raise InputError(

@@ -8,17 +8,21 @@ its texts by heart is shaded.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files import atomic_file
+from ..labels import shown
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 _OTHERS = ("#56B4E9", "#CC79A7", "#E69F00", "#8a6d00", "#5e3c99", "#444444")
 _MOST_DOMAINS = len(_OTHERS)
+_LONGEST_NAME, _LONGEST_MODEL = 24, 40
+"""Characters of a source's and of a model's name: longer ones leave no room for the curves."""
 
 
 def _smoothed(values: list[float]) -> list[float]:
@@ -87,7 +91,10 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
         steps = len(metrics["batch_losses"])
         _draw_loss(loss, metrics)
         _draw_perplexity(perplexity, metrics)
-        rate.plot(range(1, steps + 1), metrics["learning_rate"], color="#333333", linewidth=1.5)
+        rate.plot(
+            range(1, steps + 1), metrics["learning_rate"], color="#333333", linewidth=1.5,
+            marker=_lone(range(steps)),
+        )  # fmt: skip
         rate.fill_between(
             range(1, steps + 1), metrics["learning_rate"], color="#333333", alpha=0.08
         )
@@ -118,13 +125,14 @@ def draw_curves(metrics: dict[str, Any], path: Path) -> None:
 
 def _title(metrics: dict[str, Any]) -> str:
     """What came of it, in one line."""
-    title = str(metrics["config"]["model_name"]).rstrip("/").rpartition("/")[2]
-    losses = metrics["val_loss"]
+    name = str(metrics["config"]["model_name"]).rstrip("/").rpartition("/")[2]
+    title = shown(name, _LONGEST_MODEL)
+    losses, at = metrics["val_loss"], metrics["evaluation_steps"]
     before = metrics["base_val_perplexity"]
-    if losses:
-        after = math.exp(min(losses))
+    if metrics["best_step"] in at:  # not the lowest of all: what came before may be of other data
+        after = math.exp(losses[at.index(metrics["best_step"])])
         title += f": validation perplexity {before:.1f} before, {after:.1f} after training"
-    return title.replace("$", r"\$")
+    return title
 
 
 def _mark_steps(axes: Any, metrics: dict[str, Any], steps: int) -> None:
@@ -143,7 +151,7 @@ def _draw_loss(axes: Any, metrics: dict[str, Any]) -> None:
     steps = range(1, len(batch) + 1)
     smooth = _smoothed(batch) if batch else []
     axes.plot(steps, batch, color=_BLUE, alpha=0.22, linewidth=0.9)
-    axes.plot(steps, smooth, color=_BLUE, linewidth=2)
+    axes.plot(steps, smooth, color=_BLUE, linewidth=2, marker=_lone(batch))
     # At step 0 the model is the base model.
     at, validation = [0, *metrics["evaluation_steps"]], [base, *metrics["val_loss"]]
     axes.axhline(base, color=_GREY, linestyle="--", linewidth=1.2)
@@ -182,7 +190,7 @@ def _draw_perplexity(axes: Any, metrics: dict[str, Any]) -> None:
                 if value is not None
             ]
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2)
-            lines.append((name.replace("$", r"\$"), points[-1][1], colour, False))
+            lines.append((shown(name, _LONGEST_NAME), points[-1][1], colour, False))
     axes.axhline(values[0], color=_GREY, linestyle="--", linewidth=1.2)
     axes.plot(at, values, color=_ORANGE, marker="o", markersize=_dots(at), linewidth=2)
     lines.append(
@@ -208,3 +216,8 @@ def _draw_perplexity(axes: Any, metrics: dict[str, Any]) -> None:
 def _dots(at: list[int]) -> float:
     """The size of a validation's mark: many of them must not hide the line."""
     return 5.0 if len(at) <= 25 else 0.0
+
+
+def _lone(steps: Sequence[Any]) -> str:
+    """The mark of a line's points: a single one would be no line, and not be seen."""
+    return "o" if len(steps) == 1 else ""

@@ -96,6 +96,16 @@ class Parts:
         """Settings that a continuation takes over where it says nothing else."""
         return {name: getattr(self.config, name) for name in SHOWN}
 
+    def begun(self) -> dict[str, Any]:
+        """What a run that ends before its first checkpoint begins again with."""
+        now = self.fingerprint()
+        return {
+            "config": now["config"],
+            "files": self.files,
+            "shown": self.shown(),
+            "precision": self.config.precision,
+        }
+
     def base(self) -> dict[str, Any]:
         """The base model, as the records name it."""
         writer = self.writer

@@ -8,7 +8,9 @@ with the old ones.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import console
@@ -16,6 +18,29 @@ from ..config import Config
 from .checkpoint import State, changes, refuse
 from .choice import Choice
 from .parts import FREE_TO_CHANGE, SHOWN, Parts
+from .team import Team
+
+
+def begun(manifest: Path, config: Config, team: Team) -> State | None:
+    """What a run without a checkpoint began with, as :func:`recorded` asks for it.
+
+    Args:
+        manifest: What was written before the first step, which the team's first reads.
+        config: The settings that were given.
+        team: The processes that train.
+    """
+    run = None
+    if team.first:
+        try:
+            run = json.loads(manifest.read_text("utf-8"))["run"]
+        except (OSError, ValueError, KeyError, TypeError):  # killed before, or of an older version
+            run = None
+    run = json.loads(team.told(json.dumps(run)))
+    if run is None:
+        return None
+    # Nothing is lost yet: another number format may be asked for, and threads are counted anew.
+    precision = run["precision"] if config.precision == "auto" else config.precision
+    return State(fingerprint={**run, "probed": {"precision": precision, "processes": 0}})
 
 
 def recorded(

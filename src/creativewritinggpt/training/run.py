@@ -33,7 +33,7 @@ from .metrics import new_metrics, note_base, note_samples, write_metrics
 from .micro_batch import MicroBatch, fitting_rows
 from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
 from .parts import Parts, prepare
-from .resume import choices, recorded, take_up
+from .resume import begun, choices, recorded, take_up
 from .team import Team, gather
 from .validation import Validation
 
@@ -97,6 +97,10 @@ def train(
         InputError: Settings, files or the output folder can't be used.
         RunError: The work failed.
     """
+    if resume and overwrite:
+        raise InputError(
+            "--resume goes on with a run and --overwrite replaces it", "leave one of the two out"
+        )
     check_trackers(config.track)
     output, team = Path(config.output_dir), gather(config.device)
     with team.gathered(), contextlib.ExitStack() as stack:
@@ -105,9 +109,10 @@ def train(
         found = _checkpoint(output, team) if resume else None
         if resume and found is None:
             console.note(f"no checkpoint in {output}: starting from the first step")
-        if found is not None:
+        then = found[1] if found else begun(output / MANIFEST, config, team) if resume else None
+        if then is not None:
             config, files = recorded(
-                found[1], config, files, said=said, force=force, processes=team.size
+                then, config, files, said=said, force=force, processes=team.size
             )
         # The other processes wait meanwhile, and one with a shard can't write alone.
         sample = sampler(config) if team.first and not team.sharded else None
@@ -220,7 +225,7 @@ def _go(
             console.note(f"Rows at once: {micro.rows} ({chosen.rows_reason}).")
             if team.first:
                 clear(output)
-                write_json(output / MANIFEST, parts.manifest)
+                write_json(output / MANIFEST, {**parts.manifest, "run": parts.begun()})
                 write_text(output / VALIDATION, parts.held_out_lines())
         else:
             if before is not None:
