@@ -54,6 +54,8 @@ def test_true_order_comes_first_and_shuffles_are_others():
     assert len(short.options) == 6  # all orders of three sentences
     with pytest.raises(InputError, match="three sentences"):
         choices.order_items([Document("d", "g", "Only one.")], 5, seed=0)
+    with pytest.raises(InputError, match="whose sentences differ"):
+        choices.order_items([Document("d", "g", "Ha. Ha. Ha. Ha.")], 5, seed=0)
 
 
 def test_story_cloze_is_read_from_the_official_form(tmp_path):

@@ -240,6 +240,15 @@ def test_scores_are_kept_and_compared_with_those_of_a_later_run(
         earlier={"before": kept["base"]},
     ).result
     assert again["domains"]["tales"]["differences"]["before"]["nats_per_token"] != 0
+    renamed = [dataclasses.replace(document, source="sea") for document in documents]
+    alone = base_and_tuned(writer)
+    under_another_name = run.run(
+        alone, run.Material(renamed), SCORES_ONLY, earlier={"before": kept["base"]}
+    ).result
+    assert under_another_name["domains"]["sea"]["differences"]["before"]["nats_per_token"] == 0
+    narrow = dataclasses.replace(SCORES_ONLY, window=16)
+    with pytest.raises(InputError, match="window of 1024 tokens, and not 16"):
+        run.run(alone, material, narrow, earlier={"before": kept["base"]})
     with pytest.raises(InputError, match="is of other documents: 1 stand"):
         run.run(
             base_and_tuned(writer), run.Material(documents[:2]), earlier={"before": kept["base"]}

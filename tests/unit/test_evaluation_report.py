@@ -1,16 +1,19 @@
 """What is written and shown: texts beside people's, keys, tables, the page."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from writers import make_writer
 
+from creativewritinggpt.commands import evaluate as verb
 from creativewritinggpt.config import Config
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation import report, run
+from creativewritinggpt.errors import InputError, RunError
+from creativewritinggpt.evaluation import page, report, run, svg
 from creativewritinggpt.evaluation.contender import base_and_tuned, named
 from creativewritinggpt.evaluation.forgetting import forgetting
+from creativewritinggpt.evaluation.records import write_scores
 from creativewritinggpt.evaluation.scoring import DocumentScore
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.evaluation.texts import (
@@ -131,13 +134,61 @@ def test_report_has_everything_in_every_form(whole):
     for part in ("| tales |", "| mean of domains |", "## Forgetting", "## Tests", "seq-rep-4",
                  "Originality was not measured: there is no text."):  # fmt: skip
         assert part in markdown
-    page = (folder / "evaluation.html").read_text("utf-8")
-    assert not re.search(r"https?:|<script|<link|src=", page)
-    assert page.count("<svg") == 4 and "prefers-color-scheme:dark" in page
-    assert "Anna &lt;" in page and "Anna <" not in page
-    assert page.count("<circle") == 15 + 1
+    shown = (folder / "evaluation.html").read_text("utf-8")
+    assert not re.search(r"https?:|<script|<link|src=", shown)
+    assert shown.count("<svg") == 4 and "prefers-color-scheme:dark" in shown
+    assert "Anna &lt;" in shown and "Anna <" not in shown
+    assert shown.count("<circle") == 15 + 1
     assert (folder / "evaluation_texts.jsonl").read_text("utf-8").count("\n") == 6
     assert (folder / "evaluation.jsonl").read_text("utf-8").count("\n") == 15
+
+
+def test_a_task_that_fails_costs_nothing_that_is_measured(whole, monkeypatch):
+    found, folder = whole
+    asked = SimpleNamespace(
+        config=Config(output_dir=str(folder / "kept")), tasks=["far"], contenders=[]
+    )
+
+    def failing(*_):
+        raise RunError("the tasks could not be run")
+
+    monkeypatch.setattr(verb, "_tasks", failing)
+    with pytest.raises(RunError):
+        verb._report(found, asked, as_json=False)
+    assert (folder / "kept" / "evaluation.json").is_file()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("text")
+    with pytest.raises(InputError, match="can't be written"):
+        report.require_writable(tmp_path / "mine")
+
+
+def test_evaluations_in_folders_of_one_name_are_told_apart(tmp_path):
+    scores = {"tuned": [DocumentScore("a", "g", 3.0, 0, 5, 1, 9)]}
+    files = [tmp_path / name / "outputs" / "evaluation.jsonl" for name in ("one", "two")]
+    for file in files:
+        write_scores(file, scores)
+    assert list(verb._earlier([str(file) for file in files])) == [
+        "outputs:tuned", f"{files[1].parent}:tuned",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="named twice"):
+        verb._earlier([str(files[0]), *map(str, files[:2]), str(files[1])])
+
+
+def test_long_names_are_cut_in_pictures_and_whole_in_their_titles():
+    name = "a_domain_with_an_exceedingly_long_name_7"
+    picture = svg.bars([svg.Bar(name, 0, 1.0, None, "one")], "bits")
+    assert f"<title>{name}</title>" in picture and "_long_name_7<" in picture
+    assert max(map(len, re.findall(r">([^<>]+)</text>", picture))) <= 22
+
+
+def test_points_of_all_domains_are_shown_where_there_are_too_many(whole, monkeypatch):
+    monkeypatch.setattr(page, "_MOST_POINTS", 5)
+    shown = page.page(whole[0])
+    scatter = shown[shown.index("By document") :]
+    assert "news: " in scatter[: scatter.index("</svg>")]
+    assert "5 of 15 documents" in shown
 
 
 def test_any_number_of_models_are_loaded_one_at_a_time(tiny_model, tiny_tokenizer):

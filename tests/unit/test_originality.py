@@ -77,6 +77,16 @@ def test_a_copied_passage_is_shown_with_its_document_and_what_stands_around_it(t
     assert rows["human"]["share_of_8grams"] is None and rows["human"]["longest"] == []
 
 
+def test_a_copy_that_begins_with_a_phrase_of_hundreds_of_documents_is_found_whole(tmp_path):
+    common = "once upon a time there was a king who had no patience"
+    own = "and his lamp went out over the sea while nobody answered him"
+    index = _index(tmp_path, *[f"{common} w{i}" for i in range(300)], f"{common} {own}")
+    match = index.longest_match(f"then {common} {own} again".split())
+    assert match is not None and (match.start, match.words) == (1, 24)
+    assert index.passage(match)[1] == f"{common} {own}"
+    assert index.longest_match(common.split()).words == 12
+
+
 def test_a_damaged_index_is_refused(tmp_path):
     _index(tmp_path, LINE)
     (tmp_path / "index" / "places.npy").write_bytes(b"no")

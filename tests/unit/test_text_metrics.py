@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 
 import pytest
 
@@ -143,6 +144,13 @@ def test_names_of_a_prompt_and_their_use():
     found = prompt_use.prompt_use([(prompt, "Anna, Anna."), ("a b c", "a b")])
     assert found["prompt_names_used"] == 0.25
     assert found["copied_1gram"] == 1 and found["copied_2gram"] == 0.5
+
+
+def test_a_long_run_of_signs_is_read_in_one_go():
+    assert style.sentences_of("It went" + "!" * 50_000 + "? She slept.")[1:] == ["She slept."]
+    started = time.process_time()
+    style.sentences_of("!" * 50_000)
+    assert time.process_time() - started < 2  # quadratic: half a minute
 
 
 @pytest.mark.parametrize("text", ["", "word", "x" * 5000, "灯が消えた", "\n\n\n", "🚀 🚀"])

@@ -138,6 +138,8 @@ def _on_this_device(config: Config, team: Processes) -> Config:
 
 def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _Asked:
     """Check what was asked for, and read and load it."""
+    from ..evaluation.report import require_writable
+
     settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
     if arguments.model and arguments.compare:
         raise InputError("--model and --compare exclude each other", "name all in --compare")
@@ -155,6 +157,8 @@ def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _A
     contenders = _contenders(arguments, config, names)
     # Only the first process forms the figures of what is written.
     material = _material(names, documents, settings, config, with_index=team.first)
+    if team.first:
+        require_writable(Path(config.output_dir))
     return _Asked(config, settings, contenders, material, earlier, tasks)
 
 
@@ -162,10 +166,13 @@ def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
     """Run what is left to the first process, write the report and show the tables."""
     from ..evaluation.report import tables, write_report
 
+    folder = Path(asked.config.output_dir)
+    found.result["made_by"] = _made_by(asked.config)
+    # Before the tasks, whose data may not be had: what is measured is kept.
+    written = write_report(found, folder)
     if asked.tasks:
         found.result["tasks"] = _tasks(asked.contenders, asked.tasks, asked.config)
-    found.result["made_by"] = _made_by(asked.config)
-    written = write_report(found, Path(asked.config.output_dir))
+        written = write_report(found, folder)
     if as_json:
         sys.stdout.write(json.dumps(found.result) + "\n")
     for title, table, _ in tables(found.result):
@@ -222,7 +229,11 @@ def _earlier(files: list[str]) -> dict[str, list[DocumentScore]]:
     found = {}
     for file in map(Path, files):
         for label, scores in read_scores(file).items():
-            found[f"{file.parent.name or '.'}:{label}"] = scores
+            short, whole = f"{file.parent.name or '.'}:{label}", f"{file.parent}:{label}"
+            name = whole if short in found else short
+            if name in found:
+                raise InputError(f"{file} is named twice", "name each evaluation once")
+            found[name] = scores
     return found
 
 
@@ -270,7 +281,7 @@ def _material(
     others, why = other_domains(settings.forgetting, names, documents, config)
     if why:
         without["forgetting"] = why
-    index, why = None, "it was switched off"
+    index, why = None, "it was switched off" if settings.texts else "no text was written"
     if settings.texts and settings.originality and with_index:
         index, why = training_index(names[-1], config)
     if why:

@@ -93,7 +93,7 @@ def order_items(documents: Sequence[Document], count: int, seed: int) -> list[It
     The first 15 sentences are taken; where fewer orders exist than shuffles, all of them.
 
     Raises:
-        InputError: No document has three sentences.
+        InputError: No document has three sentences, or none whose order shows.
     """
     usable = {d: s for d in documents if len(s := sentences_of(d.text)[:SENTENCES]) >= 3}
     if not usable:
@@ -115,6 +115,10 @@ def order_items(documents: Sequence[Document], count: int, seed: int) -> list[It
                 break
         if len(found) > 1:
             items.append(Item(document.group, tuple(("", text) for text in found)))
+    if not items:
+        raise InputError(
+            "the sentence-order test needs documents whose sentences differ", "leave --order out"
+        )
     return items
 
 

@@ -111,18 +111,18 @@ class CorpusIndex:
         low = self._halve(queries[full], after=False)
         high = self._halve(queries[full], after=True)
         text = np.concatenate([queries[:, 0], np.zeros(1, dtype=np.int64)])
-        found = (0, 0, 0)
+        found, looked_at = (0, 0, 0), -1
         for start, first, last in zip(full.tolist(), low.tolist(), high.tolist(), strict=True):
             for place in self.places[first : min(last, first + _MOST_PLACES)].tolist():
-                if start and place and self.words[place - 1] == text[start - 1]:
+                longer = start and place and self.words[place - 1] == text[start - 1]
+                if longer and (looked_at == start - 1 or last - first > _MOST_PLACES):
                     continue  # part of a longer run that began before
-                length = self._extend(text, start, place)
+                back = self._back(text, start, place)
+                length = self._extend(text, start - back, place - back)
                 if length > found[0]:
-                    found = (length, start, place)
-        if not found[0]:  # every place beyond the limit
-            start = int(full[0])
-            place = int(self.places[int(low[0])])
-            found = (self._extend(text, start, place), start, place)
+                    found = (length, start - back, place - back)
+            if last - first <= _MOST_PLACES:
+                looked_at = start  # at every place of it
         return Match(found[1], found[0], self._document(found[2]), found[2])
 
     def passage(self, match: Match, around: int = 12) -> tuple[str, str, str]:
@@ -182,6 +182,15 @@ class CorpusIndex:
         cut = np.concatenate([query[:length], np.zeros(RUN - length, dtype=np.int64)])
         at = int(self._halve(cut[None], after=False)[0])
         return int(self.places[at])
+
+    def _back(self, text: Places, start: int, place: int) -> int:
+        """How many words before ``start`` stand before ``place`` too."""
+        count = 0
+        while (
+            count < min(start, place) and self.words[place - count - 1] == text[start - count - 1]
+        ):
+            count += 1
+        return count
 
     def _extend(self, text: Places, start: int, place: int) -> int:
         """How many words from ``start`` on stand at ``place``; documents end at a gap."""

@@ -44,8 +44,9 @@ _STYLE = """
 font:16px/1.55 system-ui,sans-serif}main{max-width:1080px;margin:0 auto;padding:32px 20px 80px}
 h1{font-size:1.7rem;margin:0 0 4px}h2{font-size:1.2rem;margin:44px 0 8px}h3{font-size:1rem;
 margin:24px 0 6px}p{max-width:74ch}.soft,figcaption{color:var(--soft);font-size:.9rem}
-figure{margin:14px 0}svg{display:block;width:100%;height:auto}svg text{fill:var(--ink);
-font:13px system-ui,sans-serif}.grid{stroke:var(--faint)}.zero{stroke:var(--soft);
+figure{margin:14px 0;overflow-x:auto}svg{display:block;width:100%;height:auto}
+svg text{fill:var(--ink);font:13px system-ui,sans-serif}
+.grid{stroke:var(--faint)}.zero{stroke:var(--soft);
 stroke-dasharray:4 3}.whisker{stroke:var(--ink);stroke-width:1.5;fill:none}
 .legend span{margin-right:18px;white-space:nowrap}.legend i{display:inline-block;width:12px;
 height:12px;border-radius:3px;margin-right:6px}.scroll{overflow-x:auto}
@@ -178,10 +179,12 @@ def _documents(evaluation: Evaluation, first: str, second: str) -> list[str]:
         svg.Dot(_loss(before), _loss(after), domains.index(before.source) + 1,
                 f"{before.source}: {before.title or begins} "
                 f"{_loss(before):.3f} → {_loss(after):.3f}")
-        for before, after, begins in pairs[:_MOST_POINTS]
+        for before, after, begins in pairs[:: -(-len(pairs) // _MOST_POINTS) or 1]
     ]  # fmt: skip
     picture = svg.scatter(dots, f"{first}, bits a byte", f"{second}, bits a byte")
     caption = f"Each point is a document; below the line {second} predicts it better."
+    if len(dots) < len(pairs):
+        caption += f" {len(dots):,} of {len(pairs):,} documents, evenly over them."
     ordered = sorted(pairs, key=lambda pair: _loss(pair[1]) - _loss(pair[0]))
     shown = min(_DOCUMENTS, len(ordered) // 2)
     parts = [svg.legend(domains, 1), _figure(picture, caption)]
@@ -221,14 +224,16 @@ def _forgetting(result: Mapping[str, Any]) -> str:
 def _test_bars(result: Mapping[str, Any]) -> str:
     names = list(result["macro_perplexity"])
     marks = [
-        svg.Bar(f"{name.replace('_', ' ')} (chance {entry['chance']:.0%})",
+        svg.Bar(f"{name.replace('_', ' ')} ({entry['chance']:.0%})",
                 names.index(label), entry["accuracy"], entry["ci95"],
                 f"{label}: {entry['accuracy']:.1%}, chance {entry['chance']:.0%}")
         for name, found in result["tests"].items()
         for label, entry in found.items()
         if label != "gain"
     ]  # fmt: skip
-    return _figure(svg.bars(marks, "share of right answers"), "Whiskers: 95 % intervals.")
+    return _figure(
+        svg.bars(marks, "share of right answers"), "Whiskers: 95 % intervals. In brackets: chance."
+    )
 
 
 def _written(result: Mapping[str, Any]) -> str:

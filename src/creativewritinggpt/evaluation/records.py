@@ -1,24 +1,28 @@
 """``evaluation.jsonl``: what each model made of each document, so that any figure can be remade.
 
 One line a document: its domain, group, title, SHA-1, words and bytes, and for each model its
-tokens, nats, and nats of the end of the text. Results of an earlier evaluation can be set beside
-those of a new one, as long as both are of the same documents.
+tokens, nats, nats of the end of the text, and how it was read. Results of an earlier evaluation can
+be set beside those of a new one, as long as both are of the same documents, read through the same
+windows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.document import Document
 from ..errors import InputError
 from ..files import write_text
 from .scoring import DocumentScore
+from .settings import EvaluationSettings
 
 FILE = "evaluation.jsonl"
 _SHARED = ("source", "group", "title", "digest", "words", "bytes")
-_OWN = ("tokens", "nll", "eos_nll", "sliding_nll", "legacy_nll")
+_OWN = ("tokens", "nll", "eos_nll", "sliding_nll", "legacy_nll", "window", "stride")
 
 Scores = Mapping[str, Sequence[DocumentScore]]
 
@@ -81,3 +85,34 @@ def same_documents(found: Sequence[str], wanted: Sequence[str], where: str) -> N
         else f"{where} has the documents in another order",
         "evaluate both on the same files, with the same --max-documents",
     )
+
+
+def same_windows(scores: Sequence[DocumentScore], wanted: EvaluationSettings, where: str) -> None:
+    """Refuse results of other windows: more context alone makes a loss lower.
+
+    Args:
+        scores: The earlier result; records of old don't say how they were made, and pass.
+        wanted: How documents are scored now.
+        where: What the earlier result is called.
+
+    Raises:
+        InputError: Naming what differs.
+    """
+    for score in scores:
+        for name in ("window", "stride"):
+            had, has = getattr(score, name), getattr(wanted, name)
+            if None not in (had, has) and had != has:
+                raise InputError(
+                    f"{where} was made with a {name} of {had} tokens, and not {has}",
+                    f"give --{name} {had}",
+                )
+
+
+def under_names_of(
+    documents: Sequence[Document], scores: Sequence[DocumentScore]
+) -> list[DocumentScore]:
+    """Earlier scores under the domains and groups that the same documents have now."""
+    return [
+        dataclasses.replace(score, source=document.source, group=document.group)
+        for score, document in zip(scores, documents, strict=True)
+    ]

@@ -24,7 +24,7 @@ from .contender import Contender, base_and_tuned
 from .corpus_index import CorpusIndex
 from .forgetting import forgetting
 from .perplexity import by_domain, compare, legacy_perplexity, macro_perplexity, summarise
-from .records import same_documents
+from .records import same_documents, same_windows, under_names_of
 from .scoring import DocumentScore, score_documents
 from .settings import EvaluationSettings
 from .written import Generation, written_figures
@@ -98,14 +98,14 @@ def run(
 
     Raises:
         InputError: There is nothing to score, a test can't be made of these documents, or earlier
-            scores are of other documents.
+            scores are of other documents or windows.
     """
     settings, earlier = settings or EvaluationSettings(), earlier or {}
     with team.agreed():
         documents = [d for d in material.documents if d.full_text().strip()]
         if not documents:
             raise InputError("there is no text to evaluate", "give files with text in them")
-        _refuse_others(earlier, [document.digest for document in documents])
+        _refuse_others(earlier, documents, settings)
         tests = planned_tests(documents, settings)
         generation = Generation(documents, settings)
     team.alike(lambda: _digest(contenders, documents, material, tests), "documents or models")
@@ -122,7 +122,7 @@ def run(
                 if team.first:
                     generation.write(writer, contender.label, tell("writing"))
     scores = {label: turn.scores for label, turn in turns.items()}
-    scores.update((label, list(of_earlier)) for label, of_earlier in earlier.items())
+    scores.update((label, under_names_of(documents, old)) for label, old in earlier.items())
     found = Evaluation({}, scores)
     with team.agreed():
         if team.first:
@@ -215,10 +215,16 @@ def evaluate(
     return run(base_and_tuned(writer, base), material, settings, progress=progress).result
 
 
-def _refuse_others(earlier: Mapping[str, Sequence[DocumentScore]], digests: Sequence[str]) -> None:
-    """Refuse earlier scores of other documents before any work is done."""
+def _refuse_others(
+    earlier: Mapping[str, Sequence[DocumentScore]],
+    documents: Sequence[Document],
+    settings: EvaluationSettings,
+) -> None:
+    """Refuse earlier scores of other documents or windows before any work is done."""
     for label, of_model in earlier.items():
+        digests = [document.digest for document in documents]
         same_documents([score.digest for score in of_model], digests, label)
+        same_windows(of_model, settings, label)
 
 
 def _teller(

@@ -46,6 +46,8 @@ class DocumentScore:
         sliding_nll: That of its tokens by windows with a stride, where asked for.
         legacy_nll: Mean negative log-probability of its first 512 tokens but the first, as the
             original project computed it, where asked for and where there are two tokens.
+        window: Tokens of context that were asked for; a model that sees fewer had fewer.
+        stride: Of the windows of ``sliding_nll``.
     """
 
     source: str
@@ -59,6 +61,8 @@ class DocumentScore:
     title: str | None = None
     sliding_nll: float | None = None
     legacy_nll: float | None = None
+    window: int | None = None
+    stride: int | None = None
 
 
 def score_documents(
@@ -88,7 +92,7 @@ def score_documents(
     Raises:
         InputError: A stride that is no length within the window.
     """
-    window = min(window, writer.window)
+    asked, window = window, min(window, writer.window)
     with team.agreed():
         if stride is not None and not 1 <= stride <= window:
             raise InputError(f"stride is {stride}", f"give a number of tokens from 1 to {window}")
@@ -135,6 +139,8 @@ def score_documents(
             title=document.title,
             sliding_nll=float(sliding_nll[index]) if stride else None,
             legacy_nll=legacy_nll.get(index),
+            window=asked,
+            stride=stride,
         )
         for index, document in enumerate(documents)
     ]

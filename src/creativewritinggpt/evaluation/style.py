@@ -12,7 +12,10 @@ import re
 from collections.abc import Sequence
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+(?:[.,]\d+)*")
-_END = re.compile(r"[.!?…]+[\"”’'»)\]*_]*\s+(?=[\"“‘'«(\[*_]*[^\W_a-z])|\n\s*\n|[。！？]+")
+# A run of signs is looked at from its first one only, or ten thousand of them would take minutes.
+_END = re.compile(
+    r"(?<![.!?…])[.!?…]+[\"”’'»)\]*_]*\s+(?=[\"“‘'«(\[*_]*[^\W_a-z])|\n\s*\n|[。！？]+"
+)
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|Prof|Capt|Col|Gen|Lt|[A-HJ-Z])\.$")
 _VOWELS = re.compile(r"[aeiouyàáâäèéêëìíîïòóôöùúûü]+")
 _SILENT = re.compile(

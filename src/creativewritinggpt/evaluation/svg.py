@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 
 _WIDTH = 720
 _LEFT, _RIGHT = 190, 60
+_LONGEST_NAME = 22
+"""Letters of a group's name that fit beside the bars."""
+
 _ROW = 24
 _COLOURS = 6
 
@@ -69,7 +72,10 @@ def bars(marks: Sequence[Bar], axis: str, *, points: bool = False) -> str:
     for group in groups:
         chosen = [mark for mark in marks if mark.group == group]
         middle = y + len(chosen) * _ROW / 2 + 4
-        parts.append(_text(_LEFT - 12, middle, group, "end"))
+        parts.append(
+            f"<g><title>{html.escape(group)}</title>"
+            f"{_text(_LEFT - 12, middle, _shortened(group), 'end')}</g>"
+        )
         for mark in chosen:
             parts.append(_bar(mark, x, y, points))
             y += _ROW
@@ -79,7 +85,7 @@ def bars(marks: Sequence[Bar], axis: str, *, points: bool = False) -> str:
             f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{height - 40}"/>'
         )
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, height - 6, axis, "middle"))
-    return _svg(_WIDTH, height, "".join(parts), axis)
+    return _svg(_WIDTH, height, "".join(parts), axis, "min-width:520px;")
 
 
 def _bar(mark: Bar, x: Callable[[float], float], y: float, points: bool) -> str:
@@ -152,6 +158,14 @@ def legend(names: Sequence[str], first: int = 0) -> str:
     return f'<p class="legend">{"".join(items)}</p>'
 
 
+def _shortened(name: str) -> str:
+    """A name that fits, without its middle: both ends tell domains apart."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = _LONGEST_NAME // 2
+    return f"{name[: half - 1]}…{name[-half:]}"
+
+
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers that span a range, six or so."""
     width = (high - low) or abs(high) or 1.0
@@ -170,8 +184,8 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
 
-def _svg(width: float, height: float, content: str, label: str) -> str:
+def _svg(width: float, height: float, content: str, label: str, style: str = "") -> str:
     return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px" role="img" '
-        f'aria-label="{html.escape(label)}">{content}</svg>'
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" style="{style}max-width:{width:.0f}px" '
+        f'role="img" aria-label="{html.escape(label)}">{content}</svg>'
     )
