@@ -8,6 +8,7 @@ runs. Errors become one line here and nowhere else.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -119,8 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("stopped", None)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()  # whoever read it has seen enough
         return 141
     except MemoryError:
         _say("there is not enough memory", "try a smaller --batch-size or --max-length")
@@ -131,12 +131,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         first_line = (str(error).strip().splitlines() or [""])[0][:300]
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
             _say("there is not enough memory", "try a smaller --batch-size or --max-length")
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _end_output()
+            _say("the disk is full", "free some space and run the command again")
         else:
             _say(
                 f"{type(error).__name__}: {first_line}",
                 "this should not happen; --debug shows where it comes from",
             )
         return 1
+
+
+def _end_output() -> None:
+    """Let what can't be written any more go nowhere, or the interpreter complains at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str, advice: str | None) -> None:

@@ -231,6 +231,18 @@ def test_closed_standard_streams_are_no_error(tmp_path, monkeypatch, capsys):
     assert main(["generate", "--presets"]) == 0
 
 
+def test_a_full_disk_under_the_output_is_said():
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "creativewritinggpt", "recipes"],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "error: the disk is full", "free some space and run the command again"
+    ]  # fmt: skip
+
+
 def test_debug_shows_where_an_error_comes_from(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "--output-dir", "nowhere", "--debug"]) == 2

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from writers import make_writer
 
+from creativewritinggpt.cli import main
 from creativewritinggpt.commands import evaluate as verb
 from creativewritinggpt.config import Config
 from creativewritinggpt.data.document import Document
@@ -158,10 +159,10 @@ def test_a_task_that_fails_costs_nothing_that_is_measured(whole, monkeypatch):
     assert (folder / "kept" / "evaluation.json").is_file()
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(tmp_path, capsys):
     (tmp_path / "mine").write_text("text")
-    with pytest.raises(InputError, match="can't be written"):
-        report.require_writable(tmp_path / "mine")
+    assert main(["evaluate", "missing.txt", f"--output-dir={tmp_path / 'mine'}"]) == 2
+    assert "can't be written" in capsys.readouterr().err
 
 
 def test_evaluations_in_folders_of_one_name_are_told_apart(tmp_path):

@@ -138,8 +138,10 @@ def _on_this_device(config: Config, team: Processes) -> Config:
 
 def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _Asked:
     """Check what was asked for, and read and load it."""
-    from ..evaluation.report import require_writable
+    from ..files import check_writable
 
+    if team.first:
+        check_writable(Path(config.output_dir))
     settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
     if arguments.model and arguments.compare:
         raise InputError("--model and --compare exclude each other", "name all in --compare")
@@ -157,8 +159,6 @@ def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _A
     contenders = _contenders(arguments, config, names)
     # Only the first process forms the figures of what is written.
     material = _material(names, documents, settings, config, with_index=team.first)
-    if team.first:
-        require_writable(Path(config.output_dir))
     return _Asked(config, settings, contenders, material, earlier, tasks)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import disk_errors, write_json, write_text
+from ..files import write_json, write_text
 from .page import page
 from .records import FILE, write_scores
 from .run import Evaluation
@@ -63,18 +62,6 @@ def as_markdown(evaluation: dict[str, Any]) -> str:
     for what, why in evaluation["without"].items():
         lines.append(f"- {titled(what)} was not measured: {why}.")
     return "\n".join(lines).rstrip() + "\n"
-
-
-def require_writable(folder: Path) -> None:
-    """Make the folder, and refuse one that can't be written to, before any work is done.
-
-    Raises:
-        InputError: It can't.
-    """
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
