@@ -13,14 +13,16 @@ On a trained model captum's 50 steps are not enough for the delta that ours reac
 doubles them until they are (at most 400), and the time of its last run is what counts.
 
 `captum` and `inseq` take one run for each target and are timed on 4 of the 20; `original`, one pass
-for each token and replacement, on a part of them: `extrapolated`. Equal results are part of the
-claim: `relative_delta` is what the scores miss of the change they explain (the worst target),
-`rank_correlation` compares with a reference of 500 steps (100 at 128 tokens), `within_two_errors`
-is the share of tokens whose scores lie within two standard errors of the original's. Every row is a
-process of its own; the reference is not timed against anything. `share_of_ceiling`, of random
-replacements: the matrix products that 50 of each token can't avoid (a pass over the rest of the
-text, the head at its last place) / time / the faster of this machine's fp32 and bf16 product rates.
-Peers come with `pip install --group bench-explain`; one that is not there is skipped.
+for each token and replacement, on a part of them, and ours at 128 tokens with 20 replacements of
+each instead of 50 (the exact ones, of which there are as many with 50, count once):
+`extrapolated`. Equal results are part of the claim: `relative_delta` is what the scores miss of the
+change they explain (the worst target), `rank_correlation` compares with a reference of 500 steps
+(100 at 128 tokens), `within_two_errors` is the share of tokens whose scores lie within two standard
+errors of the original's. Every row is a process of its own; the reference is not timed against
+anything. `share_of_ceiling`, of random replacements: the matrix products that 50 of each token
+can't avoid (a pass over the rest of the text, the head at its last place) / time / the faster of
+this machine's fp32 and bf16 product rates. Peers come with `pip install --group bench-explain`; one
+that is not there is skipped.
 """
 
 from __future__ import annotations
@@ -164,7 +166,7 @@ def main() -> None:
             mine: list[dict[str, Any]] = []
             for name in (name for name in CASES[case] if name in arguments.contenders):
                 given = [name, model, case, *["--quick"][: arguments.quick]]
-                found = in_own_process(__file__, given, seconds=1500)
+                found = in_own_process(__file__, given, seconds=900)
                 mine.append({"contender": name, "model": model, "case": case, **found})
                 if name == "reference" and "skipped" not in found:
                     references[case] = dict(mine[-1])

@@ -204,6 +204,7 @@ def test_output_folder_that_is_a_file(train, tmp_path):
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["generate", "--prompts", "missing.txt"], "missing.txt"),
         (["generate", "x", "--adapter", "a:0.7", "--adapter", "b", "--style", "1"], "--style"),
+        (["generate", "x", "--adapter", "a:0.7", "--style", "0.5"], "--style"),
         (["evaluate", "--output-dir", "nowhere"], "no held-out documents"),
         (["evaluate", "--compare", "evaluation.jsonl"], "names no model"),
         (["evaluate", "--compare", "a", "evaluation.jsonl"], "there is no evaluation.jsonl"),

@@ -55,6 +55,7 @@ def choose(
 
 
 def _given(writer: Writer, text: str, settings: AnalysisSettings) -> Subject:
+    # A line break is a word that can be explained; blanks alone are none.
     if not text.strip() and "\n" not in text:
         raise InputError("there is nothing but blanks to explain", "give a text with words")
     subject = read(writer, text)

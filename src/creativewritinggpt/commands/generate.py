@@ -242,9 +242,9 @@ def _load(arguments: argparse.Namespace, config: Config) -> tuple[Writer, dict[s
     from ..generation.style import blend, parse_part, set_strength
 
     parts = [parse_part(part) for part in arguments.adapter]
-    if len(parts) > 1 and arguments.style is not None:
+    if arguments.style is not None and (len(parts) > 1 or any(part[1] != 1 for part in parts)):
         raise InputError(
-            "--style would give every --adapter of the blend the same weight",
+            "--style would take the place of the weights of --adapter",
             "leave it out and set the weights, as in --adapter FOLDER:0.7",
         )
     writer = _load_model(arguments.model, config)
