@@ -81,6 +81,7 @@ def _newest(checkpoints):
 
 @pytest.mark.slow
 @pytest.mark.cli
+@pytest.mark.invariant
 def test_run_killed_twenty_times_equals_one_that_was_not(
     tiny_folder, tmp_path, stories, monkeypatch
 ):

@@ -11,7 +11,7 @@ from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.generation import engine, onnx_steps
 from creativewritinggpt.generation.engine import Interrupted, Request, stream, write, write_all
 from creativewritinggpt.generation.native_backend import NativeContext
-from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.settings import SEEDS, GenerationSettings
 from creativewritinggpt.generation.text import encode
 
 PROMPT = "Once upon a time a king had three daughters"
@@ -103,6 +103,13 @@ def test_rows_with_different_prompts_are_what_they_are_alone(writer: Any, weight
 def test_more_requests_than_rows_are_all_written_in_order(gpt2: Any) -> None:
     texts = write(gpt2, PROMPT, settings(max_new_tokens=3), n=engine.MOST_ROWS + 3)
     assert [text.seed for text in texts] == list(range(7, 7 + engine.MOST_ROWS + 3))
+
+
+def test_alternatives_of_the_largest_seed_have_seeds_that_can_be_given(writer: Any) -> None:
+    texts = write(writer, PROMPT, settings(seed=SEEDS - 1, max_new_tokens=4), n=3)
+    assert [text.seed for text in texts] == [SEEDS - 1, 0, 1]
+    [alone] = write(writer, PROMPT, settings(seed=texts[2].seed, max_new_tokens=4))
+    assert alone.text == texts[2].text
 
 
 def test_stream_hands_out_exactly_the_text(writer: Any) -> None:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import disk_errors
-from .engine import MOST_ROWS, Interrupted, Request, new_seed, write_all
+from .engine import MOST_ROWS, Interrupted, Request, write_all
 from .ranking import best
 from .results import Generated
-from .settings import GenerationSettings
+from .settings import SEEDS, GenerationSettings, seeds_from
 
 if TYPE_CHECKING:
     from ..models.writer import Writer
@@ -87,7 +87,7 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise InputError(f"{where}: neither text nor an object with a `prompt`")
     seed = row.get("seed")
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**31):
+    if seed is not None and (type(seed) is not int or not 0 <= seed < SEEDS):
         raise InputError(f"{where}: seed is {seed!r}", "give a whole number from 0 to 2147483647")
     memory, note = row.get("memory") or "", row.get("note") or ""
     if not isinstance(memory, str) or not isinstance(note, str):
@@ -162,10 +162,9 @@ def _in_batches(
         part = prompts[first : first + size]
         requests = []
         for prompt in part:
-            seed = prompt.settings(settings).seed
-            seed = new_seed() if seed is None else seed
             requests += [
-                Request(prompt.text, seed + i, prompt.memory, prompt.note) for i in range(count)
+                Request(prompt.text, seed, prompt.memory, prompt.note)
+                for seed in seeds_from(prompt.settings(settings).seed, count)
             ]
         try:
             texts = write_all(writer, requests, settings, alternatives=alternatives)

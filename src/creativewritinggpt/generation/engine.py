@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from .backends import backend_for
 from .chain import Chain
 from .results import Generated, Piece
 from .row import Row
-from .settings import GenerationSettings
+from .settings import GenerationSettings, seeds_from
 from .text import Vocabulary, encode, vocabulary
 from .window import Pinned, make_view
 
@@ -61,11 +60,6 @@ class Interrupted(Stopped):
         self.results = results
 
 
-def new_seed() -> int:
-    """A seed that nobody chose."""
-    return secrets.randbelow(2**31 - 1)
-
-
 def write(
     writer: Writer,
     prompt: str,
@@ -95,9 +89,8 @@ def write(
         RunError: The model computes no numbers.
     """
     settings = settings or GenerationSettings()
-    seed = new_seed() if settings.seed is None else settings.seed
     count = max(n, settings.best_of or n)
-    requests = [Request(prompt, seed + i, memory, note) for i in range(count)]
+    requests = [Request(prompt, seed, memory, note) for seed in seeds_from(settings.seed, count)]
     results = write_all(writer, requests, settings, alternatives=alternatives, warn=warn)
     if count > n or settings.best_of:
         from .ranking import best
@@ -156,8 +149,7 @@ def stream(
     writing with one more piece for each unfinished alternative. Closing the iterator stops it.
     """
     settings = settings or GenerationSettings()
-    seed = new_seed() if settings.seed is None else settings.seed
-    requests = [Request(prompt, seed + i, memory, note) for i in range(n)]
+    requests = [Request(prompt, seed, memory, note) for seed in seeds_from(settings.seed, n)]
     yield from compose(writer, requests, settings, alternatives=alternatives, warn=warn)
 
 

@@ -8,6 +8,7 @@ while writing. Values that contradict each other are refused here, before any wo
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,21 @@ SAMPLER_ORDER = (
 
 # DRY looks for repeated runs within a line and a sentence part, not across these.
 DRY_BREAKERS = ("\n", ":", '"', "*")
+
+SEEDS = 2**31
+"""How many seeds there are, from 0 on."""
+
+
+def seeds_from(first: int | None, count: int) -> list[int]:
+    """A seed for each of some alternatives.
+
+    Args:
+        first: Of the first one, from which they count up (after the largest comes 0); without it
+            one that nobody chose.
+        count: How many.
+    """
+    start = secrets.randbelow(SEEDS) if first is None else first
+    return [(start + number) % SEEDS for number in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +253,7 @@ class GenerationSettings:
         None,
         "Same seed, same text; alternatives count up from it. Without it a new one each time.",
         low=0,
-        high=2**31 - 1,
+        high=SEEDS - 1,
         metavar="N",
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..presets import presets
-from ..settings import GenerationSettings
+from ..settings import SEEDS, GenerationSettings
 from ..story.tree import Lore
 from .command import Command, number, typed
 from .session import Session
@@ -94,7 +94,7 @@ def _seed(session: Session, rest: str) -> None:
     word = rest.strip()
     if word:
         chosen = None if word in ("none", "new", "-") else number(
-            word, "/seed", low=0, high=2**31 - 1
+            word, "/seed", low=0, high=SEEDS - 1
         )  # fmt: skip
         session.settings = dataclasses.replace(session.settings, seed=chosen)
     seed = session.settings.seed

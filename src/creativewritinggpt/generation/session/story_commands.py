@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...errors import InputError
+from ..settings import SEEDS, seeds_from
 from ..story.tree import NOTHING, Passage, Story
 from . import editor
 from .command import Command, joined, number, typed
@@ -34,9 +35,10 @@ def _retry(session: Session, rest: str) -> None:
         raise InputError(
             "the last passage is not the model's", "an empty line lets the model go on after it"
         )
-    seed = number(rest, "/retry", low=0, high=2**31 - 1) if rest.strip() else None
+    seed = number(rest, "/retry", low=0, high=SEEDS - 1) if rest.strip() else None
     if seed is None and session.settings.seed is not None:
-        seed = (last.seed or session.settings.seed) + 1  # the same one would say the same again
+        # The same one would say the same again.
+        seed = seeds_from(session.settings.seed if last.seed is None else last.seed, 2)[1]
     if go_on(session, last.parent, seed=seed, did="retry") is not None:
         _take_versions(session)
 

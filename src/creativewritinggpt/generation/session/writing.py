@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Generator, Sequence
 
 from ..results import Generated, Piece, Token
+from ..settings import seeds_from
 from ..story.context import Seen, assemble
 from ..story.tree import Passage, Setup
 from .session import Session
@@ -47,7 +48,7 @@ def several(session: Session, count: int) -> None:
     first = _seed(session, None)
     session.screen.note(f"writing {count} alternatives")
     session.head(1, f"seed {first}")
-    written = write(session, None, [first + i for i in range(count)], show=True)
+    written = write(session, None, seeds_from(first, count), show=True)
     found = [passage for passage, _ in written if passage is not None]
     shown = int(written[0][0] is not None)
     session.offer([p.id for p in found], [f"seed {p.seed}" for p in found], shown)
@@ -74,7 +75,7 @@ def write(
     seen = assemble(voice.writer, session.story, parent)
     settings = session.settings
     if settings.best_of and len(seeds) == 1:
-        seeds, show = [seeds[0] + i for i in range(settings.best_of)], False
+        seeds, show = seeds_from(seeds[0], settings.best_of), False
         session.screen.note(f"writing {settings.best_of}, of which the best is kept")
     requests = [engine.Request(seen.prompt, seed, seen.memory, seen.note) for seed in seeds]
     with session.signals.writing():
