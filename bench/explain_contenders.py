@@ -194,14 +194,12 @@ def ours(writer: Any, case: str, quick: bool) -> Work:
         return lambda task: _pictures(writer, task)
 
     from creativewritinggpt.analysis.gradients import integrated_gradients
-    from creativewritinggpt.analysis.run import most_steps
 
     def integrate(task: Task) -> Explained:
         found = integrated_gradients(
             writer,
             _subject(writer, task),
             baseline=BASELINE,
-            most_steps=most_steps(len(task.targets)),
         )
         delta = max(target["relative_delta"] or 0.0 for target in found.per_target)
         steps = max(target["steps"] for target in found.per_target)

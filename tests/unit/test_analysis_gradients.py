@@ -21,7 +21,7 @@ from creativewritinggpt.analysis.gradients import (
     integrated_gradients,
     saliency,
 )
-from creativewritinggpt.analysis.path import groups
+from creativewritinggpt.analysis.path import groups, most_steps
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.writer import Writer
@@ -320,11 +320,34 @@ def test_a_jump_is_found_and_costs_only_the_target_that_has_it() -> None:
 
 
 def test_the_number_of_steps_is_bounded() -> None:
-    for most in (5, 12, 28, 29, 64):
+    for most in (5, 12, 23, 24, 29, 64, 96, 100):
         path = Jump(1e-7)
         jump, _ = quadrature.integrate(path, 2, steps=None, tolerance=0.01, most=most)
         assert not jump.converged
         assert path.asked[0] <= most
+
+
+def test_few_steps_are_spent_on_one_rule_that_comes_nearer() -> None:
+    jump, line = quadrature.integrate(Jump(0.05), 2, steps=None, tolerance=1e-9, most=64)
+    first, _ = quadrature.integrate(Jump(0.05), 2, steps=12, tolerance=1e-9, most=64)
+    assert (jump.steps, line.steps) == (64, 12)
+    assert abs(jump.delta) < abs(first.delta) / 10
+    rule, _ = quadrature.integrate(Jump(0.05), 2, steps=52, tolerance=1e-9, most=64)
+    np.testing.assert_array_equal(jump.parts, rule.parts)
+
+
+def test_steps_are_fewer_where_each_takes_long() -> None:
+    assert most_steps([Target(9, 1)]) == 512
+    many = [Target(position, 1) for position in range(10, 50)]
+    assert 64 < most_steps(many) < 150
+    assert most_steps([Target(position, 1) for position in range(10, 500)]) == 64
+
+
+def test_rankings_are_compared_only_where_both_are_settled(tiny_model: Any) -> None:
+    writer = make_writer(tiny_model("llama"))
+    found = integrated_gradients(writer, EVERY)
+    assert set(baseline_agreement(writer, EVERY, found)) == {"mean", "zero"}
+    assert baseline_agreement(writer, EVERY, found, most_steps=1) == {}
 
 
 def test_a_sum_that_is_right_by_luck_is_not_taken_for_right() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import InputError
 from ..models.writer import Writer
+from . import path
 from .attribution import Attribution
 from .baselines import BASELINES, check_baseline, rank_correlation
 from .forward import frozen, target_gradients, whole_gelu
@@ -30,7 +31,7 @@ def integrated_gradients(
     baseline: str = "end_of_text",
     steps: int | None = None,
     tolerance: float = 0.01,
-    most_steps: int = 256,
+    most_steps: int | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
     """What each token adds to the scores of the targets, against a baseline.
@@ -42,7 +43,8 @@ def integrated_gradients(
             it has 0 by construction, as has every token that equals the baseline.
         steps: A fixed number of Gauss-Legendre steps; without it as many as each target needs.
         tolerance: Of the difference of scores, how much the parts may miss in sum.
-        most_steps: Steps after which a target is flagged as not converged.
+        most_steps: Steps after which a target is flagged as not converged; without it up to 512,
+            fewer where each takes long (:func:`~.path.most_steps`).
         progress: Called with the steps done and those planned so far; plans grow.
 
     Returns:
@@ -60,6 +62,8 @@ def integrated_gradients(
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}", "it must be at least 1")
     passes = Path(writer, subject, baseline, progress)
+    if most_steps is None:
+        most_steps = path.most_steps(subject.targets)
     with frozen(writer), whole_gelu(writer):
         integrals = integrate(
             passes, len(subject.targets), steps=steps, tolerance=tolerance, most=most_steps
@@ -119,7 +123,7 @@ def baseline_agreement(
     *,
     steps: int | None = None,
     tolerance: float = 0.01,
-    most_steps: int = 256,
+    most_steps: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Whether another baseline would have ranked the tokens alike.
@@ -135,8 +139,8 @@ def baseline_agreement(
 
     Returns:
         For every other baseline Spearman's rank correlation of the signed scores, the mean over
-        targets; the start token does not count, and targets with fewer than two tokens after it
-        neither. Nothing for a baseline that no target can be compared on.
+        targets that converged from both; the start token does not count, and targets with fewer
+        than two tokens after it neither. Nothing for a baseline that no target can be compared on.
     """
     result = {}
     for kind in BASELINES:
@@ -158,6 +162,8 @@ def baseline_agreement(
             )
             for row, target in enumerate(subject.targets)
             if target.position > 2
+            and attribution.per_target[row]["converged"]
+            and other.per_target[row]["converged"]
         ]
         numbers = [value for value in found if not np.isnan(value)]
         if numbers:

@@ -22,6 +22,13 @@ from .memory import in_batches, micro_batch
 from .subject import Subject, Target
 
 Progress = Callable[[int, int], None]
+# Steps at most, whatever the text; of trained models nearly every score is settled before that.
+_MOST_STEPS = 512
+# Steps that the longest explanation still gets.
+_FEWEST_STEPS = 64
+# Tokens, forward and back, that all steps may read together: some five minutes of a processor with
+# two cores and a model like the starter.
+_REACH = 150_000
 
 
 class Path:
@@ -135,11 +142,27 @@ def groups(targets: Sequence[Target], wanted: Sequence[int]) -> list[list[int]]:
     """
     every = list(wanted)
     best: list[list[int]] = [every]
-    cheapest = float("inf")
-    for count in range(1, len(every) + 1):
+    cheapest = _cost(targets, best) if every else 0
+    for count in range(2, len(every) + 1):
         edges = [round(part * len(every) / count) for part in range(count + 1)]
         cut = [every[low:high] for low, high in zip(edges, edges[1:], strict=False)]
-        cost = sum((len(part) + 1) * targets[part[-1]].position for part in cut)
+        cost = _cost(targets, cut)
         if cost < cheapest:
             best, cheapest = cut, cost
     return best
+
+
+def most_steps(targets: Sequence[Target], reach: int = _REACH) -> int:
+    """How many steps these targets are worth at most: fewer where each takes long.
+
+    Args:
+        targets: In the order of their positions.
+        reach: Tokens, forward and back, that all steps may read together.
+    """
+    cost = _cost(targets, groups(targets, range(len(targets))))
+    return min(_MOST_STEPS, max(_FEWEST_STEPS, reach // cost))
+
+
+def _cost(targets: Sequence[Target], cut: Sequence[Sequence[int]]) -> int:
+    """Tokens that one step reads, forward and back."""
+    return sum((len(part) + 1) * targets[part[-1]].position for part in cut)

@@ -25,6 +25,8 @@ SMALLEST_TOLERANCE = 1e-3
 _ON_THE_WAY = 5.0
 _FIRST = 12
 _PANELS = 4
+# With fewer steps all in one Gauss-Legendre rule come nearer than panels.
+_WORTH_PANELS = 96
 # Boole's rule (Newton and Cotes with five points), whose points all serve the halves again.
 _BOOLE = np.array([7.0, 32.0, 12.0, 32.0, 7.0]) / 90.0
 # Panels within this factor of the worst are halved together, so that batches are full.
@@ -93,28 +95,41 @@ def integrate(
     ends = path.scores(np.array([0.0, 1.0]))
     allowed = np.maximum(tolerance * np.abs(ends[1] - ends[0]), SMALLEST_TOLERANCE)
     nodes = steps if steps is not None else min(_FIRST, most)
-    results = _by_gauss(path, ends, allowed, nodes)
+    results = _by_gauss(path, everyone, ends, allowed, nodes)
     rough = [index for index in everyone if not results[index].converged]
-    if steps is None and rough and most - nodes >= 4 * _PANELS + 1:
-        for index, result in _by_panels(path, rough, ends, allowed, most, nodes).items():
+    if steps is None and rough and most >= 2 * nodes:
+        if most < _WORTH_PANELS:
+            more = _by_gauss(path, rough, ends, allowed, most - nodes, spent=nodes)
+        else:
+            more = _by_panels(path, rough, ends, allowed, most, nodes)
+        for index, result in more.items():
             # At the cap the better of the two stays.
             if result.converged or abs(result.delta) <= abs(results[index].delta):
                 results[index] = result
-    return results
+    return [results[index] for index in everyone]
 
 
-def _by_gauss(path: Line, ends: np.ndarray, allowed: np.ndarray, nodes: int) -> list[Integral]:
-    """All targets with the same fixed nodes."""
+def _by_gauss(
+    path: Line,
+    wanted: list[int],
+    ends: np.ndarray,
+    allowed: np.ndarray,
+    nodes: int,
+    spent: int = 0,
+) -> dict[int, Integral]:
+    """Some targets with the same fixed nodes."""
     points, weights = gauss_legendre(nodes)
-    scores, slopes = path.slopes(points, range(ends.shape[1]))
+    scores, slopes = path.slopes(points, wanted)
     parts = np.einsum("k,ktn->tn", weights, slopes)
-    misses = np.abs(ends[0] + _running(points, weights, slopes.sum(-1)) - scores).max(0)
-    results = []
-    for index, bound in enumerate(allowed):
-        first, last = float(ends[0, index]), float(ends[1, index])
-        delta = float(parts[index].sum() - (last - first))
-        good = abs(delta) <= bound and misses[index] <= _ON_THE_WAY * bound
-        results.append(Integral(parts[index], first, last, nodes, float(misses[index]), bool(good)))
+    running = ends[0, wanted] + _running(points, weights, slopes.sum(-1))
+    misses = np.abs(running - scores).max(0)
+    results = {}
+    for row, index in enumerate(wanted):
+        first, last, bound = float(ends[0, index]), float(ends[1, index]), allowed[index]
+        delta = float(parts[row].sum() - (last - first))
+        good = bool(abs(delta) <= bound and misses[row] <= _ON_THE_WAY * bound)
+        steps = spent + nodes
+        results[index] = Integral(parts[row], first, last, steps, float(misses[row]), good)
     return results
 
 

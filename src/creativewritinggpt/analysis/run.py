@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int | None], None]
 # With more targets the base model is not explained beside the tuned one: it doubles the time.
 MOST_WITH_BASE = 40
-# With more targets integrated gradients are not repeated from the other baselines; where they are,
-# so many steps show their ranking.
+# With more targets integrated gradients are not repeated from the other baselines, nor where the
+# steps that settle most scores would read more tokens, forward and back.
 MOST_WITH_AGREEMENT = 4
-AGREEMENT = 64
+AGREEMENT_REACH = 60_000
+AGREEMENT_STEPS = 300
 # Up to so many tokens the influence of each on every later place is measured, too.
 MOST_WITH_INFLUENCE = 64
 # Of so few tokens a random ranking is often as good as the best.
@@ -203,13 +204,13 @@ class _Work:
             integrated_gradients,
             saliency,
         )
+        from .path import most_steps
 
         def both(model: str) -> Attribution:
             what = "integrated gradients" + (" of the base" if model == "base" else "")
             found = integrated_gradients(
                 self.exact, self.subject, baseline=self.settings.baseline,
-                steps=self.settings.steps, most_steps=most_steps(len(self.subject.targets)),
-                progress=self._progress(what),
+                steps=self.settings.steps, progress=self._progress(what),
             )  # fmt: skip
             self._add(found, model)
             self._add(gradient_x_input(self.exact, self.subject), model)
@@ -228,9 +229,10 @@ class _Work:
                 f"integrated gradients did not converge for {len(failed)} of "
                 f"{len(main.per_target)} tokens; they are marked"
             )
-        if len(self.subject.targets) <= MOST_WITH_AGREEMENT:
+        most = most_steps(self.subject.targets, AGREEMENT_REACH)
+        if len(self.subject.targets) <= MOST_WITH_AGREEMENT and most >= AGREEMENT_STEPS:
             part["baseline_agreement"] = baseline_agreement(
-                self.exact, self.subject, main, steps=self.settings.steps, most_steps=AGREEMENT,
+                self.exact, self.subject, main, steps=self.settings.steps, most_steps=most,
                 progress=self._progress("other baselines"),
             )  # fmt: skip
         self.record["gradients"] = part
@@ -335,11 +337,6 @@ def _check_drawn(writer: Writer, settings: AnalysisSettings) -> None:
     for noun, wanted in (("layer", settings.layers), ("head", settings.heads)):
         name = {"layer": "num_hidden_layers", "head": "num_attention_heads"}[noun]
         chosen(wanted, int(getattr(writer.bare.config, name, 0)), noun)
-
-
-def most_steps(targets: int) -> int:
-    """Steps of integrated gradients at most: each is a backward pass for every target."""
-    return 256 if targets == 1 else 128 if targets <= MOST_WITH_AGREEMENT else 64
 
 
 def _adapter(writer: Writer, model: str) -> Any:

@@ -49,8 +49,8 @@ class AnalysisSettings:
         metavar="NAME,…",
     )  # fmt: skip
     baseline: str = setting(
-        "mean", "What integrated gradients start from: the mean embedding, end of text, or zero.",
-        choices=("mean", "end_of_text", "zero"), group=_HOW,
+        "zero", "What integrated gradients start from: zero, the mean embedding, or end of text.",
+        choices=("zero", "mean", "end_of_text"), group=_HOW,
     )  # fmt: skip
     steps: int | None = setting(
         None, "Steps of integrated gradients; without it, as many as its error needs.",

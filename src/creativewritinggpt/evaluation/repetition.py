@@ -151,4 +151,5 @@ def zipf_coefficient(texts: Sequence[Tokens], types: int = 5000) -> float | None
     ys = [math.log(frequency) for frequency in frequencies]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     above = math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
-    return -above / math.fsum((x - mean_x) ** 2 for x in xs)
+    # Frequencies fall with the rank; where they are equal rounding has a sign.
+    return max(0.0, -above / math.fsum((x - mean_x) ** 2 for x in xs))
