@@ -26,9 +26,9 @@ Progress = Callable[[int, int], None]
 _MOST_STEPS = 512
 # Steps that the longest explanation still gets.
 _FEWEST_STEPS = 64
-# Tokens, forward and back, that all steps may read together: some five minutes of a processor with
+# Tokens, forward and back, that all steps may read together: some three minutes of a processor with
 # two cores and a model like the starter.
-_REACH = 150_000
+_REACH = 100_000
 
 
 class Path:

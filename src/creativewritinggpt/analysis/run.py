@@ -29,7 +29,7 @@ MOST_WITH_BASE = 40
 # With more targets integrated gradients are not repeated from the other baselines, nor where the
 # steps that settle most scores would read more tokens, forward and back.
 MOST_WITH_AGREEMENT = 4
-AGREEMENT_REACH = 60_000
+AGREEMENT_REACH = 12_000
 AGREEMENT_STEPS = 300
 # Up to so many tokens the influence of each on every later place is measured, too.
 MOST_WITH_INFLUENCE = 64

@@ -17,7 +17,7 @@ from ..errors import InputError, Stopped
 from ..files import read_json
 
 STEPS = 24
-EXPLAINED = 12
+EXPLAINED = 8
 PROMPTS = (
     "[WP] The old clockmaker has repaired everything in town but one thing.",
     "The night ferry was two hours late, and",
