@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Fine-tune the embedded starter model on the sample corpus, let base and tuned model\n"
         "continue the same prompts, evaluate both on text held out, and explain a sentence that\n"
-        "the tuned one writes. No GPU, no model hub; about five minutes on two cores."
+        "the tuned one writes. No GPU, no model hub; five to ten minutes on two cores."
     )
     parser.add_argument(
         "--overwrite", action="store_true",
