@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int | None], None]
 # With more targets the base model is not explained beside the tuned one: it doubles the time.
 MOST_WITH_BASE = 40
-# With more targets integrated gradients are not repeated from the other baselines, nor where the
-# steps that settle most scores would read more tokens, forward and back.
-MOST_WITH_AGREEMENT = 4
+# Integrated gradients are repeated from the other baselines where so many tokens, forward and back,
+# allow the steps that settle most scores: for one target up to 20 tokens of text.
 AGREEMENT_REACH = 12_000
 AGREEMENT_STEPS = 300
 # Up to so many tokens the influence of each on every later place is measured, too.
@@ -230,7 +229,7 @@ class _Work:
                 f"{len(main.per_target)} tokens; they are marked"
             )
         most = most_steps(self.subject.targets, AGREEMENT_REACH)
-        if len(self.subject.targets) <= MOST_WITH_AGREEMENT and most >= AGREEMENT_STEPS:
+        if most >= AGREEMENT_STEPS:
             part["baseline_agreement"] = baseline_agreement(
                 self.exact, self.subject, main, steps=self.settings.steps, most_steps=most,
                 progress=self._progress("other baselines"),

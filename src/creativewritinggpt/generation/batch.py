@@ -88,7 +88,7 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
         raise InputError(f"{where}: neither text nor an object with a `prompt`")
     seed = row.get("seed")
     if seed is not None and (type(seed) is not int or not 0 <= seed < SEEDS):
-        raise InputError(f"{where}: seed is {seed!r}", "give a whole number from 0 to 2147483647")
+        raise InputError(f"{where}: seed is {seed!r}", f"give a whole number from 0 to {SEEDS - 1}")
     memory, note = row.get("memory") or "", row.get("note") or ""
     if not isinstance(memory, str) or not isinstance(note, str):
         raise InputError(f"{where}: memory and note must be text")
