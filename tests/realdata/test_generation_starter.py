@@ -17,9 +17,12 @@ from creativewritinggpt.generation.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
 
 pytestmark = [pytest.mark.realdata, pytest.mark.network, pytest.mark.slow]
-ONNX = pytest.param(
-    "onnx", marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
-)
+BY_ONNXRUNTIME = [
+    pytest.param(
+        kind, marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+    )
+    for kind in onnx_steps.BY_ONNXRUNTIME
+]
 PROMPT = "In a world where magic was forbidden,"
 
 
@@ -36,7 +39,7 @@ def _stories(real_data: Path, count: int) -> list[str]:
         return [json.loads(next(stream))["story"] for _ in range(count)]
 
 
-@pytest.mark.parametrize("weights", ["int8", "bf16", ONNX])
+@pytest.mark.parametrize("weights", ["int8", "bf16", *BY_ONNXRUNTIME])
 def test_fast_weights_stay_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, weights: str
 ) -> None:
@@ -77,7 +80,7 @@ def test_greedy_text_in_fp32_is_that_of_transformers(starter: Any) -> None:
     assert [token.id for token in ours.tokens] == theirs.tolist()
 
 
-@pytest.mark.parametrize("weights", ["int8", ONNX])
+@pytest.mark.parametrize("weights", ["int8", *BY_ONNXRUNTIME])
 def test_text_in_8_bits_is_the_same_alone_and_among_others(starter: Any, weights: str) -> None:
     settings = GenerationSettings(max_new_tokens=24, seed=5, weights=weights)
     together = write(starter, PROMPT, settings, n=4)

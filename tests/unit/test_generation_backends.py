@@ -15,21 +15,23 @@ from creativewritinggpt.generation import backends, choice, matrices, onnx_steps
 from creativewritinggpt.generation.backends import backend_for
 from creativewritinggpt.generation.matrices import Int8, Unsupported, quantize
 from creativewritinggpt.generation.native_backend import BLOCK, NativeBackend
+from creativewritinggpt.generation.onnx_matrices import quantize_groups
+from creativewritinggpt.generation.onnx_steps import BY_ONNXRUNTIME
 from creativewritinggpt.generation.transformers_backend import TransformersBackend
 from creativewritinggpt.models.int8 import Workspace
 
 FAMILIES = ("gpt2", "llama", "qwen", "qwen3")
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]
 # Largest difference of a logit; the logits' own spread is about 0.5.
-TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25, "onnx": 0.25}
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25, "onnx": 0.25, "rotated": 0.5}
 
 
 @pytest.fixture
 def family_model(tiny_model: Any) -> Any:
     def make(family: str, kind: str = "") -> Any:
-        if kind == "onnx":
+        if kind in BY_ONNXRUNTIME:
             pytest.importorskip("onnxruntime")
-        if kind == "onnx" and family in ("llama", "qwen"):  # its operators want heads of 16
+        if kind in BY_ONNXRUNTIME and family in ("llama", "qwen"):  # its operators want heads of 16
             return tiny_model(family, num_attention_heads=2, num_key_value_heads=1)
         if family != "qwen3":
             return tiny_model(family)
@@ -56,7 +58,7 @@ def logits_after(model: Any, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids])).logits[0, -1]
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "onnx", "transformers"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "onnx", "rotated", "transformers"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_the_models_after_any_use_of_the_cache(
     family_model: Any, family: str, kind: str
@@ -92,13 +94,13 @@ def test_logits_are_the_models_after_any_use_of_the_cache(
     same(context.step([14]), [[*rows[2][:3], 14]])
 
 
-@pytest.mark.parametrize("kind", ["int8", "onnx"])
+@pytest.mark.parametrize("kind", ["int8", "onnx", "rotated"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_of_8_bits_is_the_same_to_the_bit_in_any_batch(
     family_model: Any, family: str, kind: str
 ) -> None:
     model = family_model(family, kind)
-    if kind == "onnx" and not choice.rows_are_independent(1):
+    if kind in BY_ONNXRUNTIME and not choice.rows_are_independent(kind, 1):
         pytest.skip("this processor's kernels differ, and auto leaves them alone")
     backend = NativeBackend(model, kind)
     context = backend.start(40)
@@ -114,26 +116,34 @@ def test_a_row_of_8_bits_is_the_same_to_the_bit_in_any_batch(
             rows[step % count].truncate(0, 6 + step)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8", "onnx"])
+@pytest.mark.parametrize("kind", ["fp32", "int8", "onnx", "rotated"])
 def test_a_reading_that_is_reused_gives_the_same_to_the_bit(tiny_model: Any, kind: str) -> None:
-    if kind == "onnx":
+    if kind in BY_ONNXRUNTIME:
         pytest.importorskip("onnxruntime")
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     model = tiny_model("llama", max_position_embeddings=4 * BLOCK, **heads)
     ids = torch.randint(1, 384, (3 * BLOCK,), generator=torch.Generator().manual_seed(0)).tolist()
-    backend = NativeBackend(model, kind)
+    backend: Any = NativeBackend(model, kind)
     fresh = NativeBackend(model, kind)
     calls = []
-    hidden = backend.forward.hidden
-    backend.forward.hidden = lambda ids, *rest: (calls.append(len(ids)), hidden(ids, *rest))[1]  # type: ignore[method-assign]
+    if kind == "rotated":  # whose prompts torch does not read
+        read = backend.steps.read
+        backend.steps.read = lambda cache, ids, start: (
+            calls.append(len(ids)),
+            read(cache, ids, start),
+        )[1]
+    else:
+        hidden = backend.forward.hidden
+        backend.forward.hidden = lambda ids, *rest: (calls.append(len(ids)), hidden(ids, *rest))[1]
     backend.read(ids[: 2 * BLOCK + 30], 4 * BLOCK)
     first = sum(calls)
+    assert first == 2 * BLOCK + 30
     context, logits = backend.read(ids, 4 * BLOCK)
     assert sum(calls) - first == BLOCK  # two blocks were not read again
     theirs, wanted = fresh.read(ids, 4 * BLOCK)
     assert torch.equal(logits, wanted) and torch.equal(context.step([5]), theirs.step([5]))
     again, logits = backend.read(ids, 4 * BLOCK)
-    steps = 0 if kind == "onnx" else 1  # onnxruntime's steps don't come by here
+    steps = 0 if kind in BY_ONNXRUNTIME else 1  # onnxruntime's steps don't come by here
     assert sum(calls) - first == BLOCK + steps and torch.equal(logits, wanted)
     # What was written after it does not show in the next reading.
     other, logits = backend.read([*ids[: 2 * BLOCK], 9], 4 * BLOCK)
@@ -268,7 +278,7 @@ def test_grouped_weights_are_nearest_multiples_of_their_groups_scale() -> None:
     torch.manual_seed(0)
     weight = torch.randn(40, 70) * torch.logspace(-6, 2, 40).unsqueeze(1)
     weight[3] = 0
-    codes, scales = matrices.quantize_groups(weight)
+    codes, scales = quantize_groups(weight)
     assert codes.shape == (40, 3, 32) and codes.dtype == torch.uint8
     found = ((codes.float() - 128) * scales.unsqueeze(-1)).view(40, -1)
     assert not found[:, 70:].any() and not found[3].any()
@@ -276,15 +286,16 @@ def test_grouped_weights_are_nearest_multiples_of_their_groups_scale() -> None:
     assert bool(((weight - found[:, :70]).abs() <= limit).all())
 
 
+@pytest.mark.parametrize("kind", BY_ONNXRUNTIME)
 def test_heads_that_onnxruntime_does_not_know_are_left_to_int8(
-    tiny_model: Any, monkeypatch: Any
+    kind: str, tiny_model: Any, monkeypatch: Any
 ) -> None:
     pytest.importorskip("onnxruntime")
     writer = make_writer(tiny_model("llama"), precision="bf16")  # heads of 8
-    monkeypatch.setattr(backends, "fastest_weights", lambda threads: "onnx")
+    monkeypatch.setattr(backends, "fastest_weights", lambda threads: kind)
     assert backend_for(writer).name == "int8"
     with pytest.raises(InputError, match="heads of this size"):
-        backend_for(writer, "onnx")
+        backend_for(writer, kind)
 
 
 def test_an_old_onnxruntime_is_as_none(monkeypatch: Any) -> None:
@@ -297,8 +308,9 @@ def test_an_old_onnxruntime_is_as_none(monkeypatch: Any) -> None:
 def test_without_onnxruntime_nothing_asks_for_it(tiny_model: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(choice.onnx_steps, "available", lambda: False)
     assert choice.fastest_weights(1) in ("fp32", "int8")
-    with pytest.raises(InputError, match="onnxruntime is not installed"):
-        backend_for(make_writer(tiny_model("llama")), "onnx")
+    for kind in BY_ONNXRUNTIME:
+        with pytest.raises(InputError, match=f"{kind}, and onnxruntime is not installed"):
+            backend_for(make_writer(tiny_model("llama")), kind)
 
 
 def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: Any) -> None:
@@ -311,9 +323,14 @@ def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: An
         ("fp32", "onnx", True, "fp32"),
         ("onnx", "fp32", True, "onnx"),
         ("onnx", "int8", False, "int8"),
+        ("rotated", "onnx", True, "rotated"),
+        ("rotated", "onnx", False, "fp32"),
     ):
-        found.update({"fp32": 3.0, "int8": 3.0, "onnx": 3.0, best: 1.0, second: 2.0})
-        monkeypatch.setattr(choice, "rows_are_independent", lambda threads, so=independent: so)
+        found.update(dict.fromkeys(("fp32", "int8", "onnx", "rotated"), 3.0))
+        found.update({best: 1.0, second: 2.0})
+        monkeypatch.setattr(
+            choice, "rows_are_independent", lambda kind, threads, so=independent: so
+        )
         assert choice.fastest_weights(1) == kind
     writer.device = dataclasses.replace(writer.device, approximate=True)
     monkeypatch.setattr(backends, "fastest_weights", lambda threads: "int8")
@@ -323,7 +340,7 @@ def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: An
 
 
 def test_the_measurement_itself_names_one_of_the_formats() -> None:
-    assert choice.fastest_weights(1) in ("fp32", "int8", "onnx")
+    assert choice.fastest_weights(1) in ("fp32", "int8", *BY_ONNXRUNTIME)
 
 
 def test_prompts_are_read_in_int8_only_where_it_is_worth_its_rounding(

@@ -31,9 +31,12 @@ def no_end(writer: Any) -> None:
         head.bias = torch.nn.Parameter(bias)
 
 
-ONNX = pytest.param(
-    "onnx", marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
-)
+BY_ONNXRUNTIME = [
+    pytest.param(
+        kind, marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+    )
+    for kind in onnx_steps.BY_ONNXRUNTIME
+]
 
 
 @pytest.fixture(params=["gpt2", "llama", "qwen"])
@@ -80,7 +83,7 @@ def test_greedy_with_penalties_equals_transformers(writer: Any) -> None:
     assert [token.id for token in ours.tokens] == theirs
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", ONNX, "transformers"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", *BY_ONNXRUNTIME, "transformers"])
 def test_same_seed_gives_the_same_text_alone_and_in_a_batch(writer: Any, weights: str) -> None:
     together = write(writer, PROMPT, settings(weights=weights), n=4)
     assert [text.seed for text in together] == [7, 8, 9, 10]
@@ -91,7 +94,7 @@ def test_same_seed_gives_the_same_text_alone_and_in_a_batch(writer: Any, weights
         assert [t.id for t in alone.tokens] == [t.id for t in text.tokens]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", ONNX, "transformers"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", *BY_ONNXRUNTIME, "transformers"])
 def test_rows_with_different_prompts_are_what_they_are_alone(writer: Any, weights: str) -> None:
     prompts = ["The lamp", PROMPT, "", "“Who is there?” she asked. Nobody"]
     together = write_all(writer, [Request(p, 3) for p in prompts], settings(weights=weights))
@@ -243,7 +246,7 @@ def test_banned_phrase_is_never_written_nor_streamed(gpt2: Any) -> None:
     assert result.text[:5] == whole.text[:5] and len(result.tokens) == 40
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", ONNX, "transformers"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", *BY_ONNXRUNTIME, "transformers"])
 def test_banned_phrase_in_a_batch_gives_what_it_gives_alone(gpt2: Any, weights: str) -> None:
     no_end(gpt2)
     base = settings(max_new_tokens=30, weights=weights)

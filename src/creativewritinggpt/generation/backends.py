@@ -33,11 +33,11 @@ def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True)
     Args:
         writer: The model.
         weights: ``fp32``, ``bf16``, ``int8``: our own forward pass in that format; ``onnx``:
-            the same with steps by onnxruntime; ``transformers``: the model as it is; ``auto``: on
-            a processor the fastest here of fp32, int8 and onnx, or fp32 where that was asked for;
-            on other devices, and for families that our own forward pass doesn't know,
-            ``transformers``; ``many``, ``fp32-blocks``, ``bf16-blocks``: for passes of many rows
-            (see ``matrices.maker``).
+            the same with steps by onnxruntime; ``rotated``: all by onnxruntime, in a basis of its
+            own; ``transformers``: the model as it is; ``auto``: on a processor the fastest here of
+            fp32, int8, onnx and rotated, or fp32 where that was asked for; on other devices, and
+            for families that our own forward pass doesn't know, ``transformers``; ``many``,
+            ``fp32-blocks``, ``bf16-blocks``: for passes of many rows (see ``matrices.maker``).
         required: Whether a format that can't be had is an error; else it is ``transformers`` then.
 
     Raises:
@@ -52,9 +52,9 @@ def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True)
             f"{writer.device.device}",
             "use weights auto, or device cpu",
         )
-    if weights == "onnx" and not onnx_steps.available():
+    if weights in onnx_steps.BY_ONNXRUNTIME and not onnx_steps.available():
         raise InputError(
-            "weights is onnx, and onnxruntime is not installed",
+            f"weights is {weights}, and onnxruntime is not installed",
             "pip install 'creativewritinggpt[fast]', or use weights auto",
         )
     kind = _automatic(writer) if weights == "auto" else weights
@@ -83,7 +83,7 @@ def _automatic(writer: Writer) -> str:
     if device.precision != "bf16" and not device.approximate:
         return "fp32"
     fastest = fastest_weights(device.threads)
-    if fastest == "onnx" and not onnx_steps.knows(writer.bare.config):
+    if fastest in onnx_steps.BY_ONNXRUNTIME and not onnx_steps.knows(writer.bare.config):
         return "int8"
     return fastest
 

@@ -1,10 +1,10 @@
 """The weights of a model, merged with its adapter, in the number format they are multiplied in.
 
 Writing one token reads every weight once, so the fewer bits a weight has the faster it goes. int8
-keeps one scale for each output; activations stay bf16. The groups that onnxruntime multiplies keep
-one scale for each 32 inputs. The price is memory: both are made for a few rows, so prompts are
-multiplied by a second copy of the weights, in the format of many rows that this processor is
-fastest in: int8 with int8 activations, bf16 or fp32.
+keeps one scale for each output; activations stay bf16. For what onnxruntime multiplies see
+:mod:`.onnx_matrices`. The price is memory: most are made for a few rows, so prompts are multiplied
+by a second copy of the weights, in the format of many rows that this processor is fastest in: int8
+with int8 activations, bf16 or fp32.
 
 With few rows all of these compute each as if it were alone: what a row gets does not depend on how
 many others are written beside it.
@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from ..devices import product_seconds
 from ..models import int8
+from .onnx_matrices import ByRow, Grouped
 
 _TINY = torch.finfo(torch.float32).tiny
 # Up to so many rows the int8 kernel is as fast as bf16 on the processors measured, or faster.
 INT8_ROWS = 8
-# Inputs that share a scale where onnxruntime multiplies.
-GROUP = 32
 
 _DENSE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Rows that are multiplied at once where their numbers must not depend on how many there are.
@@ -159,42 +158,6 @@ class Int8:
         return product if self.bias is None else product.add_(self.bias)
 
 
-class Grouped:
-    """A matrix in 8 bits with one scale for each group of inputs, which onnxruntime multiplies.
-
-    Called, it multiplies in the format for many rows. ``codes`` are uint8 ``[out, groups, 32]``
-    around 128, ``scales`` float32 ``[out, groups]``, ``offset`` the float32 bias.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, many: Many) -> None:
-        self.shape = tuple(weight.shape)
-        self.many = many(weight, bias)
-        self.codes, self.scales = quantize_groups(weight)
-        self.offset = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``[rows, in]`` to ``[rows, out]``."""
-        return self.many(x)
-
-
-def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each group of an output's weights to whole multiples of one scale.
-
-    Args:
-        weight: float32 ``[out, in]``; the last group is filled up with zeros.
-
-    Returns:
-        uint8 ``[out, groups, 32]`` codes, of which 128 stands for zero, and float32
-        ``[out, groups]`` scales.
-    """
-    rest = -weight.shape[1] % GROUP
-    groups = (F.pad(weight, (0, rest)) if rest else weight).reshape(len(weight), -1, GROUP)
-    least, most = torch.aminmax(groups, dim=-1)  # half the time of the largest absolute value
-    scales = torch.maximum(most, -least).clamp_(min=_TINY * 127).div_(127)
-    codes = groups.div(scales.unsqueeze(-1)).round_().add_(128)
-    return codes.to(torch.uint8), scales
-
-
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round each output's weights to whole multiples of one scale.
 
@@ -220,10 +183,10 @@ def maker(
     """How to make a matrix, and what it multiplies.
 
     Args:
-        kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, or ``many``: for many rows and
+        kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, ``rotated``, or ``many``: for many rows and
             nothing else, as fast as can be; ``fp32-blocks``, ``bf16-blocks``: :class:`InBlocks`.
-        many: With the last three, the format for many rows: ``fp32``, ``bf16`` or ``int8``; without
-            it the fastest here.
+        many: With ``int8``, ``onnx`` and ``many``, the format for many rows: ``fp32``, ``bf16`` or
+            ``int8``; without it the fastest here.
     """
     if kind in _DENSE:
         dtype = _DENSE[kind]
@@ -231,6 +194,8 @@ def maker(
     if kind.endswith("-blocks"):
         dtype = _DENSE[kind.removesuffix("-blocks")]
         return functools.partial(InBlocks, dtype=dtype), dtype
+    if kind == "rotated":
+        return _by_row, torch.float32
     many = many or format_for_many(rough=kind == "many")
     make_many: Many = functools.partial(
         ForMany, format=many, workspace=int8.Workspace(), fine=kind != "many"
@@ -240,6 +205,13 @@ def maker(
     if kind == "onnx":
         return functools.partial(Grouped, many=make_many), _DENSE.get(many, torch.float32)
     return functools.partial(_int8, many=make_many), torch.bfloat16
+
+
+def _by_row(weight: Tensor, bias: Tensor | None) -> Matrix:
+    # Of the head one row is wanted, and its rounding counts the most.
+    if len(weight) > _MOST_OUTPUTS * weight.shape[1]:
+        return Grouped(weight, bias, None)
+    return ByRow(weight, bias)
 
 
 class ForMany:

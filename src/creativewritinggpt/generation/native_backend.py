@@ -18,7 +18,7 @@ from .cache import Attention, KeyValueCache, Reading, Stepping
 from .gpt2_forward import GPT2Forward
 from .llama_forward import LlamaForward
 from .matrices import Unsupported
-from .onnx_steps import Bound, Steps, knows
+from .onnx_steps import BY_ONNXRUNTIME, Bound, Steps, knows
 
 # A prompt is read in blocks that end at multiples of this, whether from its start or from where an
 # earlier reading of the same text ended: the numbers are the same to the last bit.
@@ -70,11 +70,13 @@ class NativeBackend:
         family = _FAMILIES.get(model.config.model_type)
         if family is None:
             raise Unsupported(f"the family {model.config.model_type}")
-        if kind == "onnx" and not knows(model.config):
+        if kind in BY_ONNXRUNTIME and not knows(model.config):
             raise Unsupported("heads of this size in onnxruntime")
         with torch.inference_mode():
             self.forward: Forward = family(model, kind)
-            self.steps = Steps(self.forward, torch.get_num_threads()) if kind == "onnx" else None
+            self.steps = None
+            if kind in BY_ONNXRUNTIME:
+                self.steps = Steps(self.forward, torch.get_num_threads())
         self.name = kind
         self.vocabulary = self.forward.vocabulary
         self._kept: list[tuple[list[int], NativeContext, Tensor]] = []
@@ -142,24 +144,30 @@ class NativeContext:
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Read ``ids`` after what the only row holds; ``[1, vocabulary]`` logits."""
-        forward = self.backend.forward
-        x = torch.empty(0)
+        forward, steps = self.backend.forward, self.backend.steps
+        logits = torch.empty(0)
         left = list(ids)
         while left:
             start = self._lengths[0]
             count = min(len(left), BLOCK - start % BLOCK)
             part, left = torch.tensor(left[:count]), left[count:]
+            self._lengths[0] += count
+            if steps is not None and steps.reads:
+                logits = steps.read(self.cache, part, start)
+                continue
             positions = torch.arange(start, start + count)
             x = forward.hidden(part, positions, Reading(self.cache, start, count))
-            self._lengths[0] += count
-        return forward.logits(x[-1:])
+            if not left:
+                logits = forward.logits(x[-1:])
+        return logits
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Read one more token in each row; ``[rows, vocabulary]`` logits."""
         if self.backend.steps is not None:
             self._bound = self._bound or self.backend.steps.bind(self.cache)
-            logits = self._bound(tokens, self._lengths)
+            tokens_and_lengths = torch.tensor(tokens).unsqueeze(1), torch.tensor(self._lengths)
+            logits = self._bound(*tokens_and_lengths)
             self._lengths = [length + 1 for length in self._lengths]
             return logits
         forward = self.backend.forward

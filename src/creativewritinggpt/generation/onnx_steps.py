@@ -1,16 +1,16 @@
-"""Decoding steps by onnxruntime, on the same keys and values that our own forward pass fills.
+"""Forward passes by onnxruntime, on the same keys and values that our own forward pass fills.
 
-Prompts are read by torch, where many rows keep the processor busy; a step is so short that what
-torch does around each product would take as long as the product, and here onnxruntime runs the
-whole of it as one call. Everything it reads and writes lies in memory that is bound once for each
-context, so a step sets a few numbers and allocates nothing. The price is an optional package
-(``pip install 'creativewritinggpt[fast]'``) and activations of 8 bits.
+A step is so short that what torch does around each product would take as long as the product; here
+onnxruntime runs the whole of it as one call. Prompts are read by torch, where many rows keep the
+processor busy, but for the format that onnxruntime multiplies many rows in faster. Everything it
+reads and writes lies in memory that is bound once for each context, so a step sets a few numbers
+and allocates nothing. The price is an optional package (``pip install 'creativewritinggpt[fast]'``)
+and activations of 8 bits.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,17 @@ import torch
 from torch import Tensor
 
 from .cache import KeyValueCache
+from .onnx_matrices import ByRow
 
 if TYPE_CHECKING:
     from .gpt2_forward import GPT2Forward
     from .llama_forward import LlamaForward
-    from .onnx_graph import Graph
+    from .onnx_nodes import Graph
 
 _OLDEST = (1, 23)
+_KINDS = {torch.float32: np.float32, torch.int32: np.int32, torch.uint8: np.uint8}
+# Formats that it multiplies.
+BY_ONNXRUNTIME = ("onnx", "rotated")
 
 
 def available() -> bool:
@@ -61,67 +65,100 @@ def session_of(graph: Graph, threads: int) -> Any:
     )
 
 
+def offsets(by_row: bool, rows: int, tokens: int) -> dict[str, Tensor]:
+    """The input that a graph whose matrices are :class:`~.matrices.ByRow` has besides."""
+    if not by_row:
+        return {}
+    return {"zeros": torch.full((rows, tokens, 1), ByRow.levels + 1, dtype=torch.uint8)}
+
+
 class Steps:
-    """The step of one model.
+    """The forward pass of one model, by onnxruntime.
 
     Args:
-        forward: Our own forward pass, with grouped matrices.
+        forward: Our own forward pass, with matrices that the runtime multiplies.
         threads: Processor threads.
+
+    Attributes:
+        reads: Whether prompts can be read as well; else a pass is one token of each row.
     """
 
     def __init__(self, forward: GPT2Forward | LlamaForward, threads: int) -> None:
-        from .onnx_graph import step_graph
+        from .onnx_graph import forward_graph
 
         self.forward = forward
-        self.width = int(forward.token_embedding.shape[1])
-        self.session = session_of(step_graph(forward), threads)
+        self.reads = isinstance(forward.layers[0][-1], ByRow)
+        self.session = session_of(forward_graph(forward), threads)
         self.logits = self.session.get_outputs()[-1].name
 
     def bind(self, cache: KeyValueCache) -> Bound:
         """Steps on the rows of ``cache``."""
-        return Bound(self, cache)
+        return Bound(self, cache, len(cache.entries[0, 0]), 1)
+
+    def read(self, cache: KeyValueCache, tokens: Tensor, start: int) -> Tensor:
+        """Read several tokens of one text.
+
+        Args:
+            cache: Of one row.
+            tokens: int64 ``[tokens]``.
+            start: How many the row holds already.
+
+        Returns:
+            float32 ``[1, vocabulary]`` after the last of them.
+        """
+        return Bound(self, cache, 1, len(tokens))(tokens.unsqueeze(0), torch.tensor([start]))
 
 
 class Bound:
-    """A step whose inputs and outputs lie in fixed memory."""
+    """A pass whose inputs and outputs lie in fixed memory.
 
-    def __init__(self, steps: Steps, cache: KeyValueCache) -> None:
-        layers, _, rows, heads, capacity, size = cache.entries.shape
+    Args:
+        steps: The model.
+        cache: Keys and values.
+        rows: Texts.
+        tokens: Of each text that are read at once.
+    """
+
+    def __init__(self, steps: Steps, cache: KeyValueCache, rows: int, tokens: int) -> None:
+        forward = steps.forward
         self.steps = steps
-        self.x = torch.zeros(rows, 1, steps.width)
+        self.x = torch.zeros(rows, tokens, forward.width)
         self.last = torch.zeros(rows, dtype=torch.int32)
         self.longest = torch.zeros((), dtype=torch.int32)
-        self.logits = torch.zeros(rows, steps.forward.vocabulary)
-        self._kept = cache.entries
+        self.logits = torch.zeros(rows, forward.vocabulary)
         self._binding = steps.session.io_binding()
-        for name, tensor in (("x", self.x), ("last", self.last), ("longest", self.longest)):
+        inputs = {"x": self.x, "last": self.last, "longest": self.longest}
+        inputs |= offsets(steps.reads, rows, tokens)
+        self._kept = cache.entries, inputs
+        for name, tensor in inputs.items():
             self._in(name, tensor)
-        self._out(steps.logits, self.logits, (rows, 1, steps.forward.vocabulary))
-        for layer in range(layers):
+        self._out(steps.logits, self.logits, (rows, 1, forward.vocabulary))
+        for layer in range(len(cache.entries)):
             for number, kind in enumerate(("keys", "values")):
                 part = cache.entries[layer, number]
                 self._in(f"{kind}.{layer}", part)
                 self._out(f"new_{kind}.{layer}", part, tuple(part.shape))
 
-    def __call__(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Read one more token in each row.
+    def __call__(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Read some more tokens of each row.
 
         Args:
-            tokens: One for each row.
-            lengths: Tokens that each row holds already.
+            tokens: int64 ``[rows, tokens]``.
+            lengths: Tokens that each row holds already, int64 ``[rows]``.
 
         Returns:
-            float32 ``[rows, vocabulary]``, written over by the next step.
+            float32 ``[rows, vocabulary]`` after the last of them, written over by the next call.
         """
-        positions = torch.tensor(lengths)
-        self.x[:, 0] = self.steps.forward.embed(torch.tensor(tokens), positions)
-        self.last.copy_(positions)
-        self.longest.fill_(max(lengths) + 1)
+        count = tokens.shape[1]
+        positions = lengths.unsqueeze(1) + torch.arange(count)
+        self.x.copy_(self.steps.forward.embed(tokens, positions))
+        self.last.copy_(positions[:, -1])
+        self.longest.fill_(int(lengths.max()) + count)
         self.steps.session.run_with_iobinding(self._binding)
         return self.logits
 
     def _in(self, name: str, tensor: Tensor) -> None:
-        kind = np.float32 if tensor.dtype == torch.float32 else np.int32
+        kind = _KINDS[tensor.dtype]
         shape = tuple(tensor.shape)
         self._binding.bind_input(name, "cpu", 0, kind, shape, tensor.data_ptr())
 

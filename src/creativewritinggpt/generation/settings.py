@@ -245,8 +245,8 @@ class GenerationSettings:
     weights: str = setting(
         "auto",
         "Number format of the weights while writing; auto takes the fastest on this processor, "
-        "onnx is 8 bits by onnxruntime, and transformers calls the model as it is.",
-        choices=("auto", "fp32", "bf16", "int8", "onnx", "transformers"),
+        "onnx and rotated are 8 bits by onnxruntime, and transformers calls the model as it is.",
+        choices=("auto", "fp32", "bf16", "int8", "onnx", "rotated", "transformers"),
         group=_WORDS,
     )
     seed: int | None = setting(
