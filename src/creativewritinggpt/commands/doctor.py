@@ -45,7 +45,10 @@ def _writing(found: dict[str, Any]) -> dict[str, str] | None:
         found["advice"].append(
             "writing may be faster with onnxruntime: pip install 'creativewritinggpt[fast]'"
         )
-    return {"prompts": format_for_many(), "steps": fastest_weights(found["threads"])}
+    steps = fastest_weights(found["threads"])
+    # The others are made for few rows.
+    prompts = steps if steps in ("fp32", "rotated") else format_for_many()
+    return {"prompts": prompts, "steps": steps}
 
 
 def _render(found: dict[str, Any]) -> str:
