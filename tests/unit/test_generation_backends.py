@@ -23,7 +23,7 @@ from creativewritinggpt.models.int8 import Workspace
 FAMILIES = ("gpt2", "llama", "qwen", "qwen3")
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]
 # Largest difference of a logit; the logits' own spread is about 0.5.
-TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25, "onnx": 0.25, "rotated": 0.5}
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25, "onnx": 0.25, "rotated": 0.25}
 
 
 @pytest.fixture

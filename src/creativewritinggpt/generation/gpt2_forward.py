@@ -15,12 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .basis import Basis, Rotated
 from .cache import Attention
-from .matrices import Matrix, Unsupported, joined, maker, weight_and_bias
-
-# Weights and shifts; none where they are in the matrix that follows.
-_Norm = tuple[Tensor, Tensor] | None
+from .matrices import Unsupported, joined, maker, weight_and_bias
 
 
 class GPT2Forward:
@@ -43,46 +39,30 @@ class GPT2Forward:
             or config.activation_function not in ("gelu_new", "gelu_pytorch_tanh")
         ):
             raise Unsupported("a variant of GPT-2")
-        self._make, self.dtype = maker(kind)
+        make, self.dtype = maker(kind)
         body = model.transformer
-        self.width = int(config.n_embd)
         self.query_heads = self.heads = int(config.n_head)
-        self.size = self.width // self.heads
+        self.size = int(config.n_embd) // self.heads
         self.vocabulary = int(config.vocab_size)
         self.epsilon = float(config.layer_norm_epsilon)
-        self.basis = Basis()
-        if kind == "rotated":
-            inner = int(config.n_inner or 4 * self.width)
-            self.basis = Rotated(self.width, self.size, self.heads, inner, centred=True)
         self.token_embedding = body.wte.weight.detach()
         self.position_embedding = body.wpe.weight.detach()
-        self.layers = [self._layer(block) for block in body.h]
-        self.last_norm, self.head = self._after_norm(body.ln_f, *joined([model.lm_head]))
-
-    def _layer(self, block: Any) -> tuple[Any, ...]:
-        basis, attention, mlp = self.basis, block.attn, block.mlp
-        qkv = basis.values(*weight_and_bias(attention.c_attn))
-        out, out_bias = weight_and_bias(attention.c_proj)
-        down, down_bias = weight_and_bias(mlp.c_proj)
-        return (
-            *self._after_norm(block.ln_1, *qkv),
-            self._make(*basis.writes(basis.reads_values(out), out_bias)),
-            *self._after_norm(block.ln_2, *weight_and_bias(mlp.c_fc)),
-            self._make(*basis.writes(basis.reads_inner(down), down_bias)),
-        )
-
-    def _after_norm(self, norm: Any, weight: Tensor, bias: Tensor | None) -> tuple[_Norm, Matrix]:
-        """A norm and the matrix after it."""
-        scale, shift = _norm(norm)
-        if not isinstance(self.basis, Rotated):
-            return (scale, shift), self._make(weight, bias)
-        # The norm's weights are of the model's own columns: here they go into the matrix.
-        offset = weight @ shift
-        reading = self.basis.reads(weight * scale)
-        return None, self._make(reading, offset if bias is None else bias + offset)
+        self.layers = [
+            (
+                _norm(block.ln_1),
+                make(*weight_and_bias(block.attn.c_attn)),
+                make(*weight_and_bias(block.attn.c_proj)),
+                _norm(block.ln_2),
+                make(*weight_and_bias(block.mlp.c_fc)),
+                make(*weight_and_bias(block.mlp.c_proj)),
+            )
+            for block in body.h
+        ]
+        self.last_norm = _norm(body.ln_f)
+        self.head = make(*joined([model.lm_head]))
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """The embeddings of tokens, in the model's own basis; float32 ``[..., width]``."""
+        """What goes into the first layer; float32 ``[tokens, width]``."""
         x = F.embedding(ids, self.token_embedding) + F.embedding(positions, self.position_embedding)
         return x.float()
 
@@ -94,7 +74,7 @@ class GPT2Forward:
             positions: int64 ``[tokens]``.
             attention: Where their keys and values go, and what they see.
         """
-        x = self.basis.enter(self.embed(ids, positions))
+        x = self.embed(ids, positions)
         shape = (len(ids), 3 * self.heads, self.size)
         for number, (norm_1, qkv, out, norm_2, up, down) in enumerate(self.layers):
             heads = qkv(self._normed(x, norm_1)).view(shape)
@@ -103,10 +83,7 @@ class GPT2Forward:
                 query, x = attention.wanted(query), attention.wanted(x)
             x += out(attention(number, query, new))
             wide = up(self._normed(x, norm_2))
-            wide = torch.ops.aten.gelu_(wide, approximate="tanh")
-            if self.basis.inner is not None:
-                wide = self.basis.inner.rows(wide)
-            x += down(wide)
+            x += down(torch.ops.aten.gelu_(wide, approximate="tanh"))
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -117,13 +94,11 @@ class GPT2Forward:
         """What the head multiplies, of some of :meth:`hidden`'s rows; ``[rows, width]``."""
         return self._normed(x, self.last_norm)
 
-    def _normed(self, x: Tensor, norm: _Norm) -> Tensor:
-        if norm is None:  # and the mean is 0
-            return F.rms_norm(x, (x.shape[-1],), None, self.epsilon)
+    def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, (x.shape[-1],), *norm, self.epsilon).to(self.dtype)
 
 
 def _norm(module: torch.nn.Module) -> tuple[Tensor, Tensor]:
     if type(module) is not torch.nn.LayerNorm:
         raise Unsupported(f"a {type(module).__name__} where a norm should be")
-    return module.weight.detach().float(), module.bias.detach().float()
+    return module.weight.detach(), module.bias.detach()

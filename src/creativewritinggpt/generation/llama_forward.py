@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .basis import Basis, Rotated
 from .cache import Attention
 from .matrices import Matrix, Unsupported, joined, maker, weight_and_bias
 
@@ -53,10 +52,6 @@ class LlamaForward:
         self.size = int(getattr(config, "head_dim", None) or config.hidden_size // self.query_heads)
         self.width = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
-        self.basis = Basis()
-        if kind == "rotated":
-            inner = int(config.intermediate_size)
-            self.basis = Rotated(self.width, self.size, self.heads, inner, centred=False)
         self.epsilon = torch.tensor(float(config.rms_norm_eps) * self.width).sqrt()
         self.positions = int(config.max_position_embeddings)
         self.frequencies = rotary.inv_freq.detach().float()
@@ -66,20 +61,18 @@ class LlamaForward:
         self.head = self._after_norm(body.norm, [model.lm_head])
 
     def _layer(self, layer: Any) -> tuple[Any, ...]:
-        attention, mlp, basis = layer.self_attn, layer.mlp, self.basis
-        out, out_bias = weight_and_bias(attention.o_proj)
-        down, down_bias = weight_and_bias(mlp.down_proj)
+        attention, mlp = layer.self_attn, layer.mlp
         return (
             self._heads(layer.input_layernorm, attention),
             self._head_norms(attention),
-            self._make(*basis.writes(basis.reads_values(out), out_bias)),
+            self._make(*weight_and_bias(attention.o_proj)),
             self._after_norm(layer.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj]),
-            self._make(*basis.writes(basis.reads_inner(down), down_bias)),
+            self._make(*weight_and_bias(mlp.down_proj)),
         )
 
     def _after_norm(self, norm: Any, modules: list[nn.Module]) -> Matrix:
         weight, bias = joined(modules)
-        return self._make(self.basis.reads(weight * self._scale(norm)), bias)
+        return self._make(weight * self._scale(norm), bias)
 
     def _scale(self, norm: Any) -> Tensor:
         """What the norm multiplies each column by, when it only divides by the length."""
@@ -97,8 +90,8 @@ class LlamaForward:
         order[: rotated * self.size] = (
             torch.arange(rotated).unsqueeze(1) * self.size + pairs
         ).reshape(-1)
-        weight = self.basis.reads(weight * self._scale(norm))[order]
-        return self._make(*self.basis.values(weight, None if bias is None else bias[order]))
+        weight = (weight * self._scale(norm))[order]
+        return self._make(weight, None if bias is None else bias[order])
 
     def _head_norms(self, attention: Any) -> Tensor | None:
         """Weights of the norms of each query and key head (Qwen 3); ``[heads, size]``."""
@@ -110,7 +103,7 @@ class LlamaForward:
         return torch.cat([query.expand(self.query_heads, -1), key.expand(self.heads, -1)])
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """The embeddings of tokens, in the model's own basis; float32 ``[..., width]``."""
+        """What goes into the first layer; float32 ``[tokens, width]``."""
         return F.embedding(ids, self.token_embedding).float()
 
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
@@ -121,7 +114,7 @@ class LlamaForward:
             positions: int64 ``[tokens]``.
             attention: Where their keys and values go, and what they see.
         """
-        x = self.basis.enter(self.embed(ids, positions))
+        x = self.embed(ids, positions)
         rotation = self._rotation(positions)
         shape = (len(ids), self.query_heads + 2 * self.heads, self.size)
         for number, (qkv, head_norms, out, gate_and_up, down) in enumerate(self.layers):
@@ -135,10 +128,7 @@ class LlamaForward:
                 query, x = attention.wanted(query), attention.wanted(x)
             x += out(attention(number, query, new))
             gate, up = gate_and_up(self._normed(x)).chunk(2, -1)
-            wide = F.silu(gate).mul_(up)
-            if self.basis.inner is not None:
-                wide = self.basis.inner.rows(wide)
-            x += down(wide)
+            x += down(F.silu(gate).mul_(up))
         return x
 
     def logits(self, x: Tensor) -> Tensor:

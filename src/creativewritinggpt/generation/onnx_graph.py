@@ -15,7 +15,6 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from .basis import Rotated
 from .gpt2_forward import GPT2Forward
 from .llama_forward import LlamaForward
 from .onnx_matrices import ByRow, Grouped
@@ -23,15 +22,12 @@ from .onnx_nodes import OPERATORS, Graph
 
 
 def forward_graph(forward: GPT2Forward | LlamaForward) -> Graph:
-    """A forward pass whose matrices are :class:`~.matrices.Grouped` or :class:`~.matrices.ByRow`.
+    """A forward pass in a format of onnxruntime's.
 
-    With the former it is that of one token in each row.
+    With :class:`~.onnx_matrices.Grouped` matrices it is that of one token in each row.
     """
     graph = Graph()
-    x = graph.begin(forward.width, forward.layers[0][-1])
-    if isinstance(forward.basis, Rotated):
-        entrance = forward.basis.enter(torch.eye(forward.width))
-        x = graph.node("MatMul", [x, graph.weight("entrance", entrance)])
+    x = graph.begin(int(forward.token_embedding.shape[1]), forward.layers[0][-1])
     graph.input("last", TensorProto.INT32, ["rows"])
     graph.input("longest", TensorProto.INT32, [])
     logits = (_llama if isinstance(forward, LlamaForward) else _gpt2)(graph, forward, x)
@@ -42,62 +38,57 @@ def forward_graph(forward: GPT2Forward | LlamaForward) -> Graph:
 def _gpt2(graph: Graph, forward: Any, x: str) -> str:
     """The layers of GPT-2; the name of the logits."""
 
-    def normed(name: str, x: str, more: str | None, norm: Any) -> tuple[str, str]:
-        """The norm of ``x + more``, and the sum itself."""
-        if norm is None:
-            ones = graph.weight("ones", torch.ones(forward.width))
-            return graph.normed("Simplified", x, more, [ones], forward.epsilon)
-        weights = [graph.weight(f"{name}.{i}", value) for i, value in enumerate(norm)]
-        return graph.normed("", x, more, weights, forward.epsilon)
+    def normed(
+        name: str, x: str, more: str | None, norm: Sequence[Tensor], matrix: Any
+    ) -> tuple[str, str]:
+        """A matrix after the norm of ``x + more``, and the sum itself."""
+        y, x = graph.normed(f"norm.{name}", x, more, norm, matrix, forward.epsilon)
+        return graph.product(name, matrix, y, balanced=True), x
 
     more = None
     for number, (norm_1, qkv, out, norm_2, up, down) in enumerate(forward.layers):
-        y, x = normed(f"norm_1.{number}", x, more, norm_1)
-        heads = graph.product(f"qkv.{number}", qkv, y)
+        heads, x = normed(f"qkv.{number}", x, more, norm_1, qkv)
         mixed = graph.attention(number, forward, [heads, "", ""], None)
         if graph.zeros and number == len(forward.layers) - 1:
             mixed, x = graph.last(mixed, x)
         more = graph.product(f"out.{number}", out, mixed)
-        y, x = normed(f"norm_2.{number}", x, more, norm_2)
-        y = graph.node("FastGelu", [graph.product(f"up.{number}", up, y)], domain=OPERATORS)
-        more = graph.product(f"down.{number}", down, graph.turned(y, forward.basis.inner))
-    y, _ = normed("last_norm", x, more, forward.last_norm)
-    return graph.product("head", forward.head, y)
+        wide, x = normed(f"up.{number}", x, more, norm_2, up)
+        y = graph.node("FastGelu", [wide], domain=OPERATORS)
+        more = graph.product(f"down.{number}", down, y)
+    return normed("head", x, more, forward.last_norm, forward.head)[0]
 
 
 def _llama(graph: Graph, forward: Any, x: str) -> str:
     """The layers of Llama; the name of the logits."""
     # The norms' weights are in the matrices, times the square root of the width.
-    ones = graph.weight("ones", torch.full((forward.width,), forward.width**-0.5))
-    epsilon = forward.head_epsilon
+    norm = [torch.full((forward.width,), forward.width**-0.5)]
     angles = torch.arange(forward.positions).unsqueeze(1).float() * forward.frequencies
     rotation = [
         graph.weight("cos", angles.cos() * forward.rotation_scale),
         graph.weight("sin", angles.sin() * forward.rotation_scale),
     ]
 
-    def normed(x: str, more: str | None) -> tuple[str, str]:
-        """The norm of ``x + more``, and the sum itself."""
-        return graph.normed("Simplified", x, more, [ones], epsilon)
+    def normed(name: str, x: str, more: str | None, matrix: Any) -> tuple[str, str]:
+        """A matrix after the norm of ``x + more``, and the sum itself."""
+        y, x = graph.normed(f"norm.{name}", x, more, norm, matrix, forward.head_epsilon)
+        return graph.product(name, matrix, y, balanced=True), x
 
     more = None
     for number, (qkv, head_norms, out, gate_and_up, down) in enumerate(forward.layers):
-        y, x = normed(x, more)
-        query = [graph.product(f"qkv.{number}", qkv, y), "", ""]
+        heads, x = normed(f"qkv.{number}", x, more, qkv)
+        query = [heads, "", ""]
         if head_norms is not None:
-            query = _with_normed_heads(graph, forward, number, query[0], head_norms)
+            query = _with_normed_heads(graph, forward, number, heads, head_norms)
         mixed = graph.attention(number, forward, query, rotation)
         if graph.zeros and number == len(forward.layers) - 1:
             mixed, x = graph.last(mixed, x)
         more = graph.product(f"out.{number}", out, mixed)
-        y, x = normed(x, more)
-        both = graph.product(f"gate_and_up.{number}", gate_and_up, y)
+        both, x = normed(f"gate_and_up.{number}", x, more, gate_and_up)
         gate = graph.node("Split", [both], 2, axis=-1, num_outputs=2)
         y = graph.node("QuickGelu", [gate], domain=OPERATORS, alpha=1.0)
         y = graph.node("Mul", [y, f"{gate}.1"])
-        more = graph.product(f"down.{number}", down, graph.turned(y, forward.basis.inner))
-    y, _ = normed(x, more)
-    return graph.product("head", forward.head, y)
+        more = graph.product(f"down.{number}", down, y)
+    return normed("head", x, more, forward.head)[0]
 
 
 def _with_normed_heads(

@@ -2,19 +2,32 @@
 
 Groups of 32 weights with a scale each are as exact as 8 bits allow, and good for a few rows. One
 scale for an output and one for a row make plain products of whole numbers, fast for any number of
-rows; they ask for activations in which no column stands out.
+rows; but language models have a few columns of activations that are many times larger than the
+others and leave them hardly a digit of such a scale. Two things are done about those:
+
+    x Wᵀ = (x b) (W / b)ᵀ = (x b H) (W / b · H)ᵀ
+
+- b, the length of each weight column, goes from the weights to the activations, so that a column
+  counts in them for as much as it does in the product (as in SmoothQuant, Xiao et al. 2023, arXiv
+  2211.10438, without its calibration);
+- H, a Hadamard matrix for each 64 columns, is orthogonal and symmetric and spreads over all of them
+  what still stands out (as in QuaRot, Ashkboos et al. 2024, arXiv 2404.00456).
+
+The weights are changed once; a norm's weights take b along, and H costs a few products a step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Inputs that share a scale.
+# Inputs that share a scale, and those that one Hadamard matrix spreads.
 GROUP = 32
+_SPREAD = 64
 
 _Many = Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
 _TINY = torch.finfo(torch.float32).tiny
@@ -45,24 +58,27 @@ class Grouped:
 class ByRow:
     """A matrix in 8 bits with one scale for each output, for rows in 8 bits with one scale each.
 
-    For activations in which no column stands out (see :mod:`.basis`). Rows have whole numbers up to
-    120, made positive by an offset. Processors without instructions for sums of four products (VNNI
-    and the like) add neighbouring pairs of them in 16 bits and stop at the largest number there is;
-    so neighbouring weights add up to no more than 168. What still goes beyond, where two weights
-    and two activations are near their largest together, is some 4 pairs in a million in the
-    starter, and a fortieth of what rounding does. The same row always gets the same bits.
+    Processors without instructions for sums of four products (VNNI and the like) add neighbouring
+    pairs of them in 16 bits. So rows have whole numbers up to 113, made positive by an offset of
+    114, and weights up to 127 of which two neighbours add up to no more than 144: 227 · 144 fits.
 
-    Called, it computes what onnxruntime does with it, but for that.
+    Called, it computes what onnxruntime does with it.
 
-    ``codes`` are int8 ``[in, out]``, ``scales`` float32 ``[out]``, ``offset`` the float32 bias.
+    ``balance`` are b, float32 ``[in]``, ``spread`` H of one block, ``codes`` int8 ``[in, out]``,
+    ``scales`` float32 ``[out]``, ``offset`` the float32 bias.
     """
 
-    levels = 120
-    _most, _most_of_two = 127, 168
+    levels = 113
+    _most, _most_of_two = 127, 144
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.shape = tuple(weight.shape)
-        columns = weight.t().contiguous()
+        lengths = torch.linalg.vector_norm(weight, dim=0)
+        # A column of zeros stays one, whatever stands before it.
+        self.balance = torch.where(lengths > _TINY, lengths, 1.0)
+        self.spread = hadamard(math.gcd(weight.shape[1], _SPREAD))
+        columns = (weight / self.balance).t().reshape(-1, len(self.spread), len(weight))
+        columns = (self.spread @ columns).view(-1, len(weight))
         even = len(columns) // 2 * 2
         pairs = columns[0:even:2] + columns[1:even:2]
         # Rounding adds half to each.
@@ -73,10 +89,19 @@ class ByRow:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[rows, in]`` to ``[rows, out]``."""
+        x = ((x * self.balance).view(len(x), -1, len(self.spread)) @ self.spread).view(x.shape)
         largest = x.abs().amax(1, keepdim=True).div_(self.levels)
         whole = (x / largest).round_().nan_to_num_(0.0)
         y = (whole @ self.codes.float()).mul_(self.scales).mul_(largest)
         return y if self.offset is None else y.add_(self.offset)
+
+
+def hadamard(size: int) -> Tensor:
+    """The orthogonal, symmetric matrix of ±1/√size; ``size`` is a power of two."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / math.sqrt(size)
 
 
 def _largest(columns: Tensor) -> Tensor:

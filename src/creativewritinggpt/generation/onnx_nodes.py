@@ -8,13 +8,13 @@ each row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from .basis import Flat
 from .onnx_matrices import GROUP, ByRow
 
 OPERATORS = "com.microsoft"
@@ -80,10 +80,19 @@ class Graph:
         self.lists[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
         return name
 
-    def product(self, name: str, matrix: Any, x: str) -> str:
-        """``x`` through a matrix."""
+    def product(self, name: str, matrix: Any, x: str, *, balanced: bool = False) -> str:
+        """``x`` through a matrix.
+
+        Args:
+            name: Of the matrix, for its weights.
+            matrix: Grouped or by row.
+            x: What is multiplied.
+            balanced: Whether the norm before it has applied the matrix's balance already.
+        """
         if isinstance(matrix, ByRow):
-            return self._by_row(name, matrix, x)
+            if not balanced:
+                x = self.node("Mul", [x, self.weight(f"{name}.balance", matrix.balance)])
+            return self._by_row(name, matrix, self._spread(x, matrix.spread))
         outputs, inputs = matrix.shape
         given = [
             x,
@@ -128,13 +137,10 @@ class Graph:
         self.lists[name] = helper.make_tensor(name, kind, [], [value])
         return name
 
-    def turned(self, x: str, by: Flat | None) -> str:
-        """Rows times a matrix, if there is one."""
-        if by is None:
-            return x
-        outer, inner = self.weight("outer", by.outer), self.weight("inner", by.inner)
-        blocks = self.node("Reshape", [x, self.numbers([0, 0, *map(len, (by.outer, by.inner))])])
-        blocks = self.node("MatMul", [outer, self.node("MatMul", [blocks, inner])])
+    def _spread(self, x: str, spread: Tensor) -> str:
+        blocks = self.node("Reshape", [x, self.numbers([0, 0, -1, len(spread)])])
+        spread_name = self.weight(f"spread.{len(spread)}", spread)
+        blocks = self.node("MatMul", [blocks, spread_name])
         return self.node("Reshape", [blocks, self.numbers([0, 0, -1])])
 
     def last(self, *names: str) -> list[str]:
@@ -168,22 +174,27 @@ class Graph:
         return name
 
     def normed(
-        self, kind: str, x: str, more: str | None, weights: list[str], epsilon: float
-    ) -> tuple[str, str]:
-        """The norm of ``x + more``, and the sum itself.
+        self, name: str, x: str, more: str | None, norm: Sequence[Tensor], matrix: Any,
+        epsilon: float,
+    ) -> tuple[str, str]:  # fmt: skip
+        """The norm of ``x + more`` as a matrix wants it, and the sum itself.
 
         Args:
-            kind: Of the norm: nothing, or ``Simplified`` for one that subtracts no mean.
+            name: Of the norm, for its weights.
             x: The sum so far.
             more: What is added to it.
-            weights: Of the norm, and shifts if it has them.
+            norm: Weights and shifts; weights alone for a norm that subtracts no mean.
+            matrix: What multiplies it.
             epsilon: What is added to the mean square.
         """
-        name = f"{kind}LayerNormalization"
+        if isinstance(matrix, ByRow):
+            norm = [each * matrix.balance for each in norm]
+        weights = [self.weight(f"{name}.{i}", value.float()) for i, value in enumerate(norm)]
+        kind = f"{'Simplified' if len(norm) == 1 else ''}LayerNormalization"
         if more is None:
-            return self.node(name, [x, *weights], epsilon=epsilon), x
+            return self.node(kind, [x, *weights], epsilon=epsilon), x
         given = [x, more, *weights]
-        y = self.node(f"Skip{name}", given, 4, OPERATORS, epsilon=epsilon)
+        y = self.node(f"Skip{kind}", given, 4, OPERATORS, epsilon=epsilon)
         return y, f"{y}.3"
 
     def message(self) -> bytes:

@@ -122,7 +122,7 @@ class Bound:
     def __init__(self, steps: Steps, cache: KeyValueCache, rows: int, tokens: int) -> None:
         forward = steps.forward
         self.steps = steps
-        self.x = torch.zeros(rows, tokens, forward.width)
+        self.x = torch.zeros(rows, tokens, int(forward.token_embedding.shape[1]))
         self.last = torch.zeros(rows, dtype=torch.int32)
         self.longest = torch.zeros((), dtype=torch.int32)
         self.logits = torch.zeros(rows, forward.vocabulary)
