@@ -326,7 +326,7 @@ def test_a_fetch_may_be_killed_at_any_moment(
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(with_signal)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert not starter.is_cached(cache)
     if with_signal == signal.SIGINT:
         assert clean(cache)
