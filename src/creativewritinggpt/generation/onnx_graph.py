@@ -115,7 +115,7 @@ def _with_normed_heads(
 
 
 def chain(matrices: Sequence[Grouped | ByRow]) -> Graph:
-    """Some rows through one matrix after the other; ``[rows, 1, width]``."""
+    """Some rows through one matrix after the other; ``[rows, tokens, width]``."""
     graph = Graph()
     name = graph.begin(int(matrices[0].shape[1]), matrices[0])
     for number, matrix in enumerate(matrices):

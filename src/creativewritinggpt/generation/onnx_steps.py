@@ -87,8 +87,9 @@ class Steps:
         from .onnx_graph import forward_graph
 
         self.forward = forward
-        self.reads = isinstance(forward.layers[0][-1], ByRow)
-        self.session = session_of(forward_graph(forward), threads)
+        graph = forward_graph(forward)
+        self.reads = bool(graph.zeros)
+        self.session = session_of(graph, threads)
         self.logits = self.session.get_outputs()[-1].name
 
     def bind(self, cache: KeyValueCache) -> Bound:
