@@ -18,7 +18,9 @@ TEXTS = ["Once upon a time a king had three daughters and no patience. " * 3, "T
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
-def test_fast_backends_stay_within_a_percent_of_the_perplexity(tiny_writer: Any, family: str) -> None:
+def test_fast_backends_stay_within_a_percent_of_the_perplexity(
+    tiny_writer: Any, family: str
+) -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1} if family != "gpt2" else {}
     writer = tiny_writer(family, **heads)
     fast = onnx_steps.BY_ONNXRUNTIME if onnx_steps.available() else ()
