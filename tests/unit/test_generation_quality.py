@@ -40,6 +40,13 @@ def test_the_exact_perplexity_is_the_models_own(tiny_writer: Any) -> None:
     loss = torch.nn.functional.cross_entropy(logits, ids[0, 16:])
     assert result.exact_perplexity == pytest.approx(float(loss.exp()), rel=1e-5)
     assert result.tokens == ids.shape[1] - 16
+    assert result.standard_error < 1e-5
+
+
+def test_the_standard_error_shrinks_with_the_words(tiny_writer: Any) -> None:
+    writer = tiny_writer("llama")
+    few, many = (compare(writer, TEXTS[:1], "bf16", tokens=tokens) for tokens in (24, 80))
+    assert 0 < many.standard_error < few.standard_error < 0.01
 
 
 def test_a_worse_backend_is_seen(tiny_writer: Any, monkeypatch: Any) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from .. import console
@@ -33,6 +34,7 @@ class Quality:
         top1_agreement: Share of positions with the same likeliest token.
         perplexity: Of the text, by the backend.
         exact_perplexity: Of the text, in float32.
+        standard_error: Of the change of perplexity, as a share: few words say little about it.
     """
 
     weights: str
@@ -41,6 +43,7 @@ class Quality:
     top1_agreement: float
     perplexity: float
     exact_perplexity: float
+    standard_error: float
 
     @property
     def perplexity_change(self) -> float:
@@ -68,8 +71,8 @@ def compare(
         InputError: The backend can't be had for this model.
     """
     backend = backend_for(writer, weights)
-    kl = agreement = loss = exact_loss = 0.0
-    count = 0
+    kl = agreement = 0.0
+    exact_losses, losses = [], []
     with torch.inference_mode():
         for text in texts:
             ids = [writer.bos_id, *encode(writer.tokenizer, text)[: tokens - 1]]
@@ -84,19 +87,21 @@ def compare(
                 q = torch.log_softmax(logits[0], -1)
                 kl += float((p.exp() * (p - q)).sum())
                 agreement += int(p.argmax()) == int(q.argmax())
-                exact_loss -= float(p[token])
-                loss -= float(q[token])
-                count += 1
+                exact_losses.append(-float(p[token]))
+                losses.append(-float(q[token]))
                 logits = context.step([token])
+    count = len(losses)
     if not count:
-        return Quality(weights, 0, 0.0, 1.0, 1.0, 1.0)
+        return Quality(weights, 0, 0.0, 1.0, 1.0, 1.0, 0.0)
+    change = np.subtract(losses, exact_losses)
     return Quality(
         weights if weights != "auto" else backend.name,
         count,
         kl / count,
         agreement / count,
-        math.exp(loss / count),
-        math.exp(exact_loss / count),
+        math.exp(np.mean(losses)),
+        math.exp(np.mean(exact_losses)),
+        float(change.std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf,
     )
 
 
@@ -121,7 +126,7 @@ def show(results: Sequence[Quality]) -> None:
                 f"{r.top1_agreement:.1%}",
                 f"{r.perplexity:.3f}",
                 f"{r.exact_perplexity:.3f}",
-                f"{r.perplexity_change:+.2%}",
+                f"{r.perplexity_change:+.2%} ± {2 * r.standard_error:.2%}",
             )
             for r in results
         ],
