@@ -12,19 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import make_writer
 
-from creativewritinggpt.analysis import perturbation, replacements, suffixes
+from creativewritinggpt.analysis import perturbation, replacements, rough, suffixes
 from creativewritinggpt.analysis.changes import Predictions
-from creativewritinggpt.analysis.native_passes import NativePasses
+from creativewritinggpt.analysis.native_passes import NativePasses, OnnxPasses, own_passes
 from creativewritinggpt.analysis.perturbation import perturb
 from creativewritinggpt.analysis.replacements import draws
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.analysis.suffixes import Reading
 from creativewritinggpt.analysis.transformers_passes import TransformersPasses
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation import matrices
+from creativewritinggpt.generation import matrices, onnx_steps
+from creativewritinggpt.generation.backends import backend_for
 from creativewritinggpt.models.scoring import body_and_head
 
 FAMILIES = ("gpt2", "llama", "qwen")
+needs_onnxruntime = pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+ROUGH = ("many", pytest.param("by-row", marks=needs_onnxruntime))
 
 
 def a_subject(length: int = 9, targets: tuple[Target, ...] = (), seed: int = 0) -> Subject:
@@ -99,7 +102,7 @@ def test_our_own_passes_equal_those_of_transformers(
     writer = with_adapter(a_writer(tiny_model, tiny_tokenizer, family))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(1, 384, (11,), generator=generator)
-    plain, own = TransformersPasses(writer, exact=True), NativePasses(writer, "fp32")
+    plain, own = TransformersPasses(writer, exact=True), own_passes(writer, "fp32")
     for wanted in ([10], [0, 4, 5], list(range(11))):
         places = torch.tensor(wanted)
         torch.testing.assert_close(own.read(ids, places), plain.read(ids, places))
@@ -111,11 +114,59 @@ def test_our_own_passes_equal_those_of_transformers(
         torch.testing.assert_close(*found)
 
 
+@needs_onnxruntime
+@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "adapter"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_passes_by_onnxruntime_equal_those_of_the_same_matrices_in_torch(
+    family: str, adapter: bool, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    writer = a_writer(tiny_model, tiny_tokenizer, family)
+    if adapter:
+        with_adapter(writer)
+    ids = torch.randint(1, 384, (11,), generator=torch.Generator().manual_seed(1))
+    backend: Any = backend_for(writer, "by-row")
+    plain, fast = NativePasses(writer.bare, backend), OnnxPasses(writer.bare, backend)
+    exact = own_passes(writer, "fp32")
+    assert type(own_passes(writer, "by-row")) is OnnxPasses
+
+    def off(found: torch.Tensor, right: torch.Tensor) -> float:
+        return float((found - right).norm() / right.norm())
+
+    for wanted in ([10], [0, 4, 5], list(range(11))):
+        states = [passes.read(ids, torch.tensor(wanted)) for passes in (fast, plain, exact)]
+        assert states[0].shape == states[1].shape
+        # A last bit that differs can tip a whole number over.
+        assert off(*states[:2]) < 0.01 and off(states[0], states[2]) < 0.03
+    for begin, rows, wanted in ((1, 3, [9]), (4, 5, [0, 3, 6]), (10, 1, [0]), (7, 2, [0, 1, 2])):
+        variants = torch.randint(1, 384, (rows, 11 - begin))
+        places = torch.tensor(wanted)
+        states = [passes.branch(variants, begin, places) for passes in (fast, plain, exact)]
+        assert states[0].shape == states[1].shape
+        assert off(*states[:2]) < 0.01 and off(states[0], states[2]) < 0.03
+
+
+def test_the_fastest_passes_are_looked_up_and_only_for_models_that_are_known(
+    tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rough.fastest_kind(1) in ("fp32", "many", "by-row")
+    monkeypatch.setattr(rough, "fastest_kind", lambda threads: "many")
+    writer = a_writer(tiny_model, tiny_tokenizer)
+    assert rough.rough_kind(writer) == "many"
+    unknown = a_writer(tiny_model, tiny_tokenizer)
+    unknown.model.config.scale_attn_by_inverse_layer_idx = True
+    assert rough.rough_kind(unknown) == "fp32"
+
+
+@pytest.mark.parametrize("kind", ROUGH)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
-    family: str, tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    kind: str,
+    tiny_model: Any,
+    tiny_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(suffixes, "format_for_many", lambda rough=False: "int8")
+    monkeypatch.setattr(rough, "fastest_kind", lambda threads: kind)
     monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: "int8")
     writer = a_writer(tiny_model, tiny_tokenizer, family)
     subject = a_subject(targets=(Target(6, 1), Target(9, 2)))
@@ -123,18 +174,18 @@ def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
     assert exact.settings["exact_samples"] == 48
     writer.device = dataclasses.replace(writer.device, approximate=True)
     told: list[tuple[int, int]] = []
-    rough = perturb(
+    corrected = perturb(
         writer, subject, samples=48, positions="all", progress=lambda *two: told.append(two)
     )
     done = [part for part, _ in told]
     assert done == sorted(done) and told[-1][0] == told[-1][1]
-    assert rough.settings["exact_samples"] == 4
-    assert not np.array_equal(rough.kl, exact.kl)
-    assert rough.noise_floor < 1e-6
-    assert exact.influence is not None and rough.influence is not None
-    np.testing.assert_allclose(rough.kl, exact.kl, atol=3 * exact.kl_se.max() + 1e-6)
-    np.testing.assert_allclose(rough.influence, exact.influence, rtol=0.3, atol=2e-4)
-    assert (rough.kl_se < 2 * exact.kl_se + 1e-5).all()
+    assert corrected.settings["exact_samples"] == 4
+    assert not np.array_equal(corrected.kl, exact.kl)
+    assert corrected.noise_floor < 1e-6
+    assert exact.influence is not None and corrected.influence is not None
+    np.testing.assert_allclose(corrected.kl, exact.kl, atol=3 * exact.kl_se.max() + 1e-6)
+    np.testing.assert_allclose(corrected.influence, exact.influence, rtol=0.3, atol=2e-4)
+    assert (corrected.kl_se < 2 * exact.kl_se + 1e-5).all()
     few = perturb(writer, subject, samples=5)
     assert few.settings["exact_samples"] == 5
 

@@ -30,6 +30,8 @@ from .suffixes import Pass, Reading
 
 # Numbers in a chunk of logits: 26 MB in fp32, and enough rows for the product with the head.
 _CHUNK = 6_500_000
+# Words of the vocabulary in a product on a processor, where so many are faster than all.
+_WORDS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,9 @@ class Predictions:
             normaliser = torch.logsumexp(moved, -1) - self._zero[part.places][places]
             found["normaliser"][rows, places] = normaliser.cpu()
             found["kl"][rows, places] = (normaliser - mean).cpu()
-            flips = moved.argmax(-1) != self._top[part.places][places]
+            # A tenth of the time of finding out which token is the likeliest.
+            top = self._top[part.places][places].expand(len(moved), -1)
+            flips = moved.amax(-1) > moved.gather(-1, top[..., None])[..., 0]
             found["flips"][rows, places] = flips.float().cpu()
             if any(part.places.start + place in js for place in range(places.start, places.stop)):
                 log_q = moved.sub_(normaliser[..., None])
@@ -183,8 +187,19 @@ class Predictions:
                 with torch.no_grad():
                     change = changes[some, at].to(self._head.dtype)
                     # Flat: of rows that don't lie one after the other torch makes many products.
-                    moved = F.linear(change.flatten(0, 1), self._head).float()
+                    moved = _logits(change.flatten(0, 1), self._head)
                     yield some, at, moved.view(*change.shape[:2], -1)
+
+
+def _logits(states: Tensor, head: Tensor) -> Tensor:
+    """``[rows, width]`` through the head, float32 ``[rows, vocabulary]``."""
+    if head.device.type != "cpu" or head.dtype != torch.float32:
+        return F.linear(states, head).float()
+    result = states.new_empty(len(states), len(head))
+    pairs = zip(torch.split(head, _WORDS), torch.split(result, _WORDS, 1), strict=True)
+    for words, out in pairs:
+        torch.mm(states, words.t(), out=out)
+    return result
 
 
 def _product(change: Tensor, row: Tensor) -> np.ndarray:

@@ -3,7 +3,8 @@
 The forward pass that reads prompts takes tokens in a flat list and leaves it to an attention object
 what each sees; here that is a shared beginning and, after it, each row's own tokens. In the last
 layer only the places that are asked for go on. It knows the families of ``generation`` and merges
-the adapter into copies of the weights, which is the memory it costs.
+the adapter into copies of the weights, which is the memory it costs. The same in 8 bits is run by
+onnxruntime, where that is installed.
 """
 
 from __future__ import annotations
@@ -26,26 +27,15 @@ class NativePasses:
     """A text that was read once, and rows that go on from somewhere in it.
 
     Args:
-        writer: The model, on a processor.
-        weights: ``fp32``, or ``many``: the format that many rows are multiplied in fastest here.
-
-    Raises:
-        Unsupported: Our own forward pass does not know the model.
+        model: The model, without a wrapper around it.
+        backend: What was made of it.
     """
 
-    def __init__(self, writer: Writer, weights: str) -> None:
-        backend = backend_for(writer, weights, required=False)
-        if not isinstance(backend, NativeBackend):
-            raise Unsupported("this model")
+    def __init__(self, model: Any, backend: NativeBackend) -> None:
         self._forward: Any = backend.forward
-        body = writer.bare.base_model
+        body = model.base_model
         self._last_norm = getattr(body, "ln_f", None) or body.norm
         self._layers: list[_KeysAndValues] = []
-
-    @staticmethod
-    def knows(writer: Writer) -> bool:
-        """Whether our own forward pass knows the model."""
-        return isinstance(backend_for(writer, "fp32", required=False), NativeBackend)
 
     def read(self, ids: Tensor, wanted: Tensor) -> Tensor:
         """Read a text; see :class:`~.suffixes.Passes`."""
@@ -66,6 +56,65 @@ class NativePasses:
             x = self._forward.hidden(ids.flatten(), positions, attention)
             states: Tensor = self._last_norm(x.view(rows, len(wanted), -1))
         return states.float(), attention.own
+
+
+class OnnxPasses:
+    """The same by onnxruntime.
+
+    Args:
+        model: The model, without a wrapper around it.
+        backend: What was made of it, of the kind ``by-row``.
+    """
+
+    def __init__(self, model: Any, backend: NativeBackend) -> None:
+        from ..generation.onnx_branches import Branches
+
+        body = model.base_model
+        self._branches = Branches(backend)
+        self._last_norm = getattr(body, "ln_f", None) or body.norm
+        shape = (1, backend.forward.heads, 0, backend.forward.size)
+        self._none = [(torch.zeros(shape), torch.zeros(shape)) for _ in backend.forward.layers]
+        self._layers: list[_KeysAndValues] = []
+
+    def read(self, ids: Tensor, wanted: Tensor) -> Tensor:
+        """Read a text; see :class:`~.suffixes.Passes`."""
+        with torch.no_grad():
+            x, self._layers = self._branches(ids[None], self._none, wanted, keep=True)
+            states: Tensor = self._last_norm(x)
+        return states[0]
+
+    def branch(self, ids: Tensor, begin: int, wanted: Tensor) -> Tensor:
+        """Read rows that go on from ``begin``; see :class:`~.suffixes.Passes`."""
+        before = [(keys[:, :, :begin], values[:, :, :begin]) for keys, values in self._layers]
+        with torch.no_grad():
+            states: Tensor = self._last_norm(self._branches(ids, before, wanted)[0])
+        return states
+
+
+def own_passes(writer: Writer, kind: str) -> NativePasses | OnnxPasses:
+    """Passes by our own forward pass.
+
+    Args:
+        writer: The model, on a processor.
+        kind: ``fp32``, or for many rows ``many`` or ``by-row`` (see ``matrices.maker``).
+
+    Raises:
+        Unsupported: Our own forward pass does not know the model.
+    """
+    backend = backend_for(writer, kind, required=False)
+    if not isinstance(backend, NativeBackend):
+        raise Unsupported("this model")
+    return passes_of(writer.bare, backend)
+
+
+def passes_of(model: Any, backend: NativeBackend) -> NativePasses | OnnxPasses:
+    """Passes by what was made of a model."""
+    return (OnnxPasses if backend.name == "by-row" else NativePasses)(model, backend)
+
+
+def knows(writer: Writer) -> bool:
+    """Whether our own forward pass knows the model."""
+    return isinstance(backend_for(writer, "fp32", required=False), NativeBackend)
 
 
 class _Branches:

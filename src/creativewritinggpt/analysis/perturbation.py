@@ -31,9 +31,10 @@ from ..models.writer import Writer
 from .attribution import Attribution
 from .changes import Predictions
 from .replacements import check_law, draws
+from .rough import rough_kind
 from .sampled import Sampled
 from .subject import Subject, with_targets
-from .suffixes import Reading, can_round
+from .suffixes import Reading
 
 Progress = Callable[[int, int], None]
 # Of each token at least so many samples are exact; fewer are not worth a second pass.
@@ -176,7 +177,7 @@ def perturb(
 
 def _exact_samples(writer: Writer, samples: int) -> int:
     """How many samples of each token are computed exactly: all where nothing else is faster."""
-    if not (writer.device.approximate and can_round(writer)):
+    if not writer.device.approximate or rough_kind(writer) == "fp32":
         return samples
     some = max(_FEWEST_EXACT, samples // _EXACT_SHARE)
     return some if 2 * some <= samples else samples

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..generation.matrices import Unsupported, format_for_many
+from ..generation.matrices import Unsupported
 from ..models.writer import Writer
 from .memory import in_batches, micro_batch
-from .native_passes import NativePasses
+from .native_passes import own_passes
+from .rough import rough_kind
 from .transformers_passes import TransformersPasses
 
 # Passes of fewer tokens are joined with their neighbours.
@@ -37,12 +38,6 @@ _WORTH_A_PASS = 192
 # Tokens of a pass on a processor: more only leave its caches.
 _TOKENS_ON_A_PROCESSOR = 1024
 _MOST_ROWS = 4096
-
-
-def can_round(writer: Writer) -> bool:
-    """Whether this processor multiplies many rows faster in another format than fp32."""
-    on_processor = writer.device.torch_device.type == "cpu"
-    return on_processor and NativePasses.knows(writer) and format_for_many(rough=True) != "fp32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +96,7 @@ def passes_for(writer: Writer, *, exact: bool, rounded: bool) -> Passes:
     full = exact or rounded or writer.device.precision == "fp32"
     if full and writer.device.torch_device.type == "cpu" and not writer.model.training:
         try:
-            return NativePasses(writer, "many" if rounded else "fp32")
+            return own_passes(writer, rough_kind(writer) if rounded else "fp32")
         except Unsupported:
             pass
     return TransformersPasses(writer, exact=exact)

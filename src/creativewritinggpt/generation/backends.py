@@ -37,7 +37,7 @@ def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True)
             activations; ``transformers``: the model as it is; ``auto``: on a processor the fastest
             here of fp32, int8, onnx and rotated, or fp32 where that was asked for; on other
             devices, and for families that our own forward pass doesn't know, ``transformers``;
-            ``many``, ``fp32-blocks``, ``bf16-blocks``: for passes of many rows (see
+            ``many``, ``by-row``, ``fp32-blocks``, ``bf16-blocks``: for passes of many rows (see
             ``matrices.maker``).
         required: Whether a format that can't be had is an error; else it is ``transformers`` then.
 

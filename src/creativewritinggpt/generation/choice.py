@@ -82,7 +82,7 @@ def _seconds(kind: str, threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        backend = NativeBackend(_model(), kind)
+        backend = NativeBackend(small_model(), kind)
 
         def read() -> NativeContext:
             context = backend.start(_READ + 1)
@@ -107,7 +107,8 @@ def _seconds(kind: str, threads: int) -> float:
 
 
 @functools.cache
-def _model() -> Any:
+def small_model() -> Any:
+    """A few random layers of the starter's shape, to measure with."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with torch.random.fork_rng(devices=[]):

@@ -183,8 +183,9 @@ def maker(
     """How to make a matrix, and what it multiplies.
 
     Args:
-        kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, ``rotated``, or ``many``: for many rows and
-            nothing else, as fast as can be; ``fp32-blocks``, ``bf16-blocks``: :class:`InBlocks`.
+        kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, ``rotated``, or for many rows and nothing
+            else ``many``: as fast as torch can be, and ``by-row``: as ``rotated``, with a dense
+            head; ``fp32-blocks``, ``bf16-blocks``: :class:`InBlocks`.
         many: With ``int8``, ``onnx`` and ``many``, the format for many rows: ``fp32``, ``bf16`` or
             ``int8``; without it the fastest here.
     """
@@ -194,8 +195,8 @@ def maker(
     if kind.endswith("-blocks"):
         dtype = _DENSE[kind.removesuffix("-blocks")]
         return functools.partial(InBlocks, dtype=dtype), dtype
-    if kind == "rotated":
-        return _by_row, torch.float32
+    if kind in ("rotated", "by-row"):
+        return functools.partial(_by_row, grouped=kind == "rotated"), torch.float32
     many = many or format_for_many(rough=kind == "many")
     make_many: Many = functools.partial(
         ForMany, format=many, workspace=int8.Workspace(), fine=kind != "many"
@@ -207,11 +208,11 @@ def maker(
     return functools.partial(_int8, many=make_many), torch.bfloat16
 
 
-def _by_row(weight: Tensor, bias: Tensor | None) -> Matrix:
+def _by_row(weight: Tensor, bias: Tensor | None, grouped: bool) -> Matrix:
     # Of the head one row is wanted, and its rounding counts the most.
-    if len(weight) > _MOST_OUTPUTS * weight.shape[1]:
-        return Grouped(weight, bias, None)
-    return ByRow(weight, bias)
+    if len(weight) <= _MOST_OUTPUTS * weight.shape[1]:
+        return ByRow(weight, bias)
+    return Grouped(weight, bias, None) if grouped else Dense(weight, bias, torch.float32)
 
 
 class ForMany:

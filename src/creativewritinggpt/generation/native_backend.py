@@ -60,7 +60,8 @@ class NativeBackend:
     Args:
         model: A ``PreTrainedModel``, with or without LoRA in it.
         kind: ``fp32``, ``bf16``, ``int8``, or ``onnx`` for steps by onnxruntime; for passes over
-            many rows ``many``, ``fp32-blocks`` or ``bf16-blocks`` (see ``matrices.maker``).
+            many rows ``many``, ``by-row``, ``fp32-blocks`` or ``bf16-blocks`` (see
+            ``matrices.maker``).
 
     Raises:
         Unsupported: The family, or something in the model, is not known here.

@@ -27,16 +27,24 @@ def forward_graph(forward: GPT2Forward | LlamaForward) -> Graph:
     With :class:`~.onnx_matrices.Grouped` matrices it is that of one token in each row.
     """
     graph = Graph()
-    x = graph.begin(int(forward.token_embedding.shape[1]), forward.layers[0][-1])
     graph.input("last", TensorProto.INT32, ["rows"])
     graph.input("longest", TensorProto.INT32, [])
-    logits = (_llama if isinstance(forward, LlamaForward) else _gpt2)(graph, forward, x)
+    x, more = layers(graph, forward)
+    norm, epsilon = _last_norm(forward)
+    y, _ = graph.normed("norm.head", x, more, norm, forward.head, epsilon)
+    logits = graph.product("head", forward.head, y, balanced=True)
     graph.output(logits, ["rows", 1, forward.vocabulary])
     return graph
 
 
-def _gpt2(graph: Graph, forward: Any, x: str) -> str:
-    """The layers of GPT-2; the name of the logits."""
+def layers(graph: Graph, forward: GPT2Forward | LlamaForward) -> tuple[str, str]:
+    """Add the input and the layers; the names of the sum before the last and of its own part."""
+    x = graph.begin(int(forward.token_embedding.shape[1]), forward.layers[0][-1])
+    return (_llama if isinstance(forward, LlamaForward) else _gpt2)(graph, forward, x)
+
+
+def _gpt2(graph: Graph, forward: Any, x: str) -> tuple[str, str]:
+    """The layers of GPT-2."""
 
     def normed(
         name: str, x: str, more: str | None, norm: Sequence[Tensor], matrix: Any
@@ -55,13 +63,20 @@ def _gpt2(graph: Graph, forward: Any, x: str) -> str:
         wide, x = normed(f"up.{number}", x, more, norm_2, up)
         y = graph.node("FastGelu", [wide], domain=OPERATORS)
         more = graph.product(f"down.{number}", down, y)
-    return normed("head", x, more, forward.last_norm, forward.head)[0]
+    return x, str(more)
 
 
-def _llama(graph: Graph, forward: Any, x: str) -> str:
-    """The layers of Llama; the name of the logits."""
-    # The norms' weights are in the matrices, times the square root of the width.
-    norm = [torch.full((forward.width,), forward.width**-0.5)]
+def _last_norm(forward: Any) -> tuple[Sequence[Tensor], float]:
+    """Weights of the norm before the head, and what it adds to the mean square."""
+    if isinstance(forward, LlamaForward):
+        # The norms' weights are in the matrices, times the square root of the width.
+        return [torch.full((forward.width,), forward.width**-0.5)], forward.head_epsilon
+    return forward.last_norm, forward.epsilon
+
+
+def _llama(graph: Graph, forward: Any, x: str) -> tuple[str, str]:
+    """The layers of Llama."""
+    norm, epsilon = _last_norm(forward)
     angles = torch.arange(forward.positions).unsqueeze(1).float() * forward.frequencies
     rotation = [
         graph.weight("cos", angles.cos() * forward.rotation_scale),
@@ -70,7 +85,7 @@ def _llama(graph: Graph, forward: Any, x: str) -> str:
 
     def normed(name: str, x: str, more: str | None, matrix: Any) -> tuple[str, str]:
         """A matrix after the norm of ``x + more``, and the sum itself."""
-        y, x = graph.normed(f"norm.{name}", x, more, norm, matrix, forward.head_epsilon)
+        y, x = graph.normed(f"norm.{name}", x, more, norm, matrix, epsilon)
         return graph.product(name, matrix, y, balanced=True), x
 
     more = None
@@ -88,7 +103,7 @@ def _llama(graph: Graph, forward: Any, x: str) -> str:
         y = graph.node("QuickGelu", [gate], domain=OPERATORS, alpha=1.0)
         y = graph.node("Mul", [y, f"{gate}.1"])
         more = graph.product(f"down.{number}", down, y)
-    return normed("head", x, more, forward.head)[0]
+    return x, str(more)
 
 
 def _with_normed_heads(

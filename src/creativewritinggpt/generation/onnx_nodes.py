@@ -30,6 +30,8 @@ class Graph:
         zeros: The input that holds the offset of each row, if rows have one.
     """
 
+    opset = 21
+
     def __init__(self) -> None:
         self.weights: dict[str, np.ndarray[Any, Any]] = {}
         self.lists: dict[str, Any] = {}
@@ -145,7 +147,10 @@ class Graph:
 
     def last(self, *names: str) -> list[str]:
         """The last token of each row; what follows is of these alone."""
-        index = self.numbers([-1])
+        return self.only(self.numbers([-1]), *names)
+
+    def only(self, index: str, *names: str) -> list[str]:
+        """Some tokens of each row; what follows is of these alone."""
         self.zeros = self.node("Gather", [self.zeros, index], axis=1)
         return [self.node("Gather", [name, index], axis=1) for name in names]
 
@@ -217,6 +222,6 @@ class Graph:
             self.outputs,
             [*elsewhere, *self.lists.values()],
         )
-        sets = [helper.make_opsetid("", 21), helper.make_opsetid(OPERATORS, 1)]
+        sets = [helper.make_opsetid("", self.opset), helper.make_opsetid(OPERATORS, 1)]
         model = helper.make_model(graph, opset_imports=sets, ir_version=10)
         return bytes(model.SerializeToString())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .llama_forward import LlamaForward
     from .onnx_nodes import Graph
 
-_OLDEST = (1, 23)
+_OLDEST = (1, 24)
 _KINDS = {torch.float32: np.float32, torch.int32: np.int32, torch.uint8: np.uint8}
 # Formats that it multiplies.
 BY_ONNXRUNTIME = ("onnx", "rotated")
