@@ -3,8 +3,8 @@
 The forward pass that reads prompts takes tokens in a flat list and leaves it to an attention object
 what each sees; here that is a shared beginning and, after it, each row's own tokens. In the last
 layer only the places that are asked for go on. It knows the families of ``generation`` and merges
-the adapter into copies of the weights, which is the memory it costs. The same in 8 bits is run by
-onnxruntime, where that is installed.
+the adapter into copies of the weights, which is the memory it costs. Rough passes multiply what
+differs from the text in fewer bits, by torch or by onnxruntime.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..generation.backends import backend_for
-from ..generation.matrices import Unsupported
+from ..generation.matrices import Matrix, Unsupported
 from ..generation.native_backend import NativeBackend
 from ..models.writer import Writer
+from .differences import At, Different, Kept, with_matrices
 
 _KeysAndValues = tuple[Tensor, Tensor]
 
@@ -58,58 +59,86 @@ class NativePasses:
         return states.float(), attention.own
 
 
-class OnnxPasses:
-    """The same by onnxruntime.
+class RoughPasses(NativePasses):
+    """Passes whose products are rough where rows differ from the text, by torch.
+
+    The plain twin of :class:`OnnxPasses`.
 
     Args:
         model: The model, without a wrapper around it.
-        backend: What was made of it, of the kind ``by-row``.
+        exact: What was made of it in fp32.
+        rough: The same in a format for many rows.
     """
 
-    def __init__(self, model: Any, backend: NativeBackend) -> None:
-        from ..generation.onnx_branches import Branches
-
-        body = model.base_model
-        self._branches = Branches(backend)
-        self._last_norm = getattr(body, "ln_f", None) or body.norm
-        shape = (1, backend.forward.heads, 0, backend.forward.size)
-        self._none = [(torch.zeros(shape), torch.zeros(shape)) for _ in backend.forward.layers]
-        self._layers: list[_KeysAndValues] = []
+    def __init__(self, model: Any, exact: NativeBackend, rough: NativeBackend) -> None:
+        super().__init__(model, exact)
+        self._exact, self._rough = self._forward, rough
+        self._at = At(0, 0, 0, torch.empty(0))
 
     def read(self, ids: Tensor, wanted: Tensor) -> Tensor:
         """Read a text; see :class:`~.suffixes.Passes`."""
-        with torch.no_grad():
-            x, self._layers = self._branches(ids[None], self._none, wanted, keep=True)
-            states: Tensor = self._last_norm(x)
-        return states[0]
+        kept: list[Kept] = []
+
+        def keep(number: int, matrix: Matrix) -> Matrix:
+            kept.append(Kept(matrix))
+            return kept[-1]
+
+        self._forward = with_matrices(self._exact, keep)
+        # All places, for any of them may be wanted of a row.
+        states = super().read(ids, torch.arange(len(ids)))
+        self._prepare([each.product for each in kept])
+        return states[wanted]
 
     def branch(self, ids: Tensor, begin: int, wanted: Tensor) -> Tensor:
         """Read rows that go on from ``begin``; see :class:`~.suffixes.Passes`."""
-        before = [(keys[:, :, :begin], values[:, :, :begin]) for keys, values in self._layers]
+        self._at.rows, self._at.tokens = ids.shape
+        self._at.begin, self._at.places = begin, wanted
+        return super().branch(ids, begin, wanted)
+
+    def _prepare(self, products: list[tuple[Tensor, Tensor]]) -> None:
+        def different(number: int, matrix: Matrix) -> Matrix:
+            return Different(matrix, products[number], self._at)
+
+        self._forward = with_matrices(self._rough.forward, different)
+
+
+class OnnxPasses(RoughPasses):
+    """The same by onnxruntime, with matrices of the kind ``by-row``."""
+
+    def branch(self, ids: Tensor, begin: int, wanted: Tensor) -> Tensor:
+        """Read rows that go on from ``begin``; see :class:`~.suffixes.Passes`."""
         with torch.no_grad():
-            states: Tensor = self._last_norm(self._branches(ids, before, wanted)[0])
+            states: Tensor = self._last_norm(self._branches(ids, begin, wanted))
         return states
 
+    def _prepare(self, products: list[tuple[Tensor, Tensor]]) -> None:
+        from ..generation.onnx_branches import Branches
 
-def own_passes(writer: Writer, kind: str) -> NativePasses | OnnxPasses:
+        self._branches = Branches(self._rough, products, self._layers)
+
+
+def own_passes(writer: Writer, kind: str = "fp32") -> NativePasses:
     """Passes by our own forward pass.
 
     Args:
         writer: The model, on a processor.
-        kind: ``fp32``, or for many rows ``many`` or ``by-row`` (see ``matrices.maker``).
+        kind: ``fp32``, or in rough numbers ``many`` or ``by-row`` (see ``matrices.maker``).
 
     Raises:
         Unsupported: Our own forward pass does not know the model.
     """
-    backend = backend_for(writer, kind, required=False)
-    if not isinstance(backend, NativeBackend):
+    backends = [backend_for(writer, name, required=False) for name in ("fp32", kind)]
+    exact, rough = (each if isinstance(each, NativeBackend) else None for each in backends)
+    if exact is None or rough is None:
         raise Unsupported("this model")
-    return passes_of(writer.bare, backend)
+    return passes_of(writer.bare, exact, rough)
 
 
-def passes_of(model: Any, backend: NativeBackend) -> NativePasses | OnnxPasses:
-    """Passes by what was made of a model."""
-    return (OnnxPasses if backend.name == "by-row" else NativePasses)(model, backend)
+def passes_of(model: Any, exact: NativeBackend, rough: NativeBackend) -> NativePasses:
+    """Passes by what was made of a model, in fp32 and for many rows."""
+    if rough.name == "fp32":
+        return NativePasses(model, exact)
+    return (OnnxPasses if rough.name == "by-row" else RoughPasses)(model, exact, rough)
 
 
 def knows(writer: Writer) -> bool:

@@ -53,7 +53,7 @@ def _seconds(kind: str, threads: int) -> float:
     torch.set_num_threads(threads)
     try:
         model: Any = small_model()
-        passes = passes_of(model, NativeBackend(model, kind))
+        passes = passes_of(model, NativeBackend(model, "fp32"), NativeBackend(model, kind))
         passes.read(torch.arange(_BEFORE + _TOKENS), torch.tensor([_BEFORE]))
         rows = torch.arange(_TOKENS).repeat(_ROWS, 1)
         last = torch.tensor([_TOKENS - 1])

@@ -2,13 +2,16 @@
 
     x [rows, tokens, width] → layers, all reading the same keys and values → sums at some places
 
-The layers are those of :mod:`.onnx_graph`, with matrices that are fast for many rows. Nothing is
-written in place: keys and values of the text come in once and are seen by every row before its own.
+The layers are those of :mod:`.onnx_graph`, with matrices that are fast for many rows. Keys and
+values of the text come in once and are seen by every row before its own. What goes through a matrix
+is how the rows differ from the text there, and what the text's own product was is added to it: see
+``analysis.differences``.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from .native_backend import NativeBackend
 from .onnx_graph import layers
+from .onnx_matrices import ByRow
 from .onnx_nodes import OPERATORS, Graph
 from .onnx_steps import offsets, session_of
 
@@ -25,15 +29,35 @@ _sessions: weakref.WeakKeyDictionary[NativeBackend, Any] = weakref.WeakKeyDictio
 
 
 class _BranchGraph(Graph):
-    """A graph whose rows share what comes before them."""
+    """A graph whose rows share what comes before them.
+
+    Attributes:
+        products: Its matrices, in order.
+    """
 
     # The first with an attention whose rows may have several tokens and a past.
     opset = 23
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[ByRow] = []
+        self._places = "tokens"
+
+    def product(self, name: str, matrix: ByRow, x: str, *, balanced: bool = False) -> str:
+        """The text's own product and that of the difference from it."""
+        number = len(self.products)
+        self.products.append(matrix)
+        for kind, size in zip(("y", "x"), matrix.shape, strict=True):
+            self.input(f"{kind}.{number}", TensorProto.FLOAT, [self._places, size])
+        if not balanced:
+            x = self.balanced(name, matrix, x)
+        difference = self.node("Sub", [x, f"x.{number}"])
+        return self.node("Add", [self.by_row(name, matrix, difference), f"y.{number}"])
+
     def attention(
         self, number: int, forward: Any, query: list[str], rotation: list[str] | None
     ) -> str:
-        """Attention of a layer; the rows' own keys and values are outputs after the text's."""
+        """Attention of a layer."""
         queries, heads, size = forward.query_heads, forward.heads, forward.size
         if not query[1]:
             sizes = self.numbers([queries * size, heads * size, heads * size])
@@ -49,17 +73,15 @@ class _BranchGraph(Graph):
             self.input(f"{kind}.{number}", TensorProto.FLOAT, [1, heads, "begin", size])
             past.append(self.node("Expand", [f"{kind}.{number}", "expand"]))
         given = [*query, "mask", *past]
-        name = self.node("Attention", given, 3, q_num_heads=queries, kv_num_heads=heads)
-        for output in (f"{name}.1", f"{name}.2"):
-            self.output(output, ["rows", heads, "all", size])
-        return name
+        return self.node("Attention", given, 3, q_num_heads=queries, kv_num_heads=heads)
 
     def last(self, *names: str) -> list[str]:
         """The places that are wanted; what follows is of these alone."""
+        self._places = "places"
         return self.only("places", *names)
 
 
-def branch_graph(forward: Any) -> Graph:
+def branch_graph(forward: Any) -> _BranchGraph:
     """A forward pass of many rows, whose matrices are :class:`~.onnx_matrices.ByRow`."""
     graph = _BranchGraph()
     graph.input("mask", TensorProto.FLOAT, ["tokens", "all"])
@@ -74,37 +96,44 @@ def branch_graph(forward: Any) -> Graph:
 
 
 class Branches:
-    """Rows that go on from one text.
+    """Rows that go on from one text, which was read before.
 
     Args:
         backend: Of the kind ``by-row``.
+        products: What goes into each matrix and what comes out of it where the text itself is
+            read, by the exact ones: ``[tokens, in]`` and ``[tokens, out]``, layer by layer.
+        before: The text's keys and values, ``[1, heads, tokens, size]`` for each layer.
     """
 
-    def __init__(self, backend: NativeBackend) -> None:
+    def __init__(
+        self,
+        backend: NativeBackend,
+        products: Sequence[tuple[Tensor, Tensor]],
+        before: Sequence[KeysAndValues],
+    ) -> None:
         self.forward: Any = backend.forward
         if backend not in _sessions:
             graph = branch_graph(self.forward)
-            _sessions[backend] = session_of(graph, torch.get_num_threads())
-        self.session = _sessions[backend]
-        self.names = [output.name for output in self.session.get_outputs()]
+            session = session_of(graph, torch.get_num_threads())
+            _sessions[backend] = session, [matrix.balance for matrix in graph.products]
+        self.session, balances = _sessions[backend]
+        self.products = [
+            (x * balance, y) for (x, y), balance in zip(products, balances, strict=True)
+        ]
+        self.before = before
 
-    def __call__(
-        self, ids: Tensor, before: list[KeysAndValues], places: Tensor, *, keep: bool = False
-    ) -> tuple[Tensor, list[KeysAndValues]]:
+    def __call__(self, ids: Tensor, begin: int, places: Tensor) -> Tensor:
         """Read some rows.
 
         Args:
             ids: int64 ``[rows, tokens]``.
-            before: Keys and values that all see, ``[1, heads, begin, size]`` for each layer.
+            begin: Tokens that they share with the text.
             places: Which tokens of a row are wanted, int64.
-            keep: Whether the rows' keys and values are wanted as well.
 
         Returns:
-            What the last norm is given, float32 ``[rows, places, width]``, and with ``keep`` keys
-            and values of all tokens, ``[rows, heads, begin + tokens, size]`` for each layer.
+            What the last norm is given, float32 ``[rows, places, width]``.
         """
         rows, tokens = ids.shape
-        begin = before[0][0].shape[2]
         positions = torch.arange(begin, begin + tokens).repeat(rows, 1)
         hidden = torch.ones(tokens, begin + tokens, dtype=torch.bool).triu(begin + 1)
         inputs = {
@@ -116,10 +145,14 @@ class Branches:
         }
         if not hasattr(self.forward, "position_embedding"):
             inputs["positions"] = positions
-        for number, both in enumerate(before):
+        for number, both in enumerate(self.before):
             for kind, part in zip(("keys", "values"), both, strict=True):
-                inputs[f"{kind}.{number}"] = part
-        arrays = {name: part.contiguous().numpy() for name, part in inputs.items()}
-        found = self.session.run(None if keep else self.names[-1:], arrays)
-        *own, states = (torch.from_numpy(array) for array in found)
-        return states, list(zip(own[::2], own[1::2], strict=True))
+                inputs[f"{kind}.{number}"] = part[:, :, :begin].contiguous()
+        # Of the last layer only its first matrix sees all places.
+        everywhere = len(self.products) - len(self.products) // len(self.before) + 1
+        for number, both in enumerate(self.products):
+            for kind, part in zip("xy", both, strict=True):
+                at = part[begin : begin + tokens]
+                inputs[f"{kind}.{number}"] = at if number < everywhere else at[places]
+        [states] = self.session.run(None, {name: part.numpy() for name, part in inputs.items()})
+        return torch.from_numpy(states)

@@ -93,8 +93,11 @@ class Graph:
         """
         if isinstance(matrix, ByRow):
             if not balanced:
-                x = self.node("Mul", [x, self.weight(f"{name}.balance", matrix.balance)])
-            return self._by_row(name, matrix, self._spread(x, matrix.spread))
+                x = self.balanced(name, matrix, x)
+            y = self.by_row(name, matrix, x)
+            if matrix.offset is None:
+                return y
+            return self.node("Add", [y, self.weight(f"{name}.bias", matrix.offset)])
         outputs, inputs = matrix.shape
         given = [
             x,
@@ -114,7 +117,13 @@ class Graph:
             accuracy_level=4,
         )
 
-    def _by_row(self, name: str, matrix: ByRow, x: str) -> str:
+    def balanced(self, name: str, matrix: ByRow, x: str) -> str:
+        """What no norm has multiplied by the matrix's balance, by it."""
+        return self.node("Mul", [x, self.weight(f"{name}.balance", matrix.balance)])
+
+    def by_row(self, name: str, matrix: ByRow, x: str) -> str:
+        """``x``, balanced, through a matrix whose bias is left out."""
+        x = self._spread(x, matrix.spread)
         largest = self.node("ReduceMax", [self.node("Abs", [x]), self.numbers([-1])], keepdims=1)
         scale = self.node("Mul", [largest, self.number(1 / matrix.levels)])
         # One block of columns: the whole row.
@@ -128,10 +137,7 @@ class Graph:
             self.number(matrix.levels + 1, TensorProto.UINT8),
         ]
         y = self.node("MatMulIntegerToFloat", given, domain=OPERATORS)
-        y = self.node("Mul", [y, scale])
-        if matrix.offset is None:
-            return y
-        return self.node("Add", [y, self.weight(f"{name}.bias", matrix.offset)])
+        return self.node("Mul", [y, scale])
 
     def number(self, value: float, kind: int = _FLOAT) -> str:
         """Add a single number, which the graph holds itself; its name."""
