@@ -80,7 +80,33 @@ def test_an_output_that_is_there_or_of_other_prompts_is_left(
         write_file(writer, other, out, SETTINGS, resume=True)
     with pytest.raises(InputError, match="other prompts"):
         write_file(writer, prompts, out, SETTINGS, 3, resume=True)
+    writer.name = "another"
+    with pytest.raises(InputError, match="another model"):
+        write_file(writer, prompts, out, SETTINGS, resume=True)
     assert out.read_bytes() == before
+
+
+def test_resume_refuses_prompts_that_are_called_something_else(
+    tiny_writer: Any, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    file.write_text('{"prompt": "A lamp", "id": "a"}\n', "utf-8")
+    write_file(tiny_writer("gpt2"), file, out, SETTINGS)
+    file.write_text('{"prompt": "A lamp", "id": "b"}\n', "utf-8")
+    with pytest.raises(InputError, match="other prompts"):
+        write_file(tiny_writer("gpt2"), file, out, SETTINGS, resume=True)
+    assert rows(out)[0]["id"] == "a"
+
+
+@pytest.mark.parametrize("mine", ["My only chapter.", '{"title": "Mine"}', "A\nB"])
+def test_resume_cuts_nothing_off_that_is_not_its_own(
+    tiny_writer: Any, prompts: Path, mine: str
+) -> None:
+    out = prompts.with_name("chapter.txt")
+    out.write_text(mine, "utf-8")
+    with pytest.raises(InputError, match="is not the output"):
+        write_file(tiny_writer("gpt2"), prompts, out, SETTINGS, resume=True)
+    assert out.read_text("utf-8") == mine
 
 
 def test_what_was_whole_at_ctrl_c_is_in_the_file(

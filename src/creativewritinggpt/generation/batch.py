@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
+_BEGIN = b'{"line": '  # of each line of an output file
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
@@ -109,7 +111,7 @@ def write_file(
     alternatives: int = 0,
     progress: Progress | None = None,
 ) -> int:
-    """Continue every prompt of a file ``n`` times; how many prompts were written now.
+    """Continue every prompt of a file ``n`` times; how many prompts there are.
 
     Args:
         writer: The model.
@@ -123,7 +125,8 @@ def write_file(
         progress: Takes the number of prompts done and of all.
 
     Raises:
-        InputError: A file can't be used, or the output was made for other prompts.
+        InputError: A file can't be used, or the output was made for other prompts or by another
+            model.
         Interrupted: Ctrl-C; what was whole is in the file.
         RunError: The disk is full.
     """
@@ -133,7 +136,7 @@ def write_file(
     if out.exists():
         if not resume:
             raise InputError(f"{out} exists", "go on with it by --resume, or name another file")
-        done = _whole(out, prompts, n)
+        done = _whole(writer, out, prompts, n)
     total = len(prompts)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -190,11 +193,11 @@ def _row(writer: Writer, prompt: Prompt, index: int, text: Generated) -> dict[st
     }
 
 
-def _whole(out: Path, prompts: list[Prompt], n: int) -> int:
+def _whole(writer: Writer, out: Path, prompts: list[Prompt], n: int) -> int:
     """How many prompts have all their lines; what comes after them is cut off.
 
     Raises:
-        InputError: The file holds texts for other prompts.
+        InputError: The file holds texts for other prompts or by another model, or none of ours.
     """
     whole = 0  # bytes up to the last prompt that is complete
     done = position = 0
@@ -203,18 +206,23 @@ def _whole(out: Path, prompts: list[Prompt], n: int) -> int:
         for line in stream:
             position += len(line)
             if not line.endswith(b"\n"):
+                # Nothing but the beginning of a line of ours may be cut off.
+                if line[: len(_BEGIN)] != _BEGIN[: len(line)]:
+                    raise InputError(f"{out} is not the output of such a run", "name another file")
                 break
             try:
                 row = json.loads(line)
-                same = done < len(prompts) and (row["line"], row["prompt"]) == (
-                    prompts[done].line,
-                    prompts[done].text,
+                same = done < len(prompts) and (
+                    (row["line"], row["prompt"], row.get("id"))
+                    == (prompts[done].line, prompts[done].text, prompts[done].id)
+                    and (row["model"], row["adapter"]) == (writer.name, writer.adapter)
                 )
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(f"{out} is not the output of such a run: {error}") from error
             if not same:
                 raise InputError(
-                    f"{out} was written for other prompts or another --n", "name another file"
+                    f"{out} was written for other prompts, by another model or with another --n",
+                    "name another file",
                 )
             count += 1
             if count == n:
