@@ -38,6 +38,14 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: {path} could not be written",
                 "what was there before is untouched; free some space and run the command again",
             ) from error
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EFBIG:
+            raise RunError(
+                f"{path} could not be written: it would be larger than the disk allows",
+                "choose a folder on another disk",
+            ) from error
+        if number == errno.ENAMETOOLONG:
+            raise InputError(f"the name …{str(path)[-60:]} is too long", "shorten it") from error
         if isinstance(
             error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
         ) or (isinstance(error, OSError) and error.errno == errno.EROFS):
@@ -194,6 +202,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
+def from_home(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` and ``~USER`` for the home folders that there are.
+
+    Another name that begins so, as a backup's, is left as it is; ``Path.expanduser`` fails.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder for what can be made again: the starter model and token caches.
 
@@ -201,9 +217,9 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     folder.
     """
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+        return from_home(cache_dir)
     if os.environ.get("CWGPT_CACHE"):
-        return Path(os.environ["CWGPT_CACHE"]).expanduser()
+        return from_home(os.environ["CWGPT_CACHE"])
     if os.name == "nt":
         root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     else:

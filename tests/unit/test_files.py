@@ -13,6 +13,8 @@ from creativewritinggpt.files import (
     atomic_folder,
     check_writable,
     clean_up,
+    disk_errors,
+    from_home,
     read_json,
     write_json,
     write_text,
@@ -27,6 +29,20 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_name_too_long_and_a_file_too_large_for_the_disk_are_told(tmp_path):
+    with pytest.raises(InputError, match="too long"):
+        write_text(tmp_path / ("n" * 300), "new")
+    with pytest.raises(RunError, match="larger than the disk allows"), disk_errors(tmp_path / "a"):
+        raise OSError(errno.EFBIG, "File too large")
+
+
+def test_a_tilde_is_a_home_folder_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert from_home("~/story.json") == tmp_path / "story.json"
+    assert str(from_home("~draft.json")) == "~draft.json"
 
 
 def test_failed_folder_leaves_the_old_folder_and_no_rest(tmp_path):

@@ -125,6 +125,18 @@ def test_what_does_not_fit_is_named(
         blend(writer, [(folders[0], 2.0)])
 
 
+def test_an_adapter_below_the_home_folder_is_found(
+    tiny_writer: Any, folders: list[str], monkeypatch: Any
+) -> None:
+    # A shell leaves the ~ of --adapter=~/noir to us.
+    place = Path(folders[0])
+    monkeypatch.setenv("HOME", str(place.parent))
+    monkeypatch.setenv("USERPROFILE", str(place.parent))
+    writer = tiny_writer("llama")
+    blend(writer, [(f"~/{place.name}", 1.0)])
+    assert writer.has_adapter
+
+
 def test_parts_are_read_as_folder_and_weight() -> None:
     assert parse_part("styles/noir:0.7") == ("styles/noir", 0.7)
     assert parse_part("styles/noir") == ("styles/noir", 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -320,6 +321,8 @@ def test_stories_are_listed_and_taken_by_number(
     one.say("The lamp", f"/save {tmp_path / 'stories' / 'old.json'}", "/title Old", "/undo")
     os.utime("stories/old.json", (1, 1))
     (tmp_path / "stories" / "other.json").write_text("{}")
+    # What a save leaves that was killed is not offered as the newest story.
+    shutil.copy("stories/old.json", "stories/.old.json.k3h9x1ab.tmp.json")
     one.say("/load story.json", "/title New")
     said = one.say("/load")
     assert re.search(r"1  .*story.json \(open\) .* New", said)
@@ -349,6 +352,18 @@ def test_unknown_commands_get_a_suggestion_and_short_ones_their_meaning(desk: An
     assert "there is no command /xyzzy" in one.say("/xyzzy")
     assert "did you mean 'temperature'" in one.say("/set temprature=1")
     assert "let the model go on" in one.say("/help conti")
+
+
+def test_names_and_numbers_that_are_too_long_are_said_in_a_line(
+    desk: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = desk()
+    for line in ("/undo " + "9" * 5000, "/seed " + "9" * 5000, "/save " + "n" * 300,
+                 "/load " + "n" * 300, "/export " + "n" * 300 + ".txt"):  # fmt: skip
+        said = one.say(line)
+        assert "error: " in said and "should not happen" not in said and len(said) < 300, said
+    assert "written: ~draft.txt" in one.say("The lamp", "/export ~draft.txt")
 
 
 def test_settings_are_shown_and_changed(desk: Any) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import from_home
 from .settings import GenerationSettings
 
 
@@ -69,7 +70,7 @@ def preset(name: str) -> Preset:
     known = presets()
     if name in known:
         return known[name]
-    path = Path(name).expanduser()
+    path = from_home(name)
     if path.suffix in (".yaml", ".yml"):
         values = _mapping(_read(path), str(path))
         found = _preset(path.stem, values, str(path))

@@ -9,10 +9,10 @@ before the next text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..files import from_home
 
 if TYPE_CHECKING:
     from ..models.writer import Writer
@@ -79,7 +79,7 @@ def blend(writer: Writer, parts: Sequence[tuple[str, float]]) -> None:
             raise InputError(f"the adapter {folder} is named twice", "add up its weights")
         if place not in known:
             known[place] = f"adapter{len(known)}" if writer.has_adapter else "default"
-            load_adapter(writer, Path(folder), name=known[place])
+            load_adapter(writer, from_home(folder), name=known[place])
         weights[known[place]] = weight
     if not weights:
         raise InputError("a blend needs at least one adapter")
@@ -107,4 +107,4 @@ def _checked(weight: float, what: str) -> float:
 
 
 def _place(folder: str) -> str:
-    return str(Path(folder).expanduser().resolve())
+    return str(from_home(folder).resolve())

@@ -17,7 +17,7 @@ import torch
 
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
-from ..files import read_json
+from ..files import from_home, read_json
 from .checks import check_folder, check_model, check_tokenizer, describe, quiet
 from .hub import fetch, looks_like_hub_id
 from .starter import HUB_NAME, ensure_starter
@@ -78,7 +78,7 @@ def resolve_base(
     if name == STARTER:
         path = ensure_starter(cache_dir, starter_file)
         return BaseModel(path, "starter", STARTER, HUB_NAME)
-    folder = Path(name).expanduser()
+    folder = from_home(name)
     if folder.is_dir():
         return BaseModel(folder, "folder", name, str(folder.resolve()))
     if folder.exists():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...config import Config
 from ...errors import InputError
+from ...files import from_home
 from ..columns import find_columns
 from ..document import Document
 from ..manuscripts import MANUSCRIPTS
@@ -104,9 +105,9 @@ def _label(folder: Path, file: Path, alike: bool) -> str:
 def _named(given: str) -> tuple[str | None, Path]:
     """The parts of ``NAME=PATH``; an existing file whose name has ``=`` is a path."""
     name, equals, rest = given.partition("=")
-    if equals and name and rest and not Path(given).expanduser().exists():
-        return name.strip(), Path(rest).expanduser()
-    return None, Path(given).expanduser()
+    if equals and name and rest and not from_home(given).exists():
+        return name.strip(), from_home(rest)
+    return None, from_home(given)
 
 
 def _folder(path: Path) -> tuple[list[Path], int]:

@@ -58,8 +58,8 @@ def number(text: str, what: str, *, low: int = 1, high: int = 10_000, default: i
     text = text.strip()
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-        raise InputError(f"{what} takes a number from {low} to {high:,}, not '{text}'")
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+        raise InputError(f"{what} takes a number from {low} to {high:,}, not '{text[:60]}'")
     return int(text)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import InputError
+from ...files import from_home
 from ..story.exports import ENDINGS, export_story
 from ..story.file import StoryFile, read_story
 from ..story.imports import import_story
@@ -41,7 +42,7 @@ def _load(session: Session, rest: str) -> None:
     if not name:
         _list(session)
         return
-    path = Path(name).expanduser()
+    path = from_home(name)
     if name.isdigit() and not path.exists():
         path = _listed(session, name)
         name = str(path)
@@ -97,7 +98,7 @@ def _export(session: Session, rest: str) -> None:
         raise InputError(
             "/export takes a file, or an ending alone", f"known endings: {' '.join(ENDINGS)}"
         )
-    path = Path(name).expanduser()
+    path = from_home(name)
     if f".{name.lstrip('.')}" in ENDINGS:
         path = session.file.path.with_suffix(f".{name.lstrip('.')}")
     if path.resolve() == session.file.path.resolve():

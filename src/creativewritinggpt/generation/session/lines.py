@@ -62,6 +62,9 @@ def answer(session: Session, line: str) -> None:
         session.screen.note("stopped")
     except MemoryError:
         session.screen.say("error: there is not enough memory")
+    except OSError as error:  # a drive that is gone, a name that is too long
+        place = f"{str(error.filename)[:60]}: " if error.filename else ""
+        session.screen.error(RunError(f"{place}{error.strerror or error}"))
     except Exception as error:  # whatever it is, the story must not be lost with the session
         if os.environ.get("CWGPT_DEBUG"):
             traceback.print_exc()

@@ -6,6 +6,7 @@ import datetime
 from pathlib import Path
 
 from ...errors import InputError
+from ...files import from_home
 from ..story.file import FORMAT, StoryFile
 
 FOLDER = "stories"
@@ -30,7 +31,8 @@ def stories(beside: Path) -> list[Path]:
     found = {path.resolve(): path for path in Path(FOLDER).glob("*.json")}
     for path in beside.parent.glob("*.json"):
         found.setdefault(path.resolve(), path)
-    own = [path for path in found.values() if is_story(path)]
+    # What is hidden is no story: a save that was killed leaves such a file.
+    own = [path for path in found.values() if not path.name.startswith(".") and is_story(path)]
     return sorted(own, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
@@ -49,7 +51,7 @@ def story_file(name: str) -> StoryFile:
     Raises:
         InputError: The name has another ending.
     """
-    path = Path(name).expanduser()
+    path = from_home(name)
     if path.name and not path.suffix:
         path = path.with_suffix(".json")
     if path.suffix.lower() != ".json":

@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 
 from ...errors import InputError
-from ...files import atomic_file, write_text
+from ...files import atomic_file, from_home, write_text
 from .file import dump
 from .imports import clean
 from .tree import Story
@@ -54,7 +54,7 @@ def export_story(story: Story, path: str | os.PathLike[str]) -> None:
         InputError: The ending is not known, or a library is missing.
         RunError: The disk is full.
     """
-    place = Path(path).expanduser()
+    place = from_home(path)
     forms: dict[str, Callable[[Story, Path], None]] = {
         ".txt": lambda story, path: write_text(path, clean(story.text).strip() + "\n"),
         ".md": lambda story, path: write_text(path, markdown(story)),

@@ -12,13 +12,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ...errors import InputError, RunError
-from ...files import disk_errors, read_json, write_text
+from ...files import disk_errors, from_home, read_json, write_text
 from .tree import NOTHING, Lore, Passage, Setup, State, Story
 
 FORMAT = "creativewritinggpt-story"
@@ -33,7 +32,7 @@ class StoryFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+        self.path = from_home(path)
         # A link stays one: what it leads to is locked and written.
         self._place = self.path.resolve()
         self._lock: FileLock | None = None
@@ -87,7 +86,7 @@ class StoryFile:
         if self._lock is not None:
             return
         lock = self._place.with_name(f".{self._place.name}.lock")
-        with disk_errors(lock):
+        with disk_errors(self.path):
             lock.parent.mkdir(parents=True, exist_ok=True)
             taken = FileLock(lock, thread_local=False)
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import read_json
+from ...files import from_home, read_json
 from .file import FORMAT, load
 from .tree import Lore, Story
 
@@ -34,7 +34,7 @@ def import_story(path: str | os.PathLike[str]) -> Story:
     Raises:
         InputError: The file can't be read, is too large, or is no story.
     """
-    place = Path(path).expanduser()
+    place = from_home(path)
     try:
         if place.stat().st_size > MOST_BYTES:
             raise InputError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB")
