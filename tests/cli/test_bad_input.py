@@ -201,6 +201,8 @@ def test_output_folder_that_is_a_file(train, tmp_path):
     [
         (["generate", "x", "--model", "missing/folder/here"], "missing/folder/here"),
         (["generate", "x", "--n", "0"], "--n"),
+        (["generate", "x", "--n", "²"], "give a whole number from 1 to 64"),
+        (["generate", "x", "--prompts", "p.txt", "--out", "o.jsonl"], "not both"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["generate", "--prompts", "missing.txt"], "missing.txt"),
         (["generate", "x", "--adapter", "a:0.7", "--adapter", "b", "--style", "1"], "--style"),

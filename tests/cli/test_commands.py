@@ -167,6 +167,19 @@ def test_prompts_file_gives_one_text_a_line(trained, capsys):
     assert [record["prompt"] for record in found] == ["A king", "A king", "The sea", "The sea"]
 
 
+def test_json_is_one_object_also_for_a_file_of_texts_and_the_presets(trained, capsys):
+    prompts, out = trained / "prompts.txt", trained / "texts.jsonl"
+    prompts.write_text("A king\nThe sea\n")
+    model = str(trained / "out" / "best_model")
+    capsys.readouterr()
+    assert main(["generate", "--prompts", str(prompts), "--out", str(out), "--json",
+                 "--max-new-tokens", "2", "--model", model, *FAST]) == 0  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["prompts"], found["out"]) == (model, 2, str(out))
+    assert main(["generate", "--presets", "--json"]) == 0
+    assert "temperature" in json.loads(capsys.readouterr().out)["presets"]["steady"]
+
+
 def test_piped_text_is_taken_without_mark_and_windows_line_ends(monkeypatch):
     piped = io.TextIOWrapper(io.BytesIO("\ufeffOne\r\ntwo\r\n".encode()))
     monkeypatch.setattr("sys.stdin", piped)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..arguments import add_settings, given, short_usage
 from ..config import Config, load_config
 from ..errors import InputError
-from ..files import cache_folder
+from ..files import cache_folder, from_home
 from ..generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..models.writer import Writer
 
 _SETTINGS = ("starter_file", "cache_dir", "device", "precision", "num_workers")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -84,14 +85,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text) if text.isdigit() else 0
+    number = int(text) if _NUMBER.fullmatch(text) else 0
     if not 1 <= number <= 64:
         raise argparse.ArgumentTypeError(f"give a whole number from 1 to 64, not {text!r}")
     return number
 
 
 def _alternatives(text: str) -> int:
-    number = int(text) if text.isdigit() else -1
+    number = int(text) if _NUMBER.fullmatch(text) else -1
     if not 0 <= number <= 100:
         raise argparse.ArgumentTypeError(f"give a whole number from 0 to 100, not {text!r}")
     return number
@@ -102,6 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..generation.presets import presets, settings_for
 
     if arguments.presets:
+        if arguments.json:
+            listed = {name: {"why": one.why, **one.values} for name, one in presets().items()}
+            sys.stdout.write(json.dumps({"presets": listed}, ensure_ascii=False) + "\n")
+            return 0
         for name, preset in presets().items():
             sys.stdout.write(f"{name:<18} {preset.why}\n")
         return 0
@@ -111,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             "--out and --resume go with --prompts FILE", "give --prompts FILE --out FILE"
         )
+    if arguments.prompts and any(arguments.prompt):
+        raise InputError("give PROMPT or --prompts FILE, not both")
     if arguments.story is not None:
         if arguments.prompts or arguments.json:
             raise InputError("--story begins a session, which has no --prompts and no --json")
@@ -144,6 +151,11 @@ def _to_file(writer: Writer, settings: GenerationSettings, arguments: argparse.N
             progress=lambda done, total: tell("writing", done, total),
         )  # fmt: skip
     console.note(f"{console.counted(count, 'prompt')} continued in {arguments.out}")
+    if arguments.json:
+        document = {
+            "model": writer.name, "base": writer.base_name, "prompts": count, "out": arguments.out,
+        }  # fmt: skip
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     return 0
 
 
@@ -151,8 +163,6 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt] | None:
     """The prompts, or None for a session."""
     words = " ".join(arguments.prompt)
     if arguments.prompts:
-        if words:
-            raise InputError("give PROMPT or --prompts FILE, not both")
         from ..generation.batch import read_prompts
 
         return read_prompts(arguments.prompts)
@@ -295,7 +305,7 @@ def _explain(writer: Writer, text: str, word: str) -> str:
 
 def _at_hand(arguments: argparse.Namespace, config: Config) -> bool:
     """Whether the model can be loaded without fetching anything or asking the hub."""
-    folder = Path(arguments.model).expanduser()
+    folder = from_home(arguments.model)
     if folder.is_dir() and not (folder / "adapter_config.json").is_file():
         return True
     # The starter, and adapters, most of which are on it.
