@@ -18,7 +18,8 @@ each instead of 50 (the exact ones, of which there are as many with 50, count on
 `extrapolated`. Equal results are part of the claim: `relative_delta` is what the scores miss of the
 change they explain (the worst target), `rank_correlation` compares with a reference of 500 steps
 (100 at 128 tokens), `within_two_errors` is the share of tokens whose scores lie within two standard
-errors of the original's. Every row is a process of its own; the reference is not timed against
+errors of the original's, `error_ratio` our standard errors by those of as many of its samples (the
+median token). Every row is a process of its own; the reference is not timed against
 anything. `share_of_ceiling`, of random replacements: the matrix products that 50 of each token
 can't avoid (a pass over the rest of the text, the head at its last place) / time / the faster of
 this machine's fp32 and bf16 product rates. Peers come with `pip install --group bench-explain`; one
@@ -56,6 +57,7 @@ METRICS = (
     "relative_delta",
     "rank_correlation",
     "within_two_errors",
+    "error_ratio",
     "share_of_ceiling",
     "peak_memory_bytes",
 )
@@ -97,6 +99,7 @@ def work(name: str, model: str, case: str, quick: bool) -> dict[str, Any]:
             result[name] = getattr(found, name)
     if found.errors is not None:
         result["errors"] = _plain(found.errors)
+        result["drawn"] = found.drawn
     return result
 
 
@@ -122,6 +125,9 @@ def compare(rows: list[dict[str, Any]]) -> None:
         looked_at = ~np.isnan(gap)
         by_name["ours"]["within_two_errors"] = float((gap <= limit)[looked_at].mean())
         by_name["ours"]["compared_tokens"] = int(looked_at.sum())
+        as_many = by_name["original"]["drawn"] / by_name["ours"]["drawn"]
+        ratios = errors["ours"] / (errors["original"] * as_many**0.5)
+        by_name["ours"]["error_ratio"] = float(np.median(ratios[looked_at]))
     for name in by_name:
         if name not in ("ours", "reference") and "ours" in by_name:
             by_name[name]["ratio"] = by_name[name]["seconds"] / by_name["ours"]["seconds"]

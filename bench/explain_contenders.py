@@ -67,6 +67,7 @@ class Explained:
         relative_delta: The largest |sum of scores - change of the target| / |change|, of the
             targets that were run.
         errors: Standard errors of ``scores``, where they were drawn at random.
+        drawn: Samples of each token that ``errors`` come from.
         steps: Along the path; of ours, the most that any target needed.
         whole: How many times the time taken the whole task would take.
         seconds: Where only a part of the time taken counts, that part.
@@ -75,6 +76,7 @@ class Explained:
     scores: np.ndarray
     relative_delta: float | None = None
     errors: np.ndarray | None = None
+    drawn: int = 0
     steps: int | None = None
     whole: float = 1.0
     seconds: float | None = None
@@ -185,7 +187,7 @@ def ours(writer: Any, case: str, quick: bool) -> Work:
             parted = max((at for at, done in marks if done <= share + 1e-3), default=began)
             seconds = (parted - began) / whole + ended - parted
             return Explained(
-                found.kl[-1], errors=found.kl_se[-1], whole=whole,
+                found.kl[-1], errors=found.kl_se[-1], drawn=samples, whole=whole,
                 seconds=seconds if whole != 1 else None,
             )  # fmt: skip
 
@@ -355,7 +357,7 @@ def original(writer: Any, case: str, quick: bool) -> Work:
                 errors[place] = np.std(drawn, ddof=1) / samples**0.5
         # Ours does not replace the start token, which is no part of the text.
         whole = (len(task.ids) - 1) * SAMPLES / (len(places) * samples)
-        return Explained(scores, errors=errors, whole=whole)
+        return Explained(scores, errors=errors, drawn=samples, whole=whole)
 
     return replace
 
