@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,11 +20,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .errors import InputError, UserError
+from . import console
+from .errors import InputError, RunError, UserError
 from .processes import Processes, ProcessLost, Result, SaidElsewhere
 
 BUCKET = 1 << 24
 """Numbers that are exchanged at once: 64 MB in fp32."""
+
+_MEETING = datetime.timedelta(minutes=10)
+"""How long the first process waits for the others to start; torchrun waits as long."""
+
+_QUIET = 20.0
+"""Seconds after which the waiting is spoken of."""
 
 
 def accelerator_of(size: int, device: str | None, verb: str, patience: datetime.timedelta) -> Any:
@@ -41,6 +49,7 @@ def accelerator_of(size: int, device: str | None, verb: str, patience: datetime.
     Raises:
         InputError: There is no launcher, the processes are not as many as it says, or the device
             can't be shared.
+        RunError: The others have not come.
     """
     if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
         raise InputError(
@@ -53,19 +62,78 @@ def accelerator_of(size: int, device: str | None, verb: str, patience: datetime.
             f"device is {kind}, and {size} processes can share only cpu or cuda",
             "leave --device out: each process takes a GPU of its own",
         )
+    _check_places(size)
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    met = _meet(size)
     accelerator = Accelerator(
         cpu=kind == "cpu",
         mixed_precision="no",  # the writer's own autocast does it
         kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)],
     )
+    del met  # Accelerate has joined the same meeting
     if accelerator.num_processes != size:
         raise InputError(
             f"WORLD_SIZE is {size}, but {accelerator.num_processes} processes have joined",
             "start them with torchrun or accelerate launch, one for each device",
         )
     return accelerator
+
+
+def _check_places(size: int) -> None:
+    """Refuse what no launcher says of a process; torch would wait for hours or end in a traceback.
+
+    Raises:
+        InputError: Naming the variable.
+    """
+    for name in ("RANK", "LOCAL_RANK"):
+        rank = os.environ.get(name, "0")
+        if not (rank.isdecimal() and int(rank) < size):
+            raise InputError(
+                f"{name} is {rank}, but WORLD_SIZE is {size}",
+                f"give each process a number from 0 to {size - 1}, as torchrun does",
+            )
+    port = os.environ.setdefault("MASTER_PORT", "29500")
+    if not (port.isdecimal() and 0 < int(port) < 65536):
+        raise InputError(f"MASTER_PORT is {port}", "give a number from 1 to 65535")
+
+
+def _meet(size: int) -> Any:
+    """Wait until the processes of a launch are there.
+
+    Accelerate would wait as long as a later exchange may take, and Ctrl-C does not reach what waits
+    in torch; so it is a thread that waits.
+
+    Returns:
+        What keeps the meeting open until Accelerate has joined it.
+
+    Raises:
+        RunError: Somebody has not come.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    found: list[Any] = []
+
+    def wait() -> None:
+        try:
+            found.append(next(rendezvous("env://", timeout=_MEETING))[0])
+        except Exception as error:
+            found.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(_QUIET)
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if waiting.is_alive():
+        console.note(f"waiting at {place} for the other processes: WORLD_SIZE is {size}")
+        waiting.join()
+    if isinstance(found[0], Exception):
+        reason = (str(found[0]).strip().splitlines() or ["no reason given"])[0][:200]
+        raise RunError(
+            f"the {size} processes of this launch could not meet at {place}: {reason}",
+            "start all of them together, as torchrun does, or unset WORLD_SIZE to work alone",
+        ) from found[0]
+    return found[0]
 
 
 class Joined(Processes):

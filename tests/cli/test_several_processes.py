@@ -1,5 +1,6 @@
 """One run by several processes: the losses of one process, and what the death of one costs."""
 
+import datetime
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ import psutil
 import pytest
 import torch
 from corpora import write_stories
+from launches import free_port
 from safetensors.torch import load_file
 
+from creativewritinggpt import joined
 from creativewritinggpt.cli import main
 
 pytestmark = [pytest.mark.cli, pytest.mark.slow]
@@ -114,6 +117,32 @@ def test_several_processes_have_the_losses_of_one_through_an_interruption_and_a_
     assert json.loads(out)["steps"] == steps, "one object, from the first process alone"
     assert _metrics(replicas)["resumed_from"] == [kept]
     _assert_same(straight, replicas)
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "said"),
+    [
+        ({"RANK": "5"}, 2, "RANK is 5, but WORLD_SIZE is 2"),
+        ({"RANK": "one"}, 2, "RANK is one, but WORLD_SIZE is 2"),
+        ({"RANK": "-1"}, 2, "RANK is -1, but WORLD_SIZE is 2"),
+        ({"RANK": "0", "LOCAL_RANK": "2"}, 2, "LOCAL_RANK is 2, but WORLD_SIZE is 2"),
+        ({"RANK": "0", "MASTER_PORT": "port"}, 2, "MASTER_PORT is port"),
+        ({"RANK": "0"}, 1, "error: the 2 processes of this launch could not meet"),
+        ({"RANK": "1"}, 1, "error: the 2 processes of this launch could not meet"),
+    ],
+)
+def test_process_whose_launch_is_not_there_ends_with_a_line(
+    tiny_folder, tmp_path, monkeypatch, capsys, place, code, said
+):
+    monkeypatch.setattr(joined, "_MEETING", datetime.timedelta(seconds=1))
+    monkeypatch.setattr(joined, "_QUIET", 0.1)
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in {**launch, **place}.items():
+        monkeypatch.setenv(name, value)
+    assert main([*_words(tiny_folder("gpt2"), tmp_path / "out"), "--sources=sample"]) == code
+    lines = capsys.readouterr().err
+    assert said in lines
+    assert code == 2 or "for the other processes: WORLD_SIZE is 2" in lines
 
 
 def test_launch_that_does_not_add_up_is_refused(tiny_folder, tmp_path, monkeypatch, capsys):
