@@ -195,6 +195,31 @@ def test_any_damage_to_a_checkpoint_is_named_and_the_one_before_it_used(
     assert newest_checkpoint(folder)[0] == newest
 
 
+def test_resume_without_a_checkpoint_does_not_cost_the_model(
+    tiny_folder, tmp_path, stories, capsys
+):
+    config = _config(tiny_folder, tmp_path / "out", max_steps=2)
+    train(config, [stories])
+    output = Path(config.output_dir)
+    more = ["train", "--resume", f"--output-dir={output}"]
+    for path in (output / "checkpoints").iterdir():
+        (path / "state.json").write_text("{")
+    for gone in (None, "final_model"):  # a run that ended, and one that was killed
+        if gone is not None:
+            shutil.rmtree(output / gone)
+        assert main(more) == 2
+        said = capsys.readouterr().err
+        assert "no checkpoint to go on from, but a model" in said
+        assert f"--init-adapter {output / 'best_model'}" in said
+        assert (output / "best_model" / "adapter_model.safetensors").exists()
+    # Killed before the first checkpoint: nothing is lost by starting over.
+    shutil.rmtree(output / "checkpoints")
+    assert main(more) == 0
+    assert "starting from the first step" in capsys.readouterr().err
+    shutil.rmtree(output / "checkpoints")
+    assert main(more) == 2
+
+
 def test_force_goes_on_with_other_settings_and_data_and_records_both(
     tiny_folder, tmp_path, stories, capsys
 ):

@@ -241,7 +241,8 @@ def test_resume_without_a_checkpoint_starts_over_and_says_so(
     train(config, [stories], resume=True)
     assert "no checkpoint" in capsys.readouterr().err
     # Over, but with the run's own model, files and settings.
-    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    for name in ("checkpoints", "final_model"):
+        shutil.rmtree(tmp_path / "out" / name)
     before = _metrics(config.output_dir)
     train(Config(output_dir=config.output_dir), resume=True)
     assert "no checkpoint" in capsys.readouterr().err

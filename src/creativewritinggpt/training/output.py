@@ -65,6 +65,25 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.release()
 
 
+def check_spared(folder: Path) -> None:
+    """Refuse to start over, for want of a checkpoint, where that would cost a model.
+
+    A run that was killed before its first checkpoint may start over. One that has ended, or whose
+    checkpoints are all damaged, leaves a model that took its time.
+
+    Raises:
+        InputError: There is such a model.
+    """
+    models = [name for name in (FINAL, BEST) if (folder / name).exists()]
+    checkpoints = folder / CHECKPOINTS
+    if models and (FINAL in models or (checkpoints.is_dir() and any(checkpoints.iterdir()))):
+        raise InputError(
+            f"{folder} holds no checkpoint to go on from, but a model: starting over would cost it",
+            f"--init-adapter {folder / models[-1]} with another --output-dir goes on from it, "
+            "--overwrite starts over",
+        )
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier run wrote; other files in the folder stay."""
     for name in _OF_A_RUN:

@@ -31,7 +31,7 @@ from .journal import Journal, check_trackers, journal
 from .loop import Job, fit, probe
 from .metrics import new_metrics, note_base, note_samples, write_metrics
 from .micro_batch import MicroBatch, fitting_rows
-from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, claimed, clear
+from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, check_spared, claimed, clear
 from .parts import Parts, prepare
 from .resume import begun, choices, recorded, take_up
 from .team import Team, gather
@@ -108,6 +108,8 @@ def train(
             stack.enter_context(claimed(output, resume=resume, overwrite=overwrite))
         found = _checkpoint(output, team) if resume else None
         if resume and found is None:
+            if team.first:
+                check_spared(output)
             console.note(f"no checkpoint in {output}: starting from the first step")
         then = found[1] if found else begun(output / MANIFEST, config, team) if resume else None
         if then is not None:
