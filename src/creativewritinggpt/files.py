@@ -21,6 +21,7 @@ from typing import Any
 from .errors import InputError, RunError, UserError
 
 _FULL_DISK = re.compile(r"\(os error (28|112)\)")  # Unix, Windows
+_LARGE_FILE = re.compile(r"\(os error (27|223)\)")
 
 
 @contextlib.contextmanager
@@ -31,7 +32,14 @@ def disk_errors(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        # safetensors has an error of its own for this, which holds the number only in its text.
+        # safetensors has an error of its own for both, which holds the number only in its text.
+        large = isinstance(error, OSError) and error.errno == errno.EFBIG
+        if large or _LARGE_FILE.search(str(error)):
+            raise RunError(
+                f"{path} could not be written: it is too large for this disk, or for a limit on "
+                "the size of files",
+                "what was there before is untouched; choose another folder, or see ulimit -f",
+            ) from error
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or _FULL_DISK.search(str(error)):
             raise RunError(

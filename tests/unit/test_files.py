@@ -64,6 +64,28 @@ def test_folder_is_replaced_whole(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_file_beyond_the_limit_is_one_clear_line(tmp_path):
+    """Shared machines limit the size of files, and old file systems do."""
+    script = (
+        "import resource, torch\nfrom pathlib import Path\n"
+        "from safetensors.torch import save_file\n"
+        "from creativewritinggpt.errors import RunError\n"
+        "from creativewritinggpt.files import atomic_folder, write_text\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "def folder(path):\n"
+        "    with atomic_folder(path) as new:\n"
+        "        save_file({'a': torch.ones(10000)}, new / 'a')\n"
+        "for work in (folder, lambda path: write_text(path, 'x' * 10000)):\n"
+        "    try:\n        work(Path('out'))\n"
+        "    except RunError as error:\n        print(error.message)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.stdout.count("out could not be written: it is too large") == 2, run.stderr
+    assert os.listdir(tmp_path) == []
+
+
 def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
