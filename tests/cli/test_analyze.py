@@ -78,6 +78,13 @@ def test_a_file_of_texts_with_odd_characters(folder: Path) -> None:
     assert "http://" not in page.read_text("utf-8").replace("http://www.w3.org", "")
 
 
+def test_an_argument_that_is_no_utf8_is_explained_with_marks(folder: Path) -> None:
+    words = ["analyze", "The caf\udce9 was", "--contrast", "\udce9", "--methods", "gradients"]
+    assert main([*words, "--model", str(folder), *FAST]) == 0
+    record = json.loads(Path("results/results.json").read_text("utf-8"))
+    assert record["text"] == "The caf\ufffd was"
+
+
 def test_after_ctrl_c_what_is_finished_is_written(
     folder: Path, monkeypatch: Any, capsys: Any
 ) -> None:

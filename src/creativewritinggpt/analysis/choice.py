@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, RunError
+from ..generation.text import whole_characters
 from .predictions import next_token, predictions
 from .settings import AnalysisSettings
 from .subject import Subject, Target, first_token, read, tokens_of, with_targets
@@ -40,6 +41,7 @@ def choose(
     """
     if not text:
         raise InputError("there is no text to explain", 'give one, as cwgpt analyze "The door"')
+    text = whole_characters(text)
     if settings.write is not None:
         subject = _written(writer, text, settings)
     else:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from ..errors import InputError
+from ..generation.text import whole_characters
 from ..settings import check, from_mapping, setting
 
 METHODS = (
@@ -81,6 +82,9 @@ class AnalysisSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        for name in ("target", "next_word", "contrast"):
+            if (word := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole_characters(word))
         given = [
             name for name in ("write", "target", "next_word") if getattr(self, name) is not None
         ]

@@ -21,11 +21,15 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of ``text``, without special tokens; ``<|endoftext|>`` in it is plain text."""
-    whole = _LONE.sub(_REPLACEMENT, text)
-    ids: list[int] = tokenizer(whole, add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
+    ids: list[int] = tokenizer(
+        whole_characters(text), add_special_tokens=False, split_special_tokens=True
+    )["input_ids"]
     return ids
+
+
+def whole_characters(text: str) -> str:
+    """``text`` with a mark in place of each half of a character; its length stays."""
+    return _LONE.sub(_REPLACEMENT, text)
 
 
 @functools.cache
