@@ -8,6 +8,7 @@ print(load("outputs/best_model").write("The night ferry was late,"))
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,7 +146,7 @@ def generate(
 
 
 def evaluate(
-    model: str | os.PathLike[str] | Writer = loading.DEFAULT_MODEL,
+    model: str | os.PathLike[str] | writer.Writer = loading.DEFAULT_MODEL,
     files: Paths = (),
     *,
     documents: Sequence[Document] | None = None,
@@ -168,7 +169,7 @@ def evaluate(
     """
     from .data.corpus import read_documents
 
-    loaded = model if isinstance(model, Writer) else load(model)
+    loaded = model if isinstance(model, writer.Writer) else load(model)
     chosen = documents if documents is not None else read_documents(_listed(files), Config())
     what = EvaluationSettings.from_mapping({"texts": 0, **settings})
     return _evaluate(loaded, list(chosen), settings=what)
@@ -201,18 +202,31 @@ def analyze(
     chosen = AnalysisSettings.from_mapping(settings)
     if folder is not None:
         check_writable(Path(folder))
-    if isinstance(model, (str, os.PathLike)):
-        loaded: writer.Writer = load(model)
-    elif isinstance(model, writer.Writer):
-        loaded = model
-    else:
-        if tokenizer is None:
-            raise InputError("a model in memory needs its tokenizer", "give tokenizer=…")
-        loaded = loading.wrap(model, tokenizer)
-    found = explain(loaded, text, chosen)
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, (str, os.PathLike)):
+            loaded: writer.Writer = load(model)
+        elif isinstance(model, writer.Writer):
+            loaded = model
+        else:
+            if tokenizer is None:
+                raise InputError("a model in memory needs its tokenizer", "give tokenizer=…")
+            stack.enter_context(_modes_kept(model))
+            loaded = loading.wrap(model, tokenizer)
+        found = explain(loaded, text, chosen)
     if folder is not None:
         save(found, Path(folder), chosen)
     return found
+
+
+@contextlib.contextmanager
+def _modes_kept(model: Any) -> Iterator[None]:
+    """A model that is being trained has its dropout again after the block."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _listed(files: Paths) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .settings import check, from_mapping, setting
+from .settings import check, convert, field_types, from_mapping, setting
 
 SOURCES = ("writingprompts", "rocstories", "wikitext", "openwebtext")
 
@@ -240,6 +240,8 @@ class Config:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        for name, kind in field_types(Config).items():
+            setattr(self, name, convert(name, getattr(self, name), kind))
         check(self)
         if self.mix is not None and (
             not self.mix

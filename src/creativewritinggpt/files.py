@@ -46,13 +46,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: {path} could not be written",
                 "what was there before is untouched; free some space and run the command again",
             ) from error
-        number = error.errno if isinstance(error, OSError) else None
-        if number == errno.EFBIG:
-            raise RunError(
-                f"{path} could not be written: it would be larger than the disk allows",
-                "choose a folder on another disk",
-            ) from error
-        if number == errno.ENAMETOOLONG:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise InputError(f"the name …{str(path)[-60:]} is too long", "shorten it") from error
         if isinstance(
             error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)

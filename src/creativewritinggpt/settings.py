@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
@@ -137,6 +138,8 @@ def convert(name: str, value: Any, annotation: Any, where: str = "") -> Any:
                 raise ValueError("a number")
             return float(value)
         if origin is str:
+            if isinstance(value, os.PathLike):
+                return os.fsdecode(value)
             if isinstance(value, (str, int, float)) and not isinstance(value, bool):
                 return str(value)
             raise ValueError("text")

@@ -201,7 +201,7 @@ def _one_pass(
                     sizes = torch.linalg.vector_norm(gradient[0], dim=-1)
                 else:
                     sizes = (gradient[0] * rows[0]).sum(-1)
-                scores[index, : len(sizes)] = sizes.cpu().numpy()
+                scores[index, : len(sizes)] = sizes.cpu().double().numpy()
                 values[index] = score.item()
     if progress is not None:
         progress(1, 1)

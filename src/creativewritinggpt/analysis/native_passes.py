@@ -9,6 +9,7 @@ differs from the text in fewer bits, by torch or by onnxruntime.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -35,7 +36,9 @@ class NativePasses:
     def __init__(self, model: Any, backend: NativeBackend) -> None:
         self._forward: Any = backend.forward
         body = model.base_model
-        self._last_norm = getattr(body, "ln_f", None) or body.norm
+        last = getattr(body, "ln_f", None) or body.norm
+        # What goes through it is fp32 here, whatever a model in memory is in.
+        self._last_norm = last if last.weight.dtype == torch.float32 else deepcopy(last).float()
         self._layers: list[_KeysAndValues] = []
 
     def read(self, ids: Tensor, wanted: Tensor) -> Tensor:

@@ -115,9 +115,9 @@ class Path:
             for column, (score, gradient) in enumerate(
                 target_gradients(self.writer, rows, targets)
             ):
-                scores[start:stop, column] = score.cpu().numpy()
+                scores[start:stop, column] = score.cpu().double().numpy()
                 slope = (gradient * self.direction[:, :last]).sum(-1)
-                slopes[start:stop, column, :last] = slope.cpu().numpy()
+                slopes[start:stop, column, :last] = slope.cpu().double().numpy()
 
         in_batches(len(points), micro_batch(self.writer, last, gradients=True), work)
 

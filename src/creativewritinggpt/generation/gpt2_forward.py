@@ -101,4 +101,4 @@ class GPT2Forward:
 def _norm(module: torch.nn.Module) -> tuple[Tensor, Tensor]:
     if type(module) is not torch.nn.LayerNorm:
         raise Unsupported(f"a {type(module).__name__} where a norm should be")
-    return module.weight.detach(), module.bias.detach()
+    return module.weight.detach().float(), module.bias.detach().float()
