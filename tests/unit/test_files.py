@@ -34,7 +34,7 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
 def test_a_name_too_long_and_a_file_too_large_for_the_disk_are_told(tmp_path):
     with pytest.raises(InputError, match="too long"):
         write_text(tmp_path / ("n" * 300), "new")
-    with pytest.raises(RunError, match="larger than the disk allows"), disk_errors(tmp_path / "a"):
+    with pytest.raises(RunError, match="too large for this disk"), disk_errors(tmp_path / "a"):
         raise OSError(errno.EFBIG, "File too large")
 
 
