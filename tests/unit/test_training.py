@@ -248,7 +248,8 @@ def test_resume_without_a_checkpoint_starts_over_and_says_so(
     assert "no checkpoint" in capsys.readouterr().err
     after = _metrics(config.output_dir)
     assert after["batch_losses"] == before["batch_losses"] and after["resumed_from"] == []
-    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    for name in ("checkpoints", "final_model"):
+        shutil.rmtree(tmp_path / "out" / name)
     with pytest.raises(InputError, match="lora_r was 4, is 2"):
         train(dataclasses.replace(config, lora_r=2), [stories], resume=True)
 
