@@ -144,12 +144,18 @@ def test_passes_by_onnxruntime_equal_those_of_the_same_matrices_in_torch(
         assert float((states[0] - states[1]).norm() / states[1].norm()) < 0.01
 
 
+@pytest.mark.parametrize("many", ["int8", "bf16"])
 @pytest.mark.parametrize("kind", ROUGH)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rough_passes_are_wrong_by_a_small_part_of_what_changes(
-    family: str, kind: str, tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    kind: str,
+    many: str,
+    tiny_model: Any,
+    tiny_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: "int8")
+    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: many)
     writer = with_adapter(a_writer(tiny_model, tiny_tokenizer, family))
     ids = torch.randint(1, 384, (11,), generator=torch.Generator().manual_seed(1))
     exact, rough_passes = own_passes(writer), own_passes(writer, kind)

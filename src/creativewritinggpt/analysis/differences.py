@@ -85,7 +85,9 @@ class Different:
 
 
 def with_matrices(forward: Any, change: Callable[[int, Matrix], Matrix]) -> Any:
-    """A copy of a forward pass with other matrices in its layers.
+    """A copy of a forward pass with other matrices in its layers, fp32 between them.
+
+    In bf16 what goes into a matrix would be rounded before the text is subtracted from it.
 
     Args:
         forward: Of the GPT-2 or the Llama family.
@@ -93,6 +95,7 @@ def with_matrices(forward: Any, change: Callable[[int, Matrix], Matrix]) -> Any:
             place.
     """
     result = copy.copy(forward)
+    result.dtype = torch.float32
     numbers = iter(range(len(forward.layers) * len(forward.layers[0])))
     result.layers = [
         tuple(change(next(numbers), part) if callable(part) else part for part in layer)
