@@ -9,6 +9,7 @@ Products are in the matrices' format, the sum along the layers and the norms in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cache import Attention
+from .folding import FOLDED, Weights, centred, spread_values, with_shift
 from .matrices import Unsupported, joined, maker, weight_and_bias
+from .onnx_matrices import ByRow
 
 
 class GPT2Forward:
@@ -39,7 +42,8 @@ class GPT2Forward:
             or config.activation_function not in ("gelu_new", "gelu_pytorch_tanh")
         ):
             raise Unsupported("a variant of GPT-2")
-        make, self.dtype = maker(kind)
+        self._make, self.dtype = maker(kind)
+        self._folded = kind == FOLDED
         body = model.transformer
         self.query_heads = self.heads = int(config.n_head)
         self.size = int(config.n_embd) // self.heads
@@ -47,24 +51,35 @@ class GPT2Forward:
         self.epsilon = float(config.layer_norm_epsilon)
         self.token_embedding = body.wte.weight.detach()
         self.position_embedding = body.wpe.weight.detach()
-        self.layers = [
-            (
-                _norm(block.ln_1),
-                make(*weight_and_bias(block.attn.c_attn)),
-                make(*weight_and_bias(block.attn.c_proj)),
-                _norm(block.ln_2),
-                make(*weight_and_bias(block.mlp.c_fc)),
-                make(*weight_and_bias(block.mlp.c_proj)),
-            )
-            for block in body.h
-        ]
-        self.last_norm = _norm(body.ln_f)
-        self.head = make(*joined([model.lm_head]))
+        self.layers = [self._layer(block) for block in body.h]
+        self.last_norm, head = self._normed_matrix(body.ln_f, joined([model.lm_head]))
+        self.head = self._make(*head)
+
+    def _layer(self, block: Any) -> tuple[Any, ...]:
+        make, attention, mlp = self._make, block.attn, block.mlp
+        norm_1, heads = self._normed_matrix(block.ln_1, weight_and_bias(attention.c_attn))
+        norm_2, up = self._normed_matrix(block.ln_2, weight_and_bias(mlp.c_fc))
+        out, down = weight_and_bias(attention.c_proj), weight_and_bias(mlp.c_proj)
+        if not self._folded:
+            return norm_1, make(*heads), make(*out), norm_2, make(*up), make(*down)
+        heads, out = spread_values(heads, out, self.heads, self.size)
+        mixed = ByRow(*centred(out), balance=False, spread=False)
+        return norm_1, make(*heads), mixed, norm_2, make(*up), make(*centred(down))
+
+    def _normed_matrix(self, module: Any, weights: Weights) -> tuple[Sequence[Tensor], Weights]:
+        """A norm's weights, its shifts if they are not folded away, and the matrix after it."""
+        if type(module) is not torch.nn.LayerNorm:
+            raise Unsupported(f"a {type(module).__name__} where a norm should be")
+        norm = [module.weight.detach().float(), module.bias.detach().float()]
+        if not self._folded:
+            return norm, weights
+        return norm[:1], with_shift(weights, norm[1])
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """What goes into the first layer; float32 ``[tokens, width]``."""
         x = F.embedding(ids, self.token_embedding) + F.embedding(positions, self.position_embedding)
-        return x.float()
+        x = x.float()
+        return x - x.mean(-1, keepdim=True) if self._folded else x
 
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """The last layer's output for the tokens that ``attention`` wants; ``[tokens, width]``.
@@ -94,11 +109,7 @@ class GPT2Forward:
         """What the head multiplies, of some of :meth:`hidden`'s rows; ``[rows, width]``."""
         return self._normed(x, self.last_norm)
 
-    def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
-        return F.layer_norm(x, (x.shape[-1],), *norm, self.epsilon).to(self.dtype)
+    def _normed(self, x: Tensor, norm: Sequence[Tensor]) -> Tensor:
+        normed = F.rms_norm if self._folded else F.layer_norm
+        return normed(x, (x.shape[-1],), *norm, eps=self.epsilon).to(self.dtype)
 
-
-def _norm(module: torch.nn.Module) -> tuple[Tensor, Tensor]:
-    if type(module) is not torch.nn.LayerNorm:
-        raise Unsupported(f"a {type(module).__name__} where a norm should be")
-    return module.weight.detach().float(), module.bias.detach().float()

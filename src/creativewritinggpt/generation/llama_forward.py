@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cache import Attention
-from .matrices import Matrix, Unsupported, joined, maker, weight_and_bias
+from .folding import FOLDED, Weights, balanced_gate, spread_values
+from .matrices import Unsupported, joined, maker, weight_and_bias
+from .onnx_matrices import ByRow
 
 # Kinds of rotary embedding whose frequencies don't depend on the length of the text.
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
@@ -47,6 +49,7 @@ class LlamaForward:
         if getattr(rotary, "rope_type", None) not in _FIXED_ROTATIONS:
             raise Unsupported("a rotary embedding that depends on the length")
         self._make, self.dtype = maker(kind)
+        self._folded = kind == FOLDED
         self.query_heads = int(config.num_attention_heads)
         self.heads = int(config.num_key_value_heads)
         self.size = int(getattr(config, "head_dim", None) or config.hidden_size // self.query_heads)
@@ -58,21 +61,24 @@ class LlamaForward:
         self.rotation_scale = float(rotary.attention_scaling)
         self.token_embedding = body.embed_tokens.weight.detach()
         self.layers = [self._layer(layer) for layer in body.layers]
-        self.head = self._after_norm(body.norm, [model.lm_head])
+        self.head = self._make(*self._after_norm(body.norm, [model.lm_head]))
 
     def _layer(self, layer: Any) -> tuple[Any, ...]:
-        attention, mlp = layer.self_attn, layer.mlp
-        return (
-            self._heads(layer.input_layernorm, attention),
-            self._head_norms(attention),
-            self._make(*weight_and_bias(attention.o_proj)),
-            self._after_norm(layer.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj]),
-            self._make(*weight_and_bias(mlp.down_proj)),
-        )
+        attention, mlp, make = layer.self_attn, layer.mlp, self._make
+        heads = self._heads(layer.input_layernorm, attention)
+        norms = self._head_norms(attention)
+        out, down = weight_and_bias(attention.o_proj), weight_and_bias(mlp.down_proj)
+        both = self._after_norm(layer.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj])
+        if not self._folded:
+            return make(*heads), norms, make(*out), make(*both), make(*down)
+        heads, out = spread_values(heads, out, self.heads, self.size)
+        both, down = balanced_gate(both, down)
+        mixed = ByRow(*out, balance=False, spread=False)
+        return make(*heads), norms, mixed, make(*both), ByRow(*down, balance=False)
 
-    def _after_norm(self, norm: Any, modules: list[nn.Module]) -> Matrix:
+    def _after_norm(self, norm: Any, modules: list[nn.Module]) -> Weights:
         weight, bias = joined(modules)
-        return self._make(weight * self._scale(norm), bias)
+        return weight * self._scale(norm), bias
 
     def _scale(self, norm: Any) -> Tensor:
         """What the norm multiplies each column by, when it only divides by the length."""
@@ -82,7 +88,7 @@ class LlamaForward:
         scale: Tensor = weight.detach().float() * math.sqrt(self.width)
         return scale
 
-    def _heads(self, norm: Any, attention: Any) -> Matrix:
+    def _heads(self, norm: Any, attention: Any) -> Weights:
         weight, bias = joined([attention.q_proj, attention.k_proj, attention.v_proj])
         order = torch.arange(len(weight))
         pairs = torch.arange(self.size).view(2, -1).t().reshape(-1)
@@ -91,7 +97,7 @@ class LlamaForward:
             torch.arange(rotated).unsqueeze(1) * self.size + pairs
         ).reshape(-1)
         weight = (weight * self._scale(norm))[order]
-        return self._make(weight, None if bias is None else bias[order])
+        return weight, None if bias is None else bias[order]
 
     def _head_norms(self, attention: Any) -> Tensor | None:
         """Weights of the norms of each query and key head (Qwen 3); ``[heads, size]``."""

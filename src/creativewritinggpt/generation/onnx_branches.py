@@ -43,7 +43,9 @@ class _BranchGraph(Graph):
         self.products: list[ByRow] = []
         self._places = "tokens"
 
-    def product(self, name: str, matrix: ByRow, x: str, *, balanced: bool = False) -> str:
+    def product(
+        self, name: str, matrix: ByRow, x: str, *, balanced: bool = False, factor: str = ""
+    ) -> str:
         """The text's own product and that of the difference from it."""
         number = len(self.products)
         self.products.append(matrix)
@@ -53,6 +55,10 @@ class _BranchGraph(Graph):
             x = self.balanced(name, matrix, x)
         difference = self.node("Sub", [x, f"x.{number}"])
         return self.node("Add", [self.by_row(name, matrix, difference), f"y.{number}"])
+
+    def gated(self, name: str, matrix: ByRow, x: str) -> tuple[str, str]:
+        """As one product: the text's own has to be added before the gate."""
+        return self.gated_at_once(name, matrix, x), ""
 
     def attention(
         self, number: int, forward: Any, query: list[str], rotation: list[str] | None

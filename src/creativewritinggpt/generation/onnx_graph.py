@@ -83,14 +83,10 @@ def _llama(graph: Graph, forward: Any, x: str) -> tuple[str, str]:
         graph.weight("sin", angles.sin() * forward.rotation_scale),
     ]
 
-    def normed(name: str, x: str, more: str | None, matrix: Any) -> tuple[str, str]:
-        """A matrix after the norm of ``x + more``, and the sum itself."""
-        y, x = graph.normed(f"norm.{name}", x, more, norm, matrix, epsilon)
-        return graph.product(name, matrix, y, balanced=True), x
-
     more = None
     for number, (qkv, head_norms, out, gate_and_up, down) in enumerate(forward.layers):
-        heads, x = normed(f"qkv.{number}", x, more, qkv)
+        y, x = graph.normed(f"norm.qkv.{number}", x, more, norm, qkv, epsilon)
+        heads = graph.product(f"qkv.{number}", qkv, y, balanced=True)
         query = [heads, "", ""]
         if head_norms is not None:
             query = _with_normed_heads(graph, forward, number, heads, head_norms)
@@ -98,11 +94,10 @@ def _llama(graph: Graph, forward: Any, x: str) -> tuple[str, str]:
         if graph.zeros and number == len(forward.layers) - 1:
             mixed, x = graph.last(mixed, x)
         more = graph.product(f"out.{number}", out, mixed)
-        both, x = normed(f"gate_and_up.{number}", x, more, gate_and_up)
-        gate = graph.node("Split", [both], 2, axis=-1, num_outputs=2)
-        y = graph.node("QuickGelu", [gate], domain=OPERATORS, alpha=1.0)
-        y = graph.node("Mul", [y, f"{gate}.1"])
-        more = graph.product(f"down.{number}", down, y)
+        name = f"gate_and_up.{number}"
+        y, x = graph.normed(f"norm.{name}", x, more, norm, gate_and_up, epsilon)
+        y, factor = graph.gated(name, gate_and_up, y)
+        more = graph.product(f"down.{number}", down, y, factor=factor)
     return x, str(more)
 
 

@@ -10,10 +10,11 @@ others and leave them hardly a digit of such a scale. Two things are done about 
 - b, the length of each weight column, goes from the weights to the activations, so that a column
   counts in them for as much as it does in the product (as in SmoothQuant, Xiao et al. 2023, arXiv
   2211.10438, without its calibration);
-- H, a Hadamard matrix for each 64 columns, is orthogonal and symmetric and spreads over all of them
+- H, a Hadamard matrix for each 32 columns, is orthogonal and symmetric and spreads over all of them
   what still stands out (as in QuaRot, Ashkboos et al. 2024, arXiv 2404.00456).
 
-The weights are changed once; a norm's weights take b along, and H costs a few products a step.
+The weights are changed once; a norm's weights take b along, and H costs a few products a step. What
+the matrices before can do instead is in :mod:`.folding`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor
 
 # Inputs that share a scale, and those that one Hadamard matrix spreads.
 GROUP = 32
-_SPREAD = 64
+_SPREAD = 32
 
 _Many = Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
 _TINY = torch.finfo(torch.float32).tiny
@@ -64,32 +65,43 @@ class ByRow:
 
     Called, it computes what onnxruntime does with it.
 
-    ``balance`` are b, float32 ``[in]``, ``spread`` H of one block, ``codes`` int8 ``[in, out]``,
-    ``scales`` float32 ``[out]``, ``offset`` the float32 bias.
+    ``balance`` are b, float32 ``[in]``, or None, ``spread`` H of one block, or None, ``codes`` int8
+    ``[in, out]``, ``scales`` float32 ``[out]``, ``offset`` the float32 bias.
+
+    Args:
+        weight: float32 ``[out, in]``.
+        bias: float32 ``[out]``, or None.
+        balance: Whether what comes in is not balanced yet.
+        spread: Whether it is not spread yet.
     """
 
     levels = 113
     _most, _most_of_two = 127, 144
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, balance: bool = True, spread: bool = True
+    ) -> None:
         self.shape = tuple(weight.shape)
-        lengths = torch.linalg.vector_norm(weight, dim=0)
-        # A column of zeros stays one, whatever stands before it.
-        self.balance = torch.where(lengths > _TINY, lengths, 1.0)
-        self.spread = hadamard(math.gcd(weight.shape[1], _SPREAD))
-        columns = (weight / self.balance).t().reshape(-1, len(self.spread), len(weight))
-        columns = (self.spread @ columns).view(-1, len(weight))
+        self.balance = lengths(weight) if balance else None
+        self.spread = hadamard(math.gcd(weight.shape[1], _SPREAD)) if spread else None
+        columns = (weight if self.balance is None else weight / self.balance).t()
+        if self.spread is not None:
+            blocks = columns.reshape(-1, len(self.spread), len(weight))
+            columns = (self.spread @ blocks).view(-1, len(weight))
         even = len(columns) // 2 * 2
         pairs = columns[0:even:2] + columns[1:even:2]
         # Rounding adds half to each.
         most = [_largest(columns) / self._most, _largest(pairs) / (self._most_of_two - 1)]
         self.scales = torch.maximum(*most).clamp_(min=_TINY * 127)
-        self.codes = columns.div_(self.scales).round_().to(torch.int8)
+        self.codes = columns.div(self.scales).round_().to(torch.int8).contiguous()
         self.offset = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[rows, in]`` to ``[rows, out]``."""
-        x = ((x * self.balance).view(len(x), -1, len(self.spread)) @ self.spread).view(x.shape)
+        if self.balance is not None:
+            x = x * self.balance
+        if self.spread is not None:
+            x = (x.view(len(x), -1, len(self.spread)) @ self.spread).view(x.shape)
         largest = x.abs().amax(1, keepdim=True).div_(self.levels)
         whole = (x / largest).round_().nan_to_num_(0.0)
         y = (whole @ self.codes.float()).mul_(self.scales).mul_(largest)
@@ -102,6 +114,12 @@ def hadamard(size: int) -> Tensor:
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix / math.sqrt(size)
+
+
+def lengths(weight: Tensor) -> Tensor:
+    """The length of each column of ``[out, in]`` weights, float32 ``[in]``; 1 for one of zeros."""
+    found = torch.linalg.vector_norm(weight, dim=0)
+    return torch.where(found > _TINY, found, 1.0)
 
 
 def _largest(columns: Tensor) -> Tensor:

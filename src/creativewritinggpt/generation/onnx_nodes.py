@@ -82,7 +82,9 @@ class Graph:
         self.lists[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
         return name
 
-    def product(self, name: str, matrix: Any, x: str, *, balanced: bool = False) -> str:
+    def product(
+        self, name: str, matrix: Any, x: str, *, balanced: bool = False, factor: str = ""
+    ) -> str:
         """``x`` through a matrix.
 
         Args:
@@ -90,11 +92,12 @@ class Graph:
             matrix: Grouped or by row.
             x: What is multiplied.
             balanced: Whether the norm before it has applied the matrix's balance already.
+            factor: What each row of ``x`` is still to be multiplied by; nothing if empty.
         """
         if isinstance(matrix, ByRow):
             if not balanced:
                 x = self.balanced(name, matrix, x)
-            y = self.by_row(name, matrix, x)
+            y = self.by_row(name, matrix, x, factor)
             if matrix.offset is None:
                 return y
             return self.node("Add", [y, self.weight(f"{name}.bias", matrix.offset)])
@@ -117,27 +120,65 @@ class Graph:
             accuracy_level=4,
         )
 
+    def gated(self, name: str, matrix: Any, x: str) -> tuple[str, str]:
+        """The second half of a matrix's outputs times SiLU of the first, for balanced ``x``.
+
+        Returns:
+            The name of the product, and of what its rows are still to be multiplied by, if any.
+            What is rounded by row next can have that afterwards, as a number for each row.
+        """
+        if not isinstance(matrix, ByRow) or matrix.offset is not None:
+            return self.gated_at_once(name, matrix, x), ""
+        whole, scale = self._rounded(matrix, x)
+        half = matrix.shape[0] // 2
+        gate = self._whole_product(f"{name}.gate", matrix, whole, slice(half))
+        up = self._whole_product(f"{name}.up", matrix, whole, slice(half, None))
+        return self._silu_times(self.node("Mul", [gate, scale]), up), scale
+
+    def gated_at_once(self, name: str, matrix: Any, x: str) -> str:
+        """The same as one product, with nothing left to do."""
+        both = self.product(name, matrix, x, balanced=True)
+        gate = self.node("Split", [both], 2, axis=-1, num_outputs=2)
+        return self._silu_times(gate, f"{gate}.1")
+
+    def _silu_times(self, gate: str, up: str) -> str:
+        y = self.node("QuickGelu", [gate], domain=OPERATORS, alpha=1.0)
+        return self.node("Mul", [y, up])
+
     def balanced(self, name: str, matrix: ByRow, x: str) -> str:
         """What no norm has multiplied by the matrix's balance, by it."""
+        if matrix.balance is None:
+            return x
         return self.node("Mul", [x, self.weight(f"{name}.balance", matrix.balance)])
 
-    def by_row(self, name: str, matrix: ByRow, x: str) -> str:
+    def by_row(self, name: str, matrix: ByRow, x: str, factor: str = "") -> str:
         """``x``, balanced, through a matrix whose bias is left out."""
-        x = self._spread(x, matrix.spread)
+        whole, scale = self._rounded(matrix, x)
+        y = self._whole_product(name, matrix, whole, slice(None))
+        if factor:
+            scale = self.node("Mul", [scale, factor])
+        return self.node("Mul", [y, scale])
+
+    def _rounded(self, matrix: ByRow, x: str) -> tuple[str, str]:
+        """Whole numbers for ``x``, and the scale of each row."""
+        if matrix.spread is not None:
+            x = self._spread(x, matrix.spread)
         largest = self.node("ReduceMax", [self.node("Abs", [x]), self.numbers([-1])], keepdims=1)
         scale = self.node("Mul", [largest, self.number(1 / matrix.levels)])
         # One block of columns: the whole row.
         given = [x, scale, self.zeros]
-        whole = self.node("QuantizeLinear", given, axis=2, block_size=matrix.shape[1])
+        return self.node("QuantizeLinear", given, axis=2, block_size=matrix.shape[1]), scale
+
+    def _whole_product(self, name: str, matrix: ByRow, whole: str, part: slice) -> str:
+        """Whole numbers by some of a matrix's outputs."""
         given = [
             whole,
-            self.weight(f"{name}.codes", matrix.codes),
+            self.weight(f"{name}.codes", matrix.codes[:, part]),
             self.number(1.0),
-            self.weight(f"{name}.scales", matrix.scales),
+            self.weight(f"{name}.scales", matrix.scales[part]),
             self.number(matrix.levels + 1, TensorProto.UINT8),
         ]
-        y = self.node("MatMulIntegerToFloat", given, domain=OPERATORS)
-        return self.node("Mul", [y, scale])
+        return self.node("MatMulIntegerToFloat", given, domain=OPERATORS)
 
     def number(self, value: float, kind: int = _FLOAT) -> str:
         """Add a single number, which the graph holds itself; its name."""
