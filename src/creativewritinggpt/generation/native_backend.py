@@ -154,13 +154,15 @@ class NativeContext:
             part, left = torch.tensor(left[:count]), left[count:]
             self._lengths[0] += count
             if steps is not None and steps.reads:
-                logits = steps.read(self.cache, part, start)
+                self._bound = self._bound or steps.bind(self.cache)
+                logits = self._bound(part.unsqueeze(0), torch.tensor([start]))
                 continue
             positions = torch.arange(start, start + count)
             x = forward.hidden(part, positions, Reading(self.cache, start, count))
             if not left:
                 logits = forward.logits(x[-1:])
-        return logits
+        # What is bound is written over by the next pass.
+        return logits if self._bound is None else logits.clone()
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:

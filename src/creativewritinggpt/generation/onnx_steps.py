@@ -93,21 +93,8 @@ class Steps:
         self.logits = self.session.get_outputs()[-1].name
 
     def bind(self, cache: KeyValueCache) -> Bound:
-        """Steps on the rows of ``cache``."""
-        return Bound(self, cache, len(cache.entries[0, 0]), 1)
-
-    def read(self, cache: KeyValueCache, tokens: Tensor, start: int) -> Tensor:
-        """Read several tokens of one text.
-
-        Args:
-            cache: Of one row.
-            tokens: int64 ``[tokens]``.
-            start: How many the row holds already.
-
-        Returns:
-            float32 ``[1, vocabulary]`` after the last of them.
-        """
-        return Bound(self, cache, 1, len(tokens))(tokens.unsqueeze(0), torch.tensor([start]))
+        """Passes over the rows of ``cache``; with one, and matrices for it, of many tokens."""
+        return Bound(self, cache)
 
 
 class Bound:
@@ -116,29 +103,33 @@ class Bound:
     Args:
         steps: The model.
         cache: Keys and values.
-        rows: Texts.
-        tokens: Of each text that are read at once.
     """
 
-    def __init__(self, steps: Steps, cache: KeyValueCache, rows: int, tokens: int) -> None:
-        forward = steps.forward
+    def __init__(self, steps: Steps, cache: KeyValueCache) -> None:
+        rows = len(cache.entries[0, 0])
         self.steps = steps
-        self.x = torch.zeros(rows, tokens, int(forward.token_embedding.shape[1]))
         self.last = torch.zeros(rows, dtype=torch.int32)
         self.longest = torch.zeros((), dtype=torch.int32)
-        self.logits = torch.zeros(rows, forward.vocabulary)
+        self.logits = torch.zeros(rows, steps.forward.vocabulary)
         self._binding = steps.session.io_binding()
-        inputs = {"x": self.x, "last": self.last, "longest": self.longest}
-        inputs |= offsets(steps.reads, rows, tokens)
-        self._kept = cache.entries, inputs
-        for name, tensor in inputs.items():
-            self._in(name, tensor)
-        self._out(steps.logits, self.logits, (rows, 1, forward.vocabulary))
+        self._in("last", self.last)
+        self._in("longest", self.longest)
+        self._out(steps.logits, self.logits, (rows, 1, steps.forward.vocabulary))
+        self._entries = cache.entries  # must live as long as what is bound to them
         for layer in range(len(cache.entries)):
             for number, kind in enumerate(("keys", "values")):
                 part = cache.entries[layer, number]
                 self._in(f"{kind}.{layer}", part)
                 self._out(f"new_{kind}.{layer}", part, tuple(part.shape))
+        self._make_room(1)
+
+    def _make_room(self, tokens: int) -> None:
+        """For so many tokens of each row."""
+        rows, forward = len(self.last), self.steps.forward
+        self.x = torch.zeros(rows, tokens, int(forward.token_embedding.shape[1]))
+        self._inputs = {"x": self.x, **offsets(self.steps.reads, rows, tokens)}
+        for name, tensor in self._inputs.items():
+            self._in(name, tensor)
 
     def __call__(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Read some more tokens of each row.
@@ -151,6 +142,8 @@ class Bound:
             float32 ``[rows, vocabulary]`` after the last of them, written over by the next call.
         """
         count = tokens.shape[1]
+        if count != self.x.shape[1]:
+            self._make_room(count)
         positions = lengths.unsqueeze(1) + torch.arange(count)
         self.x.copy_(self.steps.forward.embed(tokens, positions))
         self.last.copy_(positions[:, -1])
