@@ -60,12 +60,13 @@ def test_hadamard_matrices_are_orthogonal_symmetric_and_flat(size: int) -> None:
     assert torch.allclose(matrix.abs(), torch.full((size, size), size**-0.5))
 
 
+@pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("inputs", [2, 71, 96, 576])
-def test_weights_and_neighbours_stay_within_what_16_bits_hold(inputs: int) -> None:
+def test_weights_and_neighbours_stay_within_what_16_bits_hold(inputs: int, before: bool) -> None:
     torch.manual_seed(0)
     weight = torch.randn(40, inputs) * torch.logspace(-6, 2, 40).unsqueeze(1)
     weight[3] = 0
-    matrix = ByRow(weight, torch.randn(40))
+    matrix = ByRow(weight, torch.randn(40), balance=before, spread=before)
     codes = matrix.codes.int()
     assert codes.shape == (inputs, 40) and int(codes.abs().max()) <= 127
     even = inputs // 2 * 2

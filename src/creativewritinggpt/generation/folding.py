@@ -1,4 +1,4 @@
-"""Changes of neighbouring weights that leave a model what it is, and leave less to do before it rounds.
+"""Changes of neighbouring weights that leave a model what it is and spare each pass some work.
 
 Rounding to 8 bits with one scale a row wants activations of which no column stands out; see
 :mod:`.onnx_matrices`. Where one matrix's outputs reach the next through nothing but sums and
@@ -39,13 +39,12 @@ def spread_values(joined: Weights, out: Weights, heads: int, size: int) -> tuple
     weight, bias = joined
     count = heads * size
     taking = out[0].reshape(len(out[0]), heads, -1, size)
-    balance = lengths(taking.permute(0, 2, 1, 3).flatten(0, 1).flatten(1)).view(heads, size)
-    spread = hadamard(size & -size)
+    balance = lengths(taking.transpose(1, 2).reshape(-1, count)).view(heads, size)
+    spread = hadamard(size & -size)  # the largest power of two that a head is a multiple of
 
     def made(rows: Tensor) -> Tensor:
-        blocks = (rows.view(heads, size, -1) * balance.unsqueeze(-1)).view(
-            -1, len(spread), rows[0].numel()
-        )
+        balanced = rows.view(heads, size, -1) * balance.unsqueeze(-1)
+        blocks = balanced.view(-1, len(spread), rows[0].numel())
         return (spread @ blocks).view(rows.shape)
 
     weight = torch.cat([weight[:-count], made(weight[-count:])])

@@ -110,6 +110,6 @@ class GPT2Forward:
         return self._normed(x, self.last_norm)
 
     def _normed(self, x: Tensor, norm: Sequence[Tensor]) -> Tensor:
-        normed = F.rms_norm if self._folded else F.layer_norm
-        return normed(x, (x.shape[-1],), *norm, eps=self.epsilon).to(self.dtype)
-
+        if self._folded:
+            return F.rms_norm(x, (x.shape[-1],), norm[0], self.epsilon).to(self.dtype)
+        return F.layer_norm(x, (x.shape[-1],), norm[0], norm[1], self.epsilon).to(self.dtype)

@@ -82,14 +82,14 @@ def adapter_state(model: nn.Module) -> tuple[Any, ...]:
     """What changes when the model's weights, or the weight of its adapters, change."""
     layers: list[tuple[str, float]] = []
     versions = 0
+    module: Any
     # One walk over the modules: this is asked for each text.
     for module in model.modules():
         if "lora_A" in module._modules:
             layers += [(name, module.scaling[name]) for name in merged_here(module)]
         # An optimizer changes parameters in place, which torch counts.
-        versions += sum(
-            p._version for p in module._parameters.values() if p is not None and not p.is_inference()
-        )
+        own = module._parameters.values()
+        versions += sum(p._version for p in own if p is not None and not p.is_inference())
     return (*layers, versions)
 
 

@@ -239,7 +239,7 @@ class Graph:
             matrix: What multiplies it.
             epsilon: What is added to the mean square.
         """
-        if isinstance(matrix, ByRow):
+        if isinstance(matrix, ByRow) and matrix.balance is not None:
             norm = [each * matrix.balance for each in norm]
         weights = [self.weight(f"{name}.{i}", value.float()) for i, value in enumerate(norm)]
         kind = f"{'Simplified' if len(norm) == 1 else ''}LayerNormalization"
