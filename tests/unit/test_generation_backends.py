@@ -137,7 +137,15 @@ def test_a_reading_that_is_reused_gives_the_same_to_the_bit(tiny_model: Any, kin
     assert torch.equal(logits, wanted) and torch.equal(context.step([5]), theirs.step([5]))
     again, logits = backend.read(ids, 4 * BLOCK)
     assert sum(calls) - first == BLOCK + 1 and torch.equal(logits, wanted)
-    # What was written after it does not show in the next reading.
+    # What is written after it, or over its end, does not show in the next reading.
+    again.truncate(0, BLOCK - 7)
+    again.step([3])
+    context.truncate(0, 3 * BLOCK - 1)
+    context.step([3])
+    once_more, logits = backend.read(ids, 4 * BLOCK)
+    theirs.truncate(0, 3 * BLOCK)
+    assert torch.equal(logits, wanted)
+    assert torch.equal(once_more.step([5]), theirs.step([5]))
     other, logits = backend.read([*ids[: 2 * BLOCK], 9], 4 * BLOCK)
     assert torch.equal(logits, NativeBackend(model, kind).read([*ids[: 2 * BLOCK], 9], 600)[1])
 

@@ -104,7 +104,7 @@ class NativeBackend:
         else:
             context = self.start(capacity)
         logits = context.prefill(ids[context.lengths[0] :])
-        self._kept = [(ids, context.fork([0], len(ids)), logits), *self._kept][:_KEPT]
+        self._kept = [(ids, context.hold(), logits), *self._kept][:_KEPT]
         return context, logits
 
     def start(self, capacity: int) -> NativeContext:
@@ -136,6 +136,7 @@ class NativeContext:
         self.cache = cache
         self._lengths = lengths
         self._bound: Bound | None = None
+        self._held = 0
 
     @property
     def lengths(self) -> list[int]:
@@ -185,8 +186,16 @@ class NativeContext:
         cache = self.cache.copy(rows, lengths, capacity or self.cache.capacity)
         return NativeContext(self.backend, cache, lengths)
 
+    def hold(self) -> NativeContext:
+        """What the only row holds now, in the same memory, to be forked later and nothing else."""
+        self._held = self._lengths[0]
+        return NativeContext(self.backend, self.cache, self.lengths)
+
     def truncate(self, row: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of ``row``."""
+        if length < self._held:  # what comes next would be written over what is held
+            self.cache = self.cache.copy([0], self._lengths, self.cache.capacity)
+            self._bound, self._held = None, 0
         self._lengths[row] = length
 
 
