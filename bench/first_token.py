@@ -10,6 +10,8 @@ same moments. `ratio` is the second contender's median by the first's.
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
 from typing import Any
 
@@ -49,7 +51,13 @@ def main() -> None:
     parser.add_argument(
         "--contenders", nargs=2, choices=CONTENDERS, default=["ours", "transformers"]
     )
+    parser.add_argument("--worker", nargs=2, metavar=("CONTENDER", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.worker:
+        peer, model = arguments.worker
+        ratio = by_turns(model, ["ours", peer], arguments.repeats)[1]["ratio"]
+        sys.stdout.write("\n" + json.dumps({"ratio": ratio}) + "\n")
+        return
     for model in arguments.models:
         rows = by_turns(model, arguments.contenders, arguments.repeats)
         show("first token of 500", rows, ("seconds", "fastest_seconds", "ratio"))

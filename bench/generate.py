@@ -5,8 +5,9 @@
 Cases: `single` writes one text, `n8` eight alternatives of one prompt, all sampled (temperature
 0.9, top-p 0.95, repetition penalty 1.1), after a prompt of 64 tokens that is another one each time;
 `tokens_per_second` is end to end, all rows together. `first_token_seconds` is for a prompt of 500
-tokens. `share_of_ceiling` is the weights' bytes that one token cannot avoid reading, times tokens a
-second, over the machine's read bandwidth (`single` only). Peers come with
+tokens; `first_token_ratio` is a peer's by ours, both by turns in one process, see
+`bench/first_token.py`. `share_of_ceiling` is the weights' bytes that one token cannot avoid
+reading, times tokens a second, over the machine's read bandwidth (`single` only). Peers come with
 `pip install --group bench-generate`; one that is not there is skipped.
 """
 
@@ -16,13 +17,20 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from generate_contenders import CONTENDERS, MODELS, make_contender, sample_prompts
 from measuring import in_own_process, machine, median, show, timed
 
 CASES = {"single": 1, "n8": 8}
-METRICS = ("tokens_per_second", "seconds", "first_token_seconds", "share_of_ceiling")
+METRICS = (
+    "tokens_per_second",
+    "seconds",
+    "first_token_seconds",
+    "first_token_ratio",
+    "share_of_ceiling",
+)
 
 
 def work(name: str, model: str, quick: bool, repeats: int) -> dict[str, Any]:
@@ -69,6 +77,20 @@ def rows_of(name: str, model: str, found: dict[str, Any], bandwidth: float) -> l
     return rows
 
 
+def compare_first_tokens(rows: list[dict[str, Any]], repeats: int) -> None:
+    """Add to the rows of one model's peers how much longer their first token takes than ours."""
+    singles = [row for row in rows if row["case"] == "single" and "skipped" not in row]
+    if not any(row["contender"] == "ours" for row in singles):
+        return
+    script = str(Path(__file__).with_name("first_token.py"))
+    for row in singles:
+        if row["contender"].startswith("ours"):
+            continue
+        given = [row["contender"], row["model"], "--repeats", str(repeats)]
+        found = in_own_process(script, given, seconds=300)
+        row["first_token_ratio"] = found.get("ratio")
+
+
 def main() -> None:
     """Run every contender in its own process and print the rows."""
     parser = argparse.ArgumentParser(
@@ -95,6 +117,8 @@ def main() -> None:
             found = in_own_process(__file__, given, seconds=180)
             rows += rows_of(name, model, found, described["read_bytes_per_second"])
             show(f"{name} on {model}", rows[-len(CASES) :], METRICS)
+        here = rows[-len(CASES) * len(arguments.contenders) :]
+        compare_first_tokens(here, 2 if arguments.quick else 15)
     show("writing", rows, METRICS)
     if arguments.json:
         sys.stdout.write(json.dumps({"machine": described, "rows": rows}) + "\n")
