@@ -78,7 +78,7 @@ def test_an_output_that_is_there_or_of_other_prompts_is_left(
     other.write_text("A line\nAnother\n", "utf-8")
     with pytest.raises(InputError, match="other prompts"):
         write_file(writer, other, out, SETTINGS, resume=True)
-    with pytest.raises(InputError, match="other prompts"):
+    with pytest.raises(InputError, match="another --n"):
         write_file(writer, prompts, out, SETTINGS, 3, resume=True)
     writer.name = "another"
     with pytest.raises(InputError, match="another model"):
@@ -96,6 +96,43 @@ def test_resume_refuses_prompts_that_are_called_something_else(
     with pytest.raises(InputError, match="other prompts"):
         write_file(tiny_writer("gpt2"), file, out, SETTINGS, resume=True)
     assert rows(out)[0]["id"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("line", "changes", "said"),
+    [
+        ({}, {"temperature": 0.3, "stop": ("x",)}, "another stop, temperature"),
+        ({}, {"seed": 4}, "another seed"),
+        ({"seed": 9}, {}, "another seed"),
+        ({"memory": "A queen.\n"}, {}, "another memory"),
+        ({"note": ""}, {}, "another note"),
+    ],
+)
+def test_resume_refuses_to_go_on_with_other_settings(
+    tiny_writer: Any, tmp_path: Path, line: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    file, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    row = {"prompt": "A lamp", "memory": "A king.\n", "note": "Dark."}
+    file.write_text(json.dumps(row) + "\n", "utf-8")
+    writer = tiny_writer("gpt2")
+    write_file(writer, file, out, SETTINGS)
+    before = out.read_bytes()
+    assert (rows(out)[0]["memory"], rows(out)[0]["note"]) == ("A king.\n", "Dark.")
+    write_file(writer, file, out, SETTINGS, resume=True)
+    file.write_text(json.dumps({**row, **line}) + "\n", "utf-8")
+    with pytest.raises(InputError, match=said):
+        write_file(writer, file, out, SETTINGS.changed(changes), resume=True)
+    assert out.read_bytes() == before
+
+
+def test_resume_goes_on_with_a_seed_that_nobody_chose(tiny_writer: Any, prompts: Path) -> None:
+    writer, out = tiny_writer("gpt2"), prompts.with_name("out.jsonl")
+    settings = SETTINGS.changed({"seed": None, "best_of": 3, "rank_by": "likelihood"})
+    write_file(writer, prompts, out, settings, 2)
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:9]))
+    write_file(writer, prompts, out, settings, 2, resume=True)
+    assert out.read_bytes().startswith(b"".join(lines[:8])) and len(rows(out)) == 24
 
 
 @pytest.mark.parametrize("mine", ["My only chapter.", '{"title": "Mine"}', "A\nB"])

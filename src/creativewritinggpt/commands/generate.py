@@ -125,6 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = None if arguments.out else _prompts(arguments)
     if prompts is None and not arguments.out:
         return _session(arguments, settings, config)
+    if arguments.out:
+        from ..generation.batch import check_files
+
+        check_files(arguments.prompts, arguments.out, arguments.resume)
     writer, _ = _load(arguments, config)
     if prompts is None:
         return _to_file(writer, settings, arguments)

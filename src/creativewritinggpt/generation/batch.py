@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import disk_errors
+from ..files import check_writable, disk_errors
 from .engine import MOST_ROWS, Interrupted, Request, write_all
 from .ranking import best
 from .results import Generated
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 _BEGIN = b'{"line": '  # of each line of an output file
+_BESIDE = ("memory", "note")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,20 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
     return Prompt(number, row["prompt"], identity, seed, memory, note)
 
 
+def check_files(prompts_file: str | Path, out_file: str | Path, resume: bool) -> list[Prompt]:
+    """The prompts for :func:`write_file`, before a model is loaded for them.
+
+    Raises:
+        InputError: The prompts can't be read, the output is there or its folder can't be written.
+    """
+    prompts = read_prompts(prompts_file)
+    out = Path(out_file)
+    if out.exists() and not resume:
+        raise InputError(f"{out} exists", "go on with it by --resume, or name another file")
+    check_writable(out.parent)
+    return prompts
+
+
 def write_file(
     writer: Writer,
     prompts_file: str | Path,
@@ -116,8 +131,8 @@ def write_file(
     Args:
         writer: The model.
         prompts_file: See :func:`read_prompts`.
-        out_file: JSON lines: ``line``, ``id``, ``index``, ``model``, ``adapter`` and the record of
-            the text.
+        out_file: JSON lines: ``line``, ``id``, ``memory``, ``note``, ``index``, ``n``,
+            ``model``, ``adapter`` and the record of the text.
         settings: How to write; with ``best_of`` the best ``n`` of so many.
         n: Texts for each prompt.
         resume: Go on with an output file that is there.
@@ -125,18 +140,14 @@ def write_file(
         progress: Takes the number of prompts done and of all.
 
     Raises:
-        InputError: A file can't be used, or the output was made for other prompts or by another
-            model.
+        InputError: A file can't be used, or the output was made for other prompts, by another
+            model or with other settings.
         Interrupted: Ctrl-C; what was whole is in the file.
         RunError: The disk is full.
     """
-    prompts = read_prompts(prompts_file)
+    prompts = check_files(prompts_file, out_file, resume)
     out = Path(out_file)
-    done = 0
-    if out.exists():
-        if not resume:
-            raise InputError(f"{out} exists", "go on with it by --resume, or name another file")
-        done = _whole(writer, out, prompts, n)
+    done = _whole(writer, out, prompts, settings, n) if out.exists() else 0
     total = len(prompts)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +155,7 @@ def write_file(
             for part, texts in _in_batches(writer, prompts[done:], settings, n, alternatives):
                 for prompt, written in zip(part, texts, strict=True):
                     for index, text in enumerate(written):
-                        stream.write(json.dumps(_row(writer, prompt, index, text)) + "\n")
+                        stream.write(json.dumps(_row(writer, prompt, index, n, text)) + "\n")
                 stream.flush()
                 done += len(part)
                 if progress is not None:
@@ -180,24 +191,29 @@ def _in_batches(
         yield part, groups
 
 
-def _row(writer: Writer, prompt: Prompt, index: int, text: Generated) -> dict[str, Any]:
+def _row(writer: Writer, prompt: Prompt, index: int, n: int, text: Generated) -> dict[str, Any]:
     head: dict[str, Any] = {"line": prompt.line}
     if prompt.id is not None:
         head["id"] = prompt.id
+    head |= {name: value for name in _BESIDE if (value := getattr(prompt, name))}
     return {
         **head,
         "index": index,
+        "n": n,
         "model": writer.name,
         "adapter": writer.adapter,
         **text.to_dict(),
     }
 
 
-def _whole(writer: Writer, out: Path, prompts: list[Prompt], n: int) -> int:
+def _whole(
+    writer: Writer, out: Path, prompts: list[Prompt], settings: GenerationSettings, n: int
+) -> int:
     """How many prompts have all their lines; what comes after them is cut off.
 
     Raises:
-        InputError: The file holds texts for other prompts or by another model, or none of ours.
+        InputError: The file holds texts for other prompts, by another model or with other
+            settings, or none of ours.
     """
     whole = 0  # bytes up to the last prompt that is complete
     done = position = 0
@@ -217,12 +233,19 @@ def _whole(writer: Writer, out: Path, prompts: list[Prompt], n: int) -> int:
                     == (prompts[done].line, prompts[done].text, prompts[done].id)
                     and (row["model"], row["adapter"]) == (writer.name, writer.adapter)
                 )
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                other = _other_settings(row, prompts[done], settings, n) if same else []
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise InputError(f"{out} is not the output of such a run: {error}") from error
             if not same:
                 raise InputError(
-                    f"{out} was written for other prompts, by another model or with another --n",
+                    f"{out} was written for other prompts or by another model",
                     "name another file",
+                )
+            if other:
+                raise InputError(
+                    f"{out}, prompt {prompts[done].line}, was written with another "
+                    f"{', '.join(other)}",
+                    "give what it was written with, or name another file",
                 )
             count += 1
             if count == n:
@@ -230,3 +253,18 @@ def _whole(writer: Writer, out: Path, prompts: list[Prompt], n: int) -> int:
     with disk_errors(out), out.open("rb+") as stream:
         stream.truncate(whole)
     return done
+
+
+def _other_settings(
+    row: dict[str, Any], prompt: Prompt, settings: GenerationSettings, n: int
+) -> list[str]:
+    """Names of what a text was not written with as the next ones will be."""
+    then = row["settings"]
+    now: dict[str, Any] = json.loads(json.dumps(settings.to_dict()))
+    names = sorted((then.keys() | now.keys()) - {"seed"})
+    other = ["--n"] if row["n"] != n else []
+    other += [name for name in names if then.get(name) != now.get(name)]
+    seed = prompt.settings(settings).seed
+    if seed is not None and row["seed"] not in seeds_from(seed, max(n, settings.best_of or n)):
+        other.append("seed")
+    return other + [name for name in _BESIDE if row.get(name, "") != getattr(prompt, name)]
