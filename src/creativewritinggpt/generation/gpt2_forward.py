@@ -4,7 +4,9 @@
     x = x + attention(norm(x));  x = x + MLP(norm(x))      for each layer
     logits = head(norm(x))
 
-Products are in the matrices' format, the sum along the layers and the norms in float32.
+Products are in the matrices' format, the sum along the layers and the norms in float32. For
+``rotated`` matrices all that is added to the sum has a mean of zero, so norms subtract none (see
+:mod:`.folding`).
 """
 
 from __future__ import annotations
