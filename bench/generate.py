@@ -88,7 +88,10 @@ def compare_first_tokens(rows: list[dict[str, Any]], repeats: int) -> None:
             continue
         given = [row["contender"], row["model"], "--repeats", str(repeats)]
         found = in_own_process(script, given, seconds=300)
-        row["first_token_ratio"] = found.get("ratio")
+        if "skipped" in found:
+            row["first_token_skipped"] = found["skipped"]
+        else:
+            row["first_token_ratio"] = found["ratio"]
 
 
 def main() -> None:

@@ -161,6 +161,21 @@ def tiny_model() -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def noisy() -> Callable[[Any], Any]:
+    """Gives a model norms and biases that are not the ones and zeros of a fresh one."""
+
+    def change(model: Any) -> Any:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.3)
+        return model
+
+    return change
+
+
 @pytest.fixture
 def tiny_folder(tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any) -> Callable[[str], Path]:
     """A factory of saved model folders: ``tiny_folder("llama")``."""

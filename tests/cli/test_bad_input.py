@@ -205,6 +205,10 @@ def test_output_folder_that_is_a_file(train, tmp_path):
         (["generate", "x", "--prompts", "p.txt", "--out", "o.jsonl"], "not both"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["generate", "--prompts", "missing.txt"], "missing.txt"),
+        # Before the model, which is missing too.
+        (["generate", "--prompts", "none.txt", "--out", "o", "--model", "m"], "none.txt"),
+        (["generate", "--prompts", "here.txt", "--out", "here.txt", "--model", "m"], "exists"),
+        (["generate", "--prompts", "here.txt", "--out", "here.txt/o", "--model", "m"], "here.txt"),
         (["generate", "x", "--adapter", "a:0.7", "--adapter", "b", "--style", "1"], "--style"),
         (["generate", "x", "--adapter", "a:0.7", "--style", "0.5"], "--style"),
         (["evaluate", "--output-dir", "nowhere"], "no held-out documents"),
@@ -219,6 +223,7 @@ def test_output_folder_that_is_a_file(train, tmp_path):
 )
 def test_other_verbs(words, part, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.txt").write_text("A lamp\n")
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     _is_one_clear_line(main(words), capsys.readouterr().err, part)
 

@@ -23,19 +23,13 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def noisy(model: Any) -> Any:
-    """Norms and biases that are not the ones and zeros of a fresh model."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
-
-
 @pytest.mark.parametrize(("family", "changes"), VARIANTS)
 def test_a_folded_model_that_is_not_rounded_computes_the_same(
-    family: str, changes: dict[str, Any], tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    changes: dict[str, Any],
+    tiny_model: Any,
+    noisy: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module: Any = gpt2_forward if family == "gpt2" else llama_forward
     model = noisy(tiny_model(family, **changes))
@@ -62,7 +56,7 @@ def test_a_folded_model_that_is_not_rounded_computes_the_same(
 
 @pytest.mark.parametrize("variant", [_BIASES, {"mlp_bias": True}, {"attention_bias": True}])
 def test_onnxruntime_adds_the_biases_of_gates_and_heads(
-    variant: dict[str, bool], tiny_model: Any
+    variant: dict[str, bool], tiny_model: Any, noisy: Any
 ) -> None:
     pytest.importorskip("onnxruntime")
     model = noisy(tiny_model("llama", hidden_size=64, intermediate_size=96, **variant))

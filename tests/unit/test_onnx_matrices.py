@@ -30,16 +30,6 @@ class Plain(ByRow):
         self.codes = (weight.t() / self.scales).round().to(torch.int8)
 
 
-def _noisy(model: Any) -> Any:
-    """Norms and biases that are not the ones and zeros of a fresh model."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
-
-
 def _own(model: Any, family: str, kind: str, ids: list[int]) -> torch.Tensor:
     """Logits after ``ids`` by the forward pass in torch."""
     module: Any = gpt2_forward if family == "gpt2" else llama_forward
@@ -96,10 +86,10 @@ def test_columns_that_stand_out_cost_no_digits() -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 def test_onnxruntime_computes_what_the_forward_pass_in_torch_does(
-    family: str, tiny_model: Any
+    family: str, tiny_model: Any, noisy: Any
 ) -> None:
     pytest.importorskip("onnxruntime")
-    model = _noisy(tiny_model(family, **WIDE[family]))
+    model = noisy(tiny_model(family, **WIDE[family]))
     backend: Any = NativeBackend(model, "rotated")
     together = backend.read(IDS, 20)[1][0]
     context, _ = backend.read(IDS[:1], 20)

@@ -188,8 +188,9 @@ def maker(
 
     Args:
         kind: ``fp32``, ``bf16``, ``int8``, ``onnx``, ``rotated``, or for many rows and nothing
-            else ``many``: as fast as torch can be, and ``by-row``: as ``rotated``, with a dense
-            head; ``fp32-blocks``, ``bf16-blocks``: :class:`InBlocks`.
+            else ``many``: as fast as torch can be, and ``by-row``: as ``rotated``, of weights that
+            are not folded and with a dense head; ``fp32-blocks``, ``bf16-blocks``:
+            :class:`InBlocks`.
         many: With ``int8``, ``onnx`` and ``many``, the format for many rows: ``fp32``, ``bf16`` or
             ``int8``; without it the fastest here.
     """
