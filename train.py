@@ -8,7 +8,7 @@ sys.path[:] = [
     entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent
 ]
 
-from creativewritinggpt.cli import main  # noqa: E402
+from creativewritinggpt.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     raise SystemExit(main(["train", *sys.argv[1:]]))

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from creativewritinggpt import console
-from creativewritinggpt.probe import processor
+from creativewritinggpt.autotune import processor
 
 MAX_LENGTH = 512
 WORDS = 850
@@ -71,10 +71,10 @@ def tokenizer_folder(name: str) -> Path:
 
 def ours(corpus: Path, tokenizer: Any, work: Path) -> dict[str, float]:
     """Our way, timed in its three parts."""
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.data.corpus import load_corpus
-    from creativewritinggpt.data.packing import plan_rows
-    from creativewritinggpt.data.tokens import tokenize
+    from creativewritinggpt.data.rows.packing import plan_rows
+    from creativewritinggpt.data.rows.tokens import tokenize
 
     began = time.perf_counter()
     loaded = load_corpus(Config(train_size=10**7, cache_dir=str(work)), [str(corpus)])
@@ -96,10 +96,10 @@ def ours(corpus: Path, tokenizer: Any, work: Path) -> dict[str, float]:
 
 def streamed(corpus: Path, tokenizer: Any) -> dict[str, float]:
     """Our way for what is larger than memory or disk: one pass of the stream."""
-    from creativewritinggpt.config import Config
-    from creativewritinggpt.data.encoder import definition_of
-    from creativewritinggpt.data.streaming.corpus import open_corpus
-    from creativewritinggpt.data.streaming.rows import StreamedRows
+    from creativewritinggpt.config.run import Config
+    from creativewritinggpt.data.rows.encoder import definition_of
+    from creativewritinggpt.data.rows.stream import open_corpus
+    from creativewritinggpt.data.rows.stream_rows import StreamedRows
 
     began = time.perf_counter()
     config = Config(streaming=True, max_steps=1)

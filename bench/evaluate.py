@@ -65,8 +65,8 @@ def usual(writer: Any, texts: list[np.ndarray]) -> float:
 
 def ours(writer: Any, texts: list[np.ndarray]) -> float:
     """Σ nats by what ``cwgpt evaluate`` runs."""
-    from creativewritinggpt.evaluation.passes import windows_nll
-    from creativewritinggpt.evaluation.windows import sliding_windows
+    from creativewritinggpt.evaluation.scoring.batched import windows_nll
+    from creativewritinggpt.evaluation.scoring.windows import sliding_windows
 
     windows = [
         window

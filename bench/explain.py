@@ -110,7 +110,7 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 def compare(rows: list[dict[str, Any]]) -> None:
     """Add to the rows of one case how they stand to each other; their scores go."""
-    from creativewritinggpt.analysis.baselines import rank_correlation
+    from creativewritinggpt.analysis.methods.baselines import rank_correlation
 
     by_name = {row["contender"]: row for row in rows if "skipped" not in row}
     scores = {name: _array(row.pop("scores")) for name, row in by_name.items()}

@@ -132,7 +132,7 @@ def make_task(writer: Any, tokens: int, targets: int) -> Task:
 
 def _change(writer: Any, task: Task) -> float:
     """How far the last target's log-probability is from that at the baseline, in nats."""
-    from creativewritinggpt.analysis.path import Path as Line
+    from creativewritinggpt.analysis.methods.path import Path as Line
 
     ends = Line(writer, _subject(writer, task), BASELINE).scores(np.array([0.0, 1.0]))
     return float(abs(ends[1, -1] - ends[0, -1]))
@@ -166,7 +166,7 @@ def _subject(writer: Any, task: Task) -> Any:
 def ours(writer: Any, case: str, quick: bool) -> Work:
     """The package's own functions."""
     if case == "perturbation":
-        from creativewritinggpt.analysis.perturbation import perturb
+        from creativewritinggpt.analysis.methods.perturbation import perturb
 
         def replace(task: Task) -> Explained:
             samples = 4 if quick else SAMPLES if len(task.ids) <= 32 else PART_OF_SAMPLES
@@ -195,7 +195,7 @@ def ours(writer: Any, case: str, quick: bool) -> Work:
     if case == "attention_pictures":
         return lambda task: _pictures(writer, task)
 
-    from creativewritinggpt.analysis.gradients import integrated_gradients
+    from creativewritinggpt.analysis.methods.gradients import integrated_gradients
 
     def integrate(task: Task) -> Explained:
         found = integrated_gradients(
@@ -212,7 +212,8 @@ def ours(writer: Any, case: str, quick: bool) -> Work:
 
 def _pictures(writer: Any, task: Task) -> Explained:
     """All attention pictures of a text."""
-    from creativewritinggpt.analysis import attention, attention_plots
+    from creativewritinggpt.analysis.methods import attention
+    from creativewritinggpt.analysis.plots import attention as attention_plots
 
     subject = _subject(writer, task)
     with tempfile.TemporaryDirectory() as folder:
@@ -270,7 +271,7 @@ def _captum(writer: Any, task: Task, position: int, steps: int) -> tuple[np.ndar
     """Scores ``[tokens]`` and the relative delta of one target."""
     from captum.attr import IntegratedGradients
 
-    from creativewritinggpt.analysis.baselines import baseline_text
+    from creativewritinggpt.analysis.methods.baselines import baseline_text
 
     table = writer.model.get_input_embeddings()
     ids = torch.tensor([task.ids[:position]])
@@ -366,7 +367,7 @@ def reference(writer: Any, case: str, quick: bool) -> Work:
     """Integrated gradients of the last target at very many steps, written out plainly."""
     if not case.startswith("integrated_gradients"):
         raise RuntimeError(f"there is no reference of {case}")
-    from creativewritinggpt.analysis.baselines import baseline_text
+    from creativewritinggpt.analysis.methods.baselines import baseline_text
 
     model, table = writer.model, writer.model.get_input_embeddings()
     body, head = model.base_model, model.get_output_embeddings()

@@ -72,9 +72,9 @@ def _weights(model: Any) -> int:
 
 
 def _ours(model: str, weights: str) -> Contender:
-    from creativewritinggpt.generation.backends import backend_for
     from creativewritinggpt.generation.engine import write
-    from creativewritinggpt.generation.settings import GenerationSettings
+    from creativewritinggpt.generation.sampling.settings import GenerationSettings
+    from creativewritinggpt.models.forward.backends import backend_for
 
     writer = load(model)
     count = _weights(writer.model)

@@ -35,7 +35,7 @@ class Method:
 def as_writer(model: Any) -> Any:
     """A planted model as the package takes it."""
     from creativewritinggpt.devices import DeviceChoice
-    from creativewritinggpt.models.writer import Writer
+    from creativewritinggpt.models.loaded_model import Writer
 
     return Writer(
         model=model,
@@ -72,7 +72,13 @@ def ours(model: Any) -> dict[str, Method]:
     The planted words are no text, so that replacements are drawn from the whole vocabulary, as the
     original does; the unigram law needs a language.
     """
-    from creativewritinggpt.analysis import attention, gradients, occlusion, perturbation, rollout
+    from creativewritinggpt.analysis.methods import (
+        attention,
+        gradients,
+        occlusion,
+        perturbation,
+        rollout,
+    )
 
     writer = as_writer(model)
 

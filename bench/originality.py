@@ -22,8 +22,8 @@ from measuring import machine, median, timed
 
 from creativewritinggpt import console
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.evaluation.corpus_index import CorpusIndex, build_index
-from creativewritinggpt.evaluation.originality import check
+from creativewritinggpt.evaluation.metrics.corpus_index import CorpusIndex, build_index
+from creativewritinggpt.evaluation.metrics.originality import check
 
 WORDS = 500
 

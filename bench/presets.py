@@ -17,11 +17,11 @@ from pathlib import Path
 
 from creativewritinggpt import console
 from creativewritinggpt.generation.engine import write
-from creativewritinggpt.generation.presets import presets, settings_for
 from creativewritinggpt.generation.ranking import repeated_share
 from creativewritinggpt.generation.results import Generated
-from creativewritinggpt.generation.session.run import EXAMPLES
+from creativewritinggpt.generation.sampling.presets import presets, settings_for
 from creativewritinggpt.models.loading import load_writer
+from creativewritinggpt.session.repl import EXAMPLES
 
 
 def words(text: str) -> list[str]:

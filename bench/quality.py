@@ -26,7 +26,7 @@ from typing import Any
 from measuring import in_own_process, machine
 
 from creativewritinggpt import console
-from creativewritinggpt.config import Config, load_config
+from creativewritinggpt.config.run import Config, load_config
 from creativewritinggpt.data.document import Document
 
 CONTENDERS = ("usual", "trl", "ours")
@@ -141,8 +141,8 @@ def work(contender: str, files: list[str], arguments: argparse.Namespace) -> dic
     """Train one contender in this process and score it."""
     from creativewritinggpt.data.corpus import load_corpus
     from creativewritinggpt.devices import choose
-    from creativewritinggpt.evaluation.perplexity import by_domain
-    from creativewritinggpt.evaluation.scoring import score_documents
+    from creativewritinggpt.evaluation.scoring.documents import score_documents
+    from creativewritinggpt.evaluation.scoring.perplexity import by_domain
     from creativewritinggpt.models.adapter import load_adapter
     from creativewritinggpt.models.loading import load_base
 

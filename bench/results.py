@@ -13,8 +13,8 @@ import shlex
 import sys
 from typing import Any
 
-from creativewritinggpt.evaluation.report import markdown_table
-from creativewritinggpt.evaluation.tables import choice_rows, forgetting_rows, rows, said_of
+from creativewritinggpt.evaluation.report.save import markdown_table
+from creativewritinggpt.evaluation.report.tables import choice_rows, forgetting_rows, rows, said_of
 from creativewritinggpt.files import read_json
 
 

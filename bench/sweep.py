@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from creativewritinggpt import console
-from creativewritinggpt.config import Config, load_config
+from creativewritinggpt.config.run import Config, load_config
 from creativewritinggpt.data.document import Document
 
 RATES = (2e-4, 5e-4, 1e-3, 2e-3)
@@ -106,7 +106,7 @@ def other_domains(config: Config, files: list[str], given: list[str]) -> list[Do
 
 def measure(config: Config, files: list[str], others: list[Document], words: int) -> dict[str, Any]:
     """Train one model; its gain on each held-out domain and what it forgot."""
-    from creativewritinggpt.evaluation.contender import base_and_tuned
+    from creativewritinggpt.evaluation.model_under_test import base_and_tuned
     from creativewritinggpt.evaluation.run import Material, run
     from creativewritinggpt.evaluation.settings import EvaluationSettings
     from creativewritinggpt.models.loading import load_writer

@@ -54,7 +54,7 @@ def product_rates() -> dict[str, float]:
     """FLOP/s of one product of a training step into memory in hand, in fp32 and in bf16."""
     import torch
 
-    from creativewritinggpt.probe import fastest
+    from creativewritinggpt.autotune import fastest
 
     rows, inside, out = _PRODUCT
     rates = {}
@@ -98,7 +98,7 @@ def unavoidable_flops(model: Any, adapter: int, lengths: Sequence[int]) -> float
 
 def work(name: str, model: str, case: str, texts: str, steps: int, quick: bool) -> dict[str, Any]:
     """Measure one contender in this process on the documents in a file."""
-    from creativewritinggpt.data.packing import pack
+    from creativewritinggpt.data.rows.packing import pack
     from creativewritinggpt.devices import choose, peak_memory_bytes
     from creativewritinggpt.models.scoring import token_nll
 

@@ -73,13 +73,13 @@ def _device(precision: str) -> Any:
 
 def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) -> Course:
     """Our engine, in the steps of the training loop."""
-    from creativewritinggpt.config import Config
-    from creativewritinggpt.data.packing import plan_rows
+    from creativewritinggpt.config.run import Config
+    from creativewritinggpt.data.rows.packing import plan_rows
     from creativewritinggpt.models.adapter import attach
     from creativewritinggpt.training.checkpoint import trained_parameters
     from creativewritinggpt.training.choice import choose
     from creativewritinggpt.training.engine import accumulate_gradient, fast_path, rows_at_once
-    from creativewritinggpt.training.micro_batch import MicroBatch
+    from creativewritinggpt.training.memory import MicroBatch
 
     rows_per_step, rank, alpha = MODELS[model]
     writer = load(model, ours=True)

@@ -43,7 +43,7 @@ def read_documents(tokenizer: Any, count: int) -> dict[str, list[list[int]]]:
         tokenizer: What makes ids of text.
         count: Tokens to train on, about.
     """
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.data.corpus import read_documents as read
 
     documents = read(text_files()[1], Config())
@@ -71,7 +71,7 @@ def full_rows(documents: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def as_tokens(documents: Sequence[Sequence[int]]) -> Any:
     """Documents as the data room hands them on."""
-    from creativewritinggpt.data.tokens import TokenizedDocuments
+    from creativewritinggpt.data.rows.tokens import TokenizedDocuments
 
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])]).astype(np.int64)
     flat = np.array([token for ids in documents for token in ids], dtype=np.int32)

@@ -9,9 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from creativewritinggpt.arguments import default_of
-from creativewritinggpt.cli import VERBS, build_parser
-from creativewritinggpt.config import Config
+from creativewritinggpt.cli.args import default_of
+from creativewritinggpt.cli.main import VERBS, build_parser
+from creativewritinggpt.config.run import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- settings: made by docs/generate.py -->", "<!-- end of settings -->"

@@ -35,9 +35,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is measured of this machine once, so that not every test does it anew."""
-    from creativewritinggpt import devices, probe
-    from creativewritinggpt.generation.choice import fastest_weights
-    from creativewritinggpt.models import int8
+    from creativewritinggpt import autotune, devices
+    from creativewritinggpt.models.forward import int8
+    from creativewritinggpt.models.forward.weight_format import fastest_weights
 
     folder = tmp_path_factory.mktemp("machine")
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
             devices.product_seconds(threads)
             int8.seconds(threads)
             fastest_weights(threads)
-        return probe._file()
+        return autotune._file()
 
 
 @pytest.fixture(autouse=True)

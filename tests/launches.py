@@ -63,6 +63,6 @@ def _run(environment: Mapping[str, str], words: list[str], place: str) -> None:
     for number, name in ((1, "out"), (2, "err")):
         with open(f"{place}.{name}", "w") as stream:
             os.dup2(stream.fileno(), number)
-    from creativewritinggpt.cli import main
+    from creativewritinggpt.cli.main import main
 
     sys.exit(main(words))

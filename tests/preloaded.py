@@ -6,13 +6,13 @@ import peft
 import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama
 
-import creativewritinggpt.cli
-import creativewritinggpt.commands.evaluate
-import creativewritinggpt.commands.train
-import creativewritinggpt.evaluation.report
+import creativewritinggpt.cli.evaluate
+import creativewritinggpt.cli.main
+import creativewritinggpt.cli.train
+import creativewritinggpt.distributed
+import creativewritinggpt.evaluation.report.save
 import creativewritinggpt.evaluation.run
 import creativewritinggpt.generation.engine
-import creativewritinggpt.joined
 import creativewritinggpt.training.run
 
 __all__ = ["accelerate", "creativewritinggpt", "matplotlib", "peft", "transformers"]

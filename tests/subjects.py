@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from creativewritinggpt.analysis.attention import AttentionMaps
+from creativewritinggpt.analysis.methods.attention import AttentionMaps
 from creativewritinggpt.analysis.subject import Subject, Target
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from creativewritinggpt.data.packing import RowPlan, plan_rows
-from creativewritinggpt.data.tokens import TokenizedDocuments
+from creativewritinggpt.data.rows.packing import RowPlan, plan_rows
+from creativewritinggpt.data.rows.tokens import TokenizedDocuments
 from creativewritinggpt.devices import DeviceChoice
-from creativewritinggpt.models.writer import Writer
+from creativewritinggpt.models.loaded_model import Writer
 
 
 def make_writer(model: Any, tokenizer: Any = None, precision: str = "fp32") -> Writer:

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import analyze, evaluate, generate, load, train
-    from .config import Config
+    from .config.run import Config
 
 __all__ = ["Config", "analyze", "evaluate", "generate", "load", "train"]
 
@@ -31,7 +31,7 @@ def prepare_environment() -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "Config":
-        from .config import Config
+        from .config.run import Config
 
         return Config
     if name in __all__:

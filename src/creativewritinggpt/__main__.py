@@ -1,6 +1,6 @@
 """``python -m creativewritinggpt`` is ``cwgpt``."""
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

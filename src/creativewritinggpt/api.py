@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .analysis.report.save import save
 from .analysis.run import Explanation, explain
-from .analysis.save import save
 from .analysis.settings import AnalysisSettings
-from .config import Config, load_config
+from .config.run import Config, load_config
 from .data.document import Document
 from .data.sources.base import Keep
 from .devices import DeviceChoice
@@ -28,16 +28,16 @@ from .evaluation.settings import EvaluationSettings
 from .files import check_writable
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
-from .generation.presets import settings_for
 from .generation.results import Generated, Piece
-from .models import loading, writer
+from .generation.sampling.presets import settings_for
+from .models import loaded_model, loading
 from .training.run import TrainingResult
 from .training.run import train as _train
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class Writer(writer.Writer):
+class Writer(loaded_model.Writer):
     """A loaded model that writes; every room of the package takes it."""
 
     def write(self, prompt: str = "", *, preset: str | None = None, **settings: Any) -> str:
@@ -146,7 +146,7 @@ def generate(
 
 
 def evaluate(
-    model: str | os.PathLike[str] | writer.Writer = loading.DEFAULT_MODEL,
+    model: str | os.PathLike[str] | loaded_model.Writer = loading.DEFAULT_MODEL,
     files: Paths = (),
     *,
     documents: Sequence[Document] | None = None,
@@ -169,7 +169,7 @@ def evaluate(
     """
     from .data.corpus import read_documents
 
-    loaded = model if isinstance(model, writer.Writer) else load(model)
+    loaded = model if isinstance(model, loaded_model.Writer) else load(model)
     chosen = documents if documents is not None else read_documents(_listed(files), Config())
     what = EvaluationSettings.from_mapping({"texts": 0, **settings})
     return _evaluate(loaded, list(chosen), settings=what)
@@ -204,8 +204,8 @@ def analyze(
         check_writable(Path(folder))
     with contextlib.ExitStack() as stack:
         if isinstance(model, (str, os.PathLike)):
-            loaded: writer.Writer = load(model)
-        elif isinstance(model, writer.Writer):
+            loaded: loaded_model.Writer = load(model)
+        elif isinstance(model, loaded_model.Writer):
             loaded = model
         else:
             if tokenizer is None:

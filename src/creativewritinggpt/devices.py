@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 import torch
 
+from .autotune import fastest, measured
 from .errors import InputError
-from .probe import fastest, measured
 
 # Instructions that multiply bf16 matrices; oneDNN uses them through torch.
 _CPU_BF16 = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}

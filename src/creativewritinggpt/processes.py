@@ -143,7 +143,7 @@ def join(device: str | None, verb: str, patience: datetime.timedelta = PATIENCE)
         )
     if not size.isdigit() or int(size) < 2:
         return None
-    from .joined import accelerator_of
+    from .distributed import accelerator_of
 
     return accelerator_of(int(size), device, verb, patience)
 
@@ -153,6 +153,6 @@ def gather(device: str | None, verb: str, patience: datetime.timedelta = PATIENC
     accelerator = join(device, verb, patience)
     if accelerator is None:
         return ALONE
-    from .joined import Joined
+    from .distributed import Joined
 
     return Joined(accelerator)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from creativewritinggpt.cli import main
+from creativewritinggpt.cli.main import main
 
 pytestmark = pytest.mark.cli
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_after_ctrl_c_what_is_finished_is_written(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("creativewritinggpt.analysis.perturbation.perturb", stop)
+    monkeypatch.setattr("creativewritinggpt.analysis.methods.perturbation.perturb", stop)
     assert main(["analyze", "The lamp went out", "--model", str(folder), *FAST]) == 130
     assert "not finished: perturbation, occlusion" in capsys.readouterr().err
     record = json.loads(Path("results/results.json").read_text("utf-8"))

@@ -7,7 +7,7 @@ import sys
 import pytest
 from corpora import write_stories
 
-from creativewritinggpt.cli import main
+from creativewritinggpt.cli.main import main
 
 pytestmark = pytest.mark.cli
 FAST = ["--device", "cpu", "--precision", "fp32", "--num-workers", "1", "--max-length", "48"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from corpora import write_stories
 
-from creativewritinggpt.cli import VERBS, main
-from creativewritinggpt.commands import generate
+from creativewritinggpt.cli import generate
+from creativewritinggpt.cli.main import VERBS, main
 
 pytestmark = pytest.mark.cli
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def trained(tiny_folder, tmp_path):
 
 def test_help_is_quick_and_imports_no_torch():
     code = (
-        "import sys, time\nfrom creativewritinggpt.cli import main\n"
+        "import sys, time\nfrom creativewritinggpt.cli.main import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'peft', 'numpy', 'matplotlib', 'pyarrow'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

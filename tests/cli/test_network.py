@@ -20,7 +20,7 @@ def hook(event, arguments):
             return  # a socket file of this machine
         attempts.append((event, arguments))
 sys.addaudithook(hook)
-from creativewritinggpt.cli import main
+from creativewritinggpt.cli.main import main
 code = main(sys.argv[1:])
 sys.stderr.write(f"\\nattempts: {len(attempts)} {attempts[:3]}\\n")
 raise SystemExit(code)

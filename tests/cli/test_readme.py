@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from corpora import write_stories
 
-from creativewritinggpt import cli
+from creativewritinggpt.cli import main
 from creativewritinggpt.models import loading
 
 pytestmark = pytest.mark.cli
@@ -52,7 +52,7 @@ def test_quick_start_commands_work_in_their_order(tiny_starter, capsys):
     commands = list(_commands())
     assert len(commands) >= 7
     for words in commands:
-        assert cli.main(words) == 0, (words, capsys.readouterr().err)
+        assert main.main(words) == 0, (words, capsys.readouterr().err)
 
 
 def test_python_example_works(tiny_starter, capsys):
@@ -65,18 +65,18 @@ def test_python_example_works(tiny_starter, capsys):
 
 
 def test_demo_runs_to_its_end_and_again(tiny_starter, capsys):
-    assert cli.main(["demo", "--max-steps", "2"]) == 0
+    assert main.main(["demo", "--max-steps", "2"]) == 0
     said = capsys.readouterr().err
     for part in ("base", "tuned", "evaluation.json", "training_curves.png", "Done in"):
         assert part in said
     assert (tiny_starter / "outputs" / "best_model" / "adapter_model.safetensors").is_file()
     # Its own run it may replace, a user's not.
-    assert cli.main(["demo", "--max-steps", "1", "--json"]) == 0
+    assert main.main(["demo", "--max-steps", "1", "--json"]) == 0
     capsys.readouterr()
-    code = cli.main(["train", "stories.jsonl", "--model-name", "starter", "--max-steps", "1",
+    code = main.main(["train", "stories.jsonl", "--model-name", "starter", "--max-steps", "1",
                      "--overwrite"])  # fmt: skip
     assert code == 0
-    assert cli.main(["demo", "--max-steps", "1"]) == 2
+    assert main.main(["demo", "--max-steps", "1"]) == 2
     assert "already holds a run" in capsys.readouterr().err
 
 

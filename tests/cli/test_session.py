@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from parrot import save_parrot
 
-from creativewritinggpt.generation.session.lines import COMMANDS
-from creativewritinggpt.generation.story.file import StoryFile, read_story
+from creativewritinggpt.session.lines import COMMANDS
+from creativewritinggpt.story.file import StoryFile, read_story
 
 pexpect = pytest.importorskip("pexpect")
 pyte = pytest.importorskip("pyte")

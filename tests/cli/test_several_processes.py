@@ -17,8 +17,8 @@ from corpora import write_stories
 from launches import free_port
 from safetensors.torch import load_file
 
-from creativewritinggpt import joined
-from creativewritinggpt.cli import main
+from creativewritinggpt import distributed
+from creativewritinggpt.cli.main import main
 
 pytestmark = [pytest.mark.cli, pytest.mark.slow]
 FSDP = {
@@ -134,8 +134,8 @@ def test_several_processes_have_the_losses_of_one_through_an_interruption_and_a_
 def test_process_whose_launch_is_not_there_ends_with_a_line(
     tiny_folder, tmp_path, monkeypatch, capsys, place, code, said
 ):
-    monkeypatch.setattr(joined, "_MEETING", datetime.timedelta(seconds=1))
-    monkeypatch.setattr(joined, "_QUIET", 0.1)
+    monkeypatch.setattr(distributed, "_MEETING", datetime.timedelta(seconds=1))
+    monkeypatch.setattr(distributed, "_QUIET", 0.1)
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     for name, value in {**launch, **place}.items():
         monkeypatch.setenv(name, value)

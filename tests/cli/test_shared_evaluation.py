@@ -8,8 +8,8 @@ import torch
 from corpora import write_stories
 from launches import launch
 
-from creativewritinggpt.cli import main
-from creativewritinggpt.config import Config
+from creativewritinggpt.cli.main import main
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.devices import choose
 from creativewritinggpt.models.adapter import attach, save_model
 from creativewritinggpt.models.loading import load_base

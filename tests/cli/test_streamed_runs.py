@@ -13,7 +13,7 @@ import torch
 from corpora import write_stories
 from safetensors.torch import load_file
 
-from creativewritinggpt.cli import main
+from creativewritinggpt.cli.main import main
 
 pytestmark = pytest.mark.cli
 

@@ -20,8 +20,14 @@ from localise_contenders import as_subject, as_writer, methods_of
 from torch import nn
 from writers import make_writer
 
-from creativewritinggpt.analysis import attention, faithfulness, gradients, occlusion, perturbation
-from creativewritinggpt.analysis.baselines import rank_correlation
+from creativewritinggpt.analysis.methods import (
+    attention,
+    faithfulness,
+    gradients,
+    occlusion,
+    perturbation,
+)
+from creativewritinggpt.analysis.methods.baselines import rank_correlation
 from creativewritinggpt.analysis.subject import Target, read, with_targets
 
 pytestmark = pytest.mark.invariant
@@ -66,7 +72,7 @@ def subject_of(writer, *, target=None, targets=None):
 
 def with_adapter(model, tokenizer):
     """A writer with an adapter that is not zero."""
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach
 
     writer = make_writer(model, tokenizer)

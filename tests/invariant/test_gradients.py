@@ -5,7 +5,7 @@ import pytest
 import torch
 from writers import make_writer, random_rows
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.training.checkpoint import trained_parameters
 from creativewritinggpt.training.engine import accumulate_gradient, summed_loss

@@ -5,7 +5,7 @@ import pytest
 import torch
 from writers import as_tokens, make_writer
 
-from creativewritinggpt.data.packing import pack, plan_rows
+from creativewritinggpt.data.rows.packing import pack, plan_rows
 from creativewritinggpt.training.engine import accumulate_gradient
 from creativewritinggpt.training.validation import validate
 

@@ -9,10 +9,10 @@ import torch
 from corpora import write_stories
 from safetensors.torch import load_file
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import load_corpus
-from creativewritinggpt.data.packing import IGNORE, plan_rows
-from creativewritinggpt.data.tokens import tokenize
+from creativewritinggpt.data.rows.packing import IGNORE, plan_rows
+from creativewritinggpt.data.rows.tokens import tokenize
 from creativewritinggpt.devices import choose
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.loading import load_base

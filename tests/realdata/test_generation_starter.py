@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.generation import backends, matrices, onnx_steps
 from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.quality import Quality, compare, show
-from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
+from creativewritinggpt.models.forward import backends, linear
+from creativewritinggpt.models.forward.onnx import session
 
 pytestmark = [pytest.mark.realdata, pytest.mark.network, pytest.mark.slow]
 BY_ONNXRUNTIME = [
     pytest.param(
-        kind, marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+        kind, marks=pytest.mark.skipif(not session.available(), reason="needs onnxruntime")
     )
-    for kind in onnx_steps.BY_ONNXRUNTIME
+    for kind in session.BY_ONNXRUNTIME
 ]
 PROMPT = "In a world where magic was forbidden,"
 
@@ -52,7 +53,7 @@ def test_fast_weights_stay_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
     # Which format prompts are read in is measured, and may be another one next time.
-    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: "fp32")
+    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: "fp32")
     monkeypatch.setattr(backends, "_kept", weakref.WeakKeyDictionary())
     result = compare(starter, _stories(real_data, 6), weights, tokens=80)
     assert result.tokens == 6 * 64
@@ -63,7 +64,7 @@ def test_fast_weights_stay_within_a_percent_of_the_perplexity(
 def test_a_prompt_read_in_int8_stays_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: "int8")
+    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: "int8")
     monkeypatch.setattr(backends, "_kept", weakref.WeakKeyDictionary())
     result = compare(starter, _stories(real_data, 8), "int8", tokens=400, prompt=304)
     assert result.tokens > 500

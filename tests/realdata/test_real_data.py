@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import load_corpus, read_documents
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.report import SourceReport

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.adapter import (

@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 from subjects import plain_subject, random_maps
 from writers import make_writer
 
-from creativewritinggpt.analysis import attention as attention_module
-from creativewritinggpt.analysis.attention import (
+from creativewritinggpt.analysis.methods import attention as attention_module
+from creativewritinggpt.analysis.methods.attention import (
     AttentionMaps,
     capture,
     mean_attention,
     mean_rows,
     without_sink,
 )
-from creativewritinggpt.analysis.attention_plots import draw_layers, draw_overview, token_labels
-from creativewritinggpt.analysis.canvas import Canvas
-from creativewritinggpt.analysis.heads import statistics
-from creativewritinggpt.analysis.rollout import rollout, rollout_attribution
+from creativewritinggpt.analysis.methods.heads import statistics
+from creativewritinggpt.analysis.methods.rollout import rollout, rollout_attribution
+from creativewritinggpt.analysis.plots.attention import draw_layers, draw_overview, token_labels
+from creativewritinggpt.analysis.plots.canvas import Canvas
 from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets
-from creativewritinggpt.analysis.tags import tag
-from creativewritinggpt.analysis.words import words_of
+from creativewritinggpt.analysis.text.tags import tag
+from creativewritinggpt.analysis.text.words import words_of
 from creativewritinggpt.errors import InputError
 
 FAMILIES = ("gpt2", "llama", "qwen")
@@ -90,7 +90,7 @@ def test_the_former_attention_is_put_back(family: str, tiny_model: Any, monkeypa
 
 
 def test_an_adapter_counts_unless_it_is_switched_off(tiny_model: Any) -> None:
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach
 
     writer, subject = make_writer(tiny_model("llama")), plain_subject(10)

@@ -11,13 +11,13 @@ import torch
 from subjects import plain_subject
 from writers import make_writer
 
-from creativewritinggpt.analysis import difference as difference_module
-from creativewritinggpt.analysis.attention import AttentionMaps, capture
-from creativewritinggpt.analysis.difference import attention_moved, compare
-from creativewritinggpt.analysis.updates import updates
-from creativewritinggpt.config import Config
+from creativewritinggpt.analysis.methods import difference as difference_module
+from creativewritinggpt.analysis.methods.attention import AttentionMaps, capture
+from creativewritinggpt.analysis.methods.difference import attention_moved, compare
+from creativewritinggpt.analysis.methods.updates import updates
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
-from creativewritinggpt.models.writer import Writer
+from creativewritinggpt.models.loaded_model import Writer
 
 FAMILIES = ("gpt2", "llama", "qwen")
 SUBJECT = plain_subject(14, (3, 8, 14))

@@ -9,14 +9,14 @@ import pytest
 import torch
 from writers import make_writer
 
-from creativewritinggpt.analysis import memory
-from creativewritinggpt.analysis.baselines import (
+from creativewritinggpt.analysis.methods.baselines import (
     BASELINES,
     baseline_embedding,
     baseline_text,
     rank_correlation,
 )
-from creativewritinggpt.analysis.forward import (
+from creativewritinggpt.analysis.runtime import memory
+from creativewritinggpt.analysis.runtime.forward import (
     checked,
     embeddings,
     frozen,
@@ -65,7 +65,7 @@ def test_heads_with_a_bias_and_small_chunks_score_the_same(
     embeds = embeddings(writer, IDS).expand(5, -1, -1)
     with torch.no_grad():
         whole = target_scores(writer, embeds, TARGETS)
-        monkeypatch.setattr("creativewritinggpt.analysis.forward._LOGITS", 2 * 384)
+        monkeypatch.setattr("creativewritinggpt.analysis.runtime.forward._LOGITS", 2 * 384)
         np.testing.assert_array_equal(target_scores(writer, embeds, TARGETS), whole)
         logits = torch.log_softmax(model(IDS).logits[0], -1)
     np.testing.assert_allclose(whole[0, 1], logits[2, 300] - logits[2, 9], atol=1e-5)

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import make_writer
 
-from creativewritinggpt.analysis import quadrature
-from creativewritinggpt.analysis.baselines import BASELINES, baseline_text
-from creativewritinggpt.analysis.forward import embeddings
-from creativewritinggpt.analysis.gradients import (
+from creativewritinggpt.analysis.methods import quadrature
+from creativewritinggpt.analysis.methods.baselines import BASELINES, baseline_text
+from creativewritinggpt.analysis.methods.gradients import (
     baseline_agreement,
     gradient_x_input,
     integrated_gradients,
     saliency,
 )
-from creativewritinggpt.analysis.path import groups, most_steps
+from creativewritinggpt.analysis.methods.path import groups, most_steps
+from creativewritinggpt.analysis.runtime.forward import embeddings
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.models.writer import Writer
+from creativewritinggpt.models.loaded_model import Writer
 
 FAMILIES = ("gpt2", "llama", "qwen")
 IDS = (0, 41, 7, 300, 41, 12, 99, 250, 3, 77)
@@ -42,7 +42,7 @@ LAST = subject_of(Target(len(IDS), 5))
 
 def with_adapter(writer: Writer) -> Writer:
     """The same with a LoRA adapter that changes what the model says."""
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach
 
     attach(writer, Config())
@@ -145,7 +145,9 @@ def test_the_size_of_batches_does_not_matter(
 ) -> None:
     writer = make_writer(tiny_model("qwen"))
     whole = integrated_gradients(writer, EVERY, steps=12)
-    monkeypatch.setattr("creativewritinggpt.analysis.path.micro_batch", lambda *_, **__: rows)
+    monkeypatch.setattr(
+        "creativewritinggpt.analysis.methods.path.micro_batch", lambda *_, **__: rows
+    )
     small = integrated_gradients(writer, EVERY, steps=12)
     np.testing.assert_allclose(small.scores, whole.scores, atol=1e-5)
 

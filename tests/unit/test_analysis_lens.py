@@ -10,8 +10,8 @@ import torch
 from subjects import plain_subject
 from writers import make_writer
 
-from creativewritinggpt.analysis import lens as lens_module
-from creativewritinggpt.analysis.lens import Lens, logit_lens
+from creativewritinggpt.analysis.methods import lens as lens_module
+from creativewritinggpt.analysis.methods.lens import Lens, logit_lens
 
 FAMILIES = ("gpt2", "llama", "qwen")
 POSITIONS = (1, 4, 9, 12)
@@ -73,7 +73,7 @@ def test_a_model_whose_norm_does_nothing_is_read_as_it_is(tiny_model: Any) -> No
 
 
 def test_base_and_tuned_are_read_apart_and_nothing_is_left_behind(tiny_model: Any) -> None:
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach
 
     writer, subject = make_writer(tiny_model("llama")), plain_subject(12, POSITIONS)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from writers import make_writer
 
-from creativewritinggpt.analysis.occlusion import UNITS, leave_one_out, units_of
+from creativewritinggpt.analysis.methods.occlusion import UNITS, leave_one_out, units_of
 from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets
-from creativewritinggpt.analysis.words import by_word, words_of
+from creativewritinggpt.analysis.text.words import by_word, words_of
 from creativewritinggpt.errors import InputError
 
 FAMILIES = ("gpt2", "llama", "qwen")

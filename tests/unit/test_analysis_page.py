@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_records import PROMPT, STORY, long_text, make_record
 
-from creativewritinggpt.analysis import page_data as packing
-from creativewritinggpt.analysis.page import page, write_page
+from creativewritinggpt.analysis.report import page_data as packing
+from creativewritinggpt.analysis.report.page import page, write_page
 from creativewritinggpt.analysis.subject import Subject
-from creativewritinggpt.analysis.words import words_of
+from creativewritinggpt.analysis.text.words import words_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

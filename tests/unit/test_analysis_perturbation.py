@@ -12,26 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import make_writer
 
-from creativewritinggpt.analysis import perturbation, replacements, rough, suffixes
-from creativewritinggpt.analysis.changes import Predictions
-from creativewritinggpt.analysis.native_passes import (
+from creativewritinggpt.analysis.methods import perturbation, replacements, rough
+from creativewritinggpt.analysis.methods.perturbation import perturb
+from creativewritinggpt.analysis.methods.replacements import draws
+from creativewritinggpt.analysis.runtime import prefix_cache
+from creativewritinggpt.analysis.runtime.changes import Predictions
+from creativewritinggpt.analysis.runtime.native_passes import (
     NativePasses,
     OnnxPasses,
     RoughPasses,
     own_passes,
 )
-from creativewritinggpt.analysis.perturbation import perturb
-from creativewritinggpt.analysis.replacements import draws
+from creativewritinggpt.analysis.runtime.prefix_cache import Reading
+from creativewritinggpt.analysis.runtime.transformers_passes import TransformersPasses
 from creativewritinggpt.analysis.subject import Subject, Target
-from creativewritinggpt.analysis.suffixes import Reading
-from creativewritinggpt.analysis.transformers_passes import TransformersPasses
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation import matrices, onnx_steps
-from creativewritinggpt.generation.backends import backend_for
+from creativewritinggpt.models.forward import linear
+from creativewritinggpt.models.forward.backends import backend_for
+from creativewritinggpt.models.forward.onnx import session
 from creativewritinggpt.models.scoring import body_and_head
 
 FAMILIES = ("gpt2", "llama", "qwen")
-needs_onnxruntime = pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+needs_onnxruntime = pytest.mark.skipif(not session.available(), reason="needs onnxruntime")
 ROUGH = ("many", pytest.param("by-row", marks=needs_onnxruntime))
 
 
@@ -42,7 +44,7 @@ def a_subject(length: int = 9, targets: tuple[Target, ...] = (), seed: int = 0) 
 
 
 def with_adapter(writer: Any) -> Any:
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach
 
     attach(writer, Config())
@@ -155,7 +157,7 @@ def test_rough_passes_are_wrong_by_a_small_part_of_what_changes(
     tiny_tokenizer: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: many)
+    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: many)
     writer = with_adapter(a_writer(tiny_model, tiny_tokenizer, family))
     ids = torch.randint(1, 384, (11,), generator=torch.Generator().manual_seed(1))
     exact, rough_passes = own_passes(writer), own_passes(writer, kind)
@@ -196,7 +198,7 @@ def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rough, "fastest_kind", lambda threads: kind)
-    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: "int8")
+    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: "int8")
     writer = a_writer(tiny_model, tiny_tokenizer, family)
     subject = a_subject(targets=(Target(6, 1), Target(9, 2)))
     exact = perturb(writer, subject, samples=48, positions="all")
@@ -314,8 +316,8 @@ def test_the_size_of_a_pass_does_not_matter(
 ) -> None:
     writer, subject = a_writer(tiny_model, tiny_tokenizer, "llama"), a_subject(11)
     whole = perturb(writer, subject, samples=6, positions="all")
-    monkeypatch.setattr(suffixes, "_TOKENS_ON_A_PROCESSOR", tokens)
-    monkeypatch.setattr("creativewritinggpt.analysis.changes._CHUNK", 384 * 3)
+    monkeypatch.setattr(prefix_cache, "_TOKENS_ON_A_PROCESSOR", tokens)
+    monkeypatch.setattr("creativewritinggpt.analysis.runtime.changes._CHUNK", 384 * 3)
     parts = perturb(writer, subject, samples=6, positions="all")
     np.testing.assert_allclose(parts.kl, whole.kl, atol=1e-5)
     np.testing.assert_allclose(parts.change, whole.change, atol=1e-5)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_records import long_text, make_record
 
-from creativewritinggpt.analysis import figures, grids, plots
-from creativewritinggpt.analysis.strip import Strip
-from creativewritinggpt.labels import shown, word_label
+from creativewritinggpt.analysis.plots import figures, grids, plots
+from creativewritinggpt.analysis.plots.strip import Strip
+from creativewritinggpt.plot_text import shown, word_label
 
 
 @pytest.fixture(autouse=True)

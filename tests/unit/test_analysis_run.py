@@ -15,13 +15,13 @@ from writers import make_writer
 from creativewritinggpt import api
 from creativewritinggpt.analysis import run as analysis_run
 from creativewritinggpt.analysis import why as why_module
-from creativewritinggpt.analysis.attention import NoAttention
-from creativewritinggpt.analysis.occlusion import leave_one_out
+from creativewritinggpt.analysis.methods.attention import NoAttention
+from creativewritinggpt.analysis.methods.occlusion import leave_one_out
+from creativewritinggpt.analysis.report.save import aggregate, folder_name, save
+from creativewritinggpt.analysis.report.summary import told
 from creativewritinggpt.analysis.run import explain
-from creativewritinggpt.analysis.save import aggregate, folder_name, save
 from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
 from creativewritinggpt.analysis.subject import Target, read, tokens_of, with_targets
-from creativewritinggpt.analysis.telling import told
 from creativewritinggpt.analysis.why import why
 from creativewritinggpt.errors import InputError, RunError
 
@@ -89,7 +89,7 @@ def test_what_the_model_writes_is_explained_token_by_token(writer: Any) -> None:
 
 
 def test_characters_of_several_tokens_have_one_span(writer: Any, monkeypatch: Any) -> None:
-    from creativewritinggpt.analysis.choice import _spans
+    from creativewritinggpt.analysis.select_targets import _spans
     from creativewritinggpt.generation.results import Token
 
     def token(content: bytes) -> Token:
@@ -185,7 +185,7 @@ def test_a_model_that_shows_no_attention_is_explained_without_it(
     def nothing(*_: Any) -> None:
         raise NoAttention("this model shows no attention", "take another")
 
-    monkeypatch.setattr("creativewritinggpt.analysis.attention.capture", nothing)
+    monkeypatch.setattr("creativewritinggpt.analysis.methods.attention.capture", nothing)
     said: list[str] = []
     found = explain(writer, TEXT, settings(), warn=said.append)
     assert any("shows no attention; the other methods" in line for line in said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from creativewritinggpt.analysis.sampled import Sampled
+from creativewritinggpt.analysis.methods.sampled import Sampled
 
 
 def simulated(generator: np.random.Generator, bias: float) -> tuple[float, float]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from subjects import random_maps
 
-from creativewritinggpt.analysis.attention import AttentionMaps
-from creativewritinggpt.analysis.story import (
+from creativewritinggpt.analysis.methods.attention import AttentionMaps
+from creativewritinggpt.analysis.subject import Subject, Target
+from creativewritinggpt.analysis.text.story import (
     by_kind,
     following_heads,
     returns,
@@ -19,9 +20,8 @@ from creativewritinggpt.analysis.story import (
     story_record,
     told,
 )
-from creativewritinggpt.analysis.subject import Subject, Target
-from creativewritinggpt.analysis.tags import tag
-from creativewritinggpt.analysis.words import words_of
+from creativewritinggpt.analysis.text.tags import tag
+from creativewritinggpt.analysis.text.words import words_of
 
 TEXT = "They met Mira. It was late. The door fell on Mira and Mira's friend Pavel."
 PROMPT = len("They met Mira.")

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creativewritinggpt.analysis.lexicon import action_forms
-from creativewritinggpt.analysis.quotes import quoted
 from creativewritinggpt.analysis.subject import Subject
-from creativewritinggpt.analysis.tags import KINDS, is_title, name_key, tag
-from creativewritinggpt.analysis.words import words_of
+from creativewritinggpt.analysis.text.lexicon import action_forms
+from creativewritinggpt.analysis.text.quotes import quoted
+from creativewritinggpt.analysis.text.tags import KINDS, is_title, name_key, tag
+from creativewritinggpt.analysis.text.words import words_of
 
 TAGGED = """
 Alice/n was beginning to get very tired of sitting/a by her sister on the bank/p , and of having

@@ -5,7 +5,7 @@ import torch
 from corpora import write_stories
 
 import creativewritinggpt
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.loading import load_writer
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from creativewritinggpt.training import choice
-from creativewritinggpt.training.micro_batch import MicroBatch
+from creativewritinggpt.training.memory import MicroBatch
 
 
 class Machine:

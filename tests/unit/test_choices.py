@@ -9,10 +9,10 @@ from writers import make_writer
 
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation import choices
-from creativewritinggpt.evaluation.choice_tests import figures_of_test, planned_tests
-from creativewritinggpt.evaluation.choices import Answers, Item
 from creativewritinggpt.evaluation.settings import EvaluationSettings
+from creativewritinggpt.evaluation.tasks import choices
+from creativewritinggpt.evaluation.tasks.choice_tests import figures_of_test, planned_tests
+from creativewritinggpt.evaluation.tasks.choices import Answers, Item
 
 STORY = "The lamp went out. Nobody answered. “Who is there?” she asked. The sea slept. It was cold."
 

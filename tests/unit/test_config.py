@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from creativewritinggpt.config import Config, load_config, recipe_names, recipe_text
+from creativewritinggpt.config.run import Config, load_config, recipe_names, recipe_text
 from creativewritinggpt.errors import InputError
 
 

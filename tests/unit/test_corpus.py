@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data import corpus as corpus_module
 from creativewritinggpt.data.corpus import load_corpus, read_documents
 from creativewritinggpt.data.document import Document

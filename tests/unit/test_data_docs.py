@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from creativewritinggpt.data.columns import PROMPT, TEXT
-from creativewritinggpt.data.reading import ENDINGS
+from creativewritinggpt.data.readers.columns import PROMPT, TEXT
+from creativewritinggpt.data.readers.text import ENDINGS
 from creativewritinggpt.data.sources.registry import named_sources
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from creativewritinggpt.config import Config
-from creativewritinggpt.data import sharing, wire, workers
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import load_corpus
-from creativewritinggpt.data.tokens import tokenize
+from creativewritinggpt.data.rows import sharing, wire, workers
+from creativewritinggpt.data.rows.tokens import tokenize
 from creativewritinggpt.errors import InputError
 
 WORDS = ["the", "lamp", "went", "out", "nobody", "answered", "only", "captain", "laughed", "sea"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from creativewritinggpt.data.encoder import Encoder, definition_of, piece_pattern
+from creativewritinggpt.data.rows.encoder import Encoder, definition_of, piece_pattern
 
 TEXT = (
     "The lamp went out, and the captain’s dog laughed — “Who is there?” she asked. Don't I'll  "

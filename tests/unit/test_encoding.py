@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from creativewritinggpt.data.encoding import decode, lines
+from creativewritinggpt.data.text import decode, lines
 from creativewritinggpt.errors import InputError
 
 TEXT = (

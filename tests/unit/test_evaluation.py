@@ -10,19 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import make_writer
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.packing import IGNORE
+from creativewritinggpt.data.rows.packing import IGNORE
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation import passes, report, run
-from creativewritinggpt.evaluation.bootstrap import ratio_interval
-from creativewritinggpt.evaluation.contender import base_and_tuned
-from creativewritinggpt.evaluation.passes import plan_passes
-from creativewritinggpt.evaluation.perplexity import compare, legacy_perplexity, summarise
-from creativewritinggpt.evaluation.records import read_scores
-from creativewritinggpt.evaluation.scoring import DocumentScore, score_documents
+from creativewritinggpt.evaluation import run
+from creativewritinggpt.evaluation.model_under_test import base_and_tuned
+from creativewritinggpt.evaluation.report import save
+from creativewritinggpt.evaluation.report.records import read_scores
+from creativewritinggpt.evaluation.scoring import batched
+from creativewritinggpt.evaluation.scoring.batched import plan_passes
+from creativewritinggpt.evaluation.scoring.bootstrap import ratio_interval
+from creativewritinggpt.evaluation.scoring.documents import DocumentScore, score_documents
+from creativewritinggpt.evaluation.scoring.perplexity import compare, legacy_perplexity, summarise
+from creativewritinggpt.evaluation.scoring.windows import rolling_windows, sliding_windows
 from creativewritinggpt.evaluation.settings import EvaluationSettings
-from creativewritinggpt.evaluation.windows import rolling_windows, sliding_windows
 from creativewritinggpt.models.adapter import attach
 
 SCORES_ONLY = EvaluationSettings(texts=0)
@@ -80,9 +82,9 @@ def test_scores_are_the_same_to_the_last_bit_whatever_shares_a_pass(
     family, way, tiny_model, tiny_tokenizer, monkeypatch
 ):
     writer = make_writer(tiny_model(family), tiny_tokenizer)
-    assert passes.forward_for(writer) is not None
+    assert batched.forward_for(writer) is not None
     if way == "transformers":
-        monkeypatch.setattr(passes, "forward_for", lambda _: None)
+        monkeypatch.setattr(batched, "forward_for", lambda _: None)
     documents = _documents(*(TEXT * count for count in (1, 9, 3, 1, 20, 2)), "Word", "No")
     expected = score_documents(writer, documents)
     assert score_documents(writer, documents[::-1])[::-1] == expected
@@ -105,12 +107,12 @@ def test_both_kinds_of_passes_give_what_padded_rows_give(
         writer.model.eval()
     documents = _documents(*(TEXT * count for count in (1, 9, 3, 20)), "Word")
     native = score_documents(writer, documents)
-    monkeypatch.setattr(passes, "forward_for", lambda _: None)
+    monkeypatch.setattr(batched, "forward_for", lambda _: None)
     expected = score_documents(writer, documents)
     assert [s.nll for s in native] == pytest.approx([s.nll for s in expected], rel=1e-6)
     assert [s.eos_nll for s in native] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)
     kind = writer.bare.config._attn_implementation
-    monkeypatch.setattr(passes, "_can_part", lambda *_: False)
+    monkeypatch.setattr(batched, "_can_part", lambda *_: False)
     plain = score_documents(writer, documents)
     assert [s.nll for s in plain] == pytest.approx([s.nll for s in expected], rel=1e-6)
     assert [s.eos_nll for s in plain] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)
@@ -230,7 +232,7 @@ def test_scores_are_kept_and_compared_with_those_of_a_later_run(
     documents = _documents(TEXT * 2, TEXT, "A. B.")
     material = run.Material(documents)
     found = run.run(base_and_tuned(writer), material, SCORES_ONLY)
-    report.write_report(found, tmp_path)
+    save.write_report(found, tmp_path)
     kept = read_scores(tmp_path / "evaluation.jsonl")
     assert kept == found.scores
     again = run.run(
@@ -285,7 +287,7 @@ def test_mean_of_domains_counts_every_domain_the_same(tiny_model, tiny_tokenizer
         entry["base"]["nll_sum"] / entry["base"]["tokens"] for entry in found["domains"].values()
     ]
     assert found["macro_perplexity"]["base"] == pytest.approx(math.exp(sum(losses) / 2))
-    assert "| odd |" in report.as_markdown(found)
+    assert "| odd |" in save.as_markdown(found)
 
 
 def test_no_text_is_refused(tiny_model, tiny_tokenizer):

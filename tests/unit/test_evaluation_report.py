@@ -6,16 +6,17 @@ from types import SimpleNamespace
 import pytest
 from writers import make_writer
 
-from creativewritinggpt.cli import main
-from creativewritinggpt.commands import evaluate as verb
-from creativewritinggpt.config import Config
+from creativewritinggpt.cli import evaluate as verb
+from creativewritinggpt.cli.main import main
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.evaluation import page, report, run, svg
-from creativewritinggpt.evaluation.contender import base_and_tuned, named
-from creativewritinggpt.evaluation.forgetting import forgetting
-from creativewritinggpt.evaluation.records import write_scores
-from creativewritinggpt.evaluation.scoring import DocumentScore
+from creativewritinggpt.evaluation import run
+from creativewritinggpt.evaluation.metrics.forgetting import forgetting
+from creativewritinggpt.evaluation.model_under_test import base_and_tuned, named
+from creativewritinggpt.evaluation.report import page, save, svg
+from creativewritinggpt.evaluation.report.records import write_scores
+from creativewritinggpt.evaluation.scoring.documents import DocumentScore
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.evaluation.texts import (
     Prompt,
@@ -115,7 +116,7 @@ def whole(tiny_model, tiny_tokenizer, tmp_path):
     settings = EvaluationSettings(texts=3, text_tokens=12, rank=3, order=3, stride=64)
     material = run.Material(documents, others, without={"originality": "there is no text"})
     found = run.run(base_and_tuned(writer), material, settings)
-    report.write_report(found, tmp_path)
+    save.write_report(found, tmp_path)
     return found, tmp_path
 
 
@@ -204,7 +205,7 @@ def test_any_number_of_models_are_loaded_one_at_a_time(tiny_model, tiny_tokenize
     found = run.run(named(["a", "b", "c"], load), run.Material(documents), settings).result
     assert loaded == ["a", "b", "c"]
     assert list(found["domains"]["tales"]["differences"]) == ["b", "c"]
-    heads, [row] = report.rows(found)
+    heads, [row] = save.rows(found)
     assert len(heads) == len(row) == 3 + 2 + 4 + 4
     with pytest.raises(InputError, match="named twice"):
         named(["a", "a"], load)

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import as_tokens, make_writer, random_rows
 
-from creativewritinggpt.config import Config
-from creativewritinggpt.data.packing import IGNORE, plan_rows
+from creativewritinggpt.config.run import Config
+from creativewritinggpt.data.rows.packing import IGNORE, plan_rows
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.training import engine
 from creativewritinggpt.training.checkpoint import trained_parameters
 from creativewritinggpt.training.engine import accumulate_gradient, fast_path
 from creativewritinggpt.training.fast import attention, kernels
-from creativewritinggpt.training.fast.documents import end_to_end
+from creativewritinggpt.training.fast.varlen import end_to_end
 from creativewritinggpt.training.run import train
 
 pytestmark = pytest.mark.invariant

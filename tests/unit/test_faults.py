@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from writers import make_writer
 
 from creativewritinggpt import devices
-from creativewritinggpt.cli import main
-from creativewritinggpt.config import Config
+from creativewritinggpt.cli.main import main
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.adapter import attach
-from creativewritinggpt.training import choice, loop, micro_batch
+from creativewritinggpt.training import choice, memory, trainer
 from creativewritinggpt.training import run as training_run
 from creativewritinggpt.training.checkpoint import newest_checkpoint
-from creativewritinggpt.training.micro_batch import MicroBatch, bytes_of_a_row, fitting_rows
+from creativewritinggpt.training.memory import MicroBatch, bytes_of_a_row, fitting_rows
 from creativewritinggpt.training.run import train
 
 SMALL = {
@@ -140,7 +140,7 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
         straight = _config(tiny_folder, tmp_path / "straight")
         train(straight, [stories])
         config = Config(**{**straight.to_dict(), "output_dir": str(disk / "out")})
-        real, calls = loop.accumulate_gradient, []
+        real, calls = trainer.accumulate_gradient, []
 
         def filling(*arguments):
             calls.append(1)
@@ -152,7 +152,7 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
                 os.truncate(disk / "filler", (disk / "filler").stat().st_size - 16384)
             return real(*arguments)
 
-        monkeypatch.setattr(loop, "accumulate_gradient", filling)
+        monkeypatch.setattr(trainer, "accumulate_gradient", filling)
         assert main(_words(config, stories)) == 1
         monkeypatch.undo()
         said = capsys.readouterr().err
@@ -295,7 +295,7 @@ def test_full_gpu_halves_the_micro_batch_and_the_result_stays(
 ):
     straight = _config(tiny_folder, tmp_path / "straight", lora_dropout=0.0)
     train(straight, [stories])
-    real = loop.accumulate_gradient
+    real = trainer.accumulate_gradient
     errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
               RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)")]  # fmt: skip
     used = []
@@ -308,7 +308,7 @@ def test_full_gpu_halves_the_micro_batch_and_the_result_stays(
         return result
 
     config = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "small")})
-    monkeypatch.setattr(loop, "accumulate_gradient", small_gpu)
+    monkeypatch.setattr(trainer, "accumulate_gradient", small_gpu)
     train(config, [stories])
     assert used == [4, 4, 4, 4, 1, 1, 1]
     assert "out of memory: going on with micro-steps of 1 rows" in capsys.readouterr().err
@@ -339,7 +339,7 @@ def test_micro_batch_on_a_processor_is_what_free_memory_holds(
     row = bytes_of_a_row(writer, 128)
     # Twice the tokens take at least twice the memory, and far less than four times as much.
     assert 2 * bytes_of_a_row(writer, 64) <= row < 3.5 * bytes_of_a_row(writer, 64)
-    free = (3.5 * row + micro_batch._fixed_bytes(writer)) / micro_batch._SPARE
+    free = (3.5 * row + memory._fixed_bytes(writer)) / memory._SPARE
     monkeypatch.setattr(devices, "memory", lambda device="cpu": (2 * free, free))
     assert fitting_rows(writer, 128, 8) == 3
     assert fitting_rows(writer, 128, 2) == 2
@@ -359,14 +359,14 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
     tiny_folder, tmp_path, stories, monkeypatch
 ):
     config = _config(tiny_folder, tmp_path / "out", save_steps=100)
-    real, calls = loop.accumulate_gradient, []
+    real, calls = trainer.accumulate_gradient, []
 
     def breaking(*arguments):
         calls.append(1)
         loss, tokens = real(*arguments)
         return (float("nan") if len(calls) == 5 else loss), tokens
 
-    monkeypatch.setattr(loop, "accumulate_gradient", breaking)
+    monkeypatch.setattr(trainer, "accumulate_gradient", breaking)
     with pytest.raises(RunError, match="the loss is nan at step 4, .* state after step 3 is saved"):
         train(config, [stories])
     monkeypatch.undo()
@@ -378,7 +378,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
 
 def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatch):
     config = _config(tiny_folder, tmp_path / "out")
-    real, calls = loop.accumulate_gradient, []
+    real, calls = trainer.accumulate_gradient, []
 
     def breaking(writer, *arguments):
         calls.append(1)
@@ -386,7 +386,7 @@ def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatc
             next(p for p in writer.model.parameters() if p.requires_grad).data[0, 0] = float("nan")
         return real(writer, *arguments)
 
-    monkeypatch.setattr(loop, "accumulate_gradient", breaking)
+    monkeypatch.setattr(trainer, "accumulate_gradient", breaking)
     with pytest.raises(RunError, match="at step 3, .* earlier checkpoints stay"):
         train(config, [stories])
     assert newest_checkpoint(Path(config.output_dir) / "checkpoints")[1].step == 2
@@ -395,11 +395,11 @@ def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatc
 def test_two_runs_in_one_folder_the_second_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     script = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from creativewritinggpt.training.output import claimed\n"
+        "from creativewritinggpt.training.run_dir import claimed\n"
         "with claimed(Path(sys.argv[1]), resume=False, overwrite=False):\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    from creativewritinggpt.training.output import claimed
+    from creativewritinggpt.training.run_dir import claimed
 
     other = subprocess.Popen(
         [os.sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.generation import folding, gpt2_forward, llama_forward
-from creativewritinggpt.generation.cache import KeyValueCache, Reading
-from creativewritinggpt.generation.matrices import Dense
-from creativewritinggpt.generation.native_backend import NativeBackend
+from creativewritinggpt.models.forward import gpt2, llama
+from creativewritinggpt.models.forward.kv_cache import KeyValueCache, Reading
+from creativewritinggpt.models.forward.linear import Dense
+from creativewritinggpt.models.forward.native_backend import NativeBackend
+from creativewritinggpt.models.forward.onnx import folding
 
 IDS = [5, 17, 200, 3, 99, 350, 42, 7]
 _BIASES = {"attention_bias": True, "mlp_bias": True}
@@ -31,7 +32,7 @@ def test_a_folded_model_that_is_not_rounded_computes_the_same(
     noisy: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module: Any = gpt2_forward if family == "gpt2" else llama_forward
+    module: Any = gpt2 if family == "gpt2" else llama
     model = noisy(tiny_model(family, **changes))
     dense = functools.partial(Dense, dtype=torch.float32)
     prepared: list[dict[str, bool]] = []

@@ -11,14 +11,15 @@ import torch
 from writers import make_writer
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation import backends, choice, matrices, onnx_steps
-from creativewritinggpt.generation.backends import backend_for
-from creativewritinggpt.generation.matrices import Int8, Unsupported, quantize
-from creativewritinggpt.generation.native_backend import BLOCK, NativeBackend
-from creativewritinggpt.generation.onnx_matrices import quantize_groups
-from creativewritinggpt.generation.onnx_steps import BY_ONNXRUNTIME
-from creativewritinggpt.generation.transformers_backend import TransformersBackend
-from creativewritinggpt.models.int8 import Workspace
+from creativewritinggpt.models.forward import backends, linear, weight_format
+from creativewritinggpt.models.forward.backends import backend_for
+from creativewritinggpt.models.forward.int8 import Workspace
+from creativewritinggpt.models.forward.linear import Int8, Unsupported, quantize
+from creativewritinggpt.models.forward.native_backend import BLOCK, NativeBackend
+from creativewritinggpt.models.forward.onnx import session
+from creativewritinggpt.models.forward.onnx.matrices import quantize_groups
+from creativewritinggpt.models.forward.onnx.session import BY_ONNXRUNTIME
+from creativewritinggpt.models.forward.transformers_backend import TransformersBackend
 
 FAMILIES = ("gpt2", "llama", "qwen", "qwen3")
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]
@@ -100,7 +101,7 @@ def test_a_row_of_8_bits_is_the_same_to_the_bit_in_any_batch(
     family_model: Any, family: str, kind: str
 ) -> None:
     model = family_model(family, kind)
-    if kind in BY_ONNXRUNTIME and not choice.rows_are_independent(kind, 1):
+    if kind in BY_ONNXRUNTIME and not weight_format.rows_are_independent(kind, 1):
         pytest.skip("this processor's kernels differ, and auto leaves them alone")
     backend = NativeBackend(model, kind)
     context = backend.start(40)
@@ -243,7 +244,7 @@ def test_quantized_weights_are_nearest_multiples_of_their_scale() -> None:
 def test_int8_products_agree_with_exact_ones(outputs: int) -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(outputs, 96), torch.randn(outputs)
-    many = functools.partial(matrices.ForMany, format="fp32", workspace=Workspace())
+    many = functools.partial(linear.ForMany, format="fp32", workspace=Workspace())
     matrix = Int8(weight, bias, many)
     for rows in (1, 3, 8, 9, 40):
         x = torch.randn(rows, 96).bfloat16()
@@ -265,7 +266,7 @@ def test_odd_widths_do_not_reach_the_int8_kernel(tiny_model: Any) -> None:
 def test_long_prompts_are_read_in_any_format(
     many: str, family: str, kind: str, family_model: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(matrices, "format_for_many", lambda rough=False: many)
+    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: many)
     model = family_model(family, kind)
     ids = (IDS * 10)[:40]
     context, logits = NativeBackend(model, kind).read(ids, 60)
@@ -300,22 +301,22 @@ def test_heads_that_onnxruntime_does_not_know_are_left_to_int8(
 
 def test_an_old_onnxruntime_is_as_none(monkeypatch: Any) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    assert onnx_steps.available()
+    assert session.available()
     monkeypatch.setattr(runtime, "__version__", "1.18.1")
-    assert not onnx_steps.available()
+    assert not session.available()
 
 
 def test_without_onnxruntime_nothing_asks_for_it(tiny_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(choice.onnx_steps, "available", lambda: False)
-    assert choice.fastest_weights(1) in ("fp32", "int8")
+    monkeypatch.setattr(weight_format.onnx_steps, "available", lambda: False)
+    assert weight_format.fastest_weights(1) in ("fp32", "int8")
     for kind in BY_ONNXRUNTIME:
         with pytest.raises(InputError, match=f"{kind}, and onnxruntime is not installed"):
             backend_for(make_writer(tiny_model("llama")), kind)
 
 
 def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(choice.onnx_steps, "available", lambda: True)
-    monkeypatch.setattr(choice, "measured", lambda question, ways, threads: dict(found))
+    monkeypatch.setattr(weight_format.onnx_steps, "available", lambda: True)
+    monkeypatch.setattr(weight_format, "measured", lambda question, ways, threads: dict(found))
     writer = make_writer(tiny_model("gpt2"))
     found: dict[str, float] = {}
     for best, second, independent, kind in (
@@ -329,9 +330,9 @@ def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: An
         found.update(dict.fromkeys(("fp32", "int8", "onnx", "rotated"), 3.0))
         found.update({best: 1.0, second: 2.0})
         monkeypatch.setattr(
-            choice, "rows_are_independent", lambda kind, threads, so=independent: so
+            weight_format, "rows_are_independent", lambda kind, threads, so=independent: so
         )
-        assert choice.fastest_weights(1) == kind
+        assert weight_format.fastest_weights(1) == kind
     writer.device = dataclasses.replace(writer.device, approximate=True)
     monkeypatch.setattr(backends, "fastest_weights", lambda threads: "int8")
     assert backends.backend_for(writer).name == "int8"
@@ -340,18 +341,18 @@ def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: An
 
 
 def test_the_measurement_itself_names_one_of_the_formats() -> None:
-    assert choice.fastest_weights(1) in ("fp32", "int8", *BY_ONNXRUNTIME)
+    assert weight_format.fastest_weights(1) in ("fp32", "int8", *BY_ONNXRUNTIME)
 
 
 def test_prompts_are_read_in_int8_only_where_it_is_worth_its_rounding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matrices, "product_seconds", lambda threads: {"fp32": 1.0, "bf16": 2.0})
+    monkeypatch.setattr(linear, "product_seconds", lambda threads: {"fp32": 1.0, "bf16": 2.0})
     for seconds, reading, rough in (
         (0.3, "int8", "int8"),
         (0.7, "fp32", "int8"),
         (3.0, *["fp32"] * 2),
     ):
-        monkeypatch.setattr(matrices.int8, "seconds", lambda threads, s=seconds: {"int_mm": s})
-        assert matrices.format_for_many() == reading
-        assert matrices.format_for_many(rough=True) == rough
+        monkeypatch.setattr(linear.int8, "seconds", lambda threads, s=seconds: {"int_mm": s})
+        assert linear.format_for_many() == reading
+        assert linear.format_for_many(rough=True) == rough

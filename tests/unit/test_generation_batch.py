@@ -12,7 +12,7 @@ from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation import batch
 from creativewritinggpt.generation.batch import read_prompts, write_file
 from creativewritinggpt.generation.engine import Interrupted, write
-from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
 
 SETTINGS = GenerationSettings(max_new_tokens=6, seed=3)
 LINES = [

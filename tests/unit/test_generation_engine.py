@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.generation import engine, onnx_steps
+from creativewritinggpt.generation import engine
 from creativewritinggpt.generation.engine import Interrupted, Request, stream, write, write_all
-from creativewritinggpt.generation.native_backend import NativeContext
-from creativewritinggpt.generation.settings import SEEDS, GenerationSettings
+from creativewritinggpt.generation.sampling.settings import SEEDS, GenerationSettings
 from creativewritinggpt.generation.text import encode
+from creativewritinggpt.models.forward.native_backend import NativeContext
+from creativewritinggpt.models.forward.onnx import session
 
 PROMPT = "Once upon a time a king had three daughters"
 PLAIN = {"repetition_penalty": 1.0, "top_p": 1.0, "temperature": 1.0}
@@ -33,9 +34,9 @@ def no_end(writer: Any) -> None:
 
 BY_ONNXRUNTIME = [
     pytest.param(
-        kind, marks=pytest.mark.skipif(not onnx_steps.available(), reason="needs onnxruntime")
+        kind, marks=pytest.mark.skipif(not session.available(), reason="needs onnxruntime")
     )
-    for kind in onnx_steps.BY_ONNXRUNTIME
+    for kind in session.BY_ONNXRUNTIME
 ]
 
 

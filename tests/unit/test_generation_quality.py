@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.generation import onnx_steps
 from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.quality import compare, show
 from creativewritinggpt.generation.ranking import best, repeated_share
-from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
+from creativewritinggpt.models.forward.onnx import session
 
 TEXTS = ["Once upon a time a king had three daughters and no patience. " * 3, "The lamp " * 20, "x"]
 
@@ -23,7 +23,7 @@ def test_fast_backends_stay_within_a_percent_of_the_perplexity(
 ) -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1} if family != "gpt2" else {}
     writer = tiny_writer(family, **heads)
-    fast = onnx_steps.BY_ONNXRUNTIME if onnx_steps.available() else ()
+    fast = session.BY_ONNXRUNTIME if session.available() else ()
     for weights in ("fp32", "bf16", "int8", *fast):
         result = compare(writer, TEXTS, weights, tokens=80)
         assert abs(result.perplexity_change) < (1e-5 if weights == "fp32" else 0.01), weights
@@ -50,15 +50,15 @@ def test_the_standard_error_shrinks_with_the_words(tiny_writer: Any) -> None:
 
 
 def test_a_worse_backend_is_seen(tiny_writer: Any, monkeypatch: Any) -> None:
-    from creativewritinggpt.generation import matrices
+    from creativewritinggpt.models.forward import linear
 
-    quantize = matrices.quantize
+    quantize = linear.quantize
 
     def coarse(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scales, whole = quantize(weight)
         return scales, (whole // 32 * 32).to(torch.int8)
 
-    monkeypatch.setattr(matrices, "quantize", coarse)
+    monkeypatch.setattr(linear, "quantize", coarse)
     result = compare(tiny_writer("llama"), TEXTS, "int8", tokens=80)
     assert result.mean_kl > 0.005 and result.top1_agreement < 1
 

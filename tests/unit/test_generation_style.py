@@ -10,10 +10,10 @@ import torch
 from writers import make_writer
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation.backends import backend_for
 from creativewritinggpt.generation.engine import write
-from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.style import blend, parse_part, set_strength
+from creativewritinggpt.models.forward.backends import backend_for
 
 IDS = [5, 17, 200, 3, 99, 350, 42]
 

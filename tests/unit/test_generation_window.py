@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.generation.context import Pinned, characters, make_view
 from creativewritinggpt.generation.engine import stream, write
-from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode, vocabulary
-from creativewritinggpt.generation.window import Pinned, characters, make_view
 
 PARAGRAPHS = "\n\n".join(
     f"{number}. The lamp went out, and the captain laughed at the sea." for number in range(30)

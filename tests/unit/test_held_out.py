@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.data.held_out import HeldOut, held_out_rows
-from creativewritinggpt.data.packing import IGNORE, pack
-from creativewritinggpt.data.tokens import TokenizedDocuments
+from creativewritinggpt.data.rows.packing import IGNORE, pack
+from creativewritinggpt.data.rows.tokens import TokenizedDocuments
 
 SHAPE = {"max_length": 16, "bos_id": 900, "eos_id": 901, "seed": 3}
 corpora = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 70)), min_size=1, max_size=25)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 _RUN = """
 import json, sys
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import load_corpus
 from creativewritinggpt.data.sources import hub
 from creativewritinggpt.errors import UserError
@@ -45,11 +45,11 @@ sys.stdout.write(json.dumps(answer))
 
 _STREAM = """
 import json, sys
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.report import SourceReport
 from creativewritinggpt.data.sources import hub
 from creativewritinggpt.data.sources.registry import open_named
-from creativewritinggpt.data.tables import Reading
+from creativewritinggpt.data.readers.tables import Reading
 settings, parts = json.loads(sys.argv[1])
 hub._WAIT_SECONDS = 0.05
 config = Config(streaming=True, max_steps=1, **settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import Corpus, load_corpus
 from creativewritinggpt.data.inspect import inspect_corpus, render
 

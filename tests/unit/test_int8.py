@@ -9,9 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.models import int8_kernels
-from creativewritinggpt.models.int8 import BLOCK, Int8Product, Workspace, fastest_kernel, seconds
-from creativewritinggpt.models.int8_kernels import IntMm, Scaled, fitting, kernels, scaled
+from creativewritinggpt.models.forward import int8_kernels
+from creativewritinggpt.models.forward.int8 import (
+    BLOCK,
+    Int8Product,
+    Workspace,
+    fastest_kernel,
+    seconds,
+)
+from creativewritinggpt.models.forward.int8_kernels import IntMm, Scaled, fitting, kernels, scaled
 
 KERNELS = kernels()
 

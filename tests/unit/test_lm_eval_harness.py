@@ -13,10 +13,10 @@ import pytest
 
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation.choices import Item, answer
-from creativewritinggpt.evaluation.harness import run_tasks
-from creativewritinggpt.evaluation.perplexity import summarise
-from creativewritinggpt.evaluation.scoring import score_documents
+from creativewritinggpt.evaluation.scoring.documents import score_documents
+from creativewritinggpt.evaluation.scoring.perplexity import summarise
+from creativewritinggpt.evaluation.tasks.choices import Item, answer
+from creativewritinggpt.evaluation.tasks.lm_eval import run_tasks
 from creativewritinggpt.models.loading import load_writer
 
 pytest.importorskip(

@@ -18,7 +18,7 @@ import torch
 from hub_server import HubServer
 from safetensors.torch import load_file, save_file
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models import hub as hub_module

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import load_corpus
-from creativewritinggpt.data.manuscripts import read_manuscript
+from creativewritinggpt.data.readers.manuscripts import read_manuscript
 from creativewritinggpt.errors import InputError
 
 CONTAINER = (

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.generation import gpt2_forward, llama_forward
-from creativewritinggpt.generation.cache import KeyValueCache, Reading
-from creativewritinggpt.generation.native_backend import NativeBackend
-from creativewritinggpt.generation.onnx_matrices import ByRow, hadamard
+from creativewritinggpt.models.forward import gpt2, llama
+from creativewritinggpt.models.forward.kv_cache import KeyValueCache, Reading
+from creativewritinggpt.models.forward.native_backend import NativeBackend
+from creativewritinggpt.models.forward.onnx.matrices import ByRow, hadamard
 
 # Wide enough that a column can stand out, with heads that onnxruntime's operators know.
 _LLAMA = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4}
@@ -32,7 +32,7 @@ class Plain(ByRow):
 
 def _own(model: Any, family: str, kind: str, ids: list[int]) -> torch.Tensor:
     """Logits after ``ids`` by the forward pass in torch."""
-    module: Any = gpt2_forward if family == "gpt2" else llama_forward
+    module: Any = gpt2 if family == "gpt2" else llama
     make = module.GPT2Forward if family == "gpt2" else module.LlamaForward
     with torch.inference_mode():
         forward = make(model, kind)
@@ -103,8 +103,8 @@ def test_onnxruntime_computes_what_the_forward_pass_in_torch_does(
 
 def test_onnxruntime_multiplies_the_largest_numbers_exactly() -> None:
     pytest.importorskip("onnxruntime")
-    from creativewritinggpt.generation.onnx_graph import chain
-    from creativewritinggpt.generation.onnx_steps import offsets, session_of
+    from creativewritinggpt.models.forward.onnx.graph import chain
+    from creativewritinggpt.models.forward.onnx.session import offsets, session_of
 
     torch.manual_seed(0)
     weight = torch.randint(0, 2, (96, 128)).float() * 2 - 1

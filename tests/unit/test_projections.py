@@ -5,7 +5,7 @@ import pytest
 import torch
 from writers import make_writer, random_rows
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.scoring import token_nll
 from creativewritinggpt.training.checkpoint import trained_parameters

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from creativewritinggpt.generation import samplers
+from creativewritinggpt.generation.sampling import samplers
 
 INF = math.inf
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.generation import samplers
-from creativewritinggpt.generation.chain import Chain
 from creativewritinggpt.generation.engine import write
-from creativewritinggpt.generation.settings import GenerationSettings
+from creativewritinggpt.generation.sampling import samplers
+from creativewritinggpt.generation.sampling.chain import Chain
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode, vocabulary
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from creativewritinggpt.generation import penalties
+from creativewritinggpt.generation.sampling import penalties
 
 HISTORY = st.lists(st.integers(0, 11), max_size=40)
 

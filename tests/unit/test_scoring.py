@@ -16,8 +16,8 @@ from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models import scoring
 from creativewritinggpt.models.attention import packed_inputs
+from creativewritinggpt.models.loaded_model import Writer
 from creativewritinggpt.models.scoring import IGNORE, body_and_head, token_nll
-from creativewritinggpt.models.writer import Writer
 
 FAMILIES = ("gpt2", "llama", "qwen")
 
@@ -110,7 +110,7 @@ def test_progress_counts_the_rows(tiny_model: Any) -> None:
 
 
 def test_an_adapter_is_scored_and_can_be_switched_off(tiny_model: Any) -> None:
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach
 
     rows, writer = random_rows(2), writer_of(tiny_model("gpt2"))

@@ -18,18 +18,18 @@ from writers import make_writer
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation import engine
 from creativewritinggpt.generation.engine import Request
-from creativewritinggpt.generation.native_backend import NativeContext
-from creativewritinggpt.generation.session.command import joined
-from creativewritinggpt.generation.session.lines import COMMANDS, answer
-from creativewritinggpt.generation.session.places import story_file
-from creativewritinggpt.generation.session.screen import Screen
-from creativewritinggpt.generation.session.session import Session, Voice
-from creativewritinggpt.generation.session.status import status
-from creativewritinggpt.generation.session.writing import record_of
-from creativewritinggpt.generation.settings import GenerationSettings
-from creativewritinggpt.generation.story.file import StoryFile, dump, read_story
-from creativewritinggpt.generation.story.imports import clean
-from creativewritinggpt.generation.story.tree import Story
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
+from creativewritinggpt.models.forward.native_backend import NativeContext
+from creativewritinggpt.session.command import joined
+from creativewritinggpt.session.lines import COMMANDS, answer
+from creativewritinggpt.session.places import story_file
+from creativewritinggpt.session.screen import Screen
+from creativewritinggpt.session.session import Session, Voice
+from creativewritinggpt.session.status import status
+from creativewritinggpt.session.writing import record_of
+from creativewritinggpt.story.file import StoryFile, dump, read_story
+from creativewritinggpt.story.imports import clean
+from creativewritinggpt.story.tree import Story
 
 # Without a least length a random model would now and then end a text before its first word.
 SETTINGS = GenerationSettings(max_new_tokens=12, min_new_tokens=6)

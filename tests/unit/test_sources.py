@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.content import is_explicit
 from creativewritinggpt.data.corpus import load_corpus, read_documents
 from creativewritinggpt.data.document import Document

@@ -20,7 +20,7 @@ from starter_files import WHEEL_NAME, write_gguf, write_wheel
 from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models import starter
-from creativewritinggpt.models.gguf_model import save_dequantised
+from creativewritinggpt.models.gguf import save_dequantised
 from creativewritinggpt.models.loading import load_base, load_writer
 
 CPU = choose("cpu", "fp32")
@@ -84,7 +84,7 @@ def test_an_adapter_of_the_starter_finds_it_and_names_its_hub_model(
 ) -> None:
     import json
 
-    from creativewritinggpt.config import Config
+    from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach, save_model
 
     writer = load_base("starter", CPU, cache_dir=tmp_path / "cache")
@@ -259,7 +259,7 @@ def test_files_of_the_users_named_like_modules_do_not_disturb_pip(
 
 
 def test_a_full_disk_leaves_nothing_behind(index: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from creativewritinggpt.models import gguf_model
+    from creativewritinggpt.models import gguf as gguf_model
 
     def full(_: Path, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"half")

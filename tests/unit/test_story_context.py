@@ -8,9 +8,9 @@ import pytest
 from writers import make_writer
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation.story.context import assemble
-from creativewritinggpt.generation.story.tree import Lore, Setup, Story
 from creativewritinggpt.generation.text import encode
+from creativewritinggpt.story.context import assemble
+from creativewritinggpt.story.tree import Lore, Setup, Story
 
 SENTENCE = "The lamp went out, and the captain laughed at the sea. "
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation.story import exports
-from creativewritinggpt.generation.story.exports import export_story, paragraphs
-from creativewritinggpt.generation.story.imports import import_story
-from creativewritinggpt.generation.story.tree import Story
+from creativewritinggpt.story import exports
+from creativewritinggpt.story.exports import export_story, paragraphs
+from creativewritinggpt.story.imports import import_story
+from creativewritinggpt.story.tree import Story
 
 AWKWARD = "“Who’s there?” <b>she</b> & *he* 🎉 e\u0301 \x1b[31m 1. first # not a heading"
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.errors import InputError, RunError, UserError
-from creativewritinggpt.generation.story.file import FORMAT, StoryFile, dump, load, read_story
-from creativewritinggpt.generation.story.tree import Setup, Story
+from creativewritinggpt.story.file import FORMAT, StoryFile, dump, load, read_story
+from creativewritinggpt.story.tree import Setup, Story
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_story_nested_too_deeply_is_refused(path: Path) -> None:
 
 WRITER = r"""
 import os, sys
-from creativewritinggpt.generation.story.file import StoryFile
+from creativewritinggpt.story.file import StoryFile
 file = StoryFile(sys.argv[1])
 story = file.open()
 number = len(story.path())

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation.story.file import dump, load
-from creativewritinggpt.generation.story.tree import NOTHING, Lore, Passage, Setup, Story
+from creativewritinggpt.story.file import dump, load
+from creativewritinggpt.story.tree import NOTHING, Lore, Passage, Setup, Story
 
 TEXTS = st.text(st.sampled_from("ab .\n🎉é\u0301\x1b"), min_size=1, max_size=60)
 SETUP = Setup("tiny", {"style": 0.5}, "steady", {"temperature": 0.7}, "A tale.", "")

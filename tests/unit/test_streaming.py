@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.config import Config
-from creativewritinggpt.data import encoder, tables
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.encoder import definition_of
-from creativewritinggpt.data.packing import IGNORE, PackedRows
+from creativewritinggpt.data.readers import tables
+from creativewritinggpt.data.rows import encoder, stream_shard
+from creativewritinggpt.data.rows.encoder import definition_of
+from creativewritinggpt.data.rows.packing import IGNORE, PackedRows
+from creativewritinggpt.data.rows.reserved import HeldBack
+from creativewritinggpt.data.rows.stream import StreamedCorpus, open_corpus
+from creativewritinggpt.data.rows.stream_rows import StreamedRows, together
 from creativewritinggpt.data.sources.registry import register_source
-from creativewritinggpt.data.streaming import lane
-from creativewritinggpt.data.streaming.corpus import StreamedCorpus, open_corpus
-from creativewritinggpt.data.streaming.held_back import HeldBack
-from creativewritinggpt.data.streaming.rows import StreamedRows, together
 from creativewritinggpt.errors import InputError
 
 SHAPE = {"max_length": 64, "bos_id": 0, "eos_id": 0, "mask_prompt": False}
@@ -93,7 +93,7 @@ class Streams:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups and stripes so small that a test goes through many."""
-    monkeypatch.setattr(lane, "GROUP_ROWS", 3)
+    monkeypatch.setattr(stream_shard, "GROUP_ROWS", 3)
     monkeypatch.setattr(tables, "STRIPE", 8)
 
 

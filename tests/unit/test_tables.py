@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.columns import Columns, find_columns
+from creativewritinggpt.data.readers.columns import Columns, find_columns
+from creativewritinggpt.data.readers.tables import Reading, Row, open_table
 from creativewritinggpt.data.report import SourceReport
-from creativewritinggpt.data.tables import Reading, Row, open_table
 from creativewritinggpt.errors import InputError
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from creativewritinggpt.evaluation import prompt_use, repetition, style
+from creativewritinggpt.evaluation.metrics import prompt_use, repetition, style
 
 
 def _w(text):

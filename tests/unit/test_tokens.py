@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.tokens import encode, tokenize
+from creativewritinggpt.data.rows.tokens import encode, tokenize
 from creativewritinggpt.errors import RunError
 
 

@@ -15,10 +15,10 @@ from corpora import write_stories
 from safetensors.torch import load_file
 
 from creativewritinggpt import console
-from creativewritinggpt.config import Config
+from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.loading import load_writer
-from creativewritinggpt.training import choice, loop
+from creativewritinggpt.training import choice, trainer
 from creativewritinggpt.training.fast.kernels import can_compile
 from creativewritinggpt.training.run import train
 
@@ -87,8 +87,8 @@ def test_training_lowers_the_loss_and_writes_what_it_promises(
 
 def test_best_model_has_the_loss_that_the_record_names(tiny_folder, tmp_path, stories):
     from creativewritinggpt.data.corpus import load_corpus
-    from creativewritinggpt.data.packing import pack
-    from creativewritinggpt.data.tokens import tokenize
+    from creativewritinggpt.data.rows.packing import pack
+    from creativewritinggpt.data.rows.tokens import tokenize
     from creativewritinggpt.training.validation import validate
 
     config = _config(tiny_folder, tmp_path)
@@ -190,7 +190,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
     train(straight, [stories])
     broken = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "broken")})
 
-    real = loop.accumulate_gradient
+    real = trainer.accumulate_gradient
     steps = []
 
     def interrupted(writer, rows, indices, batch_size, tokens):
@@ -200,7 +200,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
             os.kill(os.getpid(), request_signal)
         return real(writer, rows, indices, batch_size, tokens)
 
-    monkeypatch.setattr(loop, "accumulate_gradient", interrupted)
+    monkeypatch.setattr(trainer, "accumulate_gradient", interrupted)
     assert train(broken, [stories]).outcome == "interrupted"
     monkeypatch.undo()  # a compiled run goes on so although it would now choose otherwise
     assert (

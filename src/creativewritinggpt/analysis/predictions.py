@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from ..models.scoring import CHUNK, body_and_head
-from .forward import check_finite
+from .runtime.forward import check_finite
 from .subject import Subject, Target
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 
 @dataclasses.dataclass(frozen=True)

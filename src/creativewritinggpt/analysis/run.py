@@ -11,17 +11,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import record as records
-from .attention import AttentionMaps, NoAttention
 from .attribution import Attribution
-from .choice import choose
+from .methods.attention import AttentionMaps, NoAttention
 from .predictions import predictions
+from .report import record as records
+from .select_targets import choose
 from .settings import METHODS, AnalysisSettings
 from .subject import Subject
-from .words import Word, words_of
+from .text.words import Word, words_of
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 Tell = Callable[[str, int, int | None], None]
 # With more targets the base model is not explained beside the tuned one: it doubles the time.
@@ -124,7 +124,7 @@ class _Work:
         tell: Tell | None,
         say: Callable[[str], None],
     ) -> None:
-        from .tags import tag
+        from .text.tags import tag
 
         self.writer, self.exact, self.subject, self.settings = writer, exact, subject, settings
         self.tell, self.say = tell, say
@@ -165,9 +165,9 @@ class _Work:
 
     def attention(self) -> None:
         """All heads, their statistics, and the rollout."""
-        from .attention import capture, mean_attention
-        from .heads import statistics
-        from .rollout import rollout_attribution
+        from .methods.attention import capture, mean_attention
+        from .methods.heads import statistics
+        from .methods.rollout import rollout_attribution
 
         try:
             self.maps = capture(self.exact, self.subject)
@@ -197,13 +197,13 @@ class _Work:
 
     def gradients(self) -> None:
         """Integrated gradients, and the two cheap views."""
-        from .gradients import (
+        from .methods.gradients import (
             baseline_agreement,
             gradient_x_input,
             integrated_gradients,
             saliency,
         )
-        from .path import most_steps
+        from .methods.path import most_steps
 
         def both(model: str) -> Attribution:
             what = "integrated gradients" + (" of the base" if model == "base" else "")
@@ -241,7 +241,7 @@ class _Work:
 
     def perturbation(self) -> None:
         """Random replacements: divergence, change of the target, influence of all on all."""
-        from .perturbation import perturb
+        from .methods.perturbation import perturb
 
         everywhere = self.subject.length <= MOST_WITH_INFLUENCE
         for model in ("tuned", "base") if self.with_base else ("tuned",):
@@ -263,7 +263,7 @@ class _Work:
 
     def occlusion(self) -> None:
         """Leave one out."""
-        from .occlusion import leave_one_out
+        from .methods.occlusion import leave_one_out
 
         for model in ("tuned", "base") if self.with_base else ("tuned",):
             with _adapter(self.exact, model):
@@ -275,7 +275,7 @@ class _Work:
 
     def lens(self) -> None:
         """What each layer would say."""
-        from .lens import logit_lens
+        from .methods.lens import logit_lens
 
         shown = records.token_text(self.writer)
         part = {"tuned": logit_lens(self.exact, self.subject).to_dict(shown)}
@@ -286,7 +286,7 @@ class _Work:
 
     def difference(self) -> None:
         """What the fine-tuning changed."""
-        from .difference import compare
+        from .methods.difference import compare
 
         found = compare(
             self.exact, self.subject, attention=self.maps is not None, maps=self.maps,
@@ -299,7 +299,7 @@ class _Work:
 
     def faithfulness(self) -> None:
         """Whether each attribution is better than a random one."""
-        from .faithfulness import Judge
+        from .methods.faithfulness import Judge
 
         if self.subject.targets[-1].position <= FEW:
             self.say(
@@ -317,7 +317,7 @@ class _Work:
 
     def story(self) -> None:
         """Names, places, speech and action, and where the model looks for them."""
-        from .story import following_heads, story_record
+        from .text.story import following_heads, story_record
 
         wanted = ("attention_without_sink", "integrated_gradients", "kl")
         scores = {name: self.found[name].scores for name in wanted if name in self.found}
@@ -331,7 +331,7 @@ class _Work:
 
 def _check_drawn(writer: Writer, settings: AnalysisSettings) -> None:
     """Refuse pictures of layers or heads that the model does not have, before any computing."""
-    from .attention_plots import chosen
+    from .plots.attention import chosen
 
     for noun, wanted in (("layer", settings.layers), ("head", settings.heads)):
         name = {"layer": "num_hidden_layers", "head": "num_attention_heads"}[noun]

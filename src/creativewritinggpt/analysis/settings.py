@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from ..config.fields import check, from_mapping, setting
 from ..errors import InputError
 from ..generation.text import whole_characters
-from ..settings import check, from_mapping, setting
 
 METHODS = (
     "attention", "gradients", "perturbation", "occlusion", "lens", "difference", "faithfulness",

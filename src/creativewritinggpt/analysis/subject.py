@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 
 @dataclasses.dataclass(frozen=True)

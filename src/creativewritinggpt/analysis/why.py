@@ -15,10 +15,10 @@ import numpy as np
 
 from .predictions import predictions
 from .subject import Target, read, tokens_of, with_targets
-from .words import by_word, words_of
+from .text.words import by_word, words_of
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 # Tokens before the word that the model reads, and those of them whose words are replaced: enough
 # for what decides most words, few enough for a few seconds.
@@ -43,7 +43,7 @@ def why(writer: Writer, text: str, word: str, count: int = 6) -> str:
     Raises:
         InputError: The word is not in the text.
     """
-    from .occlusion import leave_one_out
+    from .methods.occlusion import leave_one_out
 
     exact = dataclasses.replace(writer, device=dataclasses.replace(writer.device, precision="fp32"))
     whole = read(exact, text)

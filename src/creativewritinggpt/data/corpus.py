@@ -19,17 +19,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config.run import Config
 from ..errors import InputError, UserError
 from ..files import atomic_folder, cache_folder, disk_errors
 from .document import Document
+from .readers.tables import Reading
 from .report import Progress, SourceReport
-from .sharing import read_blocks
+from .rows.sharing import read_blocks
+from .rows.tokens import digests
 from .sources.base import Keep, Source, kept
 from .splits import split
 from .store import DocumentStore, blocks, to_json, write_store
-from .tables import Reading
-from .tokens import digests
 
 
 @dataclass

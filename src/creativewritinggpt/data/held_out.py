@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .packing import PackedRows, lay_out
-from .pieces import Pieces, cut
-from .tokens import TokenizedDocuments
+from .rows.packing import PackedRows, lay_out
+from .rows.pieces import Pieces, cut
+from .rows.tokens import TokenizedDocuments
 
 
 @dataclass(frozen=True)

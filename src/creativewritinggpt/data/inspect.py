@@ -16,10 +16,10 @@ import numpy.typing as npt
 from ..console import counted, printable
 from .corpus import Corpus
 from .mixing import mix
-from .packing import IGNORE, PackedRows, RowPlan, plan_rows
 from .report import Progress, SourceReport
+from .rows.packing import IGNORE, PackedRows, RowPlan, plan_rows
+from .rows.tokens import tokenize
 from .store import sources_of
-from .tokens import tokenize
 
 _EXAMPLES = 3
 _SHOWN = 700

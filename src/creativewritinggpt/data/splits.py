@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from .document import Document
 from .report import Progress
-from .sharing import near_duplicates
+from .rows.sharing import near_duplicates
 from .store import Documents, DocumentStore, hash_text
 
 _SHARE = 10

@@ -16,18 +16,18 @@ from typing import Any
 
 from ..data.document import Document
 from ..errors import InputError
-from ..models.writer import Writer
+from ..models.loaded_model import Writer
 from ..processes import ALONE, Processes
-from .choice_tests import ChoiceTest, figures_of_test, planned_tests
-from .choices import Answers
-from .contender import Contender, base_and_tuned
-from .corpus_index import CorpusIndex
-from .forgetting import forgetting
-from .perplexity import by_domain, compare, legacy_perplexity, macro_perplexity, summarise
-from .records import same_documents, same_windows, under_names_of
-from .scoring import DocumentScore, score_documents
+from .generated_text import Generation, written_figures
+from .metrics.corpus_index import CorpusIndex
+from .metrics.forgetting import forgetting
+from .model_under_test import Contender, base_and_tuned
+from .report.records import same_documents, same_windows, under_names_of
+from .scoring.documents import DocumentScore, score_documents
+from .scoring.perplexity import by_domain, compare, legacy_perplexity, macro_perplexity, summarise
 from .settings import EvaluationSettings
-from .written import Generation, written_figures
+from .tasks.choice_tests import ChoiceTest, figures_of_test, planned_tests
+from .tasks.choices import Answers
 
 Progress = Callable[[str, int, int | None], None]
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..settings import check, from_mapping, setting
+from ..config.fields import check, from_mapping, setting
 
 _SCORES = "what is scored"
 _TEXTS = "what is written"

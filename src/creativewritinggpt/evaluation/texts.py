@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.document import SEPARATOR, Document
-from ..data.tokens import encode
+from ..data.rows.tokens import encode
 from ..errors import InputError
 from ..generation.engine import Request, write_all
-from ..generation.presets import presets, settings_for
-from ..generation.settings import GenerationSettings
-from ..models.writer import Writer
-from . import repetition, style
-from .prompt_use import prompt_use
+from ..generation.sampling.presets import presets, settings_for
+from ..generation.sampling.settings import GenerationSettings
+from ..models.loaded_model import Writer
+from .metrics import repetition, style
+from .metrics.prompt_use import prompt_use
 
 HUMAN = "human"
 PROMPT_WORDS = 40

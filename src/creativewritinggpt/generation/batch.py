@@ -18,10 +18,10 @@ from ..files import check_writable, disk_errors
 from .engine import MOST_ROWS, Interrupted, Request, write_all
 from .ranking import best
 from .results import Generated
-from .settings import SEEDS, GenerationSettings, seeds_from
+from .sampling.settings import SEEDS, GenerationSettings, seeds_from
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 Progress = Callable[[int, int], None]
 

@@ -17,18 +17,18 @@ import torch
 
 from .. import console
 from ..errors import RunError, Stopped
+from ..models.forward.backend import Backend, Context
+from ..models.forward.backends import backend_for
 from . import record
-from .backend import Backend, Context
-from .backends import backend_for
-from .chain import Chain
+from .context import Pinned, make_view
 from .results import Generated, Piece
 from .row import Row
-from .settings import GenerationSettings, seeds_from
+from .sampling.chain import Chain
+from .sampling.settings import GenerationSettings, seeds_from
 from .text import Vocabulary, encode, vocabulary
-from .window import Pinned, make_view
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 # Rows written side by side at most; more requests wait for the next batch.
 MOST_ROWS = 8

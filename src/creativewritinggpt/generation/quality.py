@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from .. import console
-from .backends import backend_for
+from ..models.forward.backends import backend_for
 from .text import encode
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from .chain import Trace
 from .results import Alternative, Removal, Token
+from .sampling.chain import Trace
 from .text import Vocabulary
 
 

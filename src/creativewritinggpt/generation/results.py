@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .settings import GenerationSettings
+from .sampling.settings import GenerationSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
+from .context import Pinned, View, characters
 from .results import Token
-from .settings import GenerationSettings
+from .sampling.settings import GenerationSettings
 from .text import TextOfTokens, Vocabulary
-from .window import Pinned, View, characters
 
 # After so many other ways at one place the text ends there: every one of them led to the phrase.
 _MOST_REWINDS = 200

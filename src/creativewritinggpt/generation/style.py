@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import from_home
 
 if TYPE_CHECKING:
-    from ..models.writer import Writer
+    from ..models.loaded_model import Writer
 
 MOST = 1.5
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..config import Config
+from ..config.run import Config
 from ..errors import InputError
 from ..files import atomic_folder, read_json, write_json
 from .checks import finite, first_line, open_safetensors, quiet
 
 if TYPE_CHECKING:
-    from .writer import Writer
+    from .loaded_model import Writer
 
 ALL_LINEAR = "all-linear"
 _ADAPTER_FILE = "adapter_model.safetensors"

@@ -20,8 +20,8 @@ from ..errors import InputError
 from ..files import from_home, read_json
 from .checks import check_folder, check_model, check_tokenizer, describe, quiet
 from .hub import fetch, looks_like_hub_id
+from .loaded_model import Writer
 from .starter import HUB_NAME, ensure_starter
-from .writer import Writer
 
 STARTER = "starter"
 DEFAULT_MODEL = "outputs/best_model"

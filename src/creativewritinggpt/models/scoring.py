@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .attention import packed_inputs
 from .checks import check_passes
-from .writer import Writer
+from .loaded_model import Writer
 
 IGNORE = -100
 # Positions that go through the head at once: 100 MB of logits at 50,257 words in fp32.

@@ -227,7 +227,7 @@ def _largest(folder: Path) -> int:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the model folder, whole or not at all, with the record that tells a damaged one."""
-    from .gguf_model import save_dequantised
+    from .gguf import save_dequantised
 
     console.note("unpacking the starter model, once")
     with atomic_folder(folder) as temporary:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from .. import console
 from ..errors import InputError
 from ..files import atomic_folder, write_json
-from .team import Team
+from .strategy import Team
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 _COUNT = "step."  # the optimizer's own count of steps, for each parameter

@@ -14,10 +14,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from ..models.writer import Writer
-from ..probe import measured
+from ..autotune import measured
+from ..models.loaded_model import Writer
 from .fast.kernels import can_compile
-from .micro_batch import MicroBatch
+from .memory import MicroBatch
 
 _COST = 30.0
 """Seconds that compiling takes, about."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..files import atomic_file
-from ..labels import shown
+from ..plot_text import shown
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"

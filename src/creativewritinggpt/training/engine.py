@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from .. import console
-from ..data.packing import IGNORE, PackedRows, Rows
+from ..data.rows.packing import IGNORE, PackedRows, Rows
 from ..devices import product_seconds
 from ..errors import InputError
 from ..models.attention import packed_inputs
-from ..models.int8 import seconds as int8_seconds
+from ..models.forward.int8 import seconds as int8_seconds
+from ..models.loaded_model import Writer
 from ..models.scoring import body_and_head
-from ..models.writer import Writer
 from .fast.body import fast_body, has_fast_body
-from .fast.documents import end_to_end
+from .fast.varlen import end_to_end
 from .loss import chunked_cross_entropy
 from .projections import fused_projections
 

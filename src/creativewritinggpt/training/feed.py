@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..config import Config
-from ..data.encoder import definition_of
-from ..data.packing import RowPlan, Rows
-from ..data.streaming.corpus import StreamedCorpus
-from ..data.streaming.rows import StreamedRows, together
+from ..config.run import Config
+from ..data.rows.encoder import definition_of
+from ..data.rows.packing import RowPlan, Rows
+from ..data.rows.stream import StreamedCorpus
+from ..data.rows.stream_rows import StreamedRows, together
 from ..errors import InputError
-from ..models.writer import Writer
+from ..models.loaded_model import Writer
 from .schedule import Plan
-from .team import Team
+from .strategy import Team
 
 
 class Feed(Protocol):

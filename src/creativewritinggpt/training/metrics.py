@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ..config import Config
+from ..config.run import Config
 from ..files import write_json
 from .checkpoint import State
 from .curves import draw_curves
-from .output import CURVES, METRICS
+from .run_dir import CURVES, METRICS
 from .validation import Validation
 
 _RISE = 0.005

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.writer import Writer
+from ..models.loaded_model import Writer
 
 
 class _LoraProjection(torch.autograd.Function):

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..joined import BUCKET, Joined
+from ..distributed import BUCKET, Joined
+from ..models.loaded_model import Writer
 from ..models.scoring import Rows, token_nll
-from ..models.writer import Writer
-from .team import Team
+from .strategy import Team
 
 
 class Ranks(Joined, Team):

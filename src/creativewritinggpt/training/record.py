@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import Config
+from ..config.run import Config
 from ..devices import DeviceChoice, memory
 
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")

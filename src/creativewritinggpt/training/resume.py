@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import console
-from ..config import Config
+from ..config.run import Config
 from .checkpoint import State, changes, refuse
 from .choice import Choice
-from .parts import FREE_TO_CHANGE, SHOWN, Parts
-from .team import Team
+from .setup import FREE_TO_CHANGE, SHOWN, Parts
+from .strategy import Team
 
 
 def begun(manifest: Path, config: Config, team: Team) -> State | None:

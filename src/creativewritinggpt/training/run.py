@@ -14,27 +14,27 @@ from typing import Any
 import torch
 
 from .. import console, devices
-from ..config import Config
+from ..config.run import Config
 from ..data.corpus import load_corpus
+from ..data.rows.stream import open_corpus
 from ..data.sources.base import Keep
-from ..data.streaming.corpus import open_corpus
 from ..errors import InputError
 from ..files import write_json, write_text
 from ..models.adapter import attach, trainable
+from ..models.loaded_model import Writer
 from ..models.loading import load_base
-from ..models.writer import Writer
-from .announce import Announcement, announce
 from .checkpoint import State, newest_checkpoint, restore, trained_parameters
 from .choice import choose, choose_compiled
 from .engine import check_int8, fast_path, rows_at_once
-from .journal import Journal, check_trackers, journal
-from .loop import Job, fit, probe
+from .memory import MicroBatch, fitting_rows
 from .metrics import new_metrics, note_base, note_samples, write_metrics
-from .micro_batch import MicroBatch, fitting_rows
-from .output import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, check_spared, claimed, clear
-from .parts import Parts, prepare
+from .metrics_log import Journal, check_trackers, journal
 from .resume import begun, choices, recorded, take_up
-from .team import Team, gather
+from .run_dir import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, check_spared, claimed, clear
+from .run_summary import Announcement, announce
+from .setup import Parts, prepare
+from .strategy import Team, gather
+from .trainer import Job, fit, probe
 from .validation import Validation
 
 INT8 = "int8"

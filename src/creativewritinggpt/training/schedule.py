@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from ..config import Config
+from ..config.run import Config
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:

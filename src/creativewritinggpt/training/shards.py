@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.packing import IGNORE, PackedRows
-from ..data.packing import Rows as RowSource
+from ..data.rows.packing import IGNORE, PackedRows
+from ..data.rows.packing import Rows as RowSource
 from ..devices import DeviceChoice
 from ..errors import InputError, RunError
+from ..models.loaded_model import Writer
 from ..models.scoring import Rows, body_and_head, token_nll
-from ..models.writer import Writer
 from .engine import summed_loss
-from .micro_batch import is_out_of_memory
+from .memory import is_out_of_memory
 from .ranks import Ranks
 
 

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from ..data.packing import IGNORE, PackedRows
-from ..models.writer import Writer
-from .team import Team
+from ..data.rows.packing import IGNORE, PackedRows
+from ..models.loaded_model import Writer
+from .strategy import Team
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..document import Document
-from ..tables import Reading, Row, Table
+from ..readers.tables import Reading, Row, Table
 
 Rows = Iterable[tuple[int, Row]]
 Keep = Callable[[Document], bool]

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ...config import Config
+from ...config.run import Config
 from ...errors import InputError
 from ...files import from_home
-from ..columns import find_columns
 from ..document import Document
-from ..manuscripts import MANUSCRIPTS
-from ..reading import (
+from ..readers.columns import find_columns
+from ..readers.manuscripts import MANUSCRIPTS
+from ..readers.tables import DIVISIBLE, KINDS, Reading, Table, open_table
+from ..readers.text import (
     ENDINGS,
     PARTNER,
     existing_file,
@@ -29,7 +30,6 @@ from ..reading import (
     row_documents,
     text_documents,
 )
-from ..tables import DIVISIBLE, KINDS, Reading, Table, open_table
 from .base import Keep, NamedSource, RowForm, Source, TextForm, kept
 from .registry import named_sources
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...config import Config
+from ...config.run import Config
 from ...errors import InputError, RunError
 from ...files import cache_folder, read_json, write_json
 from ..document import Document
-from ..tables import Reading, Row
+from ..readers.tables import Reading, Row
 from .base import HubSet, NamedSource, RowForm, Source, kept
 
 _RETRIES = 4

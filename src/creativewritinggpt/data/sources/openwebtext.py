@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import encoding
+from .. import text as encoding
 from ..cleaning import clean
 from ..content import is_explicit
 from ..document import Document
-from ..tables import Reading
+from ..readers.tables import Reading
 from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
 
 _FURNITURE = re.compile(

@@ -18,11 +18,11 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TypeVar
 
-from ...config import SOURCES, Config
+from ...config.run import SOURCES, Config
 from ...errors import InputError
 from ..cleaning import clean
 from ..document import Document
-from ..tables import Reading
+from ..readers.tables import Reading
 from .base import NamedSource, Source
 
 _GROUP = "creativewritinggpt.sources"

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from ..cleaning import clean_line
 from ..content import is_explicit
 from ..document import Document
-from ..reading import row_group
-from ..tables import Reading, Row, Table
+from ..readers.tables import Reading, Row, Table
+from ..readers.text import row_group
 from .base import HubSet, NamedSource, RowForm, Rows, official_split
 
 _SENTENCES = tuple(f"sentence{i}" for i in range(1, 6))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from ...config import Config
+from ...config.run import Config
 from .base import Source
 from .files import open_files
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .. import encoding
+from .. import text as encoding
 from ..cleaning import clean
 from ..document import Document
-from ..tables import Reading, Table
+from ..readers.tables import Reading, Table
 from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
 
 _HEADING = re.compile(r"\s*(?P<marks>=(?: =)*) (?P<title>[^=\s](?:.*[^=\s])?) (?P=marks)\s*")

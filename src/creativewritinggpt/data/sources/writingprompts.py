@@ -15,13 +15,13 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ...errors import InputError
-from .. import encoding
+from .. import text as encoding
 from ..cleaning import clean, clean_line
 from ..content import is_explicit
 from ..document import Document
-from ..layout import SCENE_BREAK
-from ..reading import row_group
-from ..tables import Reading, Table
+from ..readers.layout import SCENE_BREAK
+from ..readers.tables import Reading, Table
+from ..readers.text import row_group
 from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
 from .treebank import spaced_share, undo_treebank
 

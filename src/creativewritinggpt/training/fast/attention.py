@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .documents import Group
+from .varlen import Group
 
 BLOCK = 128
 """Queries in a block."""

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models.int8 import Workspace
-from ...models.writer import Writer
+from ...models.forward.int8 import Workspace
+from ...models.loaded_model import Writer
 from ..projections import is_plain_lora
 from .attention import Heads
-from .documents import Documents
-from .frozen import Dense, Frozen
-from .group import Projections
-from .halves import AttentionHalf, MlpHalf
+from .block import AttentionHalf, MlpHalf
+from .frozen_linear import Dense, Frozen
 from .int8 import Int8, Int8Head
 from .kernels import Kernels
-from .norms import LayerNorm, RmsNorm
-from .rotation import Rotation
+from .lora_linear import Projections
+from .norms_rope import LayerNorm, RmsNorm
+from .rope import Rotation
+from .varlen import Documents
 
 _GELUS = ("gelu_new", "gelu_pytorch_tanh")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models.int8 import Int8Product, Workspace
+from ...models.forward.int8 import Int8Product, Workspace
 
 
 class Int8:

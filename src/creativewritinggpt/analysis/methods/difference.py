@@ -1,0 +1,236 @@
+"""What the fine-tuning changed: the same text read by the base model and by the tuned one.
+
+One set of weights does for both, since the adapter can be switched off. For every token of the text
+there is how much likelier the tuning made it, at every place how far the two predictions are apart,
+and which tokens gained and lost most. All distributions are compared in fp32, some positions at a
+time, so that no more than a few hundred rows of logits exist at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...models.scoring import body_and_head
+from ..subject import Subject
+from .attention import AttentionMaps, capture
+from .updates import Update, updates
+
+if TYPE_CHECKING:
+    from ...models.loaded_model import Writer
+
+# Positions whose distributions exist at once, two of each.
+_CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """A token whose probability the tuning moved.
+
+    Attributes:
+        id: The token.
+        base: Its probability by the base model.
+        tuned: By the tuned one.
+    """
+
+    id: int
+    base: float
+    tuned: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The base model and the tuned one on the same text.
+
+    Attributes:
+        base_log_probability: ``[tokens]`` of each token given those before it, in nats; NaN for the
+            start token, which nothing predicts.
+        tuned_log_probability: The same by the tuned model.
+        kl: ``[tokens]`` nats, KL(tuned‖base) of the next-token distribution after each token.
+        gained: For each target the tokens that gained most probability, most first.
+        lost: For each target those that lost most.
+        gained_overall: The same as means over all places of the text.
+        lost_overall: Those that lost most.
+        attention: ``[layers, heads]`` how far the attention moved: the mean over queries of half
+            the sum of absolute differences, 0 (not at all) to 1; None where it was not asked for.
+        updates: The adapter's update of each projection.
+    """
+
+    base_log_probability: np.ndarray
+    tuned_log_probability: np.ndarray
+    kl: np.ndarray
+    gained: list[list[Moved]]
+    lost: list[list[Moved]]
+    gained_overall: list[Moved]
+    lost_overall: list[Moved]
+    attention: np.ndarray | None
+    updates: list[Update]
+
+    @property
+    def change(self) -> np.ndarray:
+        """``[tokens]`` nats: positive where the tuning made a token likelier."""
+        result: np.ndarray = self.tuned_log_probability - self.base_log_probability
+        return result
+
+    def to_dict(self, token_text: Callable[[int], str] | None = None) -> dict[str, Any]:
+        """Ready for JSON: None for the start token.
+
+        Args:
+            token_text: Gives the text of a token, to stand beside its id.
+        """
+
+        def told(moved: list[Moved]) -> list[dict[str, Any]]:
+            return [
+                dataclasses.asdict(m) | ({"text": token_text(m.id)} if token_text else {})
+                for m in moved
+            ]
+
+        return {
+            "base_log_probability": _with_none(self.base_log_probability),
+            "tuned_log_probability": _with_none(self.tuned_log_probability),
+            "change": _with_none(self.change),
+            "kl": self.kl.tolist(),
+            "mean_change": float(np.nanmean(self.change)),
+            "mean_kl": float(self.kl.mean()),
+            "gained": [told(moved) for moved in self.gained],
+            "lost": [told(moved) for moved in self.lost],
+            "gained_overall": told(self.gained_overall),
+            "lost_overall": told(self.lost_overall),
+            "attention": None if self.attention is None else self.attention.tolist(),
+            "updates": [update.to_dict() for update in self.updates],
+        }
+
+
+def compare(
+    writer: Writer,
+    subject: Subject,
+    *,
+    top: int = 8,
+    attention: bool = True,
+    maps: AttentionMaps | None = None,
+    base_maps: AttentionMaps | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Difference | None:
+    """Read the text with the adapter on and off.
+
+    Args:
+        writer: The model with its adapter on.
+        subject: The text; its targets get their own lists of what gained and lost.
+        top: Tokens in a list.
+        attention: Whether to compare the attention too.
+        maps: The tuned model's attention, where it is known already.
+        base_maps: The base model's, likewise.
+        progress: Called with the positions done and all positions.
+
+    Returns:
+        The difference, or None for a model without an adapter.
+
+    Raises:
+        InputError: The attention was asked for and the model shows none.
+    """
+    if not writer.has_adapter:
+        return None
+    body, weight, bias = body_and_head(writer.model)
+    ids = torch.tensor([subject.ids], device=writer.device.torch_device)
+    with torch.no_grad():
+        tuned = body(input_ids=ids, use_cache=False)[0]  # [tokens, width]
+        with writer.base():
+            base = body(input_ids=ids, use_cache=False)[0]
+    comparison = _Comparison(subject, top)
+    for start in range(0, len(tuned), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        with torch.no_grad():
+            logs = [F.linear(s[part], weight, bias).float().log_softmax(-1) for s in (tuned, base)]
+        comparison.add(start, *logs)
+        if progress is not None:
+            progress(min(start + _CHUNK, len(tuned)), len(tuned))
+    moved = None
+    if attention:
+        maps = maps or capture(writer, subject)
+        with writer.base():
+            base_maps = base_maps or capture(writer, subject)
+        moved = attention_moved(maps, base_maps)
+    gained, lost = comparison.overall()
+    return Difference(
+        comparison.base, comparison.tuned, comparison.kl, comparison.gained, comparison.lost,
+        gained, lost, moved, updates(writer),
+    )  # fmt: skip
+
+
+def attention_moved(tuned: AttentionMaps, base: AttentionMaps) -> np.ndarray:
+    """``[layers, heads]``: total variation distance of the attention rows, mean over queries.
+
+    The first query is left out, since it can look at nothing but itself.
+    """
+    result = np.zeros((tuned.layers, tuned.heads))
+    for layer, (one, other) in enumerate(zip(tuned.weights, base.weights, strict=True)):
+        apart = np.abs(one.astype(np.float32) - other.astype(np.float32))
+        if tuned.tokens > 1:
+            result[layer] = 0.5 * apart[:, 1:].sum(-1, dtype=np.float64).mean(-1)
+    return result
+
+
+class _Comparison:
+    """Collects what two readings of a text differ in, some positions at a time."""
+
+    def __init__(self, subject: Subject, top: int) -> None:
+        self.subject, self.top = subject, top
+        self.base, self.tuned = np.full((2, subject.length), np.nan)
+        self.kl = np.zeros(subject.length)
+        self.gained: list[list[Moved]] = []
+        self.lost: list[list[Moved]] = []
+        self._sums: tuple[Tensor, Tensor] | None = None  # of probabilities, [vocabulary] each
+
+    def add(self, start: int, tuned: Tensor, base: Tensor) -> None:
+        """Take the log-probabilities ``[positions, vocabulary]`` from position ``start`` on."""
+        end = start + len(tuned)
+        p, q = tuned.exp(), base.exp()
+        self.kl[start:end] = (p * (tuned - base)).nan_to_num(0.0).sum(-1).cpu().numpy()
+        following = self.subject.ids[start + 1 : end + 1]
+        if following:
+            wanted = torch.tensor(following, device=tuned.device)[:, None]
+            into = slice(start + 1, start + 1 + len(following))
+            for logs, values in ((tuned, self.tuned), (base, self.base)):
+                values[into] = logs[: len(following)].gather(1, wanted)[:, 0].cpu().numpy()
+        for target in self.subject.targets:
+            if start <= target.position - 1 < end:
+                gained, lost = _moved(
+                    p[target.position - 1 - start], q[target.position - 1 - start], self.top
+                )
+                self.gained.append(gained)
+                self.lost.append(lost)
+        sums = p.sum(0), q.sum(0)
+        known = self._sums
+        self._sums = sums if known is None else (known[0] + sums[0], known[1] + sums[1])
+
+    def overall(self) -> tuple[list[Moved], list[Moved]]:
+        """What gained and lost most, as means over the positions."""
+        assert self._sums is not None
+        tuned, base = (sums / self.subject.length for sums in self._sums)
+        return _moved(tuned, base, self.top)
+
+
+def _moved(tuned: Tensor, base: Tensor, top: int) -> tuple[list[Moved], list[Moved]]:
+    """The tokens that gained and that lost most, of probabilities ``[vocabulary]``."""
+    change = tuned - base
+    result = []
+    for sign in (1, -1):
+        best = (sign * change).topk(min(top, len(change)))
+        result.append(
+            [
+                Moved(token, float(base[token]), float(tuned[token]))
+                for token, size in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                if size > 0
+            ]
+        )
+    return result[0], result[1]
+
+
+def _with_none(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]

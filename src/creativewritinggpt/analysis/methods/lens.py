@@ -1,0 +1,165 @@
+"""The logit lens: what the model would say if it stopped after each layer.
+
+nostalgebraist 2020, "interpreting GPT: the logit lens": hidden states of every layer go through the
+model's own final norm and output head. What transformers calls the last hidden state has been
+through the norm already; norming it twice is the usual mistake, so the last layer here is held
+against the model's own logits. Early layers speak a language of their own that the head only half
+understands: a low rank there says little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import InputError
+from ...models.scoring import CHUNK, body_and_head
+from ..subject import Subject
+
+if TYPE_CHECKING:
+    from ...models.loaded_model import Writer
+
+
+@dataclasses.dataclass(frozen=True)
+class Lens:
+    """What each layer would say at each target.
+
+    Attributes:
+        log_probability: ``[layers + 1, targets]`` of the target, in nats; the first row is the
+            embedding, the last the model's own answer.
+        rank: ``[layers + 1, targets]`` of the target, 1 = the likeliest.
+        entropy: ``[layers + 1, targets]`` of the whole distribution, in nats.
+        top_ids: ``[layers + 1, targets, top]`` the likeliest tokens.
+        top_probabilities: Their probabilities.
+    """
+
+    log_probability: np.ndarray
+    rank: np.ndarray
+    entropy: np.ndarray
+    top_ids: np.ndarray
+    top_probabilities: np.ndarray
+
+    @property
+    def settled(self) -> list[int | None]:
+        """For each target the layer from which on it stays the likeliest; None where it isn't."""
+        result: list[int | None] = []
+        for ranks in self.rank.T:
+            others = np.flatnonzero(ranks != 1)
+            first = int(others[-1]) + 1 if len(others) else 0
+            result.append(first if first < len(ranks) else None)
+        return result
+
+    def to_dict(self, token_text: Callable[[int], str] | None = None) -> dict[str, Any]:
+        """Ready for JSON.
+
+        Args:
+            token_text: Gives the text of a token, to stand beside its id.
+        """
+        ids = sorted({int(token) for token in self.top_ids.ravel()})
+        texts = {token: token_text(token) for token in ids} if token_text else {}
+        top = [
+            [
+                [
+                    {"id": int(token), "probability": float(probability)}
+                    | ({"text": texts[int(token)]} if texts else {})
+                    for token, probability in zip(tokens, probabilities, strict=True)
+                ]
+                for tokens, probabilities in zip(*layer, strict=True)
+            ]
+            for layer in zip(self.top_ids, self.top_probabilities, strict=True)
+        ]
+        return {
+            "layers": ["embedding", *map(str, range(len(self.rank) - 1))],
+            "log_probability": self.log_probability.tolist(),
+            "rank": self.rank.tolist(),
+            "entropy": self.entropy.tolist(),
+            "top": top,
+            "settled": self.settled,
+        }
+
+
+def logit_lens(writer: Writer, subject: Subject, top: int = 5) -> Lens:
+    """What each layer would say at each target, in the adapter's state at the time.
+
+    Args:
+        writer: The model.
+        subject: The text with its targets.
+        top: How many of the likeliest tokens to keep.
+
+    Raises:
+        InputError: The model does not show its hidden states.
+    """
+    _, weight, bias = body_and_head(writer.model)
+    ids = torch.tensor([subject.ids], device=writer.device.torch_device)
+    with torch.no_grad():
+        states, norm = _states_and_norm(writer.bare, ids)
+        places = torch.tensor([t.position - 1 for t in subject.targets], device=ids.device)
+        wanted = torch.tensor([t.id for t in subject.targets], device=ids.device)
+        layers = []
+        for index, layer in enumerate(states):
+            here = layer[0, places]
+            here = here if index == len(states) - 1 else norm(here)
+            parts = [
+                _read(*part, weight, bias, top)
+                for part in zip(torch.split(here, CHUNK), torch.split(wanted, CHUNK), strict=True)
+            ]
+            layers.append([np.concatenate(column) for column in zip(*parts, strict=True)])
+    return Lens(*(np.stack(column) for column in zip(*layers, strict=True)))
+
+
+def _read(
+    states: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor | None, top: int
+) -> tuple[np.ndarray, ...]:
+    """Log-probability and rank of the wanted tokens, entropy, the likeliest and how likely."""
+    logs = F.linear(states, weight, bias).float().log_softmax(-1)  # [targets, vocabulary]
+    own = logs.gather(1, wanted[:, None])
+    rank = (logs > own).sum(1) + 1
+    entropy = -(logs.exp() * logs).nan_to_num(0.0).sum(1)
+    best = logs.topk(min(top, logs.shape[1]), dim=1)
+    found = (own[:, 0], rank, entropy, best.indices, best.values.exp())
+    return tuple(
+        column.cpu().numpy().astype(np.float64 if column.is_floating_point() else np.int64)
+        for column in found
+    )
+
+
+def _states_and_norm(bare: Any, ids: Tensor) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
+    """Hidden states of all layers, the last one normed, and the norm that did it.
+
+    Families name their final norm differently, so it is told by what it does: of the modules with
+    nothing but vectors as weights, the one that makes the last hidden state.
+    """
+    inner, made = bare.base_model, []
+
+    def note(module: torch.nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            made.append((module, output))
+
+    hooks = [module.register_forward_hook(note) for module in inner.modules() if _like_norm(module)]
+    try:
+        found = inner(input_ids=ids, output_hidden_states=True, use_cache=False, return_dict=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    states, last = list(found.hidden_states or ()), found.last_hidden_state
+    if len(states) != int(bare.config.num_hidden_layers) + 1:
+        raise InputError(
+            f"{type(bare).__name__} does not show the states of all its layers",
+            "models of the GPT-2, Llama and Qwen families work",
+        )
+    states[-1] = last
+    for module, output in reversed(made):
+        if output.shape == last.shape and output.data_ptr() == last.data_ptr():
+            return states, module
+    return states, torch.nn.Identity()
+
+
+def _like_norm(module: torch.nn.Module) -> bool:
+    """Whether a module has no parts and no weights but vectors, as a norm."""
+    return not any(module.children()) and all(p.ndim <= 1 for p in module.parameters())

@@ -1,0 +1,182 @@
+"""Leave one out: what a target's score loses when a piece of the text is replaced.
+
+The piece (a token, a word, a sentence, the prompt) is replaced where it stands and never deleted,
+since that would move everything after it. One pass a piece serves all targets. A score is the
+target's log-probability in the text as it is - that with the piece replaced: positive where the
+piece supports the target. Pieces that say the same thing twice get little each, since the other
+still says it; sentences and parts are there for that.
+
+Everything is computed in fp32, unless a quick answer is asked for: there are few passes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...models.loaded_model import Writer
+from ..attribution import Attribution
+from ..runtime.changes import Predictions
+from ..runtime.prefix_cache import Reading
+from ..subject import Subject, with_targets
+from ..text.words import words_of
+from .replacements import LAWS, draws
+
+UNITS = ("token", "word", "sentence", "part")
+REPLACEMENTS = ("end_of_text", *LAWS)
+# An end mark with what closes around it, and the white space after it; or an empty line.
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|\n\s*\n")
+
+
+def leave_one_out(
+    writer: Writer,
+    subject: Subject,
+    *,
+    unit: str = "word",
+    replacement: str = "end_of_text",
+    samples: int = 10,
+    seed: int = 0,
+    first: int = 1,
+    exact: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Attribution:
+    """What each piece of the text does for each target.
+
+    Args:
+        writer: The model, in ``eval()`` mode; its adapter works unless this is called within
+            ``writer.base()``.
+        subject: The text with its targets.
+        unit: ``token``, ``word``, ``sentence`` or ``part`` (prompt and what was written after it).
+        replacement: What stands in its place: ``end_of_text``, or random tokens by one of the
+            laws of :mod:`.replacements`, over which the score is averaged.
+        samples: Random replacements of each piece, at least 2.
+        seed: Of the random numbers.
+        first: Pieces that end before this position stay, and score 0.
+        exact: Compute in fp32; else in the format that this processor is fastest in.
+        progress: Called with the tokens done and those to do.
+
+    Returns:
+        Scores of tokens: each piece's in equal shares on its tokens before the target, so that
+        they sum to the piece's. ``settings["units"]`` lists the pieces (``text``, ``tokens``),
+        ``settings["unit_scores"]`` their scores ``[targets][units]``.
+
+    Raises:
+        InputError: No such unit or replacement, too few samples, no targets.
+    """
+    if replacement not in REPLACEMENTS:
+        raise InputError(
+            f"there is no replacement '{replacement}'", f"choose one of {', '.join(REPLACEMENTS)}"
+        )
+    if samples < 2:
+        raise InputError(f"the number of samples is {samples}", "it must be at least 2")
+    subject = with_targets(subject, subject.targets)
+    units = [tokens for tokens in units_of(subject, unit) if tokens[-1] >= first]
+    fills = _fills(writer, subject, replacement, samples, seed)
+    scores = _scores(writer, subject, units, fills, exact, progress)  # [targets, units, fills]
+    means = scores.mean(2)
+    settings: dict[str, Any] = {
+        "unit": unit,
+        "replacement": replacement,
+        "units": [{"text": _text(subject, tokens), "tokens": tokens} for tokens in units],
+        "unit_scores": means.tolist(),
+        "precision": "fp32" if exact else "fastest",
+    }
+    error = None
+    if replacement != "end_of_text":
+        settings |= {"samples": samples, "seed": seed}
+        error = _shared(subject, units, scores.std(2, ddof=1) / np.sqrt(samples))
+    return Attribution(
+        method="occlusion",
+        scores=_shared(subject, units, means),
+        signed=True,
+        unit="nats",
+        settings=settings,
+        standard_error=error,
+    )
+
+
+def units_of(subject: Subject, unit: str) -> list[list[int]]:
+    """The pieces of a text, each as the positions of its tokens; the start token is in none.
+
+    Args:
+        subject: The text.
+        unit: ``token``, ``word``, ``sentence`` or ``part``.
+
+    Raises:
+        InputError: There is no such unit.
+    """
+    if unit not in UNITS:
+        raise InputError(f"there is no unit '{unit}'", f"choose one of {', '.join(UNITS)}")
+    if unit == "token":
+        return [[position] for position in range(1, subject.length)]
+    words = words_of(subject)[1:]
+    if unit == "word":
+        return [list(word.tokens) for word in words]
+    if unit == "part":
+        groups = [[word for word in words if word.written is written] for written in (False, True)]
+        return [[token for word in group for token in word.tokens] for group in groups if group]
+    ends = [match.end() for match in _SENTENCE_END.finditer(subject.text)]
+    sentences: dict[int, list[int]] = {}
+    for word in words:
+        number = int(np.searchsorted(ends, word.span[0], side="right"))
+        sentences.setdefault(number, []).extend(word.tokens)
+    return list(sentences.values())
+
+
+def _fills(
+    writer: Writer, subject: Subject, replacement: str, samples: int, seed: int
+) -> np.ndarray:
+    """What stands at each position when it is replaced, ``[fills, tokens]``."""
+    ids = np.array(subject.ids, dtype=np.int64)
+    if replacement == "end_of_text":
+        return np.full((1, len(ids)), writer.eos_id, dtype=np.int64)
+    positions = range(1, len(ids))
+    drawn = draws(replacement, writer, subject.ids, positions, samples=samples, seed=seed)
+    if replacement != "model" and len(drawn):
+        # One sequence serves all positions, but a piece should not repeat a single token. Each
+        # row is put in another order, which changes nothing about its law.
+        generator = np.random.default_rng([seed, 1])
+        drawn = generator.permuted(drawn, axis=1)
+    return np.concatenate([np.repeat(ids[:1, None], samples, 1), drawn]).T
+
+
+def _scores(
+    writer: Writer,
+    subject: Subject,
+    units: list[list[int]],
+    fills: np.ndarray,
+    exact: bool,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """How much each replaced piece lowers each target's score, ``[targets, units, fills]``."""
+    indices = sorted({target.position - 1 for target in subject.targets})
+    reading = Reading(writer, subject.ids, indices, exact=exact, rounded=not exact)
+    predictions = Predictions(reading)
+    variants = np.tile(np.array(subject.ids, dtype=np.int64), (len(units) * len(fills), 1))
+    for index, tokens in enumerate(units):
+        rows = slice(index * len(fills), (index + 1) * len(fills))
+        variants[rows, tokens] = fills[:, tokens]
+    drops = np.zeros((len(variants), len(subject.targets)))
+    for part in reading.passes(variants, progress):
+        drops[part.rows] = predictions.drops(part, subject.targets)
+    return drops.T.reshape(len(subject.targets), len(units), len(fills))
+
+
+def _shared(subject: Subject, units: list[list[int]], scores: np.ndarray) -> np.ndarray:
+    """Scores of pieces ``[targets, units]`` on their tokens before the target, in equal shares."""
+    result = np.zeros((len(subject.targets), subject.length))
+    for row, target in enumerate(subject.targets):
+        for column, tokens in enumerate(units):
+            before = [token for token in tokens if token < target.position]
+            if before:
+                result[row, before] = scores[row, column] / len(before)
+    return result
+
+
+def _text(subject: Subject, tokens: list[int]) -> str:
+    """The characters that some tokens stand for."""
+    return subject.text[subject.spans[tokens[0]][0] : subject.spans[tokens[-1]][1]]

@@ -1,0 +1,1 @@
+"""The record of an analysis, its summary and its HTML page."""

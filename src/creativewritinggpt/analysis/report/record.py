@@ -1,0 +1,175 @@
+"""The record of an explanation: ``results.json``, and what the page and the pictures draw from.
+
+The first keys are those of the original (`tokens`, `gradient_scores`, `perturbation_scores`, each
+0…1); everything that they leave out stands beside them: signs, units, errors, settings.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ... import __version__
+from ...files import atomic_file
+from ...generation.text import vocabulary
+from ..attribution import Attribution
+from ..predictions import Prediction
+from ..subject import Subject
+from ..text.words import Word
+
+if TYPE_CHECKING:
+    from ...models.loaded_model import Writer
+
+FORMAT, VERSION = "cwgpt-explanation", 1
+# What is drawn and not read: it would make the file many times as large.
+_PICTURES_ONLY = ("rows", "base_rows")
+
+
+def begin(
+    writer: Writer, subject: Subject, words: Sequence[Word], kinds: Sequence[set[str]]
+) -> dict[str, Any]:
+    """A record that says what is explained, without any explanation yet."""
+    shown = token_text(writer)
+    word_of = {token: index for index, word in enumerate(words) for token in word.tokens}
+    pieces = [shown(token) for token in subject.ids]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "text": subject.text,
+        "tokens": pieces[1:],
+        "gradient_scores": None,
+        "perturbation_scores": None,
+        "model": writer.name,
+        "adapter": writer.adapter,
+        "base": writer.base_name if writer.has_adapter else None,
+        "revision": writer.revision,
+        "program": f"creativewritinggpt {__version__}",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "view_start": subject.view_start,
+        "prompt_characters": subject.prompt_characters,
+        "warnings": [],
+        "input": [
+            {
+                "position": position,
+                "id": int(token),
+                "text": pieces[position],
+                "char_span": list(subject.spans[position]),
+                "word": word_of.get(position),
+            }
+            for position, token in enumerate(subject.ids)
+        ],
+        "words": [
+            {
+                "text": word.text,
+                "char_span": list(word.span),
+                "tokens": list(word.tokens),
+                "kinds": sorted(found),
+                "written": word.written,
+            }
+            for word, found in zip(words, kinds, strict=True)
+        ],
+        "methods": {},
+    }
+
+
+def token_text(writer: Writer) -> Callable[[int], str]:
+    """What shows a token as a person can read it."""
+    return vocabulary(writer.tokenizer).shown
+
+
+def target_records(
+    writer: Writer,
+    subject: Subject,
+    words: Sequence[Word],
+    found: Sequence[Prediction],
+    base: Sequence[Prediction] | None,
+) -> list[dict[str, Any]]:
+    """What the model says at each target, and the base model beside it."""
+    shown = token_text(writer)
+    word_of = {token: index for index, word in enumerate(words) for token in word.tokens}
+
+    def said(prediction: Prediction) -> dict[str, Any]:
+        return {
+            "log_probability": prediction.log_probability,
+            "probability": float(np.exp(prediction.log_probability)),
+            "rank": prediction.rank,
+            "entropy": prediction.entropy,
+            "alternatives": [
+                {"id": token, "text": shown(token), "probability": probability}
+                for token, probability in prediction.likeliest
+            ],
+        }
+
+    result = []
+    for index, prediction in enumerate(found):
+        target = prediction.target
+        foil = None
+        if target.foil is not None:
+            foil = {
+                "id": target.foil,
+                "text": shown(target.foil),
+                "log_probability": prediction.foil_log_probability,
+            }
+        inside = target.position < subject.length
+        result.append(
+            {
+                "position": target.position,
+                "id": target.id,
+                "text": shown(target.id),
+                "word": word_of.get(target.position) if inside else None,
+                **said(prediction),
+                "foil": foil,
+                "base": said(base[index]) if base is not None else None,
+            }
+        )
+    return result
+
+
+def add_method(
+    record: dict[str, Any], found: Attribution, name: str | None = None, model: str = "tuned"
+) -> None:
+    """Put an attribution into the record, and into the original's keys where it belongs there."""
+    name = name or found.method
+    record["methods"].setdefault(name, {})[model] = found.to_dict()
+    key = {"integrated_gradients": "gradient_scores", "kl": "perturbation_scores"}.get(name)
+    if key is not None and model == "tuned":
+        record[key] = found.normalised()[0, 1:].tolist()
+
+
+def as_json(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as ``results.json`` has it: nothing that is only drawn, null for no number."""
+    kept = dict(record)
+    if isinstance(kept.get("attention"), dict):
+        kept["attention"] = {
+            name: value for name, value in kept["attention"].items() if name not in _PICTURES_ONLY
+        }
+    plain: dict[str, Any] = _plain(kept)
+    return plain
+
+
+def write_results(record: dict[str, Any], path: Path) -> None:
+    """Write ``results.json``."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(
+            json.dumps(as_json(record), ensure_ascii=False, allow_nan=False), "utf-8"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Python's own numbers, and null for what is none."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Words, names and speech in a text."""

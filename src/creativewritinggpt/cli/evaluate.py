@@ -1,0 +1,295 @@
+"""``cwgpt evaluate``: base and tuned model, or any models, on the same held-out documents.
+
+Several processes, started by a launcher, read the same and share the scoring; the first one does
+the rest, while the others wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import console
+from ..config.run import Config, load_config
+from ..errors import InputError
+from ..evaluation.settings import EvaluationSettings
+from .args import add_settings, given, short_usage
+
+if TYPE_CHECKING:
+    from ..data.document import Document
+    from ..evaluation.model_under_test import Contender
+    from ..evaluation.run import Evaluation, Material
+    from ..evaluation.scoring.documents import DocumentScore
+    from ..models.loaded_model import Writer
+    from ..processes import Processes
+
+_SETTINGS = (
+    "starter_file", "sources", "max_documents", "prompt_column", "text_column", "skip_missing",
+    "skip_bad_rows", "output_dir", "cache_dir", "device", "precision", "num_workers",
+)  # fmt: skip
+
+_PATIENCE = datetime.timedelta(days=7)
+"""How long processes wait for the first one, which may write many texts."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    short_usage(parser, "[FILE ...] [flags]")
+    parser.description = (
+        "Is the tuned model better than its base, at what, by how much, what did it forget, what\n"
+        "does it copy? Without FILE the documents that the training held out are used, or those\n"
+        "of --sources."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  cwgpt evaluate\n"
+        "  cwgpt evaluate chapter.txt --model outputs/best_model --texts 32\n"
+        "  cwgpt evaluate stories.jsonl --model starter --max-documents 50 --rank 50\n"
+        "  cwgpt evaluate stories.jsonl --compare starter one/best_model two/best_model"
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="texts to evaluate on")
+    parser.add_argument(
+        "--model", "--model-name", metavar="NAME", dest="model",
+        help="an adapter or model folder, a hub id or starter [outputs/best_model]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compare", metavar="NAME", nargs="+", default=[],
+        help="judge these models, the first being what the others are compared with; an "
+        "evaluation.jsonl stands for the models of an earlier evaluation",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tasks", metavar="NAME,…", default="",
+        help="also run these tasks of lm-evaluation-harness, where it is installed; a YAML file "
+        "defines one of your own",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_settings(parser, EvaluationSettings)
+    add_settings(parser, Config, only=_SETTINGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, show the tables and write the report."""
+    from ..processes import SaidElsewhere, gather
+
+    team = gather(given(arguments, Config).get("device"), "evaluate", _PATIENCE)
+    try:
+        with team.gathered():
+            _evaluate(arguments, team)
+    except SaidElsewhere as error:
+        time.sleep(1)  # a launcher ends all as soon as one ends: let the other say it first
+        return error.exit_code
+    except KeyboardInterrupt:
+        if team.first:
+            raise
+        return 130
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the user asked for, read and loaded."""
+
+    config: Config
+    settings: EvaluationSettings
+    contenders: list[Contender]
+    material: Material
+    earlier: dict[str, list[DocumentScore]]
+    tasks: list[str]
+
+
+def _evaluate(arguments: argparse.Namespace, team: Processes) -> None:
+    """Do this process's part of the evaluation."""
+    with team.agreed():
+        config = load_config(None, given(arguments, Config))
+    config = _on_this_device(config, team)
+    asked = team.prepared(lambda: _asked(arguments, config, team))
+
+    from ..evaluation.run import run as judge
+
+    with console.progress("evaluating") as tell:
+        found = judge(
+            asked.contenders, asked.material, asked.settings, earlier=asked.earlier, team=team,
+            progress=tell,
+        )  # fmt: skip
+    with team.agreed():
+        if team.first:
+            _report(found, asked, as_json=arguments.json)
+
+
+def _on_this_device(config: Config, team: Processes) -> Config:
+    """The settings with this process's device, and in the others the first one's number format."""
+    if team.size == 1:
+        return config
+    from ..devices import choose
+
+    config = dataclasses.replace(config, device=team.device(config.device))
+    with team.agreed():
+        chosen = choose(config.device, config.precision, config.num_workers) if team.first else None
+    precision = team.told("" if chosen is None else chosen.precision)
+    # The first one keeps the user's word for it, which also says how it may write.
+    return config if team.first else dataclasses.replace(config, precision=precision)
+
+
+def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _Asked:
+    """Check what was asked for, and read and load it."""
+    from ..files import check_writable
+
+    if team.first:
+        check_writable(Path(config.output_dir))
+    settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
+    if arguments.model and arguments.compare:
+        raise InputError("--model and --compare exclude each other", "name all in --compare")
+    names = [name for name in arguments.compare if not name.endswith(".jsonl")]
+    if arguments.compare and not names:
+        raise InputError("--compare names no model", "give at least one beside the .jsonl files")
+    names = names or [arguments.model or str(Path(config.output_dir) / "best_model")]
+    tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+    if tasks:
+        from ..evaluation.tasks.lm_eval import require_harness
+
+        require_harness()
+    earlier = _earlier([name for name in arguments.compare if name.endswith(".jsonl")])
+    documents = _documents(arguments, config, names)
+    contenders = _contenders(arguments, config, names)
+    # Only the first process forms the figures of what is written.
+    material = _material(names, documents, settings, config, with_index=team.first)
+    return _Asked(config, settings, contenders, material, earlier, tasks)
+
+
+def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
+    """Run what is left to the first process, write the report and show the tables."""
+    from ..evaluation.report.save import tables, write_report
+
+    folder = Path(asked.config.output_dir)
+    found.result["made_by"] = _made_by(asked.config)
+    # Before the tasks, whose data may not be had: what is measured is kept.
+    written = write_report(found, folder)
+    if asked.tasks:
+        found.result["tasks"] = _tasks(asked.contenders, asked.tasks, asked.config)
+        written = write_report(found, folder)
+    if as_json:
+        sys.stdout.write(json.dumps(found.result) + "\n")
+    for title, table, _ in tables(found.result):
+        console.note(f"\n{title}" if title else "")
+        console.table("", *table)
+    for what, why in found.result["without"].items():
+        console.note(f"{what} was not measured: {why}")
+    console.note(f"Written: {', '.join(map(str, written))}")
+
+
+def _made_by(config: Config) -> dict[str, Any]:
+    """Command, time, versions and machine, so that the figures can be made again."""
+    from ..devices import choose
+    from ..training.record import hardware, versions
+
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "created": now.isoformat(timespec="seconds"),
+        "versions": versions(),
+        "hardware": hardware(choose(config.device, config.precision, config.num_workers)),
+    }
+
+
+def _load(name: str, config: Config) -> Writer:
+    from ..models.loading import load_writer
+
+    return load_writer(
+        name, config.device, config.precision, threads=config.num_workers,
+        cache_dir=config.cache_dir, starter_file=config.starter_file,
+    )  # fmt: skip
+
+
+def _contenders(arguments: argparse.Namespace, config: Config, names: list[str]) -> list[Contender]:
+    """The models of ``--compare``, or the one model and its base."""
+    from ..evaluation.model_under_test import base_and_tuned, named
+    from ..models.loading import load_base
+
+    if arguments.compare:
+        return named(names, lambda name: _load(name, config))
+    writer, base = _load(names[0], config), None
+    if not writer.has_adapter and writer.run is not None:
+        base = load_base(
+            writer.run["base"]["name"], writer.device, cache_dir=config.cache_dir,
+            starter_file=config.starter_file,
+        )  # fmt: skip
+    return base_and_tuned(writer, base)
+
+
+def _earlier(files: list[str]) -> dict[str, list[DocumentScore]]:
+    """The scores of earlier evaluations, by folder and model."""
+    from ..evaluation.report.records import read_scores
+
+    found = {}
+    for file in map(Path, files):
+        for label, scores in read_scores(file).items():
+            short, whole = f"{file.parent.name or '.'}:{label}", f"{file.parent}:{label}"
+            name = whole if short in found else short
+            if name in found:
+                raise InputError(f"{file} is named twice", "name each evaluation once")
+            found[name] = scores
+    return found
+
+
+def _documents(arguments: argparse.Namespace, config: Config, names: list[str]) -> list[Document]:
+    """FILEs, the named sources' held-out part, or what the training of the model held out."""
+    from ..data.corpus import load_corpus, read_documents
+    from .evaluation_material import held_out
+
+    if arguments.files:
+        return list(read_documents(arguments.files, config))
+    if "sources" in given(arguments, Config):
+        return list(load_corpus(config, []).validation)
+    return held_out(names, config)
+
+
+def _material(
+    names: list[str],
+    documents: list[Document],
+    settings: EvaluationSettings,
+    config: Config,
+    *,
+    with_index: bool,
+) -> Material:
+    """Documents, other domains, and the index over what the last model was trained on."""
+    from ..evaluation.run import Material
+    from .evaluation_material import may_have_streamed, other_domains, trained_on, training_index
+
+    for name in names:
+        # Text that a model was trained on flatters it.
+        if may_have_streamed(name, documents):
+            console.note(f"{name} was trained on a stream: it may have read some of these texts")
+        known = trained_on(name)
+        count = sum(document.digest in known for document in documents)
+        if count:
+            console.warn(
+                f"{count} of {len(documents)} documents were trained on by {name}: its figures on "
+                "them are too good"
+            )
+    without: dict[str, str] = {}
+    others, why = other_domains(settings.forgetting, names, documents, config)
+    if why:
+        without["forgetting"] = why
+    index, why = None, "it was switched off" if settings.texts else "no text was written"
+    if settings.texts and settings.originality and with_index:
+        index, why = training_index(names[-1], config)
+    if why:
+        without["originality"] = why
+    return Material(documents, others, index, without)
+
+
+def _tasks(contenders: list[Contender], tasks: list[str], config: Config) -> dict[str, Any]:
+    """Tasks of lm-evaluation-harness, by model."""
+    from ..evaluation.tasks.lm_eval import run_tasks
+
+    found = {}
+    for contender in contenders:
+        with contender.open() as writer:
+            found[contender.label] = run_tasks(writer, tasks, limit=config.max_documents)
+    return found

@@ -1,0 +1,317 @@
+"""``cwgpt generate``: write once, for many prompts, or in a session."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .. import console
+from ..config.run import Config, load_config
+from ..errors import InputError
+from ..files import cache_folder, from_home
+from ..generation.sampling.settings import GenerationSettings
+from .args import add_settings, given, short_usage
+
+if TYPE_CHECKING:
+    from ..generation.batch import Prompt
+    from ..generation.results import Generated
+    from ..models.loaded_model import Writer
+
+_SETTINGS = ("starter_file", "cache_dir", "device", "precision", "num_workers")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    short_usage(parser, "[PROMPT] [flags]")
+    parser.description = (
+        "Write with a model. PROMPT is continued; text that is piped in stands before it. Without\n"
+        "either, on a terminal, a session begins. The text goes to stdout, the rest to stderr."
+    )
+    parser.epilog = (
+        "examples:\n"
+        '  cwgpt generate "The night ferry was late,"\n'
+        '  cwgpt generate "Once upon a time" --n 4 --temperature 1.1 --seed 7\n'
+        "  cwgpt generate --prompts prompts.txt --json\n"
+        "  cat chapter.txt | cwgpt generate --max-new-tokens 300\n"
+        "  cwgpt generate --story stories/ferry.json --preset mystery"
+    )
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="the text to continue")
+    parser.add_argument(
+        "--model", "--model-name", metavar="NAME", dest="model", default="outputs/best_model",
+        help="an adapter or model folder, a hub id or starter [outputs/best_model]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--story", metavar="FILE",
+        help="a session on the story in FILE (.json), which need not exist yet",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="continue every line of FILE (.jsonl: its `prompt`)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="with --prompts: write JSON lines there as they are made"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an --out FILE that is there"
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="ready settings by genre or mood, or a YAML file of them"
+    )
+    parser.add_argument(
+        "--presets", action="store_true", help="list the presets with their reasons, and stop"
+    )
+    parser.add_argument(
+        "--style",
+        metavar="X",
+        help="strength of the adapter: 0 is the base, 1 as trained, up to 1.5",
+    )
+    parser.add_argument(
+        "--adapter", metavar="FOLDER:W", action="append", default=[],
+        help="blend this adapter in with weight W (can be given several times)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alternatives", type=_alternatives, default=0, metavar="N",
+        help="with --json or --out: N alternatives for each token, before and after the samplers",
+    )  # fmt: skip
+    parser.add_argument("--n", type=_count, default=1, metavar="N", help="alternatives [1]")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object with everything known"
+    )
+    add_settings(parser, GenerationSettings)
+    add_settings(parser, Config, only=_SETTINGS)
+
+
+def _count(text: str) -> int:
+    number = int(text) if _NUMBER.fullmatch(text) else 0
+    if not 1 <= number <= 64:
+        raise argparse.ArgumentTypeError(f"give a whole number from 1 to 64, not {text!r}")
+    return number
+
+
+def _alternatives(text: str) -> int:
+    number = int(text) if _NUMBER.fullmatch(text) else -1
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"give a whole number from 0 to 100, not {text!r}")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write."""
+    from ..generation.sampling.presets import presets, settings_for
+
+    if arguments.presets:
+        if arguments.json:
+            listed = {name: {"why": one.why, **one.values} for name, one in presets().items()}
+            sys.stdout.write(json.dumps({"presets": listed}, ensure_ascii=False) + "\n")
+            return 0
+        for name, preset in presets().items():
+            sys.stdout.write(f"{name:<18} {preset.why}\n")
+        return 0
+    settings = settings_for(arguments.preset, given(arguments, GenerationSettings))
+    config = load_config(None, given(arguments, Config))
+    if (arguments.out or arguments.resume) and not (arguments.out and arguments.prompts):
+        raise InputError(
+            "--out and --resume go with --prompts FILE", "give --prompts FILE --out FILE"
+        )
+    if arguments.prompts and any(arguments.prompt):
+        raise InputError("give PROMPT or --prompts FILE, not both")
+    if arguments.story is not None:
+        if arguments.prompts or arguments.json:
+            raise InputError("--story begins a session, which has no --prompts and no --json")
+        return _session(arguments, settings, config)
+    prompts = None if arguments.out else _prompts(arguments)
+    if prompts is None and not arguments.out:
+        return _session(arguments, settings, config)
+    if arguments.out:
+        from ..generation.batch import check_files
+
+        check_files(arguments.prompts, arguments.out, arguments.resume)
+    writer, _ = _load(arguments, config)
+    if prompts is None:
+        return _to_file(writer, settings, arguments)
+    if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
+        return _stream(writer, prompts[0], settings)
+    return _all(writer, prompts, settings, arguments)
+
+
+def _strength(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--style is {text!r}", "give a number from 0 to 1.5") from error
+
+
+def _to_file(writer: Writer, settings: GenerationSettings, arguments: argparse.Namespace) -> int:
+    """A file of prompts into a file of JSON lines."""
+    from ..generation.batch import write_file
+
+    with console.progress("writing") as tell:
+        count = write_file(
+            writer, arguments.prompts, arguments.out, settings, arguments.n,
+            resume=arguments.resume, alternatives=arguments.alternatives,
+            progress=lambda done, total: tell("writing", done, total),
+        )  # fmt: skip
+    console.note(f"{console.counted(count, 'prompt')} continued in {arguments.out}")
+    if arguments.json:
+        document = {
+            "model": writer.name, "base": writer.base_name, "prompts": count, "out": arguments.out,
+        }  # fmt: skip
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _prompts(arguments: argparse.Namespace) -> list[Prompt] | None:
+    """The prompts, or None for a session."""
+    words = " ".join(arguments.prompt)
+    if arguments.prompts:
+        from ..generation.batch import read_prompts
+
+        return read_prompts(arguments.prompts)
+    if not sys.stdin.isatty():
+        piped = sys.stdin.buffer.read().decode("utf-8-sig", "replace").replace("\r\n", "\n")
+        text = piped[:-1] if piped.endswith("\n") else piped
+        if text or not words:
+            return _one(text + (("\n" if text else "") + words if words else ""))
+    if words or arguments.prompt:
+        return _one(words)
+    return _one("") if arguments.json else None
+
+
+def _one(text: str) -> list[Prompt]:
+    # Only here: a session begins before torch is imported.
+    from ..generation.batch import Prompt
+
+    return [Prompt(1, text)]
+
+
+def _stream(writer: Writer, prompt: Prompt, settings: GenerationSettings) -> int:
+    """One text, shown as it is written."""
+    from ..generation.engine import stream
+
+    shown = console.printable if sys.stdout.isatty() else str
+    sys.stdout.write(shown(prompt.text))
+    sys.stdout.flush()
+    result: Generated | None = None
+    for piece in stream(
+        writer, prompt.text, prompt.settings(settings), memory=prompt.memory, note=prompt.note
+    ):
+        sys.stdout.write(shown(piece.text))
+        sys.stdout.flush()
+        result = piece.result or result
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    if result is None:
+        return 0
+    _say_seed(result)
+    return 130 if result.finish_reason == "interrupted" else 0
+
+
+def _all(
+    writer: Writer,
+    prompts: list[Prompt],
+    settings: GenerationSettings,
+    arguments: argparse.Namespace,
+) -> int:
+    """Several texts, or one as JSON."""
+    from ..generation.engine import Interrupted, write
+
+    results: list[Generated] = []
+    code = 0
+    for prompt in prompts:
+        try:
+            results += write(
+                writer, prompt.text, prompt.settings(settings), arguments.n,
+                memory=prompt.memory, note=prompt.note, alternatives=arguments.alternatives,
+            )  # fmt: skip
+        except Interrupted as stopped:
+            results += stopped.results
+            code = 130
+            break
+    if arguments.json:
+        document: dict[str, Any] = {
+            "model": writer.name,
+            "base": writer.base_name,
+            "results": [result.to_dict() for result in results],
+        }
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        return code
+    shown = console.printable if sys.stdout.isatty() else str
+    for number, result in enumerate(results):
+        if number:
+            sys.stdout.write("\n---\n\n")
+        sys.stdout.write(shown(result.prompt + result.text) + "\n")
+        _say_seed(result)
+    return code
+
+
+def _say_seed(result: Generated) -> None:
+    console.note(f"seed {result.seed}; the same seed and settings give this text again")
+
+
+def _load(arguments: argparse.Namespace, config: Config) -> tuple[Writer, dict[str, float]]:
+    """The writer that the flags ask for, and the weights of its adapters."""
+    from ..generation.style import blend, parse_part, set_strength
+
+    parts = [parse_part(part) for part in arguments.adapter]
+    if arguments.style is not None and (len(parts) > 1 or any(part[1] != 1 for part in parts)):
+        raise InputError(
+            "--style would take the place of the weights of --adapter",
+            "leave it out and set the weights, as in --adapter FOLDER:0.7",
+        )
+    writer = _load_model(arguments.model, config)
+    adapters = {writer.adapter: 1.0} if writer.adapter else {}
+    if parts:
+        blend(writer, parts)
+        adapters = dict(parts)
+    if arguments.style is not None:
+        strength = _strength(arguments.style)
+        set_strength(writer, strength)
+        adapters = dict.fromkeys(adapters, strength)
+    return writer, adapters
+
+
+def _load_model(name: str, config: Config) -> Writer:
+    from ..models.loading import load_writer
+
+    return load_writer(
+        name, config.device, config.precision, threads=config.num_workers,
+        cache_dir=config.cache_dir, starter_file=config.starter_file,
+    )  # fmt: skip
+
+
+def _session(arguments: argparse.Namespace, settings: GenerationSettings, config: Config) -> int:
+    """The interactive prompt."""
+    from ..session.repl import run as hold
+    from ..session.session import Voice
+
+    def load(name: str) -> Voice:
+        if name == arguments.model:
+            return Voice(*_load(arguments, config))
+        writer = _load_model(name, config)
+        return Voice(writer, {writer.adapter: 1.0} if writer.adapter else {})
+
+    return hold(
+        settings, load, arguments.model, story=arguments.story, preset=arguments.preset,
+        first=" ".join(arguments.prompt) or None, explain=_explain,
+        at_once=not _at_hand(arguments, config),
+    )  # fmt: skip
+
+
+def _explain(writer: Writer, text: str, word: str) -> str:
+    """Why a word is there, for the session's ``/why``."""
+    from ..analysis.why import why
+
+    return why(writer, text, word)
+
+
+def _at_hand(arguments: argparse.Namespace, config: Config) -> bool:
+    """Whether the model can be loaded without fetching anything or asking the hub."""
+    folder = from_home(arguments.model)
+    if folder.is_dir() and not (folder / "adapter_config.json").is_file():
+        return True
+    # The starter, and adapters, most of which are on it.
+    starter = any(cache_folder(config.cache_dir).glob("starter-*"))
+    return starter and (arguments.model == "starter" or folder.is_dir())

@@ -1,0 +1,1 @@
+"""Declared settings, the configuration of a run, recipes."""

@@ -1,0 +1,203 @@
+"""Settings that check themselves and describe themselves.
+
+A settings class is a plain dataclass whose fields are made by :func:`setting`: default, one
+sentence of help and the allowed range stand together, once. The sentence is the help of the command
+line, the comment in the recipes and the row in the README's table; the range is what the message
+names when a value is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+from ..errors import InputError
+
+Settings = TypeVar("Settings")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    group: str = "",
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field with its help and its range.
+
+    Args:
+        default: The value when nobody says otherwise.
+        help: One sentence for the person who sets it.
+        low: The smallest value allowed.
+        high: The largest value allowed.
+        above: The value must be larger than this.
+        choices: The only values allowed.
+        group: The heading that the field stands under in ``--help``.
+        metavar: What stands for the value in ``--help``.
+    """
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "above": above,
+        "choices": choices,
+        "group": group,
+        "metavar": metavar,
+    }
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def unwrap(annotation: Any) -> tuple[Any, bool]:
+    """The type inside ``X | None`` and whether None is allowed."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return inner[0], len(inner) < len(typing.get_args(annotation))
+    return annotation, False
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """The resolved annotation of every field of ``cls``."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def from_mapping(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Build settings from a mapping, refusing what ``cls`` does not know.
+
+    Args:
+        cls: The settings class.
+        values: Field names (dashes count as underscores) to values.
+        where: Where the values come from, for the messages.
+
+    Raises:
+        InputError: An unknown key or a value that does not fit; the message names field, value
+            and fix.
+    """
+    known = field_types(cls)
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = known_name(key, known, where)
+        given[name] = convert(name, value, known[name], where)
+    return cls(**given)
+
+
+def known_name(key: Any, known: Collection[str], where: str) -> str:
+    """The field that a key means; dashes count as underscores.
+
+    Raises:
+        InputError: There is none; the nearest is named.
+    """
+    name = str(key).replace("-", "_")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise InputError(
+            f"{where}: unknown setting '{key}'",
+            f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}",
+        )
+    return name
+
+
+def convert(name: str, value: Any, annotation: Any, where: str = "") -> Any:
+    """``value`` as the type of the field ``name``.
+
+    YAML reads ``5e-4`` as text, so text that is a number counts as one.
+
+    Raises:
+        InputError: The value is of another type.
+    """
+    kind, optional = unwrap(annotation)
+    prefix = f"{where}: " if where else ""
+    if value is None:
+        if optional:
+            return None
+        raise InputError(f"{prefix}{name} must have a value", f"remove {name} to use its default")
+    origin = typing.get_origin(kind) or kind
+    try:
+        if origin is bool:
+            if isinstance(value, bool):
+                return value
+            raise ValueError("true or false")
+        if origin is int:
+            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+                raise ValueError("a whole number")
+            return int(value)
+        if origin is float:
+            if isinstance(value, bool):
+                raise ValueError("a number")
+            return float(value)
+        if origin is str:
+            if isinstance(value, os.PathLike):
+                return os.fsdecode(value)
+            if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+                return str(value)
+            raise ValueError("text")
+        if origin is list:
+            items = value.split(",") if isinstance(value, str) else value
+            if not isinstance(items, (list, tuple)):
+                raise ValueError("a list")
+            stripped = [str(item).strip() for item in items if str(item).strip()]
+            inner = (*typing.get_args(kind), str)[0]
+            return [convert(name, item, inner, where) for item in stripped]
+        if origin is dict:
+            if isinstance(value, str):
+                pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+                value = {key.strip(): number for key, _, number in pairs}
+            if not isinstance(value, Mapping):
+                raise ValueError("NAME=NUMBER pairs")
+            return {str(key): float(number) for key, number in value.items()}
+    except (TypeError, ValueError) as error:
+        wanted = {
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            str: "text",
+            list: "a list",
+            dict: "NAME=NUMBER pairs",
+        }[origin]
+        raise InputError(f"{prefix}{name} must be {wanted}, not {value!r}") from error
+    raise TypeError(f"no conversion for {name}: {annotation}")
+
+
+def check(settings: Any) -> None:
+    """Refuse values outside the range that their fields state.
+
+    Raises:
+        InputError: Naming the field, the value and what is allowed.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value is None or isinstance(value, bool):
+            continue
+        limits = field.metadata
+        if limits.get("choices"):
+            values: Iterable[Any] = value if isinstance(value, list) else [value]
+            for item in values:
+                if item not in limits["choices"]:
+                    raise InputError(
+                        f"{field.name} is {item!r}",
+                        f"choose one of: {', '.join(limits['choices'])}",
+                    )
+        if not isinstance(value, (int, float)):
+            continue
+        low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
+        # A whole number may be too large to be a float.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{field.name} is {value}", "give a finite number")
+        if above is not None and value <= above:
+            raise InputError(f"{field.name} is {value}", f"it must be greater than {above}")
+        if low is not None and value < low:
+            raise InputError(f"{field.name} is {value}", f"it must be at least {low}")
+        if high is not None and value > high:
+            raise InputError(f"{field.name} is {value}", f"it must be at most {high}")

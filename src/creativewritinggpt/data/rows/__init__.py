@@ -1,0 +1,1 @@
+"""From documents to packed rows of token ids."""

@@ -1,1 +1,0 @@
-"""A corpus larger than memory or disk: opened, divided into lanes, given out as rows."""

@@ -1,0 +1,1 @@
+"""The evaluation as tables, JSON and one HTML page."""

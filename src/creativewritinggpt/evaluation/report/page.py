@@ -1,0 +1,280 @@
+"""``evaluation.html``: the whole evaluation as one page that opens from disk.
+
+Bars with intervals, every document as a point, the documents that gained and lost most, all
+tables, and what the models wrote, side by side. Everything is in the file; nothing is fetched, and
+no script runs.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import svg
+from .tables import (
+    Table,
+    choice_rows,
+    forgetting_rows,
+    generation_rows,
+    labels,
+    originality_rows,
+    place_of,
+    rows,
+    said_of,
+    task_rows,
+    titled,
+)
+
+if TYPE_CHECKING:
+    from ..run import Evaluation
+    from ..scoring.documents import DocumentScore
+
+_DOCUMENTS = 5
+_MOST_POINTS = 2000
+
+_STYLE = """
+:root{color-scheme:light dark;--paper:#fbfaf7;--card:#fff;--ink:#1f1d1a;--soft:#68635b;
+--faint:#e3dfd6;--s0:#7a8797;--s1:#d55e00;--s2:#0072b2;--s3:#009e73;--s4:#cc79a7;--s5:#e69f00}
+@media(prefers-color-scheme:dark){:root{--paper:#171614;--card:#201f1c;--ink:#ece8e0;
+--soft:#a49d92;--faint:#3a3732;--s0:#8b98a8;--s1:#f0803c;--s2:#56b4e9;--s3:#2fc39a;--s4:#e09ac0;
+--s5:#f0c04a}}
+*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
+font:16px/1.55 system-ui,sans-serif}main{max-width:1080px;margin:0 auto;padding:32px 20px 80px}
+h1{font-size:1.7rem;margin:0 0 4px}h2{font-size:1.2rem;margin:44px 0 8px}h3{font-size:1rem;
+margin:24px 0 6px}p{max-width:74ch}.soft,figcaption{color:var(--soft);font-size:.9rem}
+figure{margin:14px 0;overflow-x:auto}svg{display:block;width:100%;height:auto}
+svg text{fill:var(--ink);font:13px system-ui,sans-serif}
+.grid{stroke:var(--faint)}.zero{stroke:var(--soft);
+stroke-dasharray:4 3}.whisker{stroke:var(--ink);stroke-width:1.5;fill:none}
+.legend span{margin-right:18px;white-space:nowrap}.legend i{display:inline-block;width:12px;
+height:12px;border-radius:3px;margin-right:6px}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;margin:8px 0}
+th,td{padding:5px 11px;border-bottom:1px solid var(--faint);text-align:right;white-space:nowrap}
+th:first-child,td:first-child,th.text,td.text{text-align:left}td.text{white-space:normal;min-width:220px}
+thead th{color:var(--soft);font-weight:600}.sample{background:var(--card);border:1px solid
+var(--faint);border-radius:8px;padding:14px 18px;margin:16px 0}.sample .prompt{font-weight:600;
+white-space:pre-wrap;margin:0 0 10px}.columns{display:grid;gap:20px;
+grid-template-columns:repeat(auto-fit,minmax(230px,1fr))}.columns h4{margin:0 0 4px;
+color:var(--soft);font-size:.85rem}.columns p{white-space:pre-wrap;overflow-wrap:anywhere;margin:0}
+mark{background:color-mix(in srgb,var(--s5) 40%,transparent);color:inherit}
+details summary{cursor:pointer;margin:10px 0}
+"""
+
+
+def page(evaluation: Evaluation) -> str:
+    """The page, whole."""
+    result, names = evaluation.result, labels(evaluation.result)
+    first, others = names[0], names[1:]
+    parts = [
+        "<h1>Evaluation</h1>",
+        _models(result),
+        *(_verdict(result, first, label) for label in others),
+    ]
+    parts += [_section("Loss by domain", _loss_bars(result, names), _table(rows(result)),
+                       _soft(said_of("", result)))]  # fmt: skip
+    if others:
+        parts.append(_section("By document", *_documents(evaluation, first, others[-1])))
+    if result["forgetting"]:
+        parts.append(_section("Forgetting", _forgetting(result), _table(forgetting_rows(result)),
+                              _soft(said_of("Forgetting", result))))  # fmt: skip
+    if result["tests"]:
+        parts.append(_section("Tests", _test_bars(result), _table(choice_rows(result)),
+                              _soft(said_of("Tests", result))))  # fmt: skip
+    if result.get("tasks"):
+        parts.append(_section("Tasks", _table(task_rows(result)), _soft(said_of("Tasks", result))))
+    if result["generation"]:
+        parts += [_written(result), _samples(result)]
+    if result["originality"]:
+        parts.append(_originality(result))
+    for what, why in result["without"].items():
+        parts.append(_soft(f"{titled(what)} was not measured: {why}."))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>Evaluation</title><style>{_STYLE}</style></head><body><main>"
+        + "\n".join(parts)
+        + "</main></body></html>\n"
+    )
+
+
+def _section(title: str, *parts: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def _soft(text: str) -> str:
+    return f'<p class="soft">{html.escape(text)}</p>'
+
+
+def _figure(picture: str, caption: str) -> str:
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _table(table: Table, text: Sequence[int] = ()) -> str:
+    """A table; the columns in ``text`` hold words and may break."""
+    heads, body = table
+    head = "".join(
+        f"<th{' class=text' if number in text else ''}>{html.escape(cell)}</th>"
+        for number, cell in enumerate(heads)
+    )
+    lines = []
+    for row in body:
+        cells = (
+            f'<td class="text">{html.escape(cell)}</td>'
+            if number in text
+            else f"<td>{html.escape(cell)}</td>"
+            for number, cell in enumerate(row)
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _models(result: Mapping[str, Any]) -> str:
+    shown = (f"{html.escape(m['role'])}: <b>{html.escape(m['name'])}</b>" for m in result["models"])
+    return f'<p class="soft">{" · ".join(shown)}</p>'
+
+
+def _verdict(result: Mapping[str, Any], first: str, label: str) -> str:
+    """What the main table says of one model, in words."""
+    lines = []
+    for name, entry in result["domains"].items():
+        change = entry["differences"][label]
+        interval, share = change["bits_per_byte_ci95"], -change["relative"]
+        if interval is None:
+            how = "one group of documents: no saying what is chance"
+        elif interval[1] < 0 or interval[0] > 0:
+            how = "beyond chance"
+        else:
+            how = "within chance"
+        lines.append(
+            f"<li>{html.escape(name)}: loss {abs(share):.1%} {'lower' if share >= 0 else 'higher'} "
+            f"than {html.escape(first)} ({how}); {change['better']:.0%} of the documents are "
+            "predicted better.</li>"
+        )
+    return f"<p><b>{html.escape(label)}</b></p><ul>{''.join(lines)}</ul>"
+
+
+def _loss_bars(result: Mapping[str, Any], names: Sequence[str]) -> str:
+    marks = [
+        svg.Bar(domain, number, entry[label]["bits_per_byte"], entry[label]["bits_per_byte_ci95"],
+                f"{label}: {entry[label]['bits_per_byte']:.3f} bits a byte, perplexity "
+                f"{entry[label]['perplexity']:.2f}")
+        for domain, entry in result["domains"].items()
+        for number, label in enumerate(names)
+    ]  # fmt: skip
+    picture = svg.bars(marks, "bits a byte (less is better)")
+    return svg.legend(names) + _figure(picture, "Whiskers: 95 % intervals over documents.")
+
+
+def _documents(evaluation: Evaluation, first: str, second: str) -> list[str]:
+    pairs = list(zip(evaluation.scores[first], evaluation.scores[second], evaluation.begins,
+                     strict=True))  # fmt: skip
+    pairs = [pair for pair in pairs if pair[0].tokens and pair[1].tokens]
+    domains = list(dict.fromkeys(before.source for before, _, _ in pairs))
+    dots = [
+        svg.Dot(_loss(before), _loss(after), domains.index(before.source) + 1,
+                f"{before.source}: {before.title or begins} "
+                f"{_loss(before):.3f} → {_loss(after):.3f}")
+        for before, after, begins in pairs[:: -(-len(pairs) // _MOST_POINTS) or 1]
+    ]  # fmt: skip
+    picture = svg.scatter(dots, f"{first}, bits a byte", f"{second}, bits a byte")
+    caption = f"Each point is a document; below the line {second} predicts it better."
+    if len(dots) < len(pairs):
+        caption += f" {len(dots):,} of {len(pairs):,} documents, evenly over them."
+    ordered = sorted(pairs, key=lambda pair: _loss(pair[1]) - _loss(pair[0]))
+    shown = min(_DOCUMENTS, len(ordered) // 2)
+    parts = [svg.legend(domains, 1), _figure(picture, caption)]
+    worst = ordered[len(ordered) - shown :][::-1]
+    for title, chosen in (("Gained most", ordered[:shown]), ("Gained least", worst)):
+        if chosen:
+            table = [
+                [before.source, before.title or begins, f"{_loss(before):.3f}",
+                 f"{_loss(after):.3f}", f"{_loss(after) - _loss(before):+.3f}"]
+                for before, after, begins in chosen
+            ]  # fmt: skip
+            heads = ["domain", "document", first, second, "difference"]
+            parts.append(f"<h3>{title}</h3>{_table((heads, table), text=(1,))}")
+    return parts
+
+
+def _loss(score: DocumentScore) -> float:
+    return score.nll / max(score.bytes, 1) / math.log(2)
+
+
+def _forgetting(result: Mapping[str, Any]) -> str:
+    found = result["forgetting"]
+    marks = [
+        svg.Bar(domain, number + 1, change["relative"] * 100,
+                None if change["relative_ci95"] is None
+                else [edge * 100 for edge in change["relative_ci95"]],
+                f"{label}: {change['relative']:+.2%}")
+        for domain, entry in found["domains"].items()
+        for number, (label, change) in enumerate(entry["differences"].items())
+    ]  # fmt: skip
+    if not marks:
+        return ""
+    picture = svg.bars(marks, "change of the loss, % (right of the line: forgotten)", points=True)
+    return _figure(picture, "Domains that were not trained on.")
+
+
+def _test_bars(result: Mapping[str, Any]) -> str:
+    names = list(result["macro_perplexity"])
+    marks = [
+        svg.Bar(f"{name.replace('_', ' ')} ({entry['chance']:.0%})",
+                names.index(label), entry["accuracy"], entry["ci95"],
+                f"{label}: {entry['accuracy']:.1%}, chance {entry['chance']:.0%}")
+        for name, found in result["tests"].items()
+        for label, entry in found.items()
+        if label != "gain"
+    ]  # fmt: skip
+    return _figure(
+        svg.bars(marks, "share of right answers"), "Whiskers: 95 % intervals. In brackets: chance."
+    )
+
+
+def _written(result: Mapping[str, Any]) -> str:
+    parts = [
+        f"<h3>{html.escape(key)}</h3>{_table(table)}" for key, table in generation_rows(result)
+    ]
+    return _section("What is written", *parts, _soft(said_of("Written", result)))
+
+
+def _samples(result: Mapping[str, Any]) -> str:
+    """What the models wrote, side by side; each way of decoding but the last folded away."""
+    by_way: dict[str, list[str]] = {}
+    for sample in result["generation"]["samples"]:
+        columns = "".join(
+            f"<div><h4>{html.escape(label)}</h4><p>{html.escape(text.strip())}</p></div>"
+            for label, text in sorted(sample["texts"].items(), key=lambda item: item[0] == "human")
+        )
+        by_way.setdefault(sample["decoding"], []).append(
+            f'<div class="sample"><p class="prompt">{html.escape(sample["prompt"].strip())}</p>'
+            f'<div class="columns">{columns}</div></div>'
+        )
+    last = list(by_way)[-1]
+    parts = [
+        f"<details{' open' if way == last else ''}><summary>{html.escape(way)}</summary>"
+        f"{''.join(shown)}</details>"
+        for way, shown in by_way.items()
+    ]
+    return _section("Side by side", *parts)
+
+
+def _originality(result: Mapping[str, Any]) -> str:
+    parts = []
+    for key, table in originality_rows(result):
+        heads, body = table
+        parts.append(f"<h3>{html.escape(key)}</h3>{_table((heads, body), text=(7,))}")
+        for label, entry in result["originality"][key].items():
+            for match in entry["longest"][:1]:
+                before, after = (html.escape(part) for part in match["context"])
+                parts.append(
+                    f'<p class="soft">{html.escape(label)}, {match["longest_run"]} words in '
+                    f"{html.escape(place_of(match))}: … {before} "
+                    f"<mark>{html.escape(match['passage'])}</mark> {after} …</p>"
+                )
+    return _section("Originality", *parts, _soft(said_of("Originality", result)))

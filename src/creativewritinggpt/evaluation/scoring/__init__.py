@@ -1,0 +1,1 @@
+"""Log-likelihoods of documents: windows, batched passes, perplexity, bootstrap intervals."""

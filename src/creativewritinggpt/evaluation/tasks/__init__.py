@@ -1,0 +1,1 @@
+"""Multiple-choice tasks and the lm-evaluation-harness adapter."""

@@ -1,0 +1,100 @@
+"""Tasks of lm-evaluation-harness on our model object, where it is installed.
+
+The harness is heavy and fetches its tasks' data from the hub, so it is no dependency; a task can
+also be a YAML file of one's own that names local data.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError, RunError
+from ...models.checks import first_line, quiet
+from ...models.loaded_model import Writer
+
+
+def require_harness() -> None:
+    """Refuse tasks where lm-evaluation-harness is not installed.
+
+    Raises:
+        InputError: It is not.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise InputError(
+            "--tasks needs lm-evaluation-harness, which is not installed", "pip install lm-eval"
+        )
+
+
+def run_tasks(
+    writer: Writer, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 8
+) -> dict[str, dict[str, Any]]:
+    """Run tasks on a model as it is.
+
+    Args:
+        writer: The model; its adapter works unless this is called within ``writer.base()``.
+        tasks: Names of tasks, or YAML files that define one.
+        limit: Items of each task at most.
+        batch_size: Items at once.
+
+    Returns:
+        By task its metrics: numbers, under the harness's names.
+
+    Raises:
+        InputError: The harness is not installed, or there is no such task.
+        RunError: A task's data can't be had.
+    """
+    require_harness()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with quiet():
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager()
+        known = set(manager.all_tasks)
+        chosen = [_task(task, known) for task in tasks]
+        model = HFLM(
+            pretrained=writer.model,
+            tokenizer=writer.tokenizer,
+            backend="causal",
+            max_length=writer.window,
+            batch_size=batch_size,
+        )
+        try:
+            found = simple_evaluate(
+                model=model, tasks=chosen, limit=limit, task_manager=manager, bootstrap_iters=1000
+            )
+        except (OSError, ConnectionError, ValueError) as error:
+            raise RunError(
+                f"the tasks could not be run: {first_line(error)}",
+                "their data comes from the hub; a YAML file can name local data",
+            ) from error
+    return {
+        task: {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        for task, metrics in found["results"].items()
+    }
+
+
+def _task(name: str, known: set[str]) -> str | dict[str, Any]:
+    """A task's name, or its definition where a file is named."""
+    if name.endswith((".yaml", ".yml")):
+        import yaml
+
+        if not Path(name).is_file():
+            raise InputError(f"there is no task file {name}")
+        try:
+            read = yaml.safe_load(Path(name).read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise InputError(f"{name} is not valid YAML") from error
+        if not isinstance(read, dict) or "task" not in read:
+            raise InputError(f"{name} defines no task", "it needs a line `task: NAME`")
+        return read
+    if name not in known:
+        raise InputError(
+            f"lm-evaluation-harness has no task '{name}'", "lm_eval --tasks list shows what it has"
+        )
+    return name

@@ -1,0 +1,1 @@
+"""Sampling: settings, presets, samplers, penalties, and the chain that applies them."""

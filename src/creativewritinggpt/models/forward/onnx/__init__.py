@@ -1,0 +1,1 @@
+"""The forward pass as onnxruntime graphs with int8 weights."""

@@ -1,0 +1,269 @@
+"""A story's file: one JSON document, written whole after every change, and owned by one session.
+
+The form is described in ``docs/writing.md`` and has a version number; a file that is damaged, newer
+than this program or changed behind its back is never written over. Writing everything each time
+costs some milliseconds for a long story and buys that any moment is a good one to pull the plug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import InputError, RunError
+from ..files import disk_errors, from_home, read_json, write_text
+from .tree import NOTHING, Lore, Passage, Setup, State, Story
+
+FORMAT = "creativewritinggpt-story"
+VERSION = 1
+
+
+class StoryFile:
+    """A story's place on disk, locked for this session from :meth:`open` on.
+
+    Args:
+        path: Of the JSON file; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = from_home(path)
+        # A link stays one: what it leads to is locked and written.
+        self._place = self.path.resolve()
+        self._lock: FileLock | None = None
+        self._known: tuple[int, int, int] | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether this session has it."""
+        return self._lock is not None
+
+    def open(self) -> Story:
+        """Take the file for this session and read the story; an empty one where there is no file.
+
+        Raises:
+            InputError: Another session has it, or it is damaged or newer than this program.
+        """
+        self._take()
+        try:
+            story = read_story(self.path) if self.path.exists() else Story()
+        except BaseException:
+            self.close()
+            raise
+        self._known = self._stamp()
+        return story
+
+    def save(self, story: Story) -> None:
+        """Write the story, all of it or nothing.
+
+        Raises:
+            InputError: The folder can't be written to, or another session has the file.
+            RunError: The disk is full, or something else has changed the file.
+        """
+        self._take()
+        if self._stamp() != self._known:
+            raise RunError(
+                f"{self.path} was changed by something else since it was opened",
+                "it is left as it is; save this story under another name with /save NAME",
+            )
+        write_text(self._place, dump(story))
+        self._known = self._stamp()
+
+    def close(self) -> None:
+        """Leave the file to others."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # Windows keeps a file that is in use
+                os.unlink(self._lock.lock_file)
+            self._lock.release()
+            self._lock = None
+
+    def _take(self) -> None:
+        if self._lock is not None:
+            return
+        lock = self._place.with_name(f".{self._place.name}.lock")
+        with disk_errors(self.path):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            taken = FileLock(lock, thread_local=False)
+            try:
+                taken.acquire(timeout=0)
+            except Timeout as error:
+                raise InputError(
+                    f"{self.path} is open in another session",
+                    "close that one, or give another file with --story",
+                ) from error
+        self._lock = taken
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._place.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def read_story(path: str | os.PathLike[str]) -> Story:
+    """Read a story.
+
+    Raises:
+        InputError: The file is missing, is no story, is damaged, or is newer than this program.
+    """
+    try:
+        record = read_json(path)
+    except RecursionError as error:
+        raise InputError(f"{path} is not a story: it is nested too deeply") from error
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+    return load(record, str(path))
+
+
+def load(record: Any, where: str) -> Story:
+    """The story in a JSON document; ``where`` names it in errors; see :func:`read_story`."""
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InputError(f"{where} is not a story of this program", "bring it in with /load")
+    version = record.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{where} is damaged: its version is {version!r}")
+    if version > VERSION:
+        raise InputError(
+            f"{where} was written by a newer version of this program (form {version})",
+            "update the program; the file is left as it is",
+        )
+    try:
+        json.dumps(record, ensure_ascii=False).encode()  # half a character could never be saved
+        setups = [Setup(**one) for one in record["setups"]]
+        passages = [
+            Passage(**{**one, "id": number, "setup": _setup(setups, one.get("setup"))})
+            for number, one in enumerate(record["passages"])
+        ]
+        frames = record["frames"]
+        history = [_state(one, frames[one["frame"]]) for one in record["history"]]
+        cursor = record["cursor"]
+        _check(passages, history, cursor)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{where} is damaged: {type(error).__name__}: {reason}",
+            "it is left as it is; give another file with --story",
+        ) from error
+    return Story(passages, history, cursor)
+
+
+def dump(story: Story) -> str:
+    """The JSON document of a story."""
+    setups: list[Setup] = []
+    numbers: dict[int, int] = {}  # of setups by identity, which most passages share
+
+    def number(setup: Setup) -> int:
+        if id(setup) not in numbers:
+            if setup not in setups:
+                setups.append(setup)
+            numbers[id(setup)] = setups.index(setup)
+        return numbers[id(setup)]
+
+    passages = []
+    for passage in story.passages:
+        fields = {
+            "parent": passage.parent,
+            "text": passage.text,
+            "by": passage.by,
+            "setup": None if passage.setup is None else number(passage.setup),
+            "seed": passage.seed,
+            "start": passage.start or None,
+            "copy_of": passage.copy_of,
+        }
+        passages.append({name: value for name, value in fields.items() if value is not None})
+    frames: list[dict[str, Any]] = []
+    history = []
+    for state in story.history:
+        frame = {
+            "memory": state.memory,
+            "note": state.note,
+            "lore": [
+                {"keys": list(lore.keys), "text": lore.text, "always": lore.always}
+                for lore in state.lore
+            ],
+            "title": state.title,
+        }
+        # A change of these is rare, and going back to earlier ones rarer.
+        if not frames or frames[-1] != frame:
+            frames.append(frame)
+        history.append(
+            {
+                "did": state.did,
+                "branch": state.branch,
+                "heads": dict(state.heads),
+                "frame": len(frames) - 1,
+            }
+        )
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": story.state.title,
+        "text": story.text,
+        "setups": [dataclasses.asdict(setup) for setup in setups],
+        "passages": passages,
+        "frames": frames,
+        "history": history,
+        "cursor": story.cursor,
+    }
+    return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _setup(setups: list[Setup], number: Any) -> Setup | None:
+    return None if number is None else setups[_index(number, len(setups))]
+
+
+def _index(number: Any, count: int) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+        raise ValueError(f"{number!r} is not a number from 0 to {count - 1}")
+    return number
+
+
+def _state(record: dict[str, Any], frame: dict[str, Any]) -> State:
+    return State(
+        did=str(record["did"]),
+        branch=record["branch"],
+        heads=tuple(record["heads"].items()),
+        memory=frame["memory"],
+        note=frame["note"],
+        lore=tuple(
+            Lore(tuple(map(str, one["keys"])), str(one["text"]), bool(one["always"]))
+            for one in frame["lore"]
+        ),
+        title=frame["title"],
+    )
+
+
+def _check(passages: list[Passage], history: list[State], cursor: Any) -> None:
+    """Raise ``ValueError`` for what would make no tree."""
+    for passage in passages:
+        for kind in _wrong(passage):
+            raise ValueError(f"passage {passage.id}: {kind}")
+    if not history:
+        raise ValueError("the history is empty")
+    _index(cursor, len(history))
+    for state in history:
+        heads = dict(state.heads)
+        if state.branch not in heads:
+            raise ValueError(f"there is no branch {state.branch!r}")
+        for head in heads.values():
+            if head != NOTHING:
+                _index(head, len(passages))
+        if not all(isinstance(text, str) for text in (state.memory, state.note, state.title)):
+            raise ValueError("memory, note and title must be text")
+
+
+def _wrong(passage: Passage) -> Iterator[str]:
+    if passage.parent != NOTHING:
+        _index(passage.parent, passage.id)
+    if not isinstance(passage.text, str) or passage.by not in ("writer", "model", "chapter"):
+        yield "its text or author is not known"
+    if isinstance(passage.start, bool) or not isinstance(passage.start, int) or passage.start < 0:
+        yield "its view does not begin at a character"
+    if passage.seed is not None and type(passage.seed) is not int:
+        yield "its seed is no whole number"

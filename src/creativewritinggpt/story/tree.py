@@ -1,0 +1,335 @@
+"""The story as a tree: nothing that was written is ever lost.
+
+Passages are only ever added. What changes is the state: which passage is the last one, the names
+of the branches, memory, note, lore and title. Every operation adds a state to the history, so undo
+is a step back in a list, for the writer's own edits as for the model's passages, and a retry leaves
+the earlier version beside it in the tree.
+
+    The lamp went out. ─┬─ Nobody moved. ─── Then the sea …     (main)
+                        └─ “Who is there?” ─── she asked.       (the voice)
+
+The price of never changing a passage is that an edit in mid-story copies the passages after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import InputError
+
+NOTHING = -1  # the parent of a first passage, the head of an empty story
+MAIN = "main"
+_MOST_STATES = 10_000
+# A passage this short could be found anywhere in an edited text.
+_LEAST_FOUND = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How a model's passage was made; with its seed and the text before it, it can be made again.
+
+    Attributes:
+        model: The model's name.
+        adapters: Adapter folders and their weights; none for a base model.
+        preset: The preset, where one was chosen.
+        settings: All fields of the generation settings but the seed; of the weights the format
+            that they had.
+        memory: What stood at the front of the model's view, lore included.
+        note: What stood near the end of it.
+    """
+
+    model: str
+    adapters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    preset: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    memory: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """A piece of the story.
+
+    Attributes:
+        id: Its place in the list of all passages.
+        parent: The passage before it, or :data:`NOTHING`.
+        text: What it adds to the story.
+        by: ``writer``, ``model``, or ``chapter`` for a heading.
+        setup: How it was made, for a model's.
+        seed: Of its random numbers, for a model's.
+        start: First character of the story that the model could see before it.
+        copy_of: The passage that it repeats, or the beginning of which, after a change before it.
+    """
+
+    id: int
+    parent: int
+    text: str
+    by: str = "writer"
+    setup: Setup | None = None
+    seed: int | None = None
+    start: int = 0
+    copy_of: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Lore:
+    """An entry of world info: its text enters the model's view when one of its words is near."""
+
+    keys: tuple[str, ...]
+    text: str
+    always: bool = False
+
+    @property
+    def name(self) -> str:
+        """What to call it: its first key word."""
+        return self.keys[0] if self.keys else "always"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything about a story that can be undone.
+
+    Attributes:
+        did: The operation that led here.
+        branch: The branch that is being written.
+        heads: The last passage of each branch, by name.
+        memory: Text always in the model's view.
+        note: Text near the end of it.
+        lore: World info.
+        title: Of the story.
+    """
+
+    did: str = "start"
+    branch: str = MAIN
+    heads: tuple[tuple[str, int], ...] = ((MAIN, NOTHING),)
+    memory: str = ""
+    note: str = ""
+    lore: tuple[Lore, ...] = ()
+    title: str = ""
+
+    @property
+    def head(self) -> int:
+        """The last passage of the branch that is being written."""
+        return dict(self.heads)[self.branch]
+
+
+class Story:
+    """A tree of passages with a history of states.
+
+    Args:
+        passages: Of an earlier session; each comes after its parent.
+        history: States, oldest first.
+        cursor: Which of them holds.
+    """
+
+    def __init__(
+        self, passages: Iterable[Passage] = (), history: Iterable[State] = (), cursor: int = 0
+    ) -> None:
+        self.passages = list(passages)
+        self.history = list(history) or [State()]
+        self.cursor = cursor
+
+    @property
+    def state(self) -> State:
+        """What holds now."""
+        return self.history[self.cursor]
+
+    @property
+    def version(self) -> tuple[Any, ...]:
+        """Differs after every change."""
+        return self.cursor, len(self.history), self.state, len(self.passages)
+
+    @property
+    def text(self) -> str:
+        """The story, from its first passage to the last of this branch."""
+        return self.text_at(self.state.head)
+
+    @property
+    def last(self) -> Passage | None:
+        """The last passage of this branch."""
+        return None if self.state.head == NOTHING else self.passages[self.state.head]
+
+    def path(self, head: int | None = None) -> list[Passage]:
+        """The passages from the first to ``head`` (without it: to the last of this branch)."""
+        place = self.state.head if head is None else head
+        found = []
+        while place != NOTHING:
+            found.append(self.passages[place])
+            place = self.passages[place].parent
+        return found[::-1]
+
+    def text_at(self, head: int) -> str:
+        """The story up to and with passage ``head``."""
+        return "".join(passage.text for passage in self.path(head))
+
+    def children(self, parent: int) -> list[Passage]:
+        """The passages that follow ``parent``, in the order in which they were written."""
+        return [passage for passage in self.passages if passage.parent == parent]
+
+    def versions(self) -> list[Passage]:
+        """The last passage and all that stand in its place on other branches or were retried."""
+        return [] if self.last is None else self.children(self.last.parent)
+
+    def ends(self) -> list[Passage]:
+        """The last passages of texts that no branch leads to: undone, retried or not picked."""
+        reached = {passage.parent for passage in self.passages}
+        for _, head in self.state.heads:
+            reached.update(passage.id for passage in self.path(head))
+        return [passage for passage in self.passages if passage.id not in reached]
+
+    def offer(self, text: str, parent: int | None = None, **details: Any) -> Passage:
+        """Add a passage without making it part of the branch: an alternative to pick.
+
+        Args:
+            text: Of the passage.
+            parent: The passage before it; without it the last one.
+            details: Further fields of :class:`Passage`.
+        """
+        place = self.state.head if parent is None else parent
+        passage = Passage(len(self.passages), place, text, **details)
+        self.passages.append(passage)
+        return passage
+
+    def write(self, text: str, parent: int | None = None, did: str = "", **details: Any) -> Passage:
+        """Add a passage and go on from it; see :meth:`offer`."""
+        passage = self.offer(text, parent, **details)
+        self.go(passage.id, did or f"a passage by the {passage.by}")
+        return passage
+
+    def go(self, head: int, did: str = "goto") -> None:
+        """Make ``head`` the last passage of this branch."""
+        heads = {**dict(self.state.heads), self.state.branch: head}
+        self._push(heads=tuple(heads.items()), did=did)
+
+    def set(self, did: str, **fields: Any) -> None:
+        """Change memory, note, lore or title."""
+        self._push(did=did, **fields)
+
+    def chapter(self, title: str) -> Passage:
+        """Begin a chapter: a heading with an empty line around it."""
+        title = " ".join(title.split())
+        if not title:
+            raise InputError("a chapter needs a title", "as in /chapter The Night Ferry")
+        text = self.text
+        lead = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
+        return self.write(f"{lead}{title}\n\n", by="chapter", did="chapter")
+
+    def edit(self, new: str) -> bool:
+        """Replace the whole text; passages that the edit leaves alone stay what they are.
+
+        Returns:
+            Whether there was a difference.
+        """
+        old, path = self.text, self.path()
+        if new == old:
+            return False
+        same = _common(old, new)
+        kept, place = 0, 0
+        while kept < len(path) and place + len(path[kept].text) <= same:
+            place += len(path[kept].text)
+            kept += 1
+        parent = path[kept - 1].id if kept else NOTHING
+        for text, source in _pieces(new[place:], path[kept:]):
+            details: dict[str, Any] = {}
+            if source is not None:
+                details = {name: getattr(source, name) for name in ("by", "setup", "seed", "start")}
+                details["copy_of"] = source.id if source.copy_of is None else source.copy_of
+            parent = self.offer(text, parent, **details).id
+        self.go(parent, "edit")
+        return True
+
+    def branch(self, name: str = "", at: int | None = None) -> str:
+        """Start a branch here, or after passage ``at``, and go on with it.
+
+        Returns:
+            Its name, made up where none was given.
+
+        Raises:
+            InputError: There is one of that name.
+        """
+        heads = dict(self.state.heads)
+        name = " ".join(name.split())
+        if not name:
+            number = len(heads) + 1
+            while f"branch {number}" in heads:
+                number += 1
+            name = f"branch {number}"
+        if name in heads:
+            raise InputError(f"there is a branch '{name}' already", f"go to it with /goto {name}")
+        heads[name] = self.state.head if at is None else at
+        self._push(did="branch", branch=name, heads=tuple(heads.items()))
+        return name
+
+    def switch(self, name: str) -> None:
+        """Go on with the branch of that name."""
+        self._push(did="goto", branch=name)
+
+    def undo(self, steps: int = 1) -> list[str]:
+        """Go back; the names of the operations that were undone, fewer where there are no more."""
+        undone = []
+        while steps > 0 and self.cursor > 0:
+            undone.append(self.state.did)
+            self.cursor -= 1
+            steps -= 1
+        return undone
+
+    def redo(self, steps: int = 1) -> list[str]:
+        """Take back as many undos; the names of the operations."""
+        done = []
+        while steps > 0 and self.cursor < len(self.history) - 1:
+            self.cursor += 1
+            done.append(self.state.did)
+            steps -= 1
+        return done
+
+    def chapters(self) -> list[tuple[str, str]]:
+        """Title and text of each chapter; what stands before the first heading has no title."""
+        found: list[tuple[str, list[str]]] = [("", [])]
+        for passage in self.path():
+            if passage.by == "chapter":
+                found.append((passage.text.strip(), []))
+            else:
+                found[-1][1].append(passage.text)
+        whole = [(title, "".join(texts)) for title, texts in found]
+        return whole if whole[0][1].strip() else whole[1:]
+
+    def _push(self, **changes: Any) -> None:
+        state = dataclasses.replace(self.state, **changes)
+        self.history = [*self.history[: self.cursor + 1], state][-_MOST_STATES:]
+        self.cursor = len(self.history) - 1
+
+
+def _common(old: str, new: str) -> int:
+    """Characters that two texts have in common from their start."""
+    for place, (one, other) in enumerate(zip(old, new, strict=False)):
+        if one != other:
+            return place
+    return min(len(old), len(new))
+
+
+def _pieces(new: str, old: list[Passage]) -> list[tuple[str, Passage | None]]:
+    """Cut an edited text where passages of the old one stand in it unchanged.
+
+    Args:
+        new: The text after the edit.
+        old: The passages that it replaces.
+
+    Returns:
+        Texts that together are ``new``, each with the passage that it repeats, if any.
+    """
+    # From the end backwards what is unchanged needs no search, so short passages count as well.
+    after: list[tuple[str, Passage | None]] = []
+    while old and new.endswith(old[-1].text):
+        after.insert(0, (old[-1].text, old[-1]))
+        new, old = new.removesuffix(old[-1].text), old[:-1]
+    before: list[tuple[str, Passage | None]] = []
+    for passage in old:
+        if len(passage.text) < _LEAST_FOUND and passage.by != "chapter":
+            continue
+        place = new.find(passage.text)
+        if place >= 0:
+            before += [(new[:place], None), (passage.text, passage)]
+            new = new[place + len(passage.text) :]
+    return [piece for piece in [*before, (new, None), *after] if piece[0]]
