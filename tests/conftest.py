@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import setuptools  # noqa: F401 - torch's compiler imports it, and fails where distutils came before
 import torch
+from writers import make_writer
 
 TEXT = (
     "The lamp went out, and the captain laughed. “Who is there?” she asked. Nobody answered; "
@@ -189,5 +190,15 @@ def tiny_folder(tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any) -> Callabl
         tiny_model(family).save_pretrained(folder)
         tiny_tokenizer.save_pretrained(folder)
         return folder
+
+    return make
+
+
+@pytest.fixture
+def tiny_writer(tiny_model: Any, tiny_tokenizer: Any) -> Callable[..., Any]:
+    """A factory of new writers: ``tiny_writer("gpt2" | "llama" | "qwen", seed=0)``."""
+
+    def make(family: str = "gpt2", **changes: Any) -> Any:
+        return make_writer(tiny_model(family, **changes), tiny_tokenizer)
 
     return make

@@ -1,7 +1,8 @@
 """Our figures are those of lm-evaluation-harness, which is asked itself where it is installed.
 
 It is heavy (some forty packages), so it is not in the group of the tests but in ``bench-evaluate``:
-``make bench-env``, then ``.venv-bench/bin/python -m pytest tests/unit/test_lm_eval_harness.py``.
+``make bench-env``, then
+``.venv-bench/bin/python -m pytest tests/evaluation/test_lm_eval_harness.py``.
 """
 
 import json
