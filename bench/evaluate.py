@@ -36,9 +36,9 @@ def documents(case: str, quick: bool) -> list[np.ndarray]:
 
 def load(model: str, precision: str) -> Any:
     """The writer of a model."""
-    from creativewritinggpt.models.loading import load_writer
+    from creativewritinggpt.models.loading import load_model
 
-    writer = load_writer("starter", "cpu", precision)
+    writer = load_model("starter", "cpu", precision)
     if model == "gpt2-124m":
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel

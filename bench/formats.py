@@ -40,9 +40,9 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     arguments = parser.parse_args()
     from creativewritinggpt.generation.quality import compare, show
-    from creativewritinggpt.models.loading import load_writer
+    from creativewritinggpt.models.loading import load_model
 
-    writer = load_writer("starter")
+    writer = load_model("starter")
     texts = [
         story for _, story in zip(range(arguments.stories), stories(arguments.file), strict=False)
     ]

@@ -46,9 +46,9 @@ def sample_prompts(tokens: int) -> list[str]:
 
 def load(model: str) -> Any:
     """The writer of a model, in fp32."""
-    from creativewritinggpt.models.loading import load_writer
+    from creativewritinggpt.models.loading import load_model
 
-    writer = load_writer("starter")
+    writer = load_model("starter")
     if model == "gpt2-124m":
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel

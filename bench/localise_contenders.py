@@ -35,9 +35,9 @@ class Method:
 def as_writer(model: Any) -> Any:
     """A planted model as the package takes it."""
     from creativewritinggpt.devices import DeviceChoice
-    from creativewritinggpt.models.loaded_model import Writer
+    from creativewritinggpt.models.loaded_model import LoadedModel
 
-    return Writer(
+    return LoadedModel(
         model=model,
         tokenizer=make_tokenizer(),
         device=DeviceChoice("cpu", "fp32", torch.get_num_threads(), {}),

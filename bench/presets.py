@@ -20,7 +20,7 @@ from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.ranking import repeated_share
 from creativewritinggpt.generation.results import Generated
 from creativewritinggpt.generation.sampling.presets import presets, settings_for
-from creativewritinggpt.models.loading import load_writer
+from creativewritinggpt.models.loading import load_model
 from creativewritinggpt.session.repl import EXAMPLES
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="write the texts themselves to this file")
     parser.add_argument("--only", nargs="*", help="these presets only")
     arguments = parser.parse_args()
-    writer = load_writer(arguments.model, threads=arguments.threads)
+    writer = load_model(arguments.model, threads=arguments.threads)
     rows, shown = [], []
     for name in [None, *presets()]:
         if arguments.only and name not in arguments.only:

@@ -109,7 +109,7 @@ def measure(config: Config, files: list[str], others: list[Document], words: int
     from creativewritinggpt.evaluation.model_under_test import base_and_tuned
     from creativewritinggpt.evaluation.run import Material, run
     from creativewritinggpt.evaluation.settings import EvaluationSettings
-    from creativewritinggpt.models.loading import load_writer
+    from creativewritinggpt.models.loading import load_model
     from creativewritinggpt.training.run import train
 
     result = train(config, files, overwrite=True)
@@ -117,7 +117,7 @@ def measure(config: Config, files: list[str], others: list[Document], words: int
     lines = (output / "validation.jsonl").read_text("utf-8").splitlines()
     held_out = beginnings([Document(**json.loads(line)) for line in lines], words)
     # The last model and not the best: every run has the same steps.
-    writer = load_writer(str(output / "final_model"), config.device, config.precision)
+    writer = load_model(str(output / "final_model"), config.device, config.precision)
     material = Material(held_out, beginnings(others, words))
     found = run(base_and_tuned(writer), material, EvaluationSettings(texts=0, window=512)).result
     domains = found["domains"]

@@ -10,12 +10,12 @@ import numpy as np
 from creativewritinggpt.data.rows.packing import RowPlan, plan_rows
 from creativewritinggpt.data.rows.tokens import TokenizedDocuments
 from creativewritinggpt.devices import DeviceChoice
-from creativewritinggpt.models.loaded_model import Writer
+from creativewritinggpt.models.loaded_model import LoadedModel
 
 
-def make_writer(model: Any, tokenizer: Any = None, precision: str = "fp32") -> Writer:
+def make_writer(model: Any, tokenizer: Any = None, precision: str = "fp32") -> LoadedModel:
     """A writer around a tiny model."""
-    return Writer(
+    return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=DeviceChoice("cpu", precision, 1, {}),

@@ -37,7 +37,7 @@ from .training.run import train as _train
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class Writer(loaded_model.Writer):
+class LoadedModel(loaded_model.LoadedModel):
     """A loaded model that writes; every room of the package takes it."""
 
     def write(self, prompt: str = "", *, preset: str | None = None, **settings: Any) -> str:
@@ -76,7 +76,7 @@ def load(
     precision: str = "auto",
     cache_dir: str | None = None,
     starter_file: str | None = None,
-) -> Writer:
+) -> LoadedModel:
     """Load what can write.
 
     Args:
@@ -90,11 +90,11 @@ def load(
         InputError: There is no such model, or it can't be used.
         RunError: It could not be fetched.
     """
-    loaded = loading.load_writer(
+    loaded = loading.load_model(
         os.fspath(model), device, precision, cache_dir=cache_dir, starter_file=starter_file
     )
     fields = {field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)}
-    return Writer(**fields)
+    return LoadedModel(**fields)
 
 
 def train(
@@ -146,7 +146,7 @@ def generate(
 
 
 def evaluate(
-    model: str | os.PathLike[str] | loaded_model.Writer = loading.DEFAULT_MODEL,
+    model: str | os.PathLike[str] | loaded_model.LoadedModel = loading.DEFAULT_MODEL,
     files: Paths = (),
     *,
     documents: Sequence[Document] | None = None,
@@ -169,7 +169,7 @@ def evaluate(
     """
     from .data.corpus import read_documents
 
-    loaded = model if isinstance(model, loaded_model.Writer) else load(model)
+    loaded = model if isinstance(model, loaded_model.LoadedModel) else load(model)
     chosen = documents if documents is not None else read_documents(_listed(files), Config())
     what = EvaluationSettings.from_mapping({"texts": 0, **settings})
     return _evaluate(loaded, list(chosen), settings=what)
@@ -204,8 +204,8 @@ def analyze(
         check_writable(Path(folder))
     with contextlib.ExitStack() as stack:
         if isinstance(model, (str, os.PathLike)):
-            loaded: loaded_model.Writer = load(model)
-        elif isinstance(model, loaded_model.Writer):
+            loaded: loaded_model.LoadedModel = load(model)
+        elif isinstance(model, loaded_model.LoadedModel):
             loaded = model
         else:
             if tokenizer is None:

@@ -17,13 +17,13 @@ from creativewritinggpt.analysis.methods.difference import attention_moved, comp
 from creativewritinggpt.analysis.methods.updates import updates
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
-from creativewritinggpt.models.loaded_model import Writer
+from creativewritinggpt.models.loaded_model import LoadedModel
 
 FAMILIES = ("gpt2", "llama", "qwen")
 SUBJECT = plain_subject(14, (3, 8, 14))
 
 
-def tuned_writer(tiny_model: Any, family: str, size: float = 0.1, **changes: Any) -> Writer:
+def tuned_writer(tiny_model: Any, family: str, size: float = 0.1, **changes: Any) -> LoadedModel:
     writer = make_writer(tiny_model(family))
     attach(writer, Config(**changes))
     generator = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def tuned_writer(tiny_model: Any, family: str, size: float = 0.1, **changes: Any
     return writer
 
 
-def plain_logs(writer: Writer) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_logs(writer: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.arange(SUBJECT.length)[None]
     with torch.no_grad():
         tuned = writer.model(ids).logits[0].log_softmax(-1)

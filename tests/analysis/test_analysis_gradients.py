@@ -24,7 +24,7 @@ from creativewritinggpt.analysis.methods.path import groups, most_steps
 from creativewritinggpt.analysis.runtime.forward import embeddings
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.models.loaded_model import Writer
+from creativewritinggpt.models.loaded_model import LoadedModel
 
 FAMILIES = ("gpt2", "llama", "qwen")
 IDS = (0, 41, 7, 300, 41, 12, 99, 250, 3, 77)
@@ -40,7 +40,7 @@ SOME = subject_of(Target(1, 41), Target(6, 99), Target(10, 5))
 LAST = subject_of(Target(len(IDS), 5))
 
 
-def with_adapter(writer: Writer) -> Writer:
+def with_adapter(writer: LoadedModel) -> LoadedModel:
     """The same with a LoRA adapter that changes what the model says."""
     from creativewritinggpt.config.run import Config
     from creativewritinggpt.models.adapter import attach

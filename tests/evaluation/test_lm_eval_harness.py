@@ -18,7 +18,7 @@ from creativewritinggpt.evaluation.scoring.documents import score_documents
 from creativewritinggpt.evaluation.scoring.perplexity import summarise
 from creativewritinggpt.evaluation.tasks.choices import Item, answer
 from creativewritinggpt.evaluation.tasks.lm_eval import run_tasks
-from creativewritinggpt.models.loading import load_writer
+from creativewritinggpt.models.loading import load_model
 
 pytest.importorskip(
     "lm_eval", reason="lm-evaluation-harness is not installed (make bench-env installs it)"
@@ -35,7 +35,7 @@ def harness(tiny_folder):
 
     folder = tiny_folder("llama")
     model = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, max_length=N)
-    return model, load_writer(str(folder), "cpu", "fp32")
+    return model, load_model(str(folder), "cpu", "fp32")
 
 
 @pytest.mark.parametrize("length", [0, 1, N - 1, N, N + 1, 5 * N])

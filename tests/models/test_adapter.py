@@ -21,7 +21,7 @@ from creativewritinggpt.models.adapter import (
     target_names,
     trainable,
 )
-from creativewritinggpt.models.loading import load_base, load_writer
+from creativewritinggpt.models.loading import load_base, load_model
 
 FAMILIES = ("gpt2", "llama", "qwen")
 CPU = choose("cpu", "fp32")
@@ -138,7 +138,7 @@ def test_a_saved_adapter_comes_back_bit_equal(
         "tokenizer_config.json",
     ]
     assert (tmp_path / "out" / "README.md").read_text() == "# A card\n"
-    again = load_writer(str(tmp_path / "out"), CPU)
+    again = load_model(str(tmp_path / "out"), CPU)
     assert torch.equal(logits(again.model), logits(writer.model))
     assert again.run is not None
     assert again.run["seed"] == 42
@@ -176,7 +176,7 @@ def test_full_fine_tuning_trains_and_saves_all_weights(
     assert not writer.has_adapter
     train_a_little(writer.model)
     save_model(writer, tmp_path / "full", {}, "")
-    again = load_writer(str(tmp_path / "full"), CPU)
+    again = load_model(str(tmp_path / "full"), CPU)
     assert torch.equal(logits(again.model), logits(writer.model))
 
 
@@ -186,7 +186,7 @@ def test_a_merged_model_is_saved_as_a_full_model(tiny_folder: Any, tmp_path: Pat
     train_a_little(writer.model)
     merge(writer)
     save_model(writer, tmp_path / "merged", {}, "")
-    again = load_writer(str(tmp_path / "merged"), CPU)
+    again = load_model(str(tmp_path / "merged"), CPU)
     assert not again.has_adapter
     assert torch.equal(logits(again.model), logits(writer.model))
 
@@ -241,10 +241,10 @@ def test_a_damaged_adapter_is_refused(tiny_folder: Any, tmp_path: Path) -> None:
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="adapter_model.safetensors is damaged"):
-        load_writer(str(tmp_path / "out"), CPU)
+        load_model(str(tmp_path / "out"), CPU)
     weights.unlink()
     with pytest.raises(InputError, match="adapter_model.safetensors is missing"):
-        load_writer(str(tmp_path / "out"), CPU)
+        load_model(str(tmp_path / "out"), CPU)
 
 
 def test_an_adapter_whose_base_folder_is_gone_says_where_it_was(
@@ -256,7 +256,7 @@ def test_an_adapter_whose_base_folder_is_gone_says_where_it_was(
     save_model(writer, tmp_path / "out", {}, "")
     base.rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=f"model folder {base}, which is not there"):
-        load_writer(str(tmp_path / "out"), CPU)
+        load_model(str(tmp_path / "out"), CPU)
 
 
 def test_an_interrupted_save_leaves_the_old_model(
@@ -297,4 +297,4 @@ def test_variants_of_lora_start_at_nothing_scale_as_they_say_and_come_back(
     after = logits(writer.model)
     assert not torch.allclose(after, before, atol=1e-3)
     save_model(writer, tmp_path / "adapter", {}, "card")
-    assert torch.allclose(logits(load_writer(str(tmp_path / "adapter"), CPU).model), after)
+    assert torch.allclose(logits(load_model(str(tmp_path / "adapter"), CPU).model), after)

@@ -24,7 +24,7 @@ from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models import hub as hub_module
 from creativewritinggpt.models.adapter import attach, save_model
 from creativewritinggpt.models.hub import looks_like_hub_id
-from creativewritinggpt.models.loading import load_base, load_writer, resolve_base
+from creativewritinggpt.models.loading import load_base, load_model, resolve_base
 
 CPU = choose("cpu", "fp32")
 IDS = torch.tensor([[0, 5, 17, 200, 3, 99, 350, 42]])
@@ -55,7 +55,7 @@ def hub(client: Any) -> Iterator[HubServer]:
 @pytest.mark.parametrize("family", ("gpt2", "llama", "qwen"))
 def test_a_folder_is_loaded_as_it_was_saved(family: str, tiny_folder: Any, tiny_model: Any) -> None:
     folder = tiny_folder(family)
-    writer = load_writer(str(folder), CPU)
+    writer = load_model(str(folder), CPU)
     with torch.no_grad():
         expected = tiny_model(family)(input_ids=IDS).logits
         assert torch.equal(writer.model(input_ids=IDS).logits, expected)
@@ -87,14 +87,14 @@ def test_the_dropouts_of_the_base_are_off(tiny_folder: Any) -> None:
 def test_loading_says_nothing_by_itself(tiny_folder: Any, capfd: Any) -> None:
     folder = tiny_folder("gpt2")
     capfd.readouterr()
-    load_writer(str(folder), CPU)
+    load_model(str(folder), CPU)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
 
 def refused(folder: Path | str) -> str:
     with pytest.raises(InputError) as caught:
-        load_writer(str(folder), CPU)
+        load_model(str(folder), CPU)
     assert "\n" not in caught.value.message
     assert "\n" not in (caught.value.advice or "")
     return caught.value.message
@@ -107,7 +107,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_the_folder_above_the_model_is_told_where_it_is(tmp_path: Path, tiny_folder: Any) -> None:
     shutil.move(tiny_folder("gpt2"), tmp_path / "outputs" / "best_model")
     with pytest.raises(InputError) as caught:
-        load_writer(str(tmp_path / "outputs"), CPU)
+        load_model(str(tmp_path / "outputs"), CPU)
     assert str(tmp_path / "outputs" / "best_model") in str(caught.value.advice)
 
 
@@ -236,7 +236,7 @@ def test_missing_models_are_told_from_hub_ids(tmp_path: Path, monkeypatch: Any) 
 def test_no_model_yet_says_how_to_get_one(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
-        load_writer()
+        load_model()
     assert "cwgpt train" in str(caught.value.advice)
     assert "starter" in str(caught.value.advice)
 
@@ -251,7 +251,7 @@ def test_a_hub_model_is_fetched_once_and_its_revision_known(
     (folder / "onnx").mkdir()
     (folder / "onnx" / "config.json").write_text("{}")
     repository = hub.add("models", name, folder)
-    writer = load_writer(name, CPU)
+    writer = load_model(name, CPU)
     assert (writer.kind, writer.name, writer.base_name) == ("hub", name, name)
     assert writer.revision == repository.commit
     assert torch.equal(
@@ -261,7 +261,7 @@ def test_a_hub_model_is_fetched_once_and_its_revision_known(
     for never in ("pytorch_model.bin", "modeling.py", "onnx"):
         assert f"/{never}" not in fetched
     count = len(hub.requests)
-    load_writer(name, CPU)
+    load_model(name, CPU)
     assert len(hub.requests) == count
 
 
@@ -281,7 +281,7 @@ def test_an_interrupted_fetch_is_completed_by_the_next(hub: HubServer, tiny_fold
         resolve_base("tiny/llama")
     assert "goes on where it stopped" in str(caught.value.advice)
     repository.breaks.clear()
-    load_writer("tiny/llama", CPU)
+    load_model("tiny/llama", CPU)
 
 
 def test_a_hub_adapter_is_loaded_on_its_hub_base(
@@ -296,7 +296,7 @@ def test_a_hub_adapter_is_loaded_on_its_hub_base(
     assert config["revision"] == base.commit
     (tmp_path / "out" / "run.json").unlink()  # as from another PEFT client
     hub.add("models", "someone/style", tmp_path / "out")
-    again = load_writer("someone/style", CPU)
+    again = load_model("someone/style", CPU)
     assert again.has_adapter
     assert (again.name, again.base_name, again.revision) == (
         "someone/style",
@@ -348,8 +348,8 @@ def test_a_hub_that_never_answers_is_given_up(client: Any, monkeypatch: Any) -> 
 
 def test_the_environment_points_a_real_process_at_the_hub(tiny_folder: Any, tmp_path: Path) -> None:
     program = (
-        "from creativewritinggpt.models.loading import load_writer\n"
-        "writer = load_writer('tiny/gpt2', 'cpu')\n"
+        "from creativewritinggpt.models.loading import load_model\n"
+        "writer = load_model('tiny/gpt2', 'cpu')\n"
         "print(writer.kind, writer.revision)\n"
     )
     with HubServer() as hub:
@@ -368,11 +368,11 @@ def test_an_adapter_with_another_tokenizer_than_its_base_is_refused(
     writer = load_base(str(tiny_folder("llama")), CPU)
     attach(writer, Config())
     save_model(writer, tmp_path / "adapter", {}, "card")
-    assert load_writer(str(tmp_path / "adapter"), "cpu").has_adapter
+    assert load_model(str(tmp_path / "adapter"), "cpu").has_adapter
     file = tmp_path / "adapter" / "tokenizer.json"
     definition = json.loads(file.read_text("utf-8"))
     ids = definition["model"]["vocab"]
     ids["A"], ids["B"] = ids["B"], ids["A"]
     file.write_text(json.dumps(definition), "utf-8")
     with pytest.raises(InputError, match="another tokenizer than its base"):
-        load_writer(str(tmp_path / "adapter"), "cpu")
+        load_model(str(tmp_path / "adapter"), "cpu")

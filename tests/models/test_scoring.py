@@ -16,14 +16,14 @@ from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models import scoring
 from creativewritinggpt.models.attention import packed_inputs
-from creativewritinggpt.models.loaded_model import Writer
+from creativewritinggpt.models.loaded_model import LoadedModel
 from creativewritinggpt.models.scoring import IGNORE, body_and_head, token_nll
 
 FAMILIES = ("gpt2", "llama", "qwen")
 
 
-def writer_of(model: Any, precision: str = "fp32") -> Writer:
-    return Writer(
+def writer_of(model: Any, precision: str = "fp32") -> LoadedModel:
+    return LoadedModel(
         model=model,
         tokenizer=None,
         device=choose("cpu", precision),

@@ -21,7 +21,7 @@ from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models import starter
 from creativewritinggpt.models.gguf import save_dequantised
-from creativewritinggpt.models.loading import load_base, load_writer
+from creativewritinggpt.models.loading import load_base, load_model
 
 CPU = choose("cpu", "fp32")
 IDS = torch.tensor([[0, 5, 17, 200, 3, 99, 350, 42]])
@@ -65,7 +65,7 @@ def test_the_starter_is_fetched_once_and_said(index: Path, tmp_path: Path, capsy
 
 
 def test_the_starter_loads_as_a_writer(index: Path, tmp_path: Path) -> None:
-    writer = load_writer("starter", CPU, cache_dir=tmp_path)
+    writer = load_model("starter", CPU, cache_dir=tmp_path)
     assert (writer.kind, writer.name) == ("starter", "starter")
     assert writer.base_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     tokenizer, settings = writer.tokenizer, writer.model.generation_config
@@ -94,7 +94,7 @@ def test_an_adapter_of_the_starter_finds_it_and_names_its_hub_model(
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     for file in (tmp_path / "out").iterdir():
         assert str(tmp_path).encode() not in file.read_bytes(), file
-    again = load_writer(str(tmp_path / "out"), CPU, cache_dir=tmp_path / "cache")
+    again = load_model(str(tmp_path / "out"), CPU, cache_dir=tmp_path / "cache")
     assert (again.kind, again.has_adapter) == ("starter", True)
 
 
@@ -368,7 +368,7 @@ def test_the_real_starter_is_the_model_it_says(tmp_path: Path) -> None:
             expected = dequantize(tensor.data, tensor.tensor_type)
             assert np.array_equal(weights[f"{ours}.weight"].numpy(), expected)
     begun = time.monotonic()
-    writer = load_writer("starter", CPU, cache_dir=tmp_path / "cache")
+    writer = load_model("starter", CPU, cache_dir=tmp_path / "cache")
     assert time.monotonic() - begun < 10
     text = "Once upon a time there was a little girl who lived in a village near the forest."
     ids = torch.tensor([[0, *writer.tokenizer(text)["input_ids"]]])

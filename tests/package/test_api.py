@@ -7,7 +7,7 @@ from corpora import write_stories
 import creativewritinggpt
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.models.loading import load_writer
+from creativewritinggpt.models.loading import load_model
 
 FAST = {"device": "cpu", "precision": "fp32", "num_workers": 1, "max_length": 48, "max_steps": 1}
 
@@ -55,7 +55,7 @@ def test_places_may_be_paths_and_a_ready_config_is_checked(tiny_folder, tmp_path
 
 def test_evaluate_takes_any_writer(tiny_folder, tmp_path):
     stories = write_stories(tmp_path / "stories.jsonl")
-    writer = load_writer(str(tiny_folder("gpt2")), "cpu", "fp32")
+    writer = load_model(str(tiny_folder("gpt2")), "cpu", "fp32")
     assert creativewritinggpt.evaluate(writer, stories)["macro_perplexity"]["base"] > 1
 
 

@@ -30,9 +30,9 @@ PROMPT = "In a world where magic was forbidden,"
 @pytest.fixture(scope="module")
 def starter() -> Any:
     """The starter from the user's own cache; it is fetched where it is not there."""
-    from creativewritinggpt.models.loading import load_writer
+    from creativewritinggpt.models.loading import load_model
 
-    return load_writer("starter")
+    return load_model("starter")
 
 
 def _stories(real_data: Path, count: int) -> list[str]:

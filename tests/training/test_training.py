@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from creativewritinggpt import console
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.models.loading import load_writer
+from creativewritinggpt.models.loading import load_model
 from creativewritinggpt.training import choice, trainer
 from creativewritinggpt.training.fast.kernels import can_compile
 from creativewritinggpt.training.run import train
@@ -93,7 +93,7 @@ def test_best_model_has_the_loss_that_the_record_names(tiny_folder, tmp_path, st
 
     config = _config(tiny_folder, tmp_path)
     train(config, [stories])
-    writer = load_writer(f"{config.output_dir}/best_model", "cpu", "fp32")
+    writer = load_model(f"{config.output_dir}/best_model", "cpu", "fp32")
     held_out = load_corpus(config, [stories]).validation
     rows = pack(tokenize(held_out, writer.tokenizer, None), max_length=48, bos_id=0, eos_id=0)
     domains = np.zeros(len(held_out), dtype=int)
@@ -115,7 +115,7 @@ def test_base_weights_are_bit_equal_after_training(tiny_folder, tmp_path, storie
     config = Config(model_name=str(folder), output_dir=str(tmp_path / "out"), **SMALL)
     train(config, [stories])
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == before
-    tuned = load_writer(f"{config.output_dir}/final_model", "cpu", "fp32")
+    tuned = load_model(f"{config.output_dir}/final_model", "cpu", "fp32")
     base = load_file(folder / "model.safetensors")
     for name, value in tuned.bare.named_parameters():
         if "lora_" not in name:
@@ -127,7 +127,7 @@ def test_full_training_saves_a_whole_model(tiny_folder, tmp_path, stories):
     config = _config(tiny_folder, tmp_path, method="full", learning_rate=1e-3)
     train(config, [stories])
     assert (Path(config.output_dir) / "best_model" / "model.safetensors").is_file()
-    writer = load_writer(f"{config.output_dir}/best_model", "cpu", "fp32")
+    writer = load_model(f"{config.output_dir}/best_model", "cpu", "fp32")
     assert not writer.has_adapter
     metrics = _metrics(config.output_dir)
     assert min(metrics["val_loss"]) < metrics["base_val_loss"]

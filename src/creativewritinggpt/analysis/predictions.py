@@ -13,7 +13,7 @@ from .runtime.forward import check_finite
 from .subject import Subject, Target
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Prediction:
     likeliest: list[tuple[int, float]]
 
 
-def predictions(writer: Writer, subject: Subject, top: int = 8) -> list[Prediction]:
+def predictions(writer: LoadedModel, subject: Subject, top: int = 8) -> list[Prediction]:
     """What the model says at each target, in the adapter's state at the time.
 
     Raises:
@@ -58,7 +58,7 @@ def predictions(writer: Writer, subject: Subject, top: int = 8) -> list[Predicti
     return found
 
 
-def next_token(writer: Writer, subject: Subject) -> int:
+def next_token(writer: LoadedModel, subject: Subject) -> int:
     """The likeliest token after the whole text."""
     states, weight, bias = _states(writer, subject)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def next_token(writer: Writer, subject: Subject) -> int:
     return int(logits.argmax())
 
 
-def _states(writer: Writer, subject: Subject) -> tuple[Any, Any, Any]:
+def _states(writer: LoadedModel, subject: Subject) -> tuple[Any, Any, Any]:
     body, weight, bias = body_and_head(writer.model)
     ids = torch.tensor([subject.ids], device=writer.device.torch_device)
     with torch.no_grad():

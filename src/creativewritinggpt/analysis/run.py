@@ -21,7 +21,7 @@ from .subject import Subject
 from .text.words import Word, words_of
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 Tell = Callable[[str, int, int | None], None]
 # With more targets the base model is not explained beside the tuned one: it doubles the time.
@@ -56,7 +56,7 @@ class Explanation:
 
 
 def explain(
-    writer: Writer,
+    writer: LoadedModel,
     text: str,
     settings: AnalysisSettings | None = None,
     *,
@@ -117,8 +117,8 @@ class _Work:
 
     def __init__(
         self,
-        writer: Writer,
-        exact: Writer,
+        writer: LoadedModel,
+        exact: LoadedModel,
         subject: Subject,
         settings: AnalysisSettings,
         tell: Tell | None,
@@ -329,7 +329,7 @@ class _Work:
                 )
 
 
-def _check_drawn(writer: Writer, settings: AnalysisSettings) -> None:
+def _check_drawn(writer: LoadedModel, settings: AnalysisSettings) -> None:
     """Refuse pictures of layers or heads that the model does not have, before any computing."""
     from .plots.attention import chosen
 
@@ -338,7 +338,7 @@ def _check_drawn(writer: Writer, settings: AnalysisSettings) -> None:
         chosen(wanted, int(getattr(writer.bare.config, name, 0)), noun)
 
 
-def _adapter(writer: Writer, model: str) -> Any:
+def _adapter(writer: LoadedModel, model: str) -> Any:
     """The block's model: with its adapter, or the base."""
     import contextlib
 

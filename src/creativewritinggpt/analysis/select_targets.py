@@ -18,14 +18,14 @@ from .subject import Subject, Target, first_token, read, tokens_of, with_targets
 
 if TYPE_CHECKING:
     from ..generation.results import Token
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 # In nats: what two orders of the same fp32 arithmetic may differ by.
 _AGREE = 1e-2
 
 
 def choose(
-    writer: Writer, text: str, settings: AnalysisSettings, warn: Callable[[str], None]
+    writer: LoadedModel, text: str, settings: AnalysisSettings, warn: Callable[[str], None]
 ) -> Subject:
     """The text with the tokens to be explained.
 
@@ -56,7 +56,7 @@ def choose(
     return subject
 
 
-def _given(writer: Writer, text: str, settings: AnalysisSettings) -> Subject:
+def _given(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
     # A line break is a word that can be explained; blanks alone are none.
     if not text.strip() and "\n" not in text:
         raise InputError("there is nothing but blanks to explain", "give a text with words")
@@ -83,7 +83,7 @@ def _given(writer: Writer, text: str, settings: AnalysisSettings) -> Subject:
     return with_targets(subject, targets)
 
 
-def _written(writer: Writer, text: str, settings: AnalysisSettings) -> Subject:
+def _written(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
     """The text and what the model writes after it, every written token a target."""
     from ..generation.engine import write
     from ..generation.sampling.presets import settings_for

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Subject:
 
 
 def read(
-    writer: Writer, text: str, *, prompt_characters: int | None = None, room: int = 1
+    writer: LoadedModel, text: str, *, prompt_characters: int | None = None, room: int = 1
 ) -> Subject:
     """A text as a subject without targets yet.
 

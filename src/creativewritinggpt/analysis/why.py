@@ -18,7 +18,7 @@ from .subject import Target, read, tokens_of, with_targets
 from .text.words import by_word, words_of
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 # Tokens before the word that the model reads, and those of them whose words are replaced: enough
 # for what decides most words, few enough for a few seconds.
@@ -28,7 +28,7 @@ _VIEW = 40
 _LEAST = 0.05
 
 
-def why(writer: Writer, text: str, word: str, count: int = 6) -> str:
+def why(writer: LoadedModel, text: str, word: str, count: int = 6) -> str:
     """Why a word of a text is there.
 
     Args:

@@ -64,11 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.report.save import folder_name, save, save_aggregate
     from ..analysis.run import explain
     from ..files import check_writable
-    from ..models.loading import load_writer
+    from ..models.loading import load_model
 
     folder = Path(config.results_dir)
     check_writable(folder)
-    writer = load_writer(
+    writer = load_model(
         arguments.model, config.device, config.precision, threads=config.num_workers,
         cache_dir=config.cache_dir, starter_file=config.starter_file,
     )  # fmt: skip

@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     if trained.outcome == "interrupted":
         raise Stopped("the demo was stopped", "run cwgpt demo again to start over")
 
-    from ..models.loading import load_writer
+    from ..models.loading import load_model
 
-    writer = load_writer(
+    writer = load_model(
         str(output / "best_model"), config.device, config.precision, threads=config.num_workers,
         cache_dir=config.cache_dir, starter_file=config.starter_file,
     )  # fmt: skip

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..evaluation.model_under_test import Contender
     from ..evaluation.run import Evaluation, Material
     from ..evaluation.scoring.documents import DocumentScore
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
     from ..processes import Processes
 
 _SETTINGS = (
@@ -197,10 +197,10 @@ def _made_by(config: Config) -> dict[str, Any]:
     }
 
 
-def _load(name: str, config: Config) -> Writer:
-    from ..models.loading import load_writer
+def _load(name: str, config: Config) -> LoadedModel:
+    from ..models.loading import load_model
 
-    return load_writer(
+    return load_model(
         name, config.device, config.precision, threads=config.num_workers,
         cache_dir=config.cache_dir, starter_file=config.starter_file,
     )  # fmt: skip

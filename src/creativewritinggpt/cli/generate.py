@@ -18,7 +18,7 @@ from .args import add_settings, given, short_usage
 if TYPE_CHECKING:
     from ..generation.batch import Prompt
     from ..generation.results import Generated
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 _SETTINGS = ("starter_file", "cache_dir", "device", "precision", "num_workers")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -144,7 +144,9 @@ def _strength(text: str) -> float:
         raise InputError(f"--style is {text!r}", "give a number from 0 to 1.5") from error
 
 
-def _to_file(writer: Writer, settings: GenerationSettings, arguments: argparse.Namespace) -> int:
+def _to_file(
+    writer: LoadedModel, settings: GenerationSettings, arguments: argparse.Namespace
+) -> int:
     """A file of prompts into a file of JSON lines."""
     from ..generation.batch import write_file
 
@@ -187,7 +189,7 @@ def _one(text: str) -> list[Prompt]:
     return [Prompt(1, text)]
 
 
-def _stream(writer: Writer, prompt: Prompt, settings: GenerationSettings) -> int:
+def _stream(writer: LoadedModel, prompt: Prompt, settings: GenerationSettings) -> int:
     """One text, shown as it is written."""
     from ..generation.engine import stream
 
@@ -210,7 +212,7 @@ def _stream(writer: Writer, prompt: Prompt, settings: GenerationSettings) -> int
 
 
 def _all(
-    writer: Writer,
+    writer: LoadedModel,
     prompts: list[Prompt],
     settings: GenerationSettings,
     arguments: argparse.Namespace,
@@ -251,7 +253,7 @@ def _say_seed(result: Generated) -> None:
     console.note(f"seed {result.seed}; the same seed and settings give this text again")
 
 
-def _load(arguments: argparse.Namespace, config: Config) -> tuple[Writer, dict[str, float]]:
+def _load(arguments: argparse.Namespace, config: Config) -> tuple[LoadedModel, dict[str, float]]:
     """The writer that the flags ask for, and the weights of its adapters."""
     from ..generation.style import blend, parse_part, set_strength
 
@@ -273,10 +275,10 @@ def _load(arguments: argparse.Namespace, config: Config) -> tuple[Writer, dict[s
     return writer, adapters
 
 
-def _load_model(name: str, config: Config) -> Writer:
-    from ..models.loading import load_writer
+def _load_model(name: str, config: Config) -> LoadedModel:
+    from ..models.loading import load_model
 
-    return load_writer(
+    return load_model(
         name, config.device, config.precision, threads=config.num_workers,
         cache_dir=config.cache_dir, starter_file=config.starter_file,
     )  # fmt: skip
@@ -300,7 +302,7 @@ def _session(arguments: argparse.Namespace, settings: GenerationSettings, config
     )  # fmt: skip
 
 
-def _explain(writer: Writer, text: str, word: str) -> str:
+def _explain(writer: LoadedModel, text: str, word: str) -> str:
     """Why a word is there, for the session's ``/why``."""
     from ..analysis.why import why
 

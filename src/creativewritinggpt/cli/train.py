@@ -16,7 +16,7 @@ from ..errors import InputError
 from .args import add_settings, given, short_usage
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 PROMPTS: tuple[str, ...] = ("Once upon a time in a kingdom far away,", "The last lighthouse keeper")
 """What a model in training continues, where no other prompts are given."""
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, Config, aliases={"model_name": ("--model",)})
 
 
-def _sampler(config: Config) -> Callable[[Writer], list[dict[str, str]]] | None:
+def _sampler(config: Config) -> Callable[[LoadedModel], list[dict[str, str]]] | None:
     """What continues the prompts of a run at each validation."""
     prompts = PROMPTS
     if config.sample_prompts is not None:
@@ -74,7 +74,7 @@ def _sampler(config: Config) -> Callable[[Writer], list[dict[str, str]]] | None:
     values = {"max_new_tokens": SAMPLE_TOKENS, "seed": config.seed, "weights": "transformers"}
     settings = settings_for("literary", values)
 
-    def sample(writer: Writer) -> list[dict[str, str]]:
+    def sample(writer: LoadedModel) -> list[dict[str, str]]:
         writer.model.eval()
         return [{"prompt": p, "text": write(writer, p, settings)[0].text} for p in prompts]
 

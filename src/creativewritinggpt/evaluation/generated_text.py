@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.document import Document
 from ..generation.sampling.settings import GenerationSettings
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .metrics.corpus_index import CorpusIndex
 from .metrics.originality import originality
 from .settings import EvaluationSettings
@@ -47,7 +47,7 @@ class Generation:
         self.rows: dict[str, dict[str, list[Written]]] = {key: {} for key in self.ways}
 
     def write(
-        self, writer: Writer, label: str, progress: Callable[[int, int], None] | None
+        self, writer: LoadedModel, label: str, progress: Callable[[int, int], None] | None
     ) -> None:
         """Let one model write; people's texts are cut to its tokens the first time."""
         for number, (key, way) in enumerate(self.ways.items()):

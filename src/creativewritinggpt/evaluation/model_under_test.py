@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import InputError
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 
 BASE, TUNED = "base", "tuned"
 
@@ -31,10 +31,10 @@ class Contender:
 
     label: str
     about: dict[str, Any]
-    open: Callable[[], AbstractContextManager[Writer]]
+    open: Callable[[], AbstractContextManager[LoadedModel]]
 
 
-def base_and_tuned(writer: Writer, base: Writer | None = None) -> list[Contender]:
+def base_and_tuned(writer: LoadedModel, base: LoadedModel | None = None) -> list[Contender]:
     """A model and the base it was tuned from, or the model alone where it is one.
 
     Args:
@@ -43,7 +43,7 @@ def base_and_tuned(writer: Writer, base: Writer | None = None) -> list[Contender
     """
 
     @contextlib.contextmanager
-    def adapter_off() -> Iterator[Writer]:
+    def adapter_off() -> Iterator[LoadedModel]:
         with writer.base():
             yield writer
 
@@ -57,7 +57,7 @@ def base_and_tuned(writer: Writer, base: Writer | None = None) -> list[Contender
     return [Contender(BASE, about_base, lambda: contextlib.nullcontext(writer))]
 
 
-def named(names: Sequence[str], load: Callable[[str], Writer]) -> list[Contender]:
+def named(names: Sequence[str], load: Callable[[str], LoadedModel]) -> list[Contender]:
     """Models by name, each loaded for its turn only.
 
     Raises:
@@ -67,9 +67,9 @@ def named(names: Sequence[str], load: Callable[[str], Writer]) -> list[Contender
     if twice:
         raise InputError(f"{twice[0]} is named twice", "name each model once")
 
-    def opened(name: str) -> Callable[[], AbstractContextManager[Writer]]:
+    def opened(name: str) -> Callable[[], AbstractContextManager[LoadedModel]]:
         @contextlib.contextmanager
-        def loaded() -> Iterator[Writer]:
+        def loaded() -> Iterator[LoadedModel]:
             yield load(name)
 
         return loaded

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..data.document import Document
 from ..errors import InputError
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from ..processes import ALONE, Processes
 from .generated_text import Generation, written_figures
 from .metrics.corpus_index import CorpusIndex
@@ -189,10 +189,10 @@ def _digest(
 
 
 def evaluate(
-    writer: Writer,
+    writer: LoadedModel,
     documents: Sequence[Document],
     *,
-    base: Writer | None = None,
+    base: LoadedModel | None = None,
     settings: EvaluationSettings | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _teller(
 
 
 def _turn(
-    writer: Writer,
+    writer: LoadedModel,
     documents: Sequence[Document],
     others: Sequence[Document],
     settings: EvaluationSettings,

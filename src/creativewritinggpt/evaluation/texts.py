@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..generation.engine import Request, write_all
 from ..generation.sampling.presets import presets, settings_for
 from ..generation.sampling.settings import GenerationSettings
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .metrics import repetition, style
 from .metrics.prompt_use import prompt_use
 
@@ -138,7 +138,7 @@ def decoding_key(name: str, settings: GenerationSettings, prompts: int) -> str:
 
 
 def write_texts(
-    writer: Writer, prompts: Sequence[Prompt], settings: GenerationSettings
+    writer: LoadedModel, prompts: Sequence[Prompt], settings: GenerationSettings
 ) -> list[Written]:
     """One text after each prompt; text ``i`` has the seed ``settings.seed + i``."""
     seed = settings.seed or 0

@@ -21,7 +21,7 @@ from .results import Generated
 from .sampling.settings import SEEDS, GenerationSettings, seeds_from
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 Progress = Callable[[int, int], None]
 
@@ -116,7 +116,7 @@ def check_files(prompts_file: str | Path, out_file: str | Path, resume: bool) ->
 
 
 def write_file(
-    writer: Writer,
+    writer: LoadedModel,
     prompts_file: str | Path,
     out_file: str | Path,
     settings: GenerationSettings,
@@ -164,7 +164,7 @@ def write_file(
 
 
 def _in_batches(
-    writer: Writer,
+    writer: LoadedModel,
     prompts: list[Prompt],
     settings: GenerationSettings,
     n: int,
@@ -191,7 +191,9 @@ def _in_batches(
         yield part, groups
 
 
-def _row(writer: Writer, prompt: Prompt, index: int, n: int, text: Generated) -> dict[str, Any]:
+def _row(
+    writer: LoadedModel, prompt: Prompt, index: int, n: int, text: Generated
+) -> dict[str, Any]:
     head: dict[str, Any] = {"line": prompt.line}
     if prompt.id is not None:
         head["id"] = prompt.id
@@ -207,7 +209,7 @@ def _row(writer: Writer, prompt: Prompt, index: int, n: int, text: Generated) ->
 
 
 def _whole(
-    writer: Writer, out: Path, prompts: list[Prompt], settings: GenerationSettings, n: int
+    writer: LoadedModel, out: Path, prompts: list[Prompt], settings: GenerationSettings, n: int
 ) -> int:
     """How many prompts have all their lines; what comes after them is cut off.
 

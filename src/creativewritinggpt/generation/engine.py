@@ -28,7 +28,7 @@ from .sampling.settings import GenerationSettings, seeds_from
 from .text import Vocabulary, encode, vocabulary
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 # Rows written side by side at most; more requests wait for the next batch.
 MOST_ROWS = 8
@@ -61,7 +61,7 @@ class Interrupted(Stopped):
 
 
 def write(
-    writer: Writer,
+    writer: LoadedModel,
     prompt: str,
     settings: GenerationSettings | None = None,
     n: int = 1,
@@ -100,7 +100,7 @@ def write(
 
 
 def write_all(
-    writer: Writer,
+    writer: LoadedModel,
     requests: Sequence[Request],
     settings: GenerationSettings,
     *,
@@ -133,7 +133,7 @@ def _throw(pieces: Generator[Piece, None, None]) -> Piece | None:
 
 
 def stream(
-    writer: Writer,
+    writer: LoadedModel,
     prompt: str,
     settings: GenerationSettings | None = None,
     n: int = 1,
@@ -154,7 +154,7 @@ def stream(
 
 
 def compose(
-    writer: Writer,
+    writer: LoadedModel,
     requests: Sequence[Request],
     settings: GenerationSettings,
     *,
@@ -191,7 +191,7 @@ class _Batch:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: LoadedModel,
         backend: Backend,
         requests: Sequence[tuple[int, Request]],
         settings: GenerationSettings,

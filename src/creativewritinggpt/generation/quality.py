@@ -20,7 +20,7 @@ from ..models.forward.backends import backend_for
 from .text import encode
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Quality:
 
 
 def compare(
-    writer: Writer,
+    writer: LoadedModel,
     texts: Sequence[str],
     weights: str = "int8",
     tokens: int = 256,

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import from_home
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 MOST = 1.5
 
@@ -38,7 +38,7 @@ def parse_part(text: str) -> tuple[str, float]:
         ) from error
 
 
-def set_strength(writer: Writer, strength: float) -> None:
+def set_strength(writer: LoadedModel, strength: float) -> None:
     """Turn the adapters that the writer writes with to ``strength``, in place.
 
     Args:
@@ -58,7 +58,7 @@ def set_strength(writer: Writer, strength: float) -> None:
     _set_scales(writer, dict.fromkeys(writer.model.active_adapters, strength))
 
 
-def blend(writer: Writer, parts: Sequence[tuple[str, float]]) -> None:
+def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
     """Write with the weighted sum of several adapters, in place.
 
     Args:
@@ -88,7 +88,7 @@ def blend(writer: Writer, parts: Sequence[tuple[str, float]]) -> None:
     _set_scales(writer, weights)
 
 
-def _set_scales(writer: Writer, weights: dict[str, float]) -> None:
+def _set_scales(writer: LoadedModel, weights: dict[str, float]) -> None:
     """Switch on the adapters named, each with its weight, and the others off."""
     model: Any = writer.model
     model.base_model.set_adapter(list(weights))

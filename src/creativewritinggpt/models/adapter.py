@@ -22,13 +22,13 @@ from ..files import atomic_folder, read_json, write_json
 from .checks import finite, first_line, open_safetensors, quiet
 
 if TYPE_CHECKING:
-    from .loaded_model import Writer
+    from .loaded_model import LoadedModel
 
 ALL_LINEAR = "all-linear"
 _ADAPTER_FILE = "adapter_model.safetensors"
 
 
-def attach(writer: Writer, config: Config) -> None:
+def attach(writer: LoadedModel, config: Config) -> None:
     """Make the writer's model trainable, in place: by an adapter, or as a whole.
 
     Args:
@@ -138,7 +138,7 @@ def _endings(names: list[str]) -> str:
 
 
 def load_adapter(
-    writer: Writer, folder: Path, trainable: bool = False, name: str = "default"
+    writer: LoadedModel, folder: Path, trainable: bool = False, name: str = "default"
 ) -> None:
     """Put the adapter of ``folder`` on the writer's base model, in place.
 
@@ -186,7 +186,7 @@ def load_adapter(
     writer.has_adapter = True
 
 
-def _check_shapes(writer: Writer, folder: Path, shapes: dict[str, list[int]]) -> None:
+def _check_shapes(writer: LoadedModel, folder: Path, shapes: dict[str, list[int]]) -> None:
     """Refuse an adapter whose matrices don't fit the model's projections."""
     if not shapes:
         raise InputError(f"{folder / _ADAPTER_FILE} holds no weights")
@@ -228,7 +228,7 @@ def trainable(model: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, on in counts if on), sum(n for n, _ in counts)
 
 
-def merge(writer: Writer) -> None:
+def merge(writer: LoadedModel) -> None:
     """Add the adapter into the base weights, in place; the adapter is gone afterwards."""
     if writer.has_adapter:
         writer.model = writer.model.merge_and_unload(safe_merge=True).eval()
@@ -236,7 +236,7 @@ def merge(writer: Writer) -> None:
 
 
 def save_model(
-    writer: Writer,
+    writer: LoadedModel,
     folder: str | Path,
     run: dict[str, Any],
     card: str,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass
-class Writer:
+class LoadedModel:
     """A causal language model with its tokenizer, its device and its history.
 
     Attributes:

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..files import from_home, read_json
 from .checks import check_folder, check_model, check_tokenizer, describe, quiet
 from .hub import fetch, looks_like_hub_id
-from .loaded_model import Writer
+from .loaded_model import LoadedModel
 from .starter import HUB_NAME, ensure_starter
 
 STARTER = "starter"
@@ -101,7 +101,7 @@ def load_base(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     starter_file: str | None = None,
-) -> Writer:
+) -> LoadedModel:
     """Load a base model without an adapter, its dropouts off.
 
     Raises:
@@ -117,7 +117,7 @@ def load_base(
     return _load(base, device)
 
 
-def load_writer(
+def load_model(
     name: str = DEFAULT_MODEL,
     device: DeviceChoice | str | None = None,
     precision: str = "auto",
@@ -126,7 +126,7 @@ def load_writer(
     attention: str = "sdpa",
     cache_dir: str | os.PathLike[str] | None = None,
     starter_file: str | None = None,
-) -> Writer:
+) -> LoadedModel:
     """Load what can write: an adapter on its base, a full model, a hub id or the starter.
 
     Args:
@@ -172,7 +172,7 @@ def load_writer(
 
 def wrap(
     model: Any, tokenizer: Any, device: DeviceChoice | str | None = None, precision: str = "auto"
-) -> Writer:
+) -> LoadedModel:
     """A writer around a model that is in memory already: of transformers, or a PEFT wrapper.
 
     Args:
@@ -195,7 +195,7 @@ def wrap(
     if eos is None:
         raise InputError(f"the tokenizer of {name} has no end-of-text token", "set eos_token")
     bos = tokenizer.bos_token_id
-    return Writer(
+    return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=device,
@@ -256,7 +256,7 @@ def _base_of(
     return base
 
 
-def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Writer:
+def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> LoadedModel:
     """Load the folder of a full model."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -292,7 +292,7 @@ def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Wri
     bos = tokenizer.bos_token_id
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(eos)
-    return Writer(
+    return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=device,

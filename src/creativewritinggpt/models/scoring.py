@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .attention import packed_inputs
 from .checks import check_passes
-from .loaded_model import Writer
+from .loaded_model import LoadedModel
 
 IGNORE = -100
 # Positions that go through the head at once: 100 MB of logits at 50,257 words in fp32.
@@ -76,7 +76,7 @@ def body_and_head(model: Any) -> tuple[Callable[..., Tensor], Tensor, Tensor | N
 
 
 def token_nll(
-    writer: Writer,
+    writer: LoadedModel,
     rows: Rows,
     batch_size: int = 8,
     *,

@@ -19,7 +19,7 @@ from ..story.context import assemble
 from ..story.tree import Passage, Story
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 # Tokens of a long passage that are looked at, from its start.
 MOST = 2000
@@ -27,7 +27,7 @@ MOST = 2000
 
 @torch.inference_mode()
 def read_passage(
-    writer: Writer, story: Story, passage: Passage, weights: str, alternatives: int
+    writer: LoadedModel, story: Story, passage: Passage, weights: str, alternatives: int
 ) -> list[Token]:
     """The record of each token of ``passage``.
 

@@ -25,7 +25,7 @@ from .screen import Screen
 from .signals import Signals
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 # Settings that are the writer's choice and not a matter of mood.
 _KEPT = ("seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bias", "best_of",
@@ -36,12 +36,12 @@ _KEPT = ("seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bi
 class Voice:
     """A model that is ready to write, and the weights of its adapters."""
 
-    writer: Writer
+    writer: LoadedModel
     adapters: dict[str, float]
 
 
 Load = Callable[[str], Voice]
-Explain = Callable[["Writer", str, str], str]
+Explain = Callable[["LoadedModel", str, str], str]
 
 
 class Session:
@@ -109,7 +109,7 @@ class Session:
         return self.loading.result()
 
     @property
-    def writer(self) -> Writer:
+    def writer(self) -> LoadedModel:
         """The model alone."""
         return self.voice.writer
 

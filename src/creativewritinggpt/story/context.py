@@ -19,7 +19,7 @@ from ..generation.text import encode, vocabulary
 from .tree import Lore, Passage, Story
 
 if TYPE_CHECKING:
-    from ..models.loaded_model import Writer
+    from ..models.loaded_model import LoadedModel
 
 # Lore is triggered by words in the last so many characters of the text.
 LORE_REACH = 2000
@@ -64,7 +64,7 @@ class Seen:
         return self.used / self.window
 
 
-def assemble(writer: Writer, story: Story, head: int | None = None) -> Seen:
+def assemble(writer: LoadedModel, story: Story, head: int | None = None) -> Seen:
     """What ``writer`` sees of ``story`` when it continues passage ``head``.
 
     Args:
@@ -100,7 +100,7 @@ def assemble(writer: Writer, story: Story, head: int | None = None) -> Seen:
     return Seen(text[start:], memory, note, read, start, writer.window, tokens, lore, left_out)
 
 
-def _kept_start(path: Sequence[Passage], writer: Writer) -> int:
+def _kept_start(path: Sequence[Passage], writer: LoadedModel) -> int:
     """Where this model's view began last on this path; 0 where that is not known."""
     for passage in reversed(path):
         if passage.setup is not None and passage.copy_of is None:

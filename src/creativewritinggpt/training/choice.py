@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable
 
 from ..autotune import measured
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .fast.kernels import can_compile
 from .memory import MicroBatch
 
@@ -57,7 +57,7 @@ class Choice:
 
 
 def choose(
-    writer: Writer,
+    writer: LoadedModel,
     micro: MicroBatch,
     most: int,
     measure: Callable[[], float],
@@ -134,7 +134,7 @@ def choose_rows(
     return f"a step takes {told}"
 
 
-def _kind(writer: Writer) -> str:
+def _kind(writer: LoadedModel) -> str:
     """What the time of a step depends on, but for its rows and the processor."""
     config = writer.bare.config
     trained = sum(p.numel() for p in writer.model.parameters() if p.requires_grad)
@@ -147,7 +147,7 @@ def _kind(writer: Writer) -> str:
 
 
 def choose_compiled(
-    writer: Writer, measure: Callable[[], float], steps: int, recorded: bool | None = None
+    writer: LoadedModel, measure: Callable[[], float], steps: int, recorded: bool | None = None
 ) -> Choice:
     """Choose, and leave the fast path as chosen.
 

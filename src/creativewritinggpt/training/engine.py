@@ -18,7 +18,7 @@ from ..devices import product_seconds
 from ..errors import InputError
 from ..models.attention import packed_inputs
 from ..models.forward.int8 import seconds as int8_seconds
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from ..models.scoring import body_and_head
 from .fast.body import fast_body, has_fast_body
 from .fast.varlen import end_to_end
@@ -27,7 +27,7 @@ from .projections import fused_projections
 
 
 @contextlib.contextmanager
-def fast_path(writer: Writer, int8: bool = False, compiled: bool = False) -> Iterator[None]:
+def fast_path(writer: LoadedModel, int8: bool = False, compiled: bool = False) -> Iterator[None]:
     """Let the block's passes take the fastest path that the model has.
 
     Args:
@@ -45,7 +45,7 @@ def fast_path(writer: Writer, int8: bool = False, compiled: bool = False) -> Ite
             writer.fast_body = None
 
 
-def check_int8(writer: Writer) -> None:
+def check_int8(writer: LoadedModel) -> None:
     """Refuse int8 products where there is no fast path, and tell where they are no faster.
 
     Raises:
@@ -66,7 +66,7 @@ def check_int8(writer: Writer) -> None:
         )
 
 
-def rows_at_once(writer: Writer, max_length: int, most: int) -> int:
+def rows_at_once(writer: LoadedModel, max_length: int, most: int) -> int:
     """Rows that the path which a block takes is made for.
 
     Args:
@@ -80,7 +80,7 @@ def rows_at_once(writer: Writer, max_length: int, most: int) -> int:
     return max(1, min(most, made_for))
 
 
-def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
+def summed_loss(writer: LoadedModel, batch: PackedRows) -> torch.Tensor:
     """The sum of the negative log-probabilities of the rows' target tokens, in nats.
 
     Args:
@@ -107,7 +107,7 @@ def summed_loss(writer: Writer, batch: PackedRows) -> torch.Tensor:
 
 
 def accumulate_gradient(
-    writer: Writer,
+    writer: LoadedModel,
     rows: Rows,
     indices: np.ndarray,
     batch_size: int,

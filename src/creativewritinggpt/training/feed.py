@@ -20,7 +20,7 @@ from ..data.rows.packing import RowPlan, Rows
 from ..data.rows.stream import StreamedCorpus
 from ..data.rows.stream_rows import StreamedRows, together
 from ..errors import InputError
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .schedule import Plan
 from .strategy import Team
 
@@ -153,7 +153,7 @@ class StreamFeed:
 def stream_feed(
     corpus: StreamedCorpus,
     config: Config,
-    writer: Writer,
+    writer: LoadedModel,
     shape: Mapping[str, Any],
     plan: Plan,
     team: Team,

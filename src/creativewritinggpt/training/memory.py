@@ -20,7 +20,7 @@ import torch
 from .. import console, devices
 from ..data.rows.packing import PackedRows
 from ..errors import RunError
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .engine import summed_loss
 from .loss import CHUNK
 
@@ -95,7 +95,7 @@ class MicroBatch:
             )
 
 
-def fitting_rows(writer: Writer, max_length: int, wanted: int, processes: int = 1) -> int:
+def fitting_rows(writer: LoadedModel, max_length: int, wanted: int, processes: int = 1) -> int:
     """How many of the rows wanted fit into the memory that a processor has free.
 
     Args:
@@ -130,7 +130,7 @@ def fitting_rows(writer: Writer, max_length: int, wanted: int, processes: int = 
     return min(rows, wanted)
 
 
-def _fixed_bytes(writer: Writer) -> float:
+def _fixed_bytes(writer: LoadedModel) -> float:
     """What a step takes however many rows it has: gradients, moments, logits of a chunk."""
     trained: int = sum(
         p.numel() * p.element_size() for p in writer.model.parameters() if p.requires_grad
@@ -139,7 +139,7 @@ def _fixed_bytes(writer: Writer) -> float:
     return float(3 * trained + 12 * CHUNK * vocabulary)
 
 
-def bytes_of_a_row(writer: Writer, max_length: int) -> float:
+def bytes_of_a_row(writer: LoadedModel, max_length: int) -> float:
     """Memory that one row takes in a training step, in bytes.
 
     Measured on rows of two short documents: what autograd keeps of them, extrapolated with a share
@@ -157,7 +157,7 @@ def bytes_of_a_row(writer: Writer, max_length: int) -> float:
     return float(_BACKWARD * (max(square, 0.0) * max_length**2 + max(line, 1.0) * max_length))
 
 
-def _kept_bytes(writer: Writer, length: int) -> int:
+def _kept_bytes(writer: LoadedModel, length: int) -> int:
     """What autograd keeps of one row of two documents."""
     half = length // 2
     segments = np.where(np.arange(length) < half, 1, 2).astype(np.int32)[None]

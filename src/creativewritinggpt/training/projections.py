@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 
 
 class _LoraProjection(torch.autograd.Function):
@@ -161,7 +161,7 @@ def is_plain_lora(layer: Any) -> bool:
 
 
 @contextlib.contextmanager
-def fused_projections(writer: Writer) -> Iterator[int]:
+def fused_projections(writer: LoadedModel) -> Iterator[int]:
     """Let the block's passes through the writer's adapter take the fused path.
 
     Args:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import BUCKET, Joined
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from ..models.scoring import Rows, token_nll
 from .strategy import Team
 
@@ -71,7 +71,7 @@ class Ranks(Joined, Team):
         )
         return float(numbers[0]), bool(numbers[1] > 0)
 
-    def score(self, writer: Writer, rows: Rows, batch_size: int) -> np.ndarray:
+    def score(self, writer: LoadedModel, rows: Rows, batch_size: int) -> np.ndarray:
         """Each process scores its share of the rows."""
         mine = slice(self.rank, None, self.size)
         part: Any = rows.take(mine)  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from ..data.sources.base import Keep
 from ..errors import InputError
 from ..files import write_json, write_text
 from ..models.adapter import attach, trainable
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from ..models.loading import load_base
 from .checkpoint import State, newest_checkpoint, restore, trained_parameters
 from .choice import choose, choose_compiled
@@ -39,7 +39,7 @@ from .validation import Validation
 
 INT8 = "int8"
 
-Sample = Callable[[Writer], list[dict[str, str]]]
+Sample = Callable[[LoadedModel], list[dict[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)

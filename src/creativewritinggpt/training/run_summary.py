@@ -10,7 +10,7 @@ from ..data.corpus import Corpus
 from ..data.held_out import HeldOut
 from ..data.mixing import Mixture
 from ..data.rows.packing import RowPlan
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .schedule import Plan
 from .validation import Validation
 
@@ -32,7 +32,7 @@ class Announcement:
     """
 
     config: Config
-    writer: Writer
+    writer: LoadedModel
     corpus: Corpus
     mixture: Mixture | None
     rows: RowPlan | None

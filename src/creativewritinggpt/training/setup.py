@@ -26,7 +26,7 @@ from ..data.store import sources_of
 from ..errors import InputError
 from ..files import cache_folder
 from ..models.adapter import save_model
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .checkpoint import State, trained_parameters
 from .feed import Feed, PreparedFeed, stream_feed
 from .model_card import model_card
@@ -67,7 +67,7 @@ class Parts:
     config: Config
     files: list[str]
     corpus: Corpus
-    writer: Writer
+    writer: LoadedModel
     mixture: Mixture | None
     rows: RowPlan | None
     feed: Feed
@@ -174,7 +174,7 @@ def prepare(
     config: Config,
     files: Sequence[str],
     corpus: Corpus | StreamedCorpus,
-    writer: Writer,
+    writer: LoadedModel,
     team: Team,
 ) -> Parts:
     """Make the parts of a run.
@@ -234,7 +234,7 @@ def prepare(
 
 
 def _rows(
-    config: Config, corpus: Corpus, writer: Writer, shape: dict[str, Any], cache: Path
+    config: Config, corpus: Corpus, writer: LoadedModel, shape: dict[str, Any], cache: Path
 ) -> tuple[Mixture, RowPlan]:
     """What an epoch holds, and the rows that it is laid out in."""
     tokens = tokenize(corpus.train, writer.tokenizer, cache)

@@ -26,7 +26,7 @@ from ..data.rows.packing import IGNORE, PackedRows
 from ..data.rows.packing import Rows as RowSource
 from ..devices import DeviceChoice
 from ..errors import InputError, RunError
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from ..models.scoring import Rows, body_and_head, token_nll
 from .engine import summed_loss
 from .memory import is_out_of_memory
@@ -66,7 +66,7 @@ class Shards(Ranks):
                 "set fsdp_version: 2 in the Accelerate config, or FSDP_VERSION=2",
             )
 
-    def split(self, writer: Writer, device: DeviceChoice) -> None:
+    def split(self, writer: LoadedModel, device: DeviceChoice) -> None:
         """Let each process keep its part of the model only."""
         body_and_head(writer.model)  # tried while it is whole
         writer.device = device
@@ -88,7 +88,7 @@ class Shards(Ranks):
         fully_shard(self.inside, **options)
 
     @contextlib.contextmanager
-    def base(self, writer: Writer) -> Iterator[None]:
+    def base(self, writer: LoadedModel) -> Iterator[None]:
         """Let the adapter count nothing.
 
         Switching it off would change which weights are trained, which FSDP must not see.
@@ -104,7 +104,12 @@ class Shards(Ranks):
                 layer.scaling.update(scaling)
 
     def accumulate(
-        self, writer: Writer, rows: RowSource, indices: np.ndarray, batch_size: int, tokens: int
+        self,
+        writer: LoadedModel,
+        rows: RowSource,
+        indices: np.ndarray,
+        batch_size: int,
+        tokens: int,
     ) -> tuple[float, int]:
         """Add this process's part of a step's gradient, in as many passes as the others make.
 
@@ -155,7 +160,7 @@ class Shards(Ranks):
             norm: Any = torch.nn.utils.clip_grad_norm_(parameters, longest)
             return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
-    def score(self, writer: Writer, rows: Rows, batch_size: int) -> np.ndarray:
+    def score(self, writer: LoadedModel, rows: Rows, batch_size: int) -> np.ndarray:
         """Each process scores its share of the rows, in as many passes as the others make."""
         found = np.zeros(rows.targets.shape, dtype=np.float64)
         count = len(found)

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..data.rows.packing import Rows as RowSource
 from ..devices import DeviceChoice
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from ..models.scoring import Rows, token_nll
 from ..processes import Processes, join
 
-Accumulate = Callable[[Writer, RowSource, np.ndarray, int, int], tuple[float, int]]
+Accumulate = Callable[[LoadedModel, RowSource, np.ndarray, int, int], tuple[float, int]]
 
 
 class Team(Processes):
@@ -62,7 +62,7 @@ class Team(Processes):
         """Cut the gradient to a length; the length that it had is returned."""
         return torch.nn.utils.clip_grad_norm_(parameters, longest).item()
 
-    def score(self, writer: Writer, rows: Rows, batch_size: int) -> np.ndarray:
+    def score(self, writer: LoadedModel, rows: Rows, batch_size: int) -> np.ndarray:
         """Negative log-probabilities of all targets, as :func:`~.token_nll` gives them."""
         return token_nll(writer, rows, batch_size)
 
@@ -75,7 +75,7 @@ class Team(Processes):
         assert value is not None
         return value.to(like.device)
 
-    def split(self, writer: Writer, device: DeviceChoice) -> None:
+    def split(self, writer: LoadedModel, device: DeviceChoice) -> None:
         """Leave each process its part of the weights, on its device; only where they are sharded.
 
         Args:
@@ -85,7 +85,7 @@ class Team(Processes):
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def base(self, writer: Writer) -> Iterator[None]:
+    def base(self, writer: LoadedModel) -> Iterator[None]:
         """The model as it is without its adapter, for the block."""
         with writer.base():
             yield

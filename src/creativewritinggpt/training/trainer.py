@@ -17,7 +17,7 @@ import torch
 
 from ..config.run import Config
 from ..errors import RunError
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from ..processes import ProcessLost
 from .checkpoint import State, save_checkpoint, trained_parameters
 from .display import Display
@@ -62,7 +62,7 @@ class Job:
         journal: Where steps and validations are noted as they happen.
     """
 
-    writer: Writer
+    writer: LoadedModel
     feed: Feed
     plan: Plan
     config: Config

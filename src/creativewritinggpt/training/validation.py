@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from ..data.rows.packing import IGNORE, PackedRows
-from ..models.loaded_model import Writer
+from ..models.loaded_model import LoadedModel
 from .strategy import Team
 
 
@@ -27,7 +27,7 @@ class Validation:
 
 
 def validate(
-    writer: Writer,
+    writer: LoadedModel,
     rows: PackedRows,
     domains: np.ndarray,
     names: list[str],

@@ -31,7 +31,7 @@ from ..attribution import Attribution
 from ..subject import Subject
 
 if TYPE_CHECKING:
-    from ...models.loaded_model import Writer
+    from ...models.loaded_model import LoadedModel
 
 # More than this is stored in half precision, in bytes of fp32.
 STORED_WHOLE = 200_000_000
@@ -98,7 +98,7 @@ def eager(model: Any) -> Iterator[None]:
             model.set_attn_implementation(former)
 
 
-def capture(writer: Writer, subject: Subject) -> AttentionMaps:
+def capture(writer: LoadedModel, subject: Subject) -> AttentionMaps:
     """The attention of the pass over a text, in the adapter's state at the time.
 
     Args:
@@ -135,7 +135,7 @@ def capture(writer: Writer, subject: Subject) -> AttentionMaps:
     return AttentionMaps(weights)
 
 
-def _check_memory(writer: Writer, tokens: int) -> None:
+def _check_memory(writer: LoadedModel, tokens: int) -> None:
     config = writer.bare.config
     heads = int(getattr(config, "num_attention_heads", 0) or 1)
     needed = int(config.num_hidden_layers) * heads * tokens**2 * 4

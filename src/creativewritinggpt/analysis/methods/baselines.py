@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..runtime.forward import embeddings
 
 BASELINES = ("end_of_text", "mean", "zero")
@@ -32,7 +32,7 @@ def check_baseline(kind: str) -> None:
         raise InputError(f"there is no baseline '{kind}'", f"choose one of {', '.join(BASELINES)}")
 
 
-def baseline_embedding(writer: Writer, kind: str) -> Tensor:
+def baseline_embedding(writer: LoadedModel, kind: str) -> Tensor:
     """The embedding that stands at every position of the baseline.
 
     Args:
@@ -59,7 +59,7 @@ def baseline_embedding(writer: Writer, kind: str) -> Tensor:
     return end
 
 
-def baseline_text(writer: Writer, ids: Tensor, kind: str) -> Tensor:
+def baseline_text(writer: LoadedModel, ids: Tensor, kind: str) -> Tensor:
     """The baseline of a text: the start token, and what says nothing at every other position.
 
     Args:

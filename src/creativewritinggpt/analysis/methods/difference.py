@@ -23,7 +23,7 @@ from .attention import AttentionMaps, capture
 from .updates import Update, updates
 
 if TYPE_CHECKING:
-    from ...models.loaded_model import Writer
+    from ...models.loaded_model import LoadedModel
 
 # Positions whose distributions exist at once, two of each.
 _CHUNK = 256
@@ -108,7 +108,7 @@ class Difference:
 
 
 def compare(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     *,
     top: int = 8,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..attribution import Attribution
 from ..subject import Subject, with_targets
 from .rankings import Curves, Replaced, area, mean_drop, ranking
@@ -104,7 +104,7 @@ class Judge:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: LoadedModel,
         subject: Subject,
         *,
         seed: int = 0,
@@ -248,7 +248,7 @@ class Judge:
 
 
 def judge(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     attribution: Attribution,
     *,

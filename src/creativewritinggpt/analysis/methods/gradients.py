@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..attribution import Attribution
 from ..runtime.forward import frozen, target_gradients, whole_gelu
 from ..subject import Subject
@@ -25,7 +25,7 @@ from .quadrature import Integral, integrate
 
 
 def integrated_gradients(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     *,
     baseline: str = "end_of_text",
@@ -86,7 +86,9 @@ def integrated_gradients(
     )
 
 
-def saliency(writer: Writer, subject: Subject, *, progress: Progress | None = None) -> Attribution:
+def saliency(
+    writer: LoadedModel, subject: Subject, *, progress: Progress | None = None
+) -> Attribution:
     """How fast the scores change with each embedding: the length of the gradient.
 
     Args:
@@ -101,7 +103,7 @@ def saliency(writer: Writer, subject: Subject, *, progress: Progress | None = No
 
 
 def gradient_x_input(
-    writer: Writer, subject: Subject, *, progress: Progress | None = None
+    writer: LoadedModel, subject: Subject, *, progress: Progress | None = None
 ) -> Attribution:
     """The gradient times the embedding, summed over its width: the slope against nothing.
 
@@ -117,7 +119,7 @@ def gradient_x_input(
 
 
 def baseline_agreement(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     attribution: Attribution,
     *,
@@ -186,7 +188,7 @@ def _report(integral: Integral) -> dict[str, Any]:
 
 
 def _one_pass(
-    writer: Writer, subject: Subject, method: str, progress: Progress | None
+    writer: LoadedModel, subject: Subject, method: str, progress: Progress | None
 ) -> Attribution:
     """Saliency or gradient x input, from the gradients of one pass."""
     targets = subject.targets

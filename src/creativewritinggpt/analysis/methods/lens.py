@@ -23,7 +23,7 @@ from ...models.scoring import CHUNK, body_and_head
 from ..subject import Subject
 
 if TYPE_CHECKING:
-    from ...models.loaded_model import Writer
+    from ...models.loaded_model import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Lens:
         }
 
 
-def logit_lens(writer: Writer, subject: Subject, top: int = 5) -> Lens:
+def logit_lens(writer: LoadedModel, subject: Subject, top: int = 5) -> Lens:
     """What each layer would say at each target, in the adapter's state at the time.
 
     Args:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..attribution import Attribution
 from ..runtime.changes import Predictions
 from ..runtime.prefix_cache import Reading
@@ -33,7 +33,7 @@ _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|\n\s*\n")
 
 
 def leave_one_out(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     *,
     unit: str = "word",
@@ -128,7 +128,7 @@ def units_of(subject: Subject, unit: str) -> list[list[int]]:
 
 
 def _fills(
-    writer: Writer, subject: Subject, replacement: str, samples: int, seed: int
+    writer: LoadedModel, subject: Subject, replacement: str, samples: int, seed: int
 ) -> np.ndarray:
     """What stands at each position when it is replaced, ``[fills, tokens]``."""
     ids = np.array(subject.ids, dtype=np.int64)
@@ -145,7 +145,7 @@ def _fills(
 
 
 def _scores(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     units: list[list[int]],
     fills: np.ndarray,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..runtime.forward import check_finite, embeddings, target_gradients, target_scores
 from ..runtime.memory import in_batches, micro_batch
 from ..subject import Subject, Target
@@ -45,7 +45,7 @@ class Path:
     """
 
     def __init__(
-        self, writer: Writer, subject: Subject, baseline: str, progress: Progress | None = None
+        self, writer: LoadedModel, subject: Subject, baseline: str, progress: Progress | None = None
     ) -> None:
         if not subject.targets:
             raise InputError("there is no token to explain", "name one that is in the text")

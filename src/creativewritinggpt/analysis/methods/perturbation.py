@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..attribution import Attribution
 from ..runtime.changes import Predictions
 from ..runtime.prefix_cache import Reading
@@ -116,7 +116,7 @@ class Perturbation:
 
 
 def perturb(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     *,
     law: str = "unigram",
@@ -175,7 +175,7 @@ def perturb(
     return _with_influence(result, found, length, replaced) if everywhere else result
 
 
-def _exact_samples(writer: Writer, samples: int) -> int:
+def _exact_samples(writer: LoadedModel, samples: int) -> int:
     """How many samples of each token are computed exactly: all where nothing else is faster."""
     if not writer.device.approximate or rough_kind(writer) == "fp32":
         return samples
@@ -305,7 +305,9 @@ def _with_influence(
     return dataclasses.replace(result, influence=influence, affected=affected, affected_se=error)
 
 
-def _plain(writer: Writer, ids: Sequence[int], variant: Sequence[int]) -> dict[str, np.ndarray]:
+def _plain(
+    writer: LoadedModel, ids: Sequence[int], variant: Sequence[int]
+) -> dict[str, np.ndarray]:
     """The plain twin of the fast path, for tests: two whole passes, all logits, no differences.
 
     Args:

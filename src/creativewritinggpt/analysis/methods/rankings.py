@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..runtime.changes import Predictions
 from ..runtime.prefix_cache import Reading
 from ..subject import Subject, Target
@@ -52,7 +52,7 @@ class Replaced:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: LoadedModel,
         subject: Subject,
         target: Target,
         rankings: np.ndarray,

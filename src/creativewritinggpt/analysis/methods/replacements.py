@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ...generation.text import encode, special_ids
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...models.scoring import body_and_head
 
 LAWS = ("uniform", "unigram", "model")
@@ -49,7 +49,7 @@ def check_law(law: str) -> None:
 
 def draws(
     law: str,
-    writer: Writer,
+    writer: LoadedModel,
     ids: Sequence[int],
     positions: Sequence[int],
     *,
@@ -119,7 +119,7 @@ def _drawn(weights: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _from_model(
-    writer: Writer, ids: Sequence[int], positions: Sequence[int], numbers: np.ndarray
+    writer: LoadedModel, ids: Sequence[int], positions: Sequence[int], numbers: np.ndarray
 ) -> np.ndarray:
     """What the model expects at each position, by the same numbers for all."""
     if min(positions, default=1) < 1:
@@ -148,11 +148,11 @@ def _from_model(
     return result
 
 
-def _rows(writer: Writer) -> int:
+def _rows(writer: LoadedModel) -> int:
     return int(writer.bare.get_input_embeddings().weight.shape[0])
 
 
-def _texts(writer: Writer) -> np.ndarray:
+def _texts(writer: LoadedModel) -> np.ndarray:
     """Tokens that the tokenizer knows; embeddings beyond them were never trained."""
     known = _rows(writer)
     if writer.tokenizer is not None:
@@ -160,7 +160,7 @@ def _texts(writer: Writer) -> np.ndarray:
     return np.arange(known)
 
 
-def _marks(writer: Writer) -> set[int]:
+def _marks(writer: LoadedModel) -> set[int]:
     """Tokens that are no text, as far as the model has them."""
     marks = {writer.bos_id, writer.eos_id}
     if writer.tokenizer is not None:

@@ -16,14 +16,14 @@ from ...models.forward.linear import format_for_many
 from ...models.forward.native_backend import NativeBackend
 from ...models.forward.onnx import session
 from ...models.forward.weight_format import small_model
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..runtime.native_passes import knows, passes_of
 
 # Rows of a pass, their tokens, and those of the text before them.
 _ROWS, _TOKENS, _BEFORE = 32, 16, 16
 
 
-def rough_kind(writer: Writer) -> str:
+def rough_kind(writer: LoadedModel) -> str:
     """``fp32``, or where another format is faster ``many`` or ``by-row``.
 
     Args:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ...models.loaded_model import Writer
+    from ...models.loaded_model import LoadedModel
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -47,7 +47,7 @@ class Update:
         return dataclasses.asdict(self)
 
 
-def updates(writer: Writer) -> list[Update]:
+def updates(writer: LoadedModel) -> list[Update]:
     """The update of every projection that has an adapter, in the model's order; none without one.
 
     Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".

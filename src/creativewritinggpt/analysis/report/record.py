@@ -23,7 +23,7 @@ from ..subject import Subject
 from ..text.words import Word
 
 if TYPE_CHECKING:
-    from ...models.loaded_model import Writer
+    from ...models.loaded_model import LoadedModel
 
 FORMAT, VERSION = "cwgpt-explanation", 1
 # What is drawn and not read: it would make the file many times as large.
@@ -31,7 +31,7 @@ _PICTURES_ONLY = ("rows", "base_rows")
 
 
 def begin(
-    writer: Writer, subject: Subject, words: Sequence[Word], kinds: Sequence[set[str]]
+    writer: LoadedModel, subject: Subject, words: Sequence[Word], kinds: Sequence[set[str]]
 ) -> dict[str, Any]:
     """A record that says what is explained, without any explanation yet."""
     shown = token_text(writer)
@@ -77,13 +77,13 @@ def begin(
     }
 
 
-def token_text(writer: Writer) -> Callable[[int], str]:
+def token_text(writer: LoadedModel) -> Callable[[int], str]:
     """What shows a token as a person can read it."""
     return vocabulary(writer.tokenizer).shown
 
 
 def target_records(
-    writer: Writer,
+    writer: LoadedModel,
     subject: Subject,
     words: Sequence[Word],
     found: Sequence[Prediction],

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError, RunError
 from ...models.checks import finite
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...models.scoring import body_and_head
 from ..subject import Target
 
@@ -26,7 +26,7 @@ from ..subject import Target
 _LOGITS = 25_000_000
 
 
-def embeddings(writer: Writer, ids: Tensor) -> Tensor:
+def embeddings(writer: LoadedModel, ids: Tensor) -> Tensor:
     """What the model makes of tokens before its first layer, without their positions.
 
     Args:
@@ -41,7 +41,7 @@ def embeddings(writer: Writer, ids: Tensor) -> Tensor:
     return result
 
 
-def hidden_states(writer: Writer, embeds: Tensor) -> Tensor:
+def hidden_states(writer: LoadedModel, embeds: Tensor) -> Tensor:
     """The model's last hidden states, after the final norm.
 
     Args:
@@ -59,7 +59,7 @@ def hidden_states(writer: Writer, embeds: Tensor) -> Tensor:
     return checked(states)(embeds)
 
 
-def target_scores(writer: Writer, embeds: Tensor, targets: Sequence[Target]) -> Tensor:
+def target_scores(writer: LoadedModel, embeds: Tensor, targets: Sequence[Target]) -> Tensor:
     """Scores of targets, a gradient reaching the embeddings where they ask for one.
 
     Args:
@@ -76,7 +76,7 @@ def target_scores(writer: Writer, embeds: Tensor, targets: Sequence[Target]) -> 
     return torch.stack(columns, dim=1)
 
 
-def head_scores(writer: Writer, states: Tensor, target: Target) -> Tensor:
+def head_scores(writer: LoadedModel, states: Tensor, target: Target) -> Tensor:
     """The score of one target given the hidden states before it.
 
     Args:
@@ -100,7 +100,7 @@ def head_scores(writer: Writer, states: Tensor, target: Target) -> Tensor:
 
 
 def target_gradients(
-    writer: Writer, embeds: Tensor, targets: Sequence[Target]
+    writer: LoadedModel, embeds: Tensor, targets: Sequence[Target]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores and their gradients, one target after the other, all from one forward pass.
 
@@ -135,7 +135,7 @@ def target_gradients(
 
 
 @contextlib.contextmanager
-def frozen(writer: Writer) -> Iterator[None]:
+def frozen(writer: LoadedModel) -> Iterator[None]:
     """No parameter asks for a gradient within the block; afterwards each is as it was."""
     trainable = [p for p in writer.model.parameters() if p.requires_grad]
     for parameter in trainable:
@@ -148,7 +148,7 @@ def frozen(writer: Writer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_gelu(writer: Writer) -> Iterator[None]:
+def whole_gelu(writer: LoadedModel) -> Iterator[None]:
     """GPT-2's activation as one operation within the block, and not as eight.
 
     transformers spells the tanh form of GELU out; with a backward pass this takes a fifth of all
@@ -213,7 +213,7 @@ def _no_numbers() -> RunError:
     )
 
 
-def _parts(writer: Writer) -> tuple[Callable[..., Tensor], Tensor, Tensor | None]:
+def _parts(writer: LoadedModel) -> tuple[Callable[..., Tensor], Tensor, Tensor | None]:
     """Body and head; damaged weights are called that, not taken for another kind of model."""
     try:
         return body_and_head(writer.model)

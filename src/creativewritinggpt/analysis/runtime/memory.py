@@ -14,7 +14,7 @@ import torch
 
 from ...devices import memory
 from ...errors import RunError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ _TOKENS_ON_A_PROCESSOR = 1024
 _SHARE = 0.5
 
 
-def micro_batch(writer: Writer, tokens: int, *, gradients: bool, most: int = 64) -> int:
+def micro_batch(writer: LoadedModel, tokens: int, *, gradients: bool, most: int = 64) -> int:
     """How many rows of so many tokens fit in memory at once.
 
     Args:
@@ -49,7 +49,7 @@ def micro_batch(writer: Writer, tokens: int, *, gradients: bool, most: int = 64)
     return max(1, min(rows, most))
 
 
-def _bytes_per_token(writer: Writer, tokens: int, gradients: bool) -> int:
+def _bytes_per_token(writer: LoadedModel, tokens: int, gradients: bool) -> int:
     """What a token of a row of ``tokens`` needs, in bytes."""
     config = writer.bare.config
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...models.forward.backends import backend_for
 from ...models.forward.linear import Matrix, Unsupported
 from ...models.forward.native_backend import NativeBackend
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from .differences import At, Different, Kept, with_matrices
 
 _KeysAndValues = tuple[Tensor, Tensor]
@@ -120,7 +120,7 @@ class OnnxPasses(RoughPasses):
         self._branches = Branches(self._rough, products, self._layers)
 
 
-def own_passes(writer: Writer, kind: str = "fp32") -> NativePasses:
+def own_passes(writer: LoadedModel, kind: str = "fp32") -> NativePasses:
     """Passes by our own forward pass.
 
     Args:
@@ -144,7 +144,7 @@ def passes_of(model: Any, exact: NativeBackend, rough: NativeBackend) -> NativeP
     return (OnnxPasses if rough.name == "by-row" else RoughPasses)(model, exact, rough)
 
 
-def knows(writer: Writer) -> bool:
+def knows(writer: LoadedModel) -> bool:
     """Whether our own forward pass knows the model."""
     return isinstance(backend_for(writer, "fp32", required=False), NativeBackend)
 

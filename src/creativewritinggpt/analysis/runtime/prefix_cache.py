@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.forward.linear import Unsupported
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..methods.rough import rough_kind
 from .memory import in_batches, micro_batch
 from .native_passes import own_passes
@@ -85,7 +85,7 @@ class Passes(Protocol):
         """
 
 
-def passes_for(writer: Writer, *, exact: bool, rounded: bool) -> Passes:
+def passes_for(writer: LoadedModel, *, exact: bool, rounded: bool) -> Passes:
     """Our own forward pass where it knows the model, else transformers'.
 
     Args:
@@ -123,7 +123,7 @@ class Reading:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: LoadedModel,
         ids: Sequence[int],
         indices: Sequence[int],
         *,

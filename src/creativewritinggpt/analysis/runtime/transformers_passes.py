@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...models.scoring import body_and_head
 
 
@@ -27,7 +27,7 @@ class TransformersPasses:
         exact: Compute in the weights' own precision, whatever the writer's.
     """
 
-    def __init__(self, writer: Writer, *, exact: bool) -> None:
+    def __init__(self, writer: LoadedModel, *, exact: bool) -> None:
         self.writer, self.exact = writer, exact
         self._body, _, _ = body_and_head(writer.model)
         self._layers: list[tuple[Tensor, Tensor]] = []

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from ...data.rows.packing import IGNORE
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...models.scoring import body_and_head, head_nll
 from ...processes import ALONE, Processes
 from .native import forward_for, score_natively
@@ -56,7 +56,7 @@ _TRIED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def windows_nll(
-    writer: Writer,
+    writer: LoadedModel,
     windows: Sequence[Window],
     *,
     team: Processes = ALONE,
@@ -98,7 +98,7 @@ def windows_nll(
 
 
 def _planned(
-    writer: Writer, windows: Sequence[Window]
+    writer: LoadedModel, windows: Sequence[Window]
 ) -> tuple[list[list[int]], Callable[[Sequence[Window]], list[Nll]], str]:
     """The numbers of the windows of each pass, what scores a pass, and the name of the way."""
     if not windows:
@@ -157,7 +157,7 @@ def plan_passes(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def _one_pass(
-    writer: Writer,
+    writer: LoadedModel,
     windows: Sequence[Window],
     *,
     size: int,
@@ -192,7 +192,7 @@ def _one_pass(
 
 
 def _states(
-    writer: Writer, body: Callable[..., Tensor], ids: Any, lengths: list[int], fill: int
+    writer: LoadedModel, body: Callable[..., Tensor], ids: Any, lengths: list[int], fill: int
 ) -> Tensor:
     """The body's hidden states, [tokens, width], for windows laid end to end."""
     device = writer.device.torch_device
@@ -225,7 +225,7 @@ def _attend(
 
 
 @contextlib.contextmanager
-def _parted(writer: Writer) -> Iterator[None]:
+def _parted(writer: LoadedModel) -> Iterator[None]:
     """Run the block with attention window by window."""
     from transformers import AttentionInterface
 
@@ -239,7 +239,7 @@ def _parted(writer: Writer) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def _can_part(writer: Writer, body: Callable[..., Tensor]) -> bool:
+def _can_part(writer: LoadedModel, body: Callable[..., Tensor]) -> bool:
     """Whether attention window by window gives this model's numbers: tried on eight tokens."""
     model = writer.bare
     if model not in _TRIED:
@@ -247,7 +247,7 @@ def _can_part(writer: Writer, body: Callable[..., Tensor]) -> bool:
     return _TRIED[model]
 
 
-def _tried(writer: Writer, body: Callable[..., Tensor]) -> bool:
+def _tried(writer: LoadedModel, body: Callable[..., Tensor]) -> bool:
     config = writer.bare.config
     if getattr(config, "sliding_window", None) is not None:
         return False

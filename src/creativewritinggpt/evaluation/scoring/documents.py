@@ -15,7 +15,7 @@ import numpy as np
 from ...data.document import Document
 from ...data.rows.tokens import tokenize
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...processes import ALONE, Processes
 from .batched import windows_nll
 from .windows import continuation, plain_window, rolling_windows, sliding_windows
@@ -66,7 +66,7 @@ class DocumentScore:
 
 
 def score_documents(
-    writer: Writer,
+    writer: LoadedModel,
     documents: Sequence[Document],
     *,
     window: int = WINDOW,
@@ -161,7 +161,7 @@ def original_bytes(document: Document) -> int:
 
 
 def score_continuations(
-    writer: Writer,
+    writer: LoadedModel,
     items: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     team: Processes = ALONE,

@@ -22,14 +22,14 @@ from ...data.rows.packing import IGNORE
 from ...models.forward.backends import backend_for
 from ...models.forward.linear import ROWS_AT_ONCE
 from ...models.forward.native_backend import NativeBackend
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from .varlen_attention import attend_apart
 from .windows import Window
 
 _SLICE = 4096  # words of the vocabulary at a time: a block's logits are 8 MB
 
 
-def forward_for(writer: Writer) -> Any:
+def forward_for(writer: LoadedModel) -> Any:
     """Our own forward pass in the writer's precision, if it knows the model; else None."""
     if writer.device.torch_device.type != "cpu":
         return None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...data.rows.packing import IGNORE, PackedRows
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...models.scoring import token_nll
 from .windows import Window
 
@@ -29,7 +29,7 @@ def plan_rows(lengths: Sequence[int]) -> Iterator[list[int]]:
         order = order[count:]
 
 
-def score_rows(writer: Writer, windows: Sequence[Window]) -> list[npt.NDArray[np.float64]]:
+def score_rows(writer: LoadedModel, windows: Sequence[Window]) -> list[npt.NDArray[np.float64]]:
     """Score windows in padded rows, through any kind of attention."""
     values = token_nll(writer, as_rows(windows, writer.eos_id), len(windows))
     return [row[: len(window.inputs)] for row, window in zip(values, windows, strict=True)]

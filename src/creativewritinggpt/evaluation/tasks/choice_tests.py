@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...data.document import Document
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...processes import ALONE, Processes
 from ..settings import EvaluationSettings
 from .choices import (
@@ -45,7 +45,9 @@ class ChoiceTest:
     chance: float
     tokens: int | None = None
 
-    def ask(self, writer: Writer, progress: Told | None = None, team: Processes = ALONE) -> Answers:
+    def ask(
+        self, writer: LoadedModel, progress: Told | None = None, team: Processes = ALONE
+    ) -> Answers:
         """Let a model answer."""
         return answer(writer, self.items, tokens=self.tokens, team=team, progress=progress)
 

@@ -21,7 +21,7 @@ from typing import Any
 from ...data.document import SEPARATOR, Document
 from ...data.rows.tokens import encode
 from ...errors import InputError
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ...processes import ALONE, Processes
 from ..metrics.style import sentences_of
 from ..scoring.bootstrap import Interval, interval_of
@@ -158,7 +158,7 @@ def read_cloze(path: str | Path) -> list[Item]:
 
 
 def answer(
-    writer: Writer,
+    writer: LoadedModel,
     items: Sequence[Item],
     *,
     tokens: int | None = None,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import InputError, RunError
 from ...models.checks import first_line, quiet
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 
 
 def require_harness() -> None:
@@ -30,7 +30,7 @@ def require_harness() -> None:
 
 
 def run_tasks(
-    writer: Writer, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 8
+    writer: LoadedModel, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 8
 ) -> dict[str, dict[str, Any]]:
     """Run tasks on a model as it is.
 

@@ -19,7 +19,7 @@ from .transformers_backend import TransformersBackend
 from .weight_format import fastest_weights
 
 if TYPE_CHECKING:
-    from ..loaded_model import Writer
+    from ..loaded_model import LoadedModel
 
 # Two of a model: base and tuned are often written side by side.
 _MOST = 2
@@ -27,7 +27,7 @@ _Kept = list[tuple[tuple[Any, ...], Backend]]
 _kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
 
 
-def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True) -> Backend:
+def backend_for(writer: LoadedModel, weights: str = "auto", *, required: bool = True) -> Backend:
     """The backend for a writer.
 
     Args:
@@ -78,7 +78,7 @@ def backend_for(writer: Writer, weights: str = "auto", *, required: bool = True)
     return backend
 
 
-def _automatic(writer: Writer) -> str:
+def _automatic(writer: LoadedModel) -> str:
     """The fastest format here, or fp32 where others may not be used."""
     device = writer.device
     if device.precision != "bf16" and not device.approximate:
@@ -89,7 +89,7 @@ def _automatic(writer: Writer) -> str:
     return fastest
 
 
-def _transformers(writer: Writer) -> TransformersBackend:
+def _transformers(writer: LoadedModel) -> TransformersBackend:
     if writer.device.torch_device.type == "cpu":
         return TransformersBackend(writer.model)
     return TransformersBackend(writer.model, writer.device.autocast)

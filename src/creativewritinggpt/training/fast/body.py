@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.forward.int8 import Workspace
-from ...models.loaded_model import Writer
+from ...models.loaded_model import LoadedModel
 from ..projections import is_plain_lora
 from .attention import Heads
 from .block import AttentionHalf, MlpHalf
@@ -42,7 +42,7 @@ class FastBody:
         int8: Whether the frozen products are made in int8.
     """
 
-    def __init__(self, writer: Writer, kernels: Kernels, int8: bool) -> None:
+    def __init__(self, writer: LoadedModel, kernels: Kernels, int8: bool) -> None:
         self.bare, self.kernels, self.int8 = writer.bare, kernels, int8
         self.workspace = Workspace()
         low = writer.device.precision == "bf16" and not int8
@@ -127,7 +127,9 @@ class FastBody:
         return hidden
 
 
-def fast_body(writer: Writer, *, int8: bool = False, compiled: bool = False) -> FastBody | None:
+def fast_body(
+    writer: LoadedModel, *, int8: bool = False, compiled: bool = False
+) -> FastBody | None:
     """The fast path through a writer's model, or None where only the plain one will do.
 
     Args:
@@ -138,7 +140,7 @@ def fast_body(writer: Writer, *, int8: bool = False, compiled: bool = False) -> 
     return FastBody(writer, Kernels(compiled), int8) if has_fast_body(writer) else None
 
 
-def has_fast_body(writer: Writer) -> bool:
+def has_fast_body(writer: LoadedModel) -> bool:
     """Whether a writer's model, adapter and device are ones that the fast path knows."""
     if writer.device.torch_device.type != "cpu" or not writer.has_adapter:
         return False
