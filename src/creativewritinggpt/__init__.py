@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ._version import __version__
 
 if TYPE_CHECKING:
     from .api import analyze, evaluate, generate, load, train
     from .config.run import Config
 
-__all__ = ["Config", "analyze", "evaluate", "generate", "load", "train"]
+__all__ = ["Config", "__version__", "analyze", "evaluate", "generate", "load", "train"]
 
 
 def prepare_environment() -> None:
-    """Set what torch, transformers and the hub client read when they are first imported.
+    """Environment variables of torch, transformers and the hub client, before their import.
 
-    Operators that a Mac's GPU lacks run on its processor, transformers keeps its advice to whoever
-    calls it directly, and nothing is told to anybody. What the user has set stays.
+    Operators that an Apple GPU lacks run on the CPU, transformers logs errors only, and the hub
+    client sends no telemetry. Variables that the user has set are kept.
     """
     import os
 

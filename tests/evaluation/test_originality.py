@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import make_writer
 
-from creativewritinggpt.cli.evaluation_material import other_domains, training_index
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.evaluation.material import other_domains, training_index
 from creativewritinggpt.evaluation.metrics.corpus_index import CorpusIndex, build_index
 from creativewritinggpt.evaluation.metrics.originality import check, originality
 from creativewritinggpt.evaluation.model_under_test import base_and_tuned

@@ -70,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     _show(samples)
 
     from ..data.document import Document
+    from ..evaluation.material import training_index
     from ..evaluation.model_under_test import base_and_tuned
     from ..evaluation.report.save import tables, write_report
     from ..evaluation.run import Material
     from ..evaluation.run import run as judge
     from ..evaluation.settings import EvaluationSettings
-    from .evaluation_material import training_index
 
     console.note("\n3. Both on the documents that were held out\n")
     held_out = (output / "validation.jsonl").read_text("utf-8").splitlines()

@@ -17,7 +17,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
 from ..devices import DeviceChoice, choose, memory
 from ..files import cache_folder
 from ..models.starter import is_cached, starter_folder

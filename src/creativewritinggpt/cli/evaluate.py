@@ -240,7 +240,7 @@ def _earlier(files: list[str]) -> dict[str, list[DocumentScore]]:
 def _documents(arguments: argparse.Namespace, config: Config, names: list[str]) -> list[Document]:
     """FILEs, the named sources' held-out part, or what the training of the model held out."""
     from ..data.corpus import load_corpus, read_documents
-    from .evaluation_material import held_out
+    from ..evaluation.material import held_out
 
     if arguments.files:
         return list(read_documents(arguments.files, config))
@@ -258,8 +258,8 @@ def _material(
     with_index: bool,
 ) -> Material:
     """Documents, other domains, and the index over what the last model was trained on."""
+    from ..evaluation.material import may_have_streamed, other_domains, trained_on, training_index
     from ..evaluation.run import Material
-    from .evaluation_material import may_have_streamed, other_domains, trained_on, training_index
 
     for name in names:
         # Text that a model was trained on flatters it.

@@ -15,7 +15,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from .. import __version__, prepare_environment
+from .. import prepare_environment
+from .._version import __version__
 from ..errors import InputError, UserError
 from .args import Parser
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import __version__
+from ..._version import __version__
 from ...files import atomic_file
 from ...generation.text import vocabulary
 from ..attribution import Attribution

@@ -22,7 +22,7 @@ from ..files import cache_folder, read_json
 
 if TYPE_CHECKING:
     from ..data.document import Document
-    from ..evaluation.metrics.corpus_index import CorpusIndex
+    from .metrics.corpus_index import CorpusIndex
 
 _OTHER_WORDS = 3000
 """Words of each domain of the sample corpus that forgetting is measured on by itself."""
@@ -132,7 +132,7 @@ def other_domains(
 def training_index(model: str, config: Config) -> tuple[CorpusIndex | None, str | None]:
     """The index over what a model was trained on, or the reason why there is none."""
     from ..data.corpus import load_corpus
-    from ..evaluation.metrics.corpus_index import CorpusIndex, build_index
+    from .metrics.corpus_index import CorpusIndex, build_index
 
     run = _run_of(model)
     if run is None:
