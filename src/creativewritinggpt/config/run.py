@@ -1,8 +1,7 @@
-"""Every setting of a fine-tuning run, once.
+"""Settings of a fine-tuning run: ``Config``, recipes and their loading.
 
-The sentence beside a field is its help on the command line, in the recipes and in the README. The
-defaults are those of the original project, so that its commands give what they gave; what suits a
-particular model or machine stands in ``recipes/``.
+A field's sentence is its help on the command line, in the recipes and in the documentation. The
+defaults are those of the original project; ``recipes/`` has settings for particular models.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ class Config:
     )
     starter_file: str | None = setting(
         None,
-        "The starter's wheel or GGUF file, where it is already on disk.",
+        "Local copy of the starter's wheel or GGUF file.",
         group=_MODEL,
         metavar="FILE",
     )
     init_adapter: str | None = setting(
-        None, "Go on from this adapter folder instead of a fresh adapter.", group=_MODEL,
+        None, "Adapter folder to continue training instead of a new adapter.", group=_MODEL,
         metavar="FOLDER",
     )  # fmt: skip
     method: str = setting(
         "lora",
-        "Train a LoRA adapter, or all weights of the model.",
+        "Train a LoRA adapter (`lora`) or all weights (`full`).",
         choices=("lora", "full"),
         group=_MODEL,
     )
@@ -58,71 +57,75 @@ class Config:
     )  # fmt: skip
     mix: dict[str, float] | None = setting(
         None,
-        "Share of each source in the training tokens, as name=weight; without it, what there is.",
+        "Weight of each source in the training tokens (name=weight); default: by its size.",
         group=_DATA,
         metavar="NAME=W,…",
     )
     train_size: int = setting(
-        20000, "Documents to train on, over all sources.", low=1, group=_DATA, metavar="N"
+        20000,
+        "Maximum number of training documents over all sources.",
+        low=1,
+        group=_DATA,
+        metavar="N",
     )
     val_size: int = setting(
         2000,
-        "Documents to validate on, at most; never more than a tenth of what there is.",
+        "Maximum number of validation documents; never more than 10 % of all documents.",
         low=1,
         group=_DATA,
         metavar="N",
     )
     val_tokens: int | None = setting(
         200_000,
-        "Held-out tokens that a validation during training scores, at most; the same each time.",
+        "Maximum validation tokens scored per evaluation during training; always the same ones.",
         low=1,
         group=_DATA,
         metavar="N",
     )
     max_documents: int | None = setting(
-        None, "Read at most so many documents of each file or source.", low=1, group=_DATA,
+        None, "Maximum number of documents read per file or source.", low=1, group=_DATA,
         metavar="N",
     )  # fmt: skip
     streaming: bool = setting(
         False,
-        "Read, clean and tokenize while training, for corpora larger than memory or disk; needs "
-        "max_steps.",
+        "Read, clean and tokenize during training, for corpora larger than memory or disk; "
+        "requires max_steps.",
         group=_DATA,
     )
     max_length: int = setting(
-        512, "Tokens in a row; longer documents go on in the next row.", low=8, high=131072,
+        512, "Tokens per row; longer documents continue in the next row.", low=8, high=131072,
         group=_DATA, metavar="N",
     )  # fmt: skip
     mask_prompt: bool = setting(
-        False, "Train on the text only, with the prompt as context.", group=_DATA
+        False, "Compute the loss on the text only; prompts are context.", group=_DATA
     )
     prompt_column: str | None = setting(
-        None, "Column that holds the prompt, where it can't be told by its name.", group=_DATA,
+        None, "Column with the prompt, if its name is not recognised.", group=_DATA,
         metavar="NAME",
     )  # fmt: skip
     text_column: str | None = setting(
-        None, "Column that holds the text, where it can't be told by its name.", group=_DATA,
+        None, "Column with the text, if its name is not recognised.", group=_DATA,
         metavar="NAME",
     )  # fmt: skip
     skip_missing: bool = setting(
-        False, "Go on without a source that can't be read, and record which.", group=_DATA
+        False, "Continue without sources that can't be read; they are recorded.", group=_DATA
     )
     skip_bad_rows: bool = setting(
-        False, "Leave out rows that can't be read, and count them.", group=_DATA
+        False, "Skip rows that can't be read; they are counted.", group=_DATA
     )
 
-    lora_r: int = setting(8, "Rank of the adapter's matrices.", low=1, group=_ADAPTER, metavar="N")
+    lora_r: int = setting(8, "LoRA rank.", low=1, group=_ADAPTER, metavar="N")
     lora_alpha: float = setting(
-        16, "Scale of the adapter: its output counts alpha / r.", above=0, group=_ADAPTER,
+        16, "LoRA alpha; the adapter's output is scaled by alpha / r.", above=0, group=_ADAPTER,
         metavar="X",
     )  # fmt: skip
     lora_dropout: float = setting(
-        0.1, "Dropout before the adapter's first matrix.", low=0, high=0.9, group=_ADAPTER,
+        0.1, "Dropout probability on the adapter's input.", low=0, high=0.9, group=_ADAPTER,
         metavar="X",
     )  # fmt: skip
     target_modules: list[str] | None = setting(
         None,
-        "Projections that get an adapter: names, or `all-linear`; without it, the attention's.",
+        "Modules to adapt: names or `all-linear`; default: the attention projections.",
         group=_ADAPTER,
         metavar="NAME,…",
     )
@@ -131,111 +134,113 @@ class Config:
     )
     use_dora: bool = setting(
         False,
-        "Train the length of each projection's rows apart from their direction (DoRA); slower.",
+        "Train magnitude and direction of each weight separately (DoRA); slower.",
         group=_ADAPTER,
     )
 
     batch_size: int = setting(
-        8, "Rows in a micro-step at most; fewer go where memory is short or that is faster.",
+        8, "Maximum rows per micro-batch; lowered when memory is short.",
         low=1, group=_TRAINING, metavar="N",
     )  # fmt: skip
     gradient_accumulation_steps: int = setting(
-        1, "Micro-steps in an optimizer step.", low=1, group=_TRAINING, metavar="N"
+        1, "Micro-batches per optimizer step.", low=1, group=_TRAINING, metavar="N"
     )
-    num_epochs: int = setting(5, "Passes over the data.", low=1, group=_TRAINING, metavar="N")
+    num_epochs: int = setting(5, "Number of epochs.", low=1, group=_TRAINING, metavar="N")
     max_steps: int | None = setting(
-        None, "Stop after so many optimizer steps, whatever the epochs.", low=1, group=_TRAINING,
+        None, "Number of optimizer steps; overrides num_epochs.", low=1, group=_TRAINING,
         metavar="N",
     )  # fmt: skip
     learning_rate: float = setting(
-        5e-4, "Highest learning rate.", above=0, high=1, group=_TRAINING, metavar="X"
+        5e-4, "Peak learning rate.", above=0, high=1, group=_TRAINING, metavar="X"
     )
     schedule: str = setting(
         "linear",
-        "How the learning rate falls after the warm-up.",
+        "Learning rate schedule after the warm-up.",
         choices=("linear", "cosine", "constant"),
         group=_TRAINING,
     )
     warmup_steps: int | None = setting(
         None,
-        "Optimizer steps in which the learning rate rises; without it 10 % of all, at most 500.",
+        "Warm-up steps; default: 10 % of all steps, at most 500.",
         low=0,
         group=_TRAINING,
         metavar="N",
     )
     weight_decay: float = setting(
-        0.01, "AdamW's weight decay.", low=0, high=1, group=_TRAINING, metavar="X"
+        0.01, "AdamW weight decay.", low=0, high=1, group=_TRAINING, metavar="X"
     )
     max_grad_norm: float = setting(
-        1.0, "Longer gradients are cut to this norm.", above=0, group=_TRAINING, metavar="X"
+        1.0, "Maximum gradient norm (clipping).", above=0, group=_TRAINING, metavar="X"
     )
     eval_steps: int | None = setting(
         None,
-        "Validate every so many optimizer steps; without it once an epoch, at least 5 times a run.",
+        "Optimizer steps between evaluations; default: once per epoch, at least 5 per run.",
         low=1,
         group=_TRAINING,
         metavar="N",
     )
     save_steps: int | None = setting(
-        None, "Save a checkpoint every so many optimizer steps; without it with each validation.",
+        None, "Optimizer steps between checkpoints; default: eval_steps.",
         low=1, group=_TRAINING, metavar="N",
     )  # fmt: skip
     save_total_limit: int = setting(
-        2, "Checkpoints kept; should the newest be damaged, the one before it is used.", low=1,
+        2, "Checkpoints to keep; if the newest is damaged, the previous one is used.", low=1,
         group=_TRAINING, metavar="N",
     )  # fmt: skip
     patience: int = setting(
         2,
-        "Stop after so many validations without an improvement; 0 never stops early.",
+        "Evaluations without improvement before early stopping; 0 disables it.",
         low=0,
         group=_TRAINING,
         metavar="N",
     )
     min_delta: float = setting(
-        0.01, "A validation loss lower by this many nats is an improvement.", low=0,
+        0.01, "Decrease of the validation loss (nats) that counts as improvement.", low=0,
         group=_TRAINING, metavar="X",
     )  # fmt: skip
     seed: int = setting(
-        42, "Seed of the split, the order, the adapter and its dropout.", low=0, high=2**31 - 1,
+        42, "Random seed of split, data order, adapter and dropout.", low=0, high=2**31 - 1,
         group=_TRAINING, metavar="N",
     )  # fmt: skip
 
     samples: int = setting(
         2,
-        "Prompts that the model continues at each validation, for the record; 0 for none.",
+        "Number of prompts continued at each evaluation, as samples; 0 for none.",
         low=0,
         group=_TRAINING,
         metavar="N",
     )
     sample_prompts: str | None = setting(
-        None, "File with these prompts, one a line; without it two fixed ones.", group=_TRAINING,
+        None, "File with sample prompts, one per line; default: two fixed ones.", group=_TRAINING,
         metavar="FILE",
     )  # fmt: skip
 
     output_dir: str = setting(
-        "outputs", "Where the run's models and records go.", group=_PLACES, metavar="FOLDER"
+        "outputs", "Folder for models and records of the run.", group=_PLACES, metavar="FOLDER"
     )
-    results_dir: str = setting("results", "Where explanations go.", group=_PLACES, metavar="FOLDER")
+    results_dir: str = setting(
+        "results", "Folder for explanations.", group=_PLACES, metavar="FOLDER"
+    )
     cache_dir: str | None = setting(
-        None, "Where the starter and token caches are kept.", group=_PLACES, metavar="FOLDER"
+        None, "Folder for the starter model and caches.", group=_PLACES, metavar="FOLDER"
     )
     device: str | None = setting(
-        None, "cpu, cuda, cuda:N or mps; without it the best there is.", group=_PLACES,
+        None, "Device: cpu, cuda, cuda:N or mps; default: the best available.", group=_PLACES,
         metavar="NAME",
     )  # fmt: skip
     precision: str = setting(
         "auto",
-        "Number format of the heavy products; auto takes bf16 where it is faster here, int8 "
-        "(training of adapters on a CPU) rounds more and is the fastest on many.",
+        "Number format of matrix products; auto: bf16 where measured faster; int8: only for "
+        "training LoRA adapters on a CPU.",
         choices=("auto", "fp32", "bf16", "int8"),
         group=_PLACES,
     )
     track: list[str] | None = setting(
-        None, "Report numbers to trackers too: tensorboard, wandb, mlflow and others.",
+        None, "Experiment trackers to log to: tensorboard, wandb, mlflow, …",
         group=_PLACES, metavar="NAME,…",
     )  # fmt: skip
     num_workers: int | None = setting(
-        None, "Processor threads, and processes that prepare data; without it one per core.",
+        None, "CPU threads and data worker processes; default: one per core.",
         low=1, group=_PLACES, metavar="N",
     )  # fmt: skip
 
