@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from writers import make_writer
 
-from creativewritinggpt.analysis.attribution import Attribution
 from creativewritinggpt.analysis.methods import rankings
 from creativewritinggpt.analysis.methods.faithfulness import FRACTIONS, Judge, judge
 from creativewritinggpt.analysis.methods.rankings import area, mean_drop, ranking
+from creativewritinggpt.analysis.registry import Attribution
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError
 

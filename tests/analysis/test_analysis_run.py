@@ -227,10 +227,10 @@ def test_base_and_tuned_stand_beside_each_other(tuned: Any, tmp_path: Path) -> N
 def test_after_an_interruption_what_is_done_is_kept(
     writer: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    def interrupted(self: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(analysis_run._Work, "occlusion", interrupted)
+    monkeypatch.setattr("creativewritinggpt.analysis.methods.occlusion.leave_one_out", interrupted)
     found = explain(writer, TEXT, settings())
     assert found.unfinished[0] == "occlusion" and set(found.unfinished) < set(METHODS)
     assert "integrated_gradients" in found.record["methods"]

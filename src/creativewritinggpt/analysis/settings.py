@@ -8,16 +8,9 @@ from typing import Any
 from ..config.fields import check, from_mapping, setting
 from ..errors import InputError
 from ..generation.text import whole_characters
+from . import registry
 
-METHODS = (
-    "attention", "gradients", "perturbation", "occlusion", "lens", "difference", "faithfulness",
-    "story",
-)  # fmt: skip
-# What has no scores of its own, and the methods whose scores it is about.
-_BUILDS_ON = {
-    "faithfulness": ("attention", "gradients", "perturbation", "occlusion"),
-    "story": ("attention", "gradients", "perturbation"),
-}
+METHODS = registry.names()
 _WHAT = "What is explained"
 _HOW = "How"
 _FILES = "What is written"
@@ -46,9 +39,8 @@ class AnalysisSettings:
         None, "With --write: ready settings by genre or mood.", group=_WHAT, metavar="NAME"
     )
     methods: list[str] = setting(
-        list(METHODS), f"Which methods: {', '.join(METHODS)}.", choices=METHODS, group=_HOW,
-        metavar="NAME,…",
-    )  # fmt: skip
+        list(METHODS), f"Which methods: {', '.join(METHODS)}.", group=_HOW, metavar="NAME,…"
+    )
     baseline: str = setting(
         "zero", "What integrated gradients start from: zero, the mean embedding, or end of text.",
         choices=("zero", "mean", "end_of_text"), group=_HOW,
@@ -118,10 +110,13 @@ class AnalysisSettings:
                 f"{flag} chooses pictures of attention, which is not among the methods",
                 f"add attention to --methods, or leave {flag} out",
             )
-        for name, needed in _BUILDS_ON.items():
-            if name in self.methods and not set(needed) & set(self.methods):
+        if self.methods == list(METHODS):
+            return
+        for method in registry.in_order(self.methods):
+            needed = registry.needed(method)
+            if needed and not set(needed) & set(self.methods):
                 raise InputError(
-                    f"{name} needs the scores of another method",
+                    f"{method.name} needs the scores of another method",
                     f"add one of these to --methods: {', '.join(needed)}",
                 )
 

@@ -27,11 +27,12 @@ import torch
 from ...devices import memory
 from ...errors import InputError
 from ...models.checks import first_line, quiet
-from ..attribution import Attribution
+from ..registry import Attribution, Figure, Method, Score
 from ..subject import Subject
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
+    from ..run import Analysis
 
 # More than this is stored in half precision, in bytes of fp32.
 STORED_WHOLE = 200_000_000
@@ -216,10 +217,68 @@ def mean_rows(maps: AttentionMaps, subject: Subject, *, sink: bool = True) -> np
 
 def mean_attention(maps: AttentionMaps, subject: Subject, *, sink: bool = False) -> Attribution:
     """Mean attention as if it were an attribution, so that it can be judged like one."""
-    return Attribution(
-        method="attention" if sink else "attention_without_sink",
-        scores=mean_rows(maps, subject, sink=sink),
-        signed=False,
-        unit="share",
-        settings={"layers": maps.layers, "heads": maps.heads, "sink": sink},
+    return (MEAN if sink else MEAN_WITHOUT_SINK).attribution(
+        mean_rows(maps, subject, sink=sink),
+        {"layers": maps.layers, "heads": maps.heads, "sink": sink},
     )
+
+
+def compute(analysis: Analysis) -> None:
+    """Attention of every head, its statistics, its mean and its rollout."""
+    from .heads import statistics
+    from .rollout import rollout_attribution
+
+    try:
+        maps = capture(analysis.fp32, analysis.subject)
+    except NoAttention as error:
+        if analysis.settings.methods == ["attention"]:
+            raise
+        analysis.warn(f"{error}; the other methods are explained without it")
+        return
+    statistic = statistics(maps, analysis.subject, analysis.words, analysis.kinds)
+    part: dict[str, Any] = {
+        "layers": maps.layers,
+        "heads": maps.heads,
+        **statistic.to_dict(),
+        "rows": maps.rows(analysis.subject),
+        "note": "attention is not attribution",
+    }
+    analysis.maps = maps
+    if "base" in analysis.models:
+        with analysis.model("base"):
+            analysis.base_maps = capture(analysis.fp32, analysis.subject)
+        part["base_rows"] = analysis.base_maps.rows(analysis.subject)
+    analysis.record["attention"] = part
+    for model, found in (("tuned", maps), ("base", analysis.base_maps)):
+        if found is not None:
+            analysis.add(mean_attention(found, analysis.subject), model)
+            for sink in (True, False):
+                analysis.add(rollout_attribution(found, analysis.subject, sink=sink), model)
+
+
+_ABOUT = (
+    "Where the model looks before it writes the chosen word. Attention is not attribution: what is "
+    "looked at need not be used."
+)
+
+
+def _score(name: str, title: str, *, judged: bool = True) -> Score:
+    return Score(
+        name, title, _ABOUT, signed=False, unit="share", axis="share of attention",
+        judged=judged, family="attention",
+    )  # fmt: skip
+
+
+MEAN = _score("attention", "attention")
+MEAN_WITHOUT_SINK = _score("attention_without_sink", "attention without the start token")
+# The first token takes nearly all of a rollout, so that it is not judged.
+ROLLOUT = _score("rollout", "rollout", judged=False)
+ROLLOUT_WITHOUT_SINK = _score("rollout_without_sink", "rollout without the start token")
+METHOD = Method(
+    name="attention",
+    title="attention",
+    description="Where each head of each layer looks.",
+    compute=compute,
+    scores=(MEAN, MEAN_WITHOUT_SINK, ROLLOUT, ROLLOUT_WITHOUT_SINK),
+    figures=(Figure("attention", "attention"),),
+)

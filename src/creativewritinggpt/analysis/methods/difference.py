@@ -17,13 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...generation.text import vocabulary
 from ...models.scoring import body_and_head
+from .. import registry
+from ..registry import Method
 from ..subject import Subject
 from .attention import AttentionMaps, capture
 from .updates import Update, updates
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
+    from ..run import Analysis
 
 # Positions whose distributions exist at once, two of each.
 _CHUNK = 256
@@ -234,3 +238,24 @@ def _moved(tuned: Tensor, base: Tensor, top: int) -> tuple[list[Moved], list[Mov
 
 def _with_none(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
+
+
+def compute(analysis: Analysis) -> None:
+    """Base and tuned model on the same text."""
+    found = compare(
+        analysis.fp32, analysis.subject, attention=analysis.maps is not None, maps=analysis.maps,
+        base_maps=analysis.base_maps, progress=analysis.progress("comparing with the base"),
+    )  # fmt: skip
+    if found is not None:
+        shown = vocabulary(analysis.writer.tokenizer).shown
+        analysis.record["difference"] = found.to_dict(shown)
+    elif set(analysis.settings.methods) != set(registry.names()):  # asked for by name
+        analysis.warn("what fine-tuning changed can't be told: the model has no adapter")
+
+
+METHOD = Method(
+    name="difference",
+    title="base and tuned model",
+    description="What the fine-tuning changed.",
+    compute=compute,
+)

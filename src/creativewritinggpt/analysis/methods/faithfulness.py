@@ -19,21 +19,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
-from ..attribution import Attribution
+from .. import registry
+from ..registry import Attribution, Figure, Method
 from ..subject import Subject, with_targets
 from .rankings import Curves, Replaced, area, mean_drop, ranking
 from .replacements import draws
+
+if TYPE_CHECKING:
+    from ..run import Analysis
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
 # The curves go on beyond the fractions, to the text with nothing left.
 _REST = (0.75,)
 _MOST_TARGETS = 4
+# Of so few tokens a random ranking is often as good as the best.
+FEW = 10
 # Of the random rankings, the share that a good one must beat.
 _SHARE = 0.95
 
@@ -81,6 +87,7 @@ class Faithfulness:
             "law": law,
             **first,
             "better_than_random": self.better_than_random,
+            "verdict": registry.BETTER if self.better_than_random else registry.NO_BETTER,
             "p_value": self.p_value,
             "sentence": self.sentence,
             "laws": self.laws,
@@ -360,3 +367,29 @@ def _sentence(method: str, laws: dict[str, dict[str, Any]], rankings: int, bette
         f"no better than random: {cost}; with {label} in their place it beats only "
         f"{beaten[worst]} of {rankings} random rankings"
     )
+
+
+def compute(analysis: Analysis) -> None:
+    """Judge every attribution against random rankings."""
+    if analysis.subject.targets[-1].position <= FEW:
+        analysis.warn(
+            f"with fewer than {FEW} tokens before it hardly any explanation can be told from a "
+            "random one"
+        )
+    judge = Judge(analysis.fp32, analysis.subject, seed=analysis.settings.seed)
+    known, part = registry.scores(), {}
+    for name, found in analysis.found.items():
+        if name not in known or known[name].judged:
+            progress = analysis.progress(f"judging {name.replace('_', ' ')}")
+            part[name] = judge.judge(found, progress).to_dict()
+    analysis.record["faithfulness"] = part
+
+
+METHOD = Method(
+    name="faithfulness",
+    title="faithfulness",
+    description="Whether an attribution is better than a random one.",
+    compute=compute,
+    figures=(Figure("curves", "faithfulness"),),
+    builds_on=(registry.ANY,),
+)

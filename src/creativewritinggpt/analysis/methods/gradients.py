@@ -8,20 +8,29 @@ cheap views that add up to nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
-from ..attribution import Attribution
+from ..registry import Attribution, Figure, Method, Score
 from ..runtime.forward import frozen, target_gradients, whole_gelu
 from ..subject import Subject
 from . import path
 from .baselines import BASELINES, check_baseline, rank_correlation
 from .path import Path, Progress, groups
 from .quadrature import Integral, integrate
+
+if TYPE_CHECKING:
+    from ..run import Analysis
+
+# Integrated gradients are repeated from the other baselines where so many tokens, forward and back,
+# allow the steps that settle most scores: for one target up to 20 tokens of text.
+AGREEMENT_REACH = 12_000
+AGREEMENT_STEPS = 300
 
 
 def integrated_gradients(
@@ -76,13 +85,10 @@ def integrated_gradients(
         "most_steps": most_steps,
         "tokens_equal_to_baseline": passes.equal_to_baseline(),
     }
-    return Attribution(
-        method="integrated_gradients",
-        scores=np.stack([integral.parts for integral in integrals]),
-        signed=True,
-        unit="nats",
-        settings=settings,
-        per_target=[_report(integral) for integral in integrals],
+    return INTEGRATED_GRADIENTS.attribution(
+        np.stack([integral.parts for integral in integrals]),
+        settings,
+        [_report(integral) for integral in integrals],
     )
 
 
@@ -99,7 +105,7 @@ def saliency(
     Returns:
         Unsigned, in nats per unit of embedding length.
     """
-    return _one_pass(writer, subject, "saliency", progress)
+    return _one_pass(writer, subject, SALIENCY, progress)
 
 
 def gradient_x_input(
@@ -115,7 +121,7 @@ def gradient_x_input(
     Returns:
         Signed nats, which don't add up to the score.
     """
-    return _one_pass(writer, subject, "gradient_x_input", progress)
+    return _one_pass(writer, subject, GRADIENT_X_INPUT, progress)
 
 
 def baseline_agreement(
@@ -188,7 +194,7 @@ def _report(integral: Integral) -> dict[str, Any]:
 
 
 def _one_pass(
-    writer: LoadedModel, subject: Subject, method: str, progress: Progress | None
+    writer: LoadedModel, subject: Subject, kind: Score, progress: Progress | None
 ) -> Attribution:
     """Saliency or gradient x input, from the gradients of one pass."""
     targets = subject.targets
@@ -199,7 +205,7 @@ def _one_pass(
             rows = passes.text[:, : targets[group[-1]].position]
             found = target_gradients(writer, rows, [targets[index] for index in group])
             for index, (score, gradient) in zip(group, found, strict=True):
-                if method == "saliency":
+                if kind is SALIENCY:
                     sizes = torch.linalg.vector_norm(gradient[0], dim=-1)
                 else:
                     sizes = (gradient[0] * rows[0]).sum(-1)
@@ -207,11 +213,87 @@ def _one_pass(
                 values[index] = score.item()
     if progress is not None:
         progress(1, 1)
-    return Attribution(
-        method=method,
-        scores=scores,
-        signed=method != "saliency",
-        unit="nats per unit of length" if method == "saliency" else "nats",
-        settings={"passes": 1},
-        per_target=[{"score": float(value)} for value in values],
-    )
+    return kind.attribution(scores, {"passes": 1}, [{"score": float(value)} for value in values])
+
+
+def compute(analysis: Analysis) -> None:
+    """Integrated gradients with their agreement over baselines, and the two one-pass scores."""
+    settings, subject, fp32 = analysis.settings, analysis.subject, analysis.fp32
+
+    def add_all(model: str) -> Attribution:
+        with analysis.model(model):
+            found = integrated_gradients(
+                fp32, subject, baseline=settings.baseline, steps=settings.steps,
+                progress=analysis.progress("integrated gradients", model),
+            )  # fmt: skip
+            analysis.add(found, model)
+            analysis.add(gradient_x_input(fp32, subject), model)
+            analysis.add(saliency(fp32, subject), model)
+        return found
+
+    main = add_all("tuned")
+    part: dict[str, Any] = {
+        "signed": main.scores[0].tolist(),
+        "baseline": settings.baseline,
+        **main.per_target[0],
+    }
+    failed = sum(not target["converged"] for target in main.per_target)
+    if failed:
+        analysis.warn(
+            f"integrated gradients did not converge for {failed} of {len(main.per_target)} tokens; "
+            "they are marked"
+        )
+    most = path.most_steps(subject.targets, AGREEMENT_REACH)
+    if most >= AGREEMENT_STEPS:
+        part["baseline_agreement"] = baseline_agreement(
+            fp32, subject, main, steps=settings.steps, most_steps=most,
+            progress=analysis.progress("other baselines"),
+        )  # fmt: skip
+    analysis.record["gradients"] = part
+    if "base" in analysis.models:
+        add_all("base")
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    """Baseline, steps and convergence of the first target."""
+    found = record["gradients"]
+    parts = ["integrated gradients"]
+    if found.get("baseline"):
+        parts.append(f"baseline {str(found['baseline']).replace('_', ' ')}")
+    if found.get("steps"):
+        parts.append(f"{found['steps']} steps")
+    if found.get("convergence_delta") is not None:
+        verdict = "converged" if found.get("converged") else "NOT CONVERGED"
+        delta = f"{found['convergence_delta']:.2g}".replace("-", "−")
+        parts.append(f"{verdict}: parts and whole differ by {delta} nats")
+    return " · ".join(parts)
+
+
+INTEGRATED_GRADIENTS = Score(
+    "integrated_gradients", "integrated gradients",
+    "What each word adds to the log-probability of the chosen one, along the way from a text "
+    "without content (the baseline) to this one. The parts sum to the whole.",
+    summary="by integrated gradients", axis="part of the {score}, nats", facts=_facts,
+    record_key="gradient_scores",
+)  # fmt: skip
+GRADIENT_X_INPUT = Score(
+    "gradient_x_input", "gradient × input",
+    "The gradient of the log-probability times the word's embedding: quick, and right only close "
+    "to where the model stands.",
+)  # fmt: skip
+SALIENCY = Score(
+    "saliency", "saliency",
+    "How strongly the log-probability reacts to the word's embedding; a size without a direction.",
+    signed=False, unit="nats per unit of length", axis="gradient norm of the {score}",
+)  # fmt: skip
+METHOD = Method(
+    name="gradients",
+    title="gradients",
+    description="What each token adds to the score of the target, from the model's gradients.",
+    compute=compute,
+    scores=(INTEGRATED_GRADIENTS, GRADIENT_X_INPUT, SALIENCY),
+    figures=(
+        Figure("bars", "gradients", ("integrated_gradients",)),
+        Figure("matrix", "integrated_gradients_matrix", ("integrated_gradients",)),
+    ),
+)

@@ -19,11 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import InputError
+from ...generation.text import vocabulary
 from ...models.scoring import CHUNK, body_and_head
+from ..registry import Method
 from ..subject import Subject
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
+    from ..run import Analysis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,3 +166,21 @@ def _states_and_norm(bare: Any, ids: Tensor) -> tuple[list[Tensor], Callable[[Te
 def _like_norm(module: torch.nn.Module) -> bool:
     """Whether a module has no parts and no weights but vectors, as a norm."""
     return not any(module.children()) and all(p.ndim <= 1 for p in module.parameters())
+
+
+def compute(analysis: Analysis) -> None:
+    """The guess of each layer, of the base model too."""
+    part = {}
+    for model in ("tuned", "base") if analysis.writer.has_adapter else ("tuned",):
+        with analysis.model(model):
+            found = logit_lens(analysis.fp32, analysis.subject)
+        part[model] = found.to_dict(vocabulary(analysis.writer.tokenizer).shown)
+    analysis.record["lens"] = part
+
+
+METHOD = Method(
+    name="lens",
+    title="logit lens",
+    description="What each layer would predict.",
+    compute=compute,
+)

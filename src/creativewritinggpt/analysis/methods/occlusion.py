@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
-from ..attribution import Attribution
+from ..registry import Attribution, Method, Score
 from ..runtime.changes import Predictions
 from ..runtime.prefix_cache import Reading
 from ..subject import Subject, with_targets
 from ..text.words import words_of
 from .replacements import LAWS, draws
+
+if TYPE_CHECKING:
+    from ..run import Analysis
 
 UNITS = ("token", "word", "sentence", "part")
 REPLACEMENTS = ("end_of_text", *LAWS)
@@ -89,14 +92,7 @@ def leave_one_out(
     if replacement != "end_of_text":
         settings |= {"samples": samples, "seed": seed}
         error = _shared(subject, units, scores.std(2, ddof=1) / np.sqrt(samples))
-    return Attribution(
-        method="occlusion",
-        scores=_shared(subject, units, means),
-        signed=True,
-        unit="nats",
-        settings=settings,
-        standard_error=error,
-    )
+    return OCCLUSION.attribution(_shared(subject, units, means), settings, standard_error=error)
 
 
 def units_of(subject: Subject, unit: str) -> list[list[int]]:
@@ -180,3 +176,28 @@ def _shared(subject: Subject, units: list[list[int]], scores: np.ndarray) -> np.
 def _text(subject: Subject, tokens: list[int]) -> str:
     """The characters that some tokens stand for."""
     return subject.text[subject.spans[tokens[0]][0] : subject.spans[tokens[-1]][1]]
+
+
+def compute(analysis: Analysis) -> None:
+    """Leave each piece of the text out."""
+    for model in analysis.models:
+        with analysis.model(model):
+            found = leave_one_out(
+                analysis.fp32, analysis.subject, unit=analysis.settings.unit,
+                progress=analysis.progress("leaving words out"),
+            )  # fmt: skip
+        analysis.add(found, model)
+
+
+OCCLUSION = Score(
+    "occlusion", "occlusion",
+    "How much log-probability is lost when the word is taken out (replaced where it stands).",
+    summary="by leaving out", axis="{score} lost, nats",
+)  # fmt: skip
+METHOD = Method(
+    name="occlusion",
+    title="occlusion",
+    description="What the score of the target loses without a piece of the text.",
+    compute=compute,
+    scores=(OCCLUSION,),
+)

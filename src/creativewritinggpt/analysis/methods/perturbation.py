@@ -20,15 +20,15 @@ exactly, which corrects the means (see :mod:`.sampled`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
-from ..attribution import Attribution
+from ..registry import Attribution, Figure, Method, Score
 from ..runtime.changes import Predictions
 from ..runtime.prefix_cache import Reading
 from ..subject import Subject, with_targets
@@ -36,7 +36,12 @@ from .replacements import check_law, draws
 from .rough import rough_kind
 from .sampled import Sampled
 
+if TYPE_CHECKING:
+    from ..run import Analysis
+
 Progress = Callable[[int, int], None]
+# Up to so many tokens the influence of each on every later position is computed, too.
+MOST_WITH_INFLUENCE = 64
 # Of each token at least so many samples are exact; fewer are not worth a second pass.
 _FEWEST_EXACT = 4
 _EXACT_SHARE = 12
@@ -84,19 +89,12 @@ class Perturbation:
             {"noise_floor": self.noise_floor, "flip_rate": rates.tolist(), "js_nats": js.tolist()}
             for rates, js in zip(self.flip_rate, self.js, strict=True)
         ]
-        return Attribution(
-            "kl", self.kl.clip(min=0.0), False, "nats", dict(self.settings), per_target, self.kl_se
-        )
+        return KL.attribution(self.kl.clip(min=0.0), dict(self.settings), per_target, self.kl_se)
 
     def change_attribution(self) -> Attribution:
         """The changes of the targets' scores as an attribution with a sign."""
-        return Attribution(
-            method="probability_change",
-            scores=self.change,
-            signed=True,
-            unit="nats",
-            settings=dict(self.settings),
-            standard_error=self.change_se,
+        return PROBABILITY_CHANGE.attribution(
+            self.change, dict(self.settings), standard_error=self.change_se
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -303,6 +301,64 @@ def _with_influence(
     each = found.kl.map(lambda kl: kl.sum(2, dtype=np.float64) / (length - replaced)[:, None])
     affected[replaced], error[replaced] = each.mean(), each.standard_error()
     return dataclasses.replace(result, influence=influence, affected=affected, affected_se=error)
+
+
+def compute(analysis: Analysis) -> None:
+    """Random replacements: divergence, change of the target, influence of all on all."""
+    settings, subject = analysis.settings, analysis.subject
+    everywhere = subject.length <= MOST_WITH_INFLUENCE
+    for model in analysis.models:
+        with analysis.model(model):
+            found = perturb(
+                analysis.writer, subject, law=settings.law, samples=settings.samples,
+                seed=settings.seed,
+                positions="all" if model == "tuned" and everywhere else "targets",
+                progress=analysis.progress("random replacements", model),
+            )  # fmt: skip
+        analysis.add(found.kl_attribution(), model)
+        analysis.add(found.change_attribution(), model)
+        if model == "tuned":
+            analysis.record["perturbation"] = found.to_dict()
+            if found.influence is not None:
+                analysis.record["influence"] = found.influence.tolist()
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    """Replacement distribution, samples and noise floor."""
+    found = record["perturbation"]
+    parts = ["words replaced at random"]
+    if found.get("law"):
+        parts.append(f"law {found['law']}")
+    if found.get("samples"):
+        parts.append(f"{found['samples']} samples, bars ± 2 standard errors")
+    if found.get("noise_floor") is not None:
+        parts.append(f"noise floor {found['noise_floor']:.1e} nats")
+    return " · ".join(parts)
+
+
+KL = Score(
+    "kl", "perturbation (KL)",
+    "How far the model's expectation of the next word moves when the word is replaced by random "
+    "others; a size without a direction.",
+    signed=False, summary="by random replacement", axis="KL(original ‖ perturbed), nats",
+    facts=_facts, record_key="perturbation_scores",
+)  # fmt: skip
+PROBABILITY_CHANGE = Score(
+    "probability_change", "change in probability",
+    "How much log-probability is lost, on average, when the word is replaced by random others.",
+    axis="{score} lost, nats", facts=_facts,
+)  # fmt: skip
+METHOD = Method(
+    name="perturbation",
+    title="random replacement",
+    description="How the predictions change when a token is replaced by random others.",
+    compute=compute,
+    scores=(KL, PROBABILITY_CHANGE),
+    figures=(
+        Figure("bars", "perturbation", ("kl", "probability_change")),
+        Figure("matrix", "kl_matrix", ("kl",)),
+    ),
+)
 
 
 def _plain(

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..attribution import Attribution
+from ..registry import Attribution
 from ..subject import Subject
-from .attention import AttentionMaps
+from .attention import ROLLOUT, ROLLOUT_WITHOUT_SINK, AttentionMaps
 
 
 def rollout(maps: AttentionMaps, sink: bool = True) -> np.ndarray:
@@ -55,10 +55,7 @@ def rollout_attribution(
         Shares: each row sums to 1 over the tokens before its target.
     """
     queries = [target.position - 1 for target in subject.targets]
-    return Attribution(
-        method="rollout" if sink else "rollout_without_sink",
-        scores=rollout(maps, sink)[queries],
-        signed=False,
-        unit="share",
-        settings={"layers": maps.layers, "heads": maps.heads, "sink": sink},
+    return (ROLLOUT if sink else ROLLOUT_WITHOUT_SINK).attribution(
+        rollout(maps, sink)[queries],
+        {"layers": maps.layers, "heads": maps.heads, "sink": sink},
     )

@@ -17,8 +17,9 @@ import numpy as np
 from ..._version import __version__
 from ...files import atomic_file
 from ...generation.text import vocabulary
-from ..attribution import Attribution
+from .. import registry
 from ..predictions import Prediction
+from ..registry import Attribution
 from ..subject import Subject
 from ..text.words import Word
 
@@ -130,15 +131,12 @@ def target_records(
     return result
 
 
-def add_method(
-    record: dict[str, Any], found: Attribution, name: str | None = None, model: str = "tuned"
-) -> None:
+def add_method(record: dict[str, Any], found: Attribution, model: str = "tuned") -> None:
     """Put an attribution into the record, and into the original's keys where it belongs there."""
-    name = name or found.method
-    record["methods"].setdefault(name, {})[model] = found.to_dict()
-    key = {"integrated_gradients": "gradient_scores", "kl": "perturbation_scores"}.get(name)
-    if key is not None and model == "tuned":
-        record[key] = found.normalised()[0, 1:].tolist()
+    record["methods"].setdefault(found.method, {})[model] = found.to_dict()
+    score = registry.scores().get(found.method)
+    if score is not None and score.record_key and model == "tuned":
+        record[score.record_key] = found.normalised()[0, 1:].tolist()
 
 
 def as_json(record: dict[str, Any]) -> dict[str, Any]:

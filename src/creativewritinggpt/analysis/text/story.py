@@ -12,14 +12,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..methods.attention import AttentionMaps, masked_sink
+from ..registry import Method
 from ..subject import Subject
 from .tags import is_title, name_key
 from .words import Word
+
+if TYPE_CHECKING:
+    from ..run import Analysis
 
 KINDS = ("name", "place", "dialogue", "action", "prompt")
 # Below this the scores of a target are noise, and their shares would be noise blown up.
@@ -273,3 +277,24 @@ def story_record(
             record["returns"][name] = [item.to_dict() for item in found]
             record["told"][name] = told(found, name.replace("_", " "))
     return record
+
+
+def compute(analysis: Analysis) -> None:
+    """Names, places, speech and action, and where the model looks for them."""
+    wanted = ("attention_without_sink", "integrated_gradients", "kl")
+    scores = {name: analysis.found[name].scores for name in wanted if name in analysis.found}
+    if not scores:
+        return
+    about = analysis.subject, analysis.words, analysis.kinds
+    analysis.record["story"] = story_record(scores, *about)
+    if analysis.maps is not None:
+        analysis.record["story"]["following_heads"] = following_heads(analysis.maps, *about)
+
+
+METHOD = Method(
+    name="story",
+    title="names, places and speech",
+    description="Where the model looks for names, places, speech and action.",
+    compute=compute,
+    builds_on=("attention", "gradients", "perturbation"),
+)
