@@ -1,34 +1,60 @@
-# make demo    see the whole thing work: train, compare, evaluate (a few minutes)
-# make test    run the tests
-# make check   lint, types and generated docs
-# make bench-env  a .venv-bench with the peers of the benchmarks (llama-cpp-python compiles for minutes)
+# make demo        see the whole thing work: train, compare, evaluate, explain (a few minutes)
+# make test        the tests that a change needs (at most 6 minutes on two cores)
+# make test-all    the rest: slow ones, invariants, real samples, browser, built wheel
+# make check       lint, types, generated docs, counts of the code base
+# make docs        write what is generated: docs/cli.md, docs/configuration.md, docs/architecture.md
+# make site        the documentation as a web site in site/, without the network
+# make bench-env   a .venv-bench with the peers of the benchmarks (llama-cpp-python compiles for minutes)
 # Each sets up .venv by itself. The same as plain commands: see the README.
+# COVERAGE=1 before test and test-all collects coverage; `make coverage` reports both together.
 
 PYTHON ?= python3
 VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
 BIN := $(VENV)/bin
+endif
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+PYTEST := $(BIN)/python -m pytest
+COV := $(if $(COVERAGE),--cov --cov-append --cov-report=)
+FAST := not (slow or invariant or realdata or browser or network)
+REST := (slow or browser or network) and not (invariant or realdata)
 
-.PHONY: demo test check docs bench-env clean
+.PHONY: demo test test-all test-browser check coverage docs site bench-env clean
 
 demo: $(READY)
 	$(BIN)/cwgpt demo
 
-# A test on one thread for each core at once; then, one after the other, those that must come out
-# the same on all of the machine's threads.
+# A test on one thread for each core at once.
 test: $(READY_DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical -m "not (invariant or realdata)"
-	$(BIN)/python -m pytest -m "invariant or realdata"
+	OMP_NUM_THREADS=1 $(PYTEST) -n logical -m "$(FAST)" $(COV)
+
+# The last ones, one after the other, must come out the same on all of the machine's threads.
+test-all: $(READY_DEV)
+	OMP_NUM_THREADS=1 $(PYTEST) -n logical -m "$(REST)" $(COV)
+	$(PYTEST) -m "invariant or realdata" $(COV)
+
+test-browser: $(READY_DEV)
+	$(PYTEST) -m browser
+
+coverage: $(READY_DEV)
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 check: $(READY_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/house.py --check
 
 docs: $(READY_DEV)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/house.py --write
+
+site: $(READY_DEV)
+	$(BIN)/python docs/site.py
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): PyTorch and the rest, once (a few minutes) …"
@@ -39,14 +65,14 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_DEV): $(READY)
 	@echo "Adding what the tests and checks need …"
-	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents,fast]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents]"
 	@touch $@
 
 bench-env:
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(VENV)-bench/bin/python -m pip install --quiet -c constraints.txt -e ".[hub,documents,fast]" \
+	$(VENV)-bench/bin/python -m pip install --quiet -c constraints.txt -e ".[hub,documents]" \
 		--group bench-train --group bench-generate --group bench-evaluate --group bench-explain
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench
+	rm -rf $(VENV) $(VENV)-bench site
