@@ -108,7 +108,7 @@ def streamed(corpus: Path, tokenizer: Any) -> dict[str, float]:
     shape = {"max_length": MAX_LENGTH, "bos_id": 0, "eos_id": 0, "mask_prompt": False}
     rows = StreamedRows(opened, config, definition_of(tokenizer), shape)
     targets = 0
-    while not any(place["passes"] for place in rows.account().values()):
+    while not any(place["passes"] for place in rows.stats().values()):
         targets += int(rows.take(8).target_counts().sum())
     ended = time.perf_counter()
     return {

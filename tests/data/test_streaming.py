@@ -105,7 +105,7 @@ def first_pass(streams: Streams, rows: StreamedRows) -> list[int]:
         if not len(given_rows):  # another process's turn
             continue
         marks = streams.marks(given_rows)
-        if any(place["passes"] for place in rows.account().values()):
+        if any(place["passes"] for place in rows.stats().values()):
             # The group that begins the next pass has been read.
             return found
         found += marks
@@ -189,14 +189,14 @@ def test_shares_are_those_asked_for_and_small_sources_begin_again(
     streams = Streams(files, tiny_tokenizer, mix={"a": 0.75, "b": 0.25})
     rows = streams.rows()
     rows.take(300)
-    account = rows.account()
-    share = account["b"]["tokens"] / (account["a"]["tokens"] + account["b"]["tokens"])
-    assert abs(share - 0.25) < 0.01 and account["b"]["passes"] >= 1
+    stats = rows.stats()
+    share = stats["b"]["tokens"] / (stats["a"]["tokens"] + stats["b"]["tokens"])
+    assert abs(share - 0.25) < 0.01 and stats["b"]["passes"] >= 1
     # Without a mix both come as there is of them, all of it once.
     plain = Streams(files, tiny_tokenizer).rows()
     plain.take(60)
-    account = plain.account()
-    share = account["b"]["tokens"] / (account["a"]["tokens"] + account["b"]["tokens"])
+    stats = plain.stats()
+    share = stats["b"]["tokens"] / (stats["a"]["tokens"] + stats["b"]["tokens"])
     assert abs(share - 20 / 420) < 0.02
     with pytest.raises(InputError, match="temperature"):
         Streams(files, tiny_tokenizer, mix={"temperature": 2})
@@ -221,7 +221,7 @@ def test_what_validates_is_never_trained_on_nor_its_copies(
     seen = set(first_pass(streams, rows))
     assert held in streams.held_back()
     assert not seen & (streams.held_back() | {777777})
-    assert rows.account()["rows"]["left_out"] >= 2
+    assert rows.stats()["rows"]["left_out"] >= 2
 
 
 def test_a_source_too_small_for_the_rule_holds_back_a_group_all_the_same(
@@ -275,7 +275,7 @@ def test_memory_stays_flat_as_the_corpus_grows(
         rows = streams.rows()
         rows.take(40)
         tracemalloc.start()
-        while not any(place["passes"] for place in rows.account().values()):
+        while not any(place["passes"] for place in rows.stats().values()):
             rows.take(40)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -290,7 +290,7 @@ def test_targets_are_every_token_of_the_documents(tmp_path: Path, tiny_tokenizer
     count = 0
     while True:
         part = rows.take(1)
-        if rows.account()["rows"]["passes"]:
+        if rows.stats()["rows"]["passes"]:
             break
         count += int((part.targets != IGNORE).sum())
     held = streams.held_back()

@@ -171,7 +171,7 @@ def _go(
     config, writer, output = parts.config, parts.writer, Path(parts.config.output_dir)
     state = State() if found is None else found[1]
     anew = found is None or take_up(state, parts, force)
-    micro, scored = (MicroBatch(config.batch_size, parts.feed.max_length) for _ in range(2))
+    micro, scored = (MicroBatch(config.batch_size, parts.batches.max_length) for _ in range(2))
     began = time.monotonic()
     before = _validate(parts, scored, team) if anew and not team.sharded else None
     samples = None if sample is None else lambda: sample(writer)
@@ -191,7 +191,7 @@ def _go(
     )
     job = Job(
         writer=writer,
-        feed=parts.feed,
+        batches=parts.batches,
         plan=parts.plan,
         config=config,
         state=state,
@@ -209,8 +209,8 @@ def _go(
         if found is not None:
             micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
         elif not team.sharded:
-            most = fitting_rows(writer, parts.feed.max_length, micro.rows, team.local_size)
-            micro.rows = rows_at_once(writer, parts.feed.max_length, most)
+            most = fitting_rows(writer, parts.batches.max_length, micro.rows, team.local_size)
+            micro.rows = rows_at_once(writer, parts.batches.max_length, most)
         if found is None:
             assert before is not None
             state.metrics = {**new_metrics(config, before, sizes), **first.metrics}
@@ -233,7 +233,7 @@ def _go(
             if before is not None:
                 note_base(state.metrics, before)
             restore(found[0], writer.model, optimizer, team)
-            parts.feed.restore(state.stream)
+            parts.batches.restore(state.stream)
             before_it = bool(state.fingerprint["probed"]["compiled"])
             chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, before_it)
             console.note(f"going on from step {state.step} of {parts.plan.total_steps}")

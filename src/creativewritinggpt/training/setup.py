@@ -19,6 +19,8 @@ from ..config.run import Config
 from ..data.corpus import Corpus
 from ..data.held_out import HeldOut, held_out_rows
 from ..data.mixing import Mixture, mix
+from ..data.rows.batches import Batches, PreparedBatches, StreamedBatches
+from ..data.rows.encoder import definition_of
 from ..data.rows.packing import RowPlan, plan_rows
 from ..data.rows.stream import StreamedCorpus
 from ..data.rows.tokens import tokenize
@@ -28,7 +30,6 @@ from ..files import cache_folder
 from ..models.adapter import save_model
 from ..models.loaded_model import LoadedModel
 from .checkpoint import State, trained_parameters
-from .feed import Feed, PreparedFeed, stream_feed
 from .model_card import model_card
 from .record import run_record
 from .schedule import Plan, plan_run, plan_stream
@@ -55,7 +56,7 @@ class Parts:
         corpus: What was read.
         writer: The model.
         mixture: What an epoch holds of each source; None of a stream.
-        feed: The rows to train on, as the loop asks for them.
+        batches: The rows to train on, as the loop asks for them.
         rows: The same where they were prepared; None of a stream.
         held_out: What validations score.
         domains: Names of the sources that validate.
@@ -70,7 +71,7 @@ class Parts:
     writer: LoadedModel
     mixture: Mixture | None
     rows: RowPlan | None
-    feed: Feed
+    batches: Batches
     held_out: HeldOut
     domains: list[str]
     domain_ids: np.ndarray
@@ -155,7 +156,7 @@ class Parts:
             "files": self.files,
             "sources": self.manifest["sources"],
             "mixture": None if self.mixture is None else self.mixture.to_dict(),
-            "streamed": self.feed.account(),
+            "streamed": self.batches.stats(),
             "held_out": self.held_out.to_dict(),
             "missing": self.corpus.missing,
         }
@@ -203,12 +204,20 @@ def prepare(
     if isinstance(corpus, StreamedCorpus):
         known = corpus.known()
         plan = plan_stream(config)
-        feed: Feed = stream_feed(corpus, config, writer, shape, plan, team)
+        if team.sharded:
+            raise InputError(
+                "streaming feeds processes with a copy of the model each, not shards",
+                "train without --streaming, or without FSDP",
+            )
+        definition = definition_of(writer.tokenizer)
+        batches: Batches = StreamedBatches(
+            corpus, config, definition, shape, plan.rows_per_step, team
+        )
     else:
         known = corpus
         mixture, rows = _rows(config, corpus, writer, shape, cache)
         plan = plan_run(config, len(rows))
-        feed = PreparedFeed(rows, plan, team)
+        batches = PreparedBatches(rows, plan.rows_of_step, team.share)
     held_out = held_out_rows(
         tokenize(known.validation, writer.tokenizer, cache), sources_of(known.validation),
         most=config.val_tokens, seed=config.seed, **shape,
@@ -224,7 +233,7 @@ def prepare(
         writer=writer,
         mixture=mixture,
         rows=rows,
-        feed=feed,
+        batches=batches,
         held_out=held_out,
         domains=domains,
         domain_ids=np.array([place[document.source] for document in known.validation]),

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from ..config.run import Config
+from ..data.rows.batches import Batches
 from ..errors import RunError
 from ..models.loaded_model import LoadedModel
 from ..processes import ProcessLost
 from .checkpoint import State, save_checkpoint, trained_parameters
 from .display import Display
 from .engine import accumulate_gradient
-from .feed import Feed
 from .interrupt import Interrupt
 from .memory import MicroBatch
 from .metrics import (
@@ -49,7 +49,7 @@ class Job:
 
     Attributes:
         writer: The model with its adapter attached.
-        feed: Where the rows of each step come from.
+        batches: Where the rows of each step come from.
         plan: The course of the run.
         config: The settings.
         state: Where the run stands; changed as it goes.
@@ -63,7 +63,7 @@ class Job:
     """
 
     writer: LoadedModel
-    feed: Feed
+    batches: Batches
     plan: Plan
     config: Config
     state: State
@@ -171,7 +171,7 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
     rate = job.plan.learning_rate(state.step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    rows_of_step, indices, tokens = job.feed.step(state.step)
+    rows_of_step, indices, tokens = job.batches.step(state.step)
     job.writer.model.train()
 
     def gradient(rows: int) -> float:
@@ -199,7 +199,7 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    job.feed.applied()
+    job.batches.applied()
     state.useful_tokens += tokens
     state.step_seconds += time.monotonic() - began
     state.metrics["batch_losses"].append(loss)
@@ -226,7 +226,7 @@ def probe(job: Job) -> float:
     def timed(rows: int) -> float:
         began, at_once = time.monotonic(), rows * team.size
         accumulate = team.accumulate or accumulate_gradient
-        accumulate(job.writer, *job.feed.first(at_once), rows, 1)
+        accumulate(job.writer, *job.batches.first(at_once), rows, 1)
         return (time.monotonic() - began) * math.ceil(wanted / at_once)
 
     def clear() -> None:
@@ -239,7 +239,7 @@ def probe(job: Job) -> float:
 
 def keep(job: Job) -> None:
     """Save a checkpoint."""
-    job.state.stream = job.feed.state()
+    job.state.stream = job.batches.state()
     job.state.fingerprint["probed"]["micro_batch"] = job.micro.rows
     save_checkpoint(
         job.output / CHECKPOINTS,

@@ -114,7 +114,7 @@ class StreamedRows:
         for number, lane in self._lanes.items():
             lane.restore(state["lane"][str(number)])
 
-    def account(self) -> dict[str, dict[str, Any]]:
+    def stats(self) -> dict[str, dict[str, Any]]:
         """By source, what this process has trained on and left out."""
         made: dict[str, dict[str, Any]] = {}
         for lane in self._lanes.values():

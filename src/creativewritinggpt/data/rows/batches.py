@@ -1,0 +1,171 @@
+"""The rows of each optimizer step, of a prepared or a streamed corpus.
+
+Rows of a prepared corpus are numbered, and which of them a step takes is a function of the seed and
+the step. A stream gives the next rows, so its position is part of a checkpoint: that after the last
+step that was applied, of all processes together.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ...config.run import Config
+from .packing import RowPlan, Rows
+from .stream import StreamedCorpus
+from .stream_rows import StreamedRows, together
+
+if TYPE_CHECKING:
+    from ...processes import Processes
+
+
+class Batches(Protocol):
+    """What the training loop takes rows from.
+
+    Attributes:
+        max_length: Positions in a row.
+    """
+
+    max_length: int
+
+    def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
+        """The rows of a step.
+
+        Args:
+            step: Optimizer steps taken so far, from 0.
+
+        Returns:
+            Rows, the numbers of this process's among them, and the target tokens of all processes.
+        """
+
+    def first(self, count: int) -> tuple[Rows, np.ndarray]:
+        """This process's part of the first ``count`` rows, which stay to be trained on."""
+
+    def applied(self) -> None:
+        """Note that the step asked for last has been applied."""
+
+    def state(self) -> dict[str, Any] | None:
+        """The position for a checkpoint, of all processes, each of which must call this."""
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from a position."""
+
+    def stats(self) -> dict[str, Any] | None:
+        """What this process has read of each source, where that is not known beforehand."""
+
+
+class PreparedBatches:
+    """Rows of a corpus that was prepared before training; their position is the step's number.
+
+    Args:
+        rows: The rows of the whole run.
+        rows_of_step: The numbers of the rows of a step.
+        share: This process's part of such numbers.
+    """
+
+    def __init__(
+        self,
+        rows: RowPlan,
+        rows_of_step: Callable[[int], np.ndarray],
+        share: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        self._rows, self._rows_of_step, self._share = rows, rows_of_step, share
+        self.max_length = rows.max_length
+
+    @functools.cached_property
+    def _targets(self) -> np.ndarray:
+        return self._rows.target_counts()
+
+    def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
+        """See :class:`Batches`."""
+        indices = self._rows_of_step(step)
+        return self._rows, self._share(indices), int(self._targets[indices].sum())
+
+    def first(self, count: int) -> tuple[Rows, np.ndarray]:
+        """See :class:`Batches`."""
+        return self._rows, self._share(self._rows_of_step(0)[:count])
+
+    def applied(self) -> None:
+        """Nothing to note."""
+
+    def state(self) -> dict[str, Any] | None:
+        """None."""
+        return None
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Nothing to restore."""
+
+    def stats(self) -> dict[str, Any] | None:
+        """None: the mixture has them."""
+        return None
+
+
+class StreamedBatches:
+    """Rows of a corpus that is read while it is trained on.
+
+    Args:
+        corpus: What is streamed.
+        config: The settings.
+        definition: The tokenizer's, as :func:`~.encoder.definition_of` gives it.
+        shape: ``max_length``, ``bos_id``, ``eos_id`` and ``mask_prompt`` of the rows.
+        rows_per_step: Rows of a step, of all processes.
+        processes: The processes that share them.
+    """
+
+    def __init__(
+        self,
+        corpus: StreamedCorpus,
+        config: Config,
+        definition: str,
+        shape: Mapping[str, Any],
+        rows_per_step: int,
+        processes: Processes,
+    ) -> None:
+        def opened(parts: int) -> StreamedRows:
+            rank, size = processes.rank, processes.size
+            return StreamedRows(corpus, config, definition, shape, rank, size, parts)
+
+        self._opened, self._rows_per_step, self._processes = opened, rows_per_step, processes
+        self._rows = opened(processes.size)
+        self.max_length = self._rows.max_length
+        self._applied = self._rows.state()
+
+    def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
+        """See :class:`Batches`."""
+        rows = self._rows.take(self._rows_per_step)
+        tokens = self._processes.total(int(rows.target_counts().sum()))
+        return rows, np.arange(len(rows)), tokens
+
+    def first(self, count: int) -> tuple[Rows, np.ndarray]:
+        """See :class:`Batches`."""
+        rows = self._rows.take(count)
+        self._rows.restore(self._applied)
+        return rows, np.arange(len(rows))
+
+    def applied(self) -> None:
+        """See :class:`Batches`."""
+        self._applied = self._rows.state()
+
+    def state(self) -> dict[str, Any] | None:
+        """See :class:`Batches`."""
+        states = self._processes.all_told(json.dumps(self._applied))
+        return together([json.loads(state) for state in states])
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """See :class:`Batches`.
+
+        Raises:
+            InputError: There are more processes than stream shards.
+        """
+        if state is not None:
+            self._rows = self._opened(state["lanes"])
+            self._rows.restore(state)
+            self._applied = self._rows.state()
+
+    def stats(self) -> dict[str, Any] | None:
+        """See :class:`Batches`."""
+        return self._rows.stats()
