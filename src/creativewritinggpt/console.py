@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+ProgressCallback = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much of it is done, and how much there is (or None)."""
+
+CountCallback = Callable[[int, int], None]
+"""Called with how much of one piece of work is done, and how much there is."""
+
+
 def printable(text: str) -> str:
     """``text`` without the control characters that a terminal would obey."""
     return _CONTROL.sub("", text)
@@ -105,8 +112,15 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def counting(progress: ProgressCallback | None, what: str) -> CountCallback | None:
+    """The callback of one piece of work, named ``what``, within ``progress``; None for None."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(what, done, total)
+
+
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
+def progress(what: str) -> Iterator[ProgressCallback]:
     """Show how far a piece of work is: a bar on a terminal, a line now and then elsewhere.
 
     Args:

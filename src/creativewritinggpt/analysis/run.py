@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..console import CountCallback, ProgressCallback, counting
 from . import registry
 from .methods.attention import AttentionMaps
 from .predictions import predictions
@@ -24,7 +25,6 @@ from .text.words import Word, words_of
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
-Tell = Callable[[str, int, int | None], None]
 # With more targets the base model is not explained beside the tuned one: it doubles the time.
 MOST_WITH_BASE = 40
 
@@ -53,7 +53,7 @@ def explain(
     text: str,
     settings: AnalysisSettings | None = None,
     *,
-    tell: Tell | None = None,
+    progress: ProgressCallback | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Explanation:
     """Explain what the model makes of a text.
@@ -62,7 +62,7 @@ def explain(
         writer: The model.
         text: The text.
         settings: What to explain and how.
-        tell: Progress: called with what is computed, how much is done and of how much.
+        progress: Called as the work goes on.
         warn: Called with what the user should know; the record has it too.
 
     Returns:
@@ -74,7 +74,7 @@ def explain(
     """
     settings = settings or AnalysisSettings()
     _check_drawn(writer, settings)
-    analysis = Analysis(writer, text, settings, tell, warn)
+    analysis = Analysis(writer, text, settings, progress, warn)
     wanted = registry.in_order(settings.methods)
     left = [method.name for method in wanted]
     try:
@@ -93,7 +93,7 @@ class Analysis:
         writer: The model.
         text: The text.
         settings: What to explain and how.
-        tell: See :func:`explain`.
+        progress: See :func:`explain`.
         warn: See :func:`explain`.
 
     Attributes:
@@ -115,14 +115,14 @@ class Analysis:
         writer: LoadedModel,
         text: str,
         settings: AnalysisSettings,
-        tell: Tell | None = None,
+        progress: ProgressCallback | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         from .text.tags import tag
 
         fp32 = dataclasses.replace(writer.device, precision="fp32")
         self.writer, self.fp32 = writer, dataclasses.replace(writer, device=fp32)
-        self.settings, self._tell, self._warn = settings, tell, warn
+        self.settings, self._progress, self._warn = settings, progress, warn
         self._warnings: list[str] = []
         self.subject = choose(self.fp32, text, settings, self.warn)
         self.words = words_of(self.subject)
@@ -179,13 +179,9 @@ class Analysis:
         if self._warn is not None:
             self._warn(text)
 
-    def progress(self, what: str, model: str = "tuned") -> Callable[[int, int], None] | None:
+    def progress(self, what: str, model: str = "tuned") -> CountCallback | None:
         """A callback for a computation's progress, None where nobody asks."""
-        tell = self._tell
-        if tell is None:
-            return None
-        shown = what + (" of the base" if model == "base" else "")
-        return lambda done, total: tell(shown, done, total)
+        return counting(self._progress, what + (" of the base" if model == "base" else ""))
 
 
 def _check_drawn(writer: LoadedModel, settings: AnalysisSettings) -> None:

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     for number, text in enumerate(texts, 1):
         place = folder if len(texts) == 1 else folder / folder_name(number, text)
         with console.progress("explaining") as tell:
-            found = explain(writer, text, settings, tell=tell, warn=console.warn)
+            found = explain(writer, text, settings, progress=tell, warn=console.warn)
             found.record["command"] = _command()
 
             def drawn(done: int, total: int, tell: Any = tell) -> None:

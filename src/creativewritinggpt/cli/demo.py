@@ -140,7 +140,7 @@ def _explain(writer: Any, folder: Path, seed: int) -> dict[str, Any]:
         write=EXPLAINED, preset="literary", samples=10, seed=seed, methods=methods
     )
     with console.progress("explaining") as tell:
-        found = explain(writer, PROMPTS[1], settings, tell=tell)
+        found = explain(writer, PROMPTS[1], settings, progress=tell)
         found.record["command"] = "cwgpt demo"
         save(found, folder, settings)
     for line in told(found):

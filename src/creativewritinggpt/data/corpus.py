@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ..config.run import Config
+from ..console import ProgressCallback
 from ..errors import InputError, UserError
 from ..files import atomic_folder, cache_folder, disk_errors
 from .document import Document
 from .readers.tables import Reading
-from .report import Progress, SourceReport
+from .report import SourceReport
 from .rows.sharing import read_blocks
 from .rows.tokens import digests
 from .sources.base import Keep, Source, kept
@@ -67,7 +68,7 @@ class Corpus:
 def load_corpus(
     config: Config,
     files: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     keep: Mapping[str, Keep] | None = None,
 ) -> Corpus:
     """Read, clean and split what a run trains on.
@@ -102,7 +103,7 @@ def load_corpus(
 
 
 def read_documents(
-    files: Sequence[str], config: Config, progress: Progress | None = None
+    files: Sequence[str], config: Config, progress: ProgressCallback | None = None
 ) -> list[Document]:
     """All documents of files, or of ``config.sources``, without a split."""
     stores, _ = _stores(config, files, progress, {})
@@ -110,7 +111,10 @@ def read_documents(
 
 
 def _stores(
-    config: Config, files: Sequence[str], progress: Progress | None, keep: Mapping[str, Keep]
+    config: Config,
+    files: Sequence[str],
+    progress: ProgressCallback | None,
+    keep: Mapping[str, Keep],
 ) -> tuple[list[DocumentStore], dict[str, str]]:
     stores: list[DocumentStore] = []
     missing: dict[str, str] = {}
@@ -203,7 +207,7 @@ def _code() -> str:
     return content.hexdigest()
 
 
-def _stored(source: Source, config: Config, progress: Progress | None) -> DocumentStore:
+def _stored(source: Source, config: Config, progress: ProgressCallback | None) -> DocumentStore:
     """The source's documents on disk, read and cleaned if they are not there yet."""
     from filelock import FileLock
 
@@ -243,7 +247,7 @@ def _found(entry: Path) -> DocumentStore | None:
     return store if size == store.offsets[-1] else None
 
 
-def _write(folder: Path, source: Source, config: Config, progress: Progress | None) -> None:
+def _write(folder: Path, source: Source, config: Config, progress: ProgressCallback | None) -> None:
     report = SourceReport(source.name)
     if config.max_documents is None:
         write_store(folder, read_blocks(source, config, report, progress), report)

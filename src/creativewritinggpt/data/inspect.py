@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..console import counted, printable
+from ..console import ProgressCallback, counted, printable
 from .corpus import Corpus
 from .mixing import mix
-from .report import Progress, SourceReport
+from .report import SourceReport
 from .rows.packing import IGNORE, PackedRows, RowPlan, plan_rows
 from .rows.tokens import tokenize
 from .store import sources_of
@@ -37,7 +37,7 @@ def inspect_corpus(
     weights: dict[str, float] | None = None,
     seed: int = 0,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Describe a corpus.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,9 +10,6 @@ from ..console import counted
 
 _NOTES = 5
 """Notes that are shown; the record has all."""
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, how much of it is done, and how much there is where known."""
 
 
 @dataclass

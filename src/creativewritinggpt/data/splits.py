@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from ..console import ProgressCallback
 from ..errors import InputError
 from .document import Document
-from .report import Progress
 from .rows.sharing import near_duplicates
 from .store import Documents, DocumentStore, hash_text
 
@@ -75,7 +75,7 @@ def split(
     train_size: int,
     val_size: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     processes: int | None = None,
 ) -> tuple[Documents, Documents]:
     """Choose what is trained on and what validates; the stores' reports are completed.
@@ -259,7 +259,7 @@ def _limit(choices: Sequence[_Choice], train_size: int, seed: int) -> None:
 
 
 def _drop_near_duplicates(
-    choices: Sequence[_Choice], progress: Progress | None, processes: int | None
+    choices: Sequence[_Choice], progress: ProgressCallback | None, processes: int | None
 ) -> None:
     held: list[str] = []
     for choice in choices:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..console import CountCallback
 from ..data.document import Document
 from ..generation.sampling.settings import GenerationSettings
 from ..models.loaded_model import LoadedModel
@@ -46,9 +47,7 @@ class Generation:
             self.ways[decoding_key(name, way, len(self.prompts))] = way
         self.rows: dict[str, dict[str, list[Written]]] = {key: {} for key in self.ways}
 
-    def write(
-        self, writer: LoadedModel, label: str, progress: Callable[[int, int], None] | None
-    ) -> None:
+    def write(self, writer: LoadedModel, label: str, progress: CountCallback | None) -> None:
         """Let one model write; people's texts are cut to its tokens the first time."""
         for number, (key, way) in enumerate(self.ways.items()):
             if progress is not None:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..console import CountCallback, ProgressCallback, counting
 from ..data.document import Document
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
@@ -28,8 +29,6 @@ from .scoring.perplexity import by_domain, compare, legacy_perplexity, macro_per
 from .settings import EvaluationSettings
 from .tasks.choice_tests import ChoiceTest, figures_of_test, planned_tests
 from .tasks.choices import Answers
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ def run(
     *,
     earlier: Mapping[str, Sequence[DocumentScore]] | None = None,
     team: Processes = ALONE,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Judge models on the same material; the first is what the others are compared with.
 
@@ -94,7 +93,7 @@ def run(
         settings: What is done.
         earlier: Scores of further models from an earlier evaluation, of the same documents.
         team: The processes that share the work; each is given the same.
-        progress: Told what is being done, how much of it is done, and how much there is.
+        progress: Called as the work goes on.
 
     Raises:
         InputError: There is nothing to score, a test can't be made of these documents, or earlier
@@ -194,7 +193,7 @@ def evaluate(
     *,
     base: LoadedModel | None = None,
     settings: EvaluationSettings | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Judge a model, and the base it was tuned from, on the same documents.
 
@@ -203,7 +202,7 @@ def evaluate(
         documents: The held-out documents.
         base: The base of a fully fine-tuned model, which has no adapter to switch off.
         settings: What is done.
-        progress: Told what is being done, how much of it is done, and how much there is.
+        progress: Called as the work goes on.
 
     Returns:
         The content of ``evaluation.json``.
@@ -227,15 +226,8 @@ def _refuse_others(
         same_windows(of_model, settings, label)
 
 
-def _teller(
-    label: str, progress: Progress | None
-) -> Callable[[str], Callable[[int, int], None] | None]:
-    def teller(what: str) -> Callable[[int, int], None] | None:
-        if progress is None:
-            return None
-        return lambda done, total: progress(f"{label}: {what}", done, total)
-
-    return teller
+def _teller(label: str, progress: ProgressCallback | None) -> Callable[[str], CountCallback | None]:
+    return lambda what: counting(progress, f"{label}: {what}")
 
 
 def _turn(
@@ -245,7 +237,7 @@ def _turn(
     settings: EvaluationSettings,
     tests: Sequence[ChoiceTest],
     team: Processes,
-    tell: Callable[[str], Callable[[int, int], None] | None],
+    tell: Callable[[str], CountCallback | None],
 ) -> _Turn:
     """Let one model score and answer."""
     scores = score_documents(

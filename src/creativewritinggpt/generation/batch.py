@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import CountCallback
 from ..errors import InputError
 from ..files import check_writable, disk_errors
 from .engine import MOST_ROWS, Interrupted, Request, write_all
@@ -23,7 +24,6 @@ from .sampling.settings import SEEDS, GenerationSettings, seeds_from
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
-Progress = Callable[[int, int], None]
 
 _BEGIN = b'{"line": '  # of each line of an output file
 _BESIDE = ("memory", "note")
@@ -124,7 +124,7 @@ def write_file(
     *,
     resume: bool = False,
     alternatives: int = 0,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> int:
     """Continue every prompt of a file ``n`` times; how many prompts there are.
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...console import CountCallback
 from ...generation.text import vocabulary
 from ...models.scoring import body_and_head
 from .. import registry
@@ -119,7 +120,7 @@ def compare(
     attention: bool = True,
     maps: AttentionMaps | None = None,
     base_maps: AttentionMaps | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountCallback | None = None,
 ) -> Difference | None:
     """Read the text with the adapter on and off.
 

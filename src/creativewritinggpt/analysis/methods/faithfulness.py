@@ -18,11 +18,12 @@ draw for each position. A method is called better than random only if it is unde
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from .. import registry
@@ -137,7 +138,7 @@ class Judge:
         self._random: dict[str, Curves] | None = None
 
     def judge(
-        self, attribution: Attribution, progress: Callable[[int, int], None] | None = None
+        self, attribution: Attribution, progress: CountCallback | None = None
     ) -> Faithfulness:
         """Judge one attribution.
 
@@ -225,7 +226,7 @@ class Judge:
     def _curves(
         self,
         rankings: list[np.ndarray],
-        progress: Callable[[int, int], None] | None,
+        progress: CountCallback | None,
     ) -> dict[str, Curves]:
         """Curves ``[rankings, points]`` a law, means over the targets.
 
@@ -262,7 +263,7 @@ def judge(
     seed: int = 0,
     random_rankings: int = 20,
     fractions: Sequence[float] = FRACTIONS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountCallback | None = None,
 ) -> Faithfulness:
     """Judge one attribution; for several of the same text, make one :class:`Judge`.
 
@@ -282,9 +283,7 @@ def judge(
     return room.judge(attribution, progress)
 
 
-def _shifted(
-    progress: Callable[[int, int], None] | None, before: int, total: int
-) -> Callable[[int, int], None] | None:
+def _shifted(progress: CountCallback | None, before: int, total: int) -> CountCallback | None:
     """Progress of a part as progress of the whole."""
     if progress is None:
         return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from ..registry import Attribution, Figure, Method, Score
@@ -21,7 +22,7 @@ from ..runtime.forward import frozen, target_gradients, whole_gelu
 from ..subject import Subject
 from . import path
 from .baselines import BASELINES, check_baseline, rank_correlation
-from .path import Path, Progress, groups
+from .path import Path, groups
 from .quadrature import Integral, integrate
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def integrated_gradients(
     steps: int | None = None,
     tolerance: float = 0.01,
     most_steps: int | None = None,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> Attribution:
     """What each token adds to the scores of the targets, against a baseline.
 
@@ -93,7 +94,7 @@ def integrated_gradients(
 
 
 def saliency(
-    writer: LoadedModel, subject: Subject, *, progress: Progress | None = None
+    writer: LoadedModel, subject: Subject, *, progress: CountCallback | None = None
 ) -> Attribution:
     """How fast the scores change with each embedding: the length of the gradient.
 
@@ -109,7 +110,7 @@ def saliency(
 
 
 def gradient_x_input(
-    writer: LoadedModel, subject: Subject, *, progress: Progress | None = None
+    writer: LoadedModel, subject: Subject, *, progress: CountCallback | None = None
 ) -> Attribution:
     """The gradient times the embedding, summed over its width: the slope against nothing.
 
@@ -132,7 +133,7 @@ def baseline_agreement(
     steps: int | None = None,
     tolerance: float = 0.01,
     most_steps: int | None = None,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> dict[str, float]:
     """Whether another baseline would have ranked the tokens alike.
 
@@ -194,7 +195,7 @@ def _report(integral: Integral) -> dict[str, Any]:
 
 
 def _one_pass(
-    writer: LoadedModel, subject: Subject, kind: Score, progress: Progress | None
+    writer: LoadedModel, subject: Subject, kind: Score, progress: CountCallback | None
 ) -> Attribution:
     """Saliency or gradient x input, from the gradients of one pass."""
     targets = subject.targets

@@ -12,11 +12,11 @@ Everything is computed in fp32, unless a quick answer is asked for: there are fe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from ..registry import Attribution, Method, Score
@@ -45,7 +45,7 @@ def leave_one_out(
     seed: int = 0,
     first: int = 1,
     exact: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountCallback | None = None,
 ) -> Attribution:
     """What each piece of the text does for each target.
 
@@ -146,7 +146,7 @@ def _scores(
     units: list[list[int]],
     fills: np.ndarray,
     exact: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: CountCallback | None,
 ) -> np.ndarray:
     """How much each replaced piece lowers each target's score, ``[targets, units, fills]``."""
     indices = sorted({target.position - 1 for target in subject.targets})

@@ -8,12 +8,13 @@ forward pass for each group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from ..runtime.forward import check_finite, embeddings, target_gradients, target_scores
@@ -21,7 +22,6 @@ from ..runtime.memory import in_batches, micro_batch
 from ..subject import Subject, Target
 from .baselines import baseline_text
 
-Progress = Callable[[int, int], None]
 # Steps at most, whatever the text; of trained models nearly every score is settled before that.
 _MOST_STEPS = 512
 # Steps that the longest explanation still gets.
@@ -45,7 +45,11 @@ class Path:
     """
 
     def __init__(
-        self, writer: LoadedModel, subject: Subject, baseline: str, progress: Progress | None = None
+        self,
+        writer: LoadedModel,
+        subject: Subject,
+        baseline: str,
+        progress: CountCallback | None = None,
     ) -> None:
         if not subject.targets:
             raise InputError("there is no token to explain", "name one that is in the text")

@@ -20,12 +20,13 @@ exactly, which corrects the means (see :mod:`.sampled`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from ..registry import Attribution, Figure, Method, Score
@@ -39,7 +40,6 @@ from .sampled import Sampled
 if TYPE_CHECKING:
     from ..run import Analysis
 
-Progress = Callable[[int, int], None]
 # Up to so many tokens the influence of each on every later position is computed, too.
 MOST_WITH_INFLUENCE = 64
 # Of each token at least so many samples are exact; fewer are not worth a second pass.
@@ -121,7 +121,7 @@ def perturb(
     samples: int = 20,
     seed: int = 0,
     positions: str = "targets",
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> Perturbation:
     """Replace each token by random others and see what becomes of the predictions.
 
@@ -181,7 +181,9 @@ def _exact_samples(writer: LoadedModel, samples: int) -> int:
     return some if 2 * some <= samples else samples
 
 
-def _two_parts(progress: Progress | None, share: float) -> tuple[Progress | None, Progress | None]:
+def _two_parts(
+    progress: CountCallback | None, share: float
+) -> tuple[CountCallback | None, CountCallback | None]:
     """Progress of two pieces of work, one after the other, as one.
 
     Args:
@@ -224,7 +226,7 @@ def _measure(
     subject: Subject,
     replaced: np.ndarray,
     chosen: np.ndarray,
-    progress: Progress | None,
+    progress: CountCallback | None,
 ) -> _Measured:
     """Run all variants; a replacement that was drawn twice is computed once.
 

@@ -10,10 +10,11 @@ of a short text are rounded to tokens, at least one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from ...console import CountCallback
 from ...models.loaded_model import LoadedModel
 from ..runtime.changes import Predictions
 from ..runtime.prefix_cache import Reading
@@ -85,7 +86,7 @@ class Replaced:
         begins = np.where(same.all(1), len(self.ids), (~same).argmax(1))
         self.cost = int((len(self.ids) - begins).sum())
 
-    def run(self, progress: Callable[[int, int], None] | None) -> Curves:
+    def run(self, progress: CountCallback | None) -> Curves:
         """Scores ``[rankings, points]``."""
         reading = Reading(self.writer, self.ids.tolist(), [len(self.ids) - 1])
         predictions = Predictions(reading)

@@ -12,11 +12,12 @@ at all. Grey is what a head can't see, white what it doesn't look at.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ...console import CountCallback
 from ...errors import InputError
 from ...plot_text import shown
 from ..methods.attention import AttentionMaps
@@ -64,7 +65,7 @@ def draw_layers(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     svg: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountCallback | None = None,
 ) -> list[Path]:
     """``attention_layerNN.png`` for each layer, with every chosen head.
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...console import CountCallback
 from ...files import disk_errors, write_json
 from ..run import Explanation
 from ..settings import AnalysisSettings
 from .record import write_results
 
-Progress = Callable[[int, int], None]
 _SLUG = 40
 _PICTURE = re.compile(
     r"(gradients|perturbation|faithfulness|(integrated_gradients|kl)_matrix|attention_overview"
@@ -27,7 +27,7 @@ def save(
     explanation: Explanation,
     folder: Path,
     settings: AnalysisSettings,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> list[Path]:
     """Write everything that was found.
 
@@ -76,7 +76,10 @@ def save(
 
 
 def _draw_attention(
-    explanation: Explanation, folder: Path, settings: AnalysisSettings, progress: Progress | None
+    explanation: Explanation,
+    folder: Path,
+    settings: AnalysisSettings,
+    progress: CountCallback | None,
 ) -> list[Path]:
     maps, subject = explanation.attention, explanation.subject
     if maps is None:

@@ -18,13 +18,14 @@ one row more a pass.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...console import CountCallback
 from ...errors import InputError
 from ...models.forward.linear import Unsupported
 from ...models.loaded_model import LoadedModel
@@ -150,9 +151,7 @@ class Reading:
         """How many tokens the passes over ``variants`` read at least."""
         return int((len(self.ids) - self.beginnings(variants)).sum())
 
-    def passes(
-        self, variants: np.ndarray, progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[Pass]:
+    def passes(self, variants: np.ndarray, progress: CountCallback | None = None) -> Iterator[Pass]:
         """Hidden states of variants, in passes whose size the memory allows.
 
         Args:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...console import ProgressCallback
 from ...errors import InputError
 from .. import text as encoding
-from ..report import Progress, SourceReport
+from ..report import SourceReport
 
 Row = dict[str, Any]
 
@@ -36,7 +37,7 @@ class Reading:
     Attributes:
         report: The account.
         skip_bad_rows: Whether rows that can't be read are left out.
-        progress: Told how far it is.
+        progress: Called as the work goes on.
         total: Bytes to be read, where known.
         done: Bytes read.
         stripe: Which stripes of a divisible table are read here ...
@@ -48,7 +49,7 @@ class Reading:
 
     report: SourceReport
     skip_bad_rows: bool = False
-    progress: Progress | None = None
+    progress: ProgressCallback | None = None
     total: int | None = None
     done: int = 0
     stripe: int = 0

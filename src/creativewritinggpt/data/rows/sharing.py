@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...config.run import Config
+from ...console import ProgressCallback
 from ...errors import InputError, RunError, UserError
 from ..document import Document
 from ..duplicates import NearDuplicates
 from ..readers.tables import Reading
-from ..report import Progress, SourceReport
+from ..report import SourceReport
 from ..sources.base import Source
 from ..store import Block, Documents, blocks
 from .encoder import Encoder, Ids, encode_documents
@@ -140,7 +141,7 @@ def _answer(helper: Worker, there: Callable[[Message], Result]) -> Result | None
 
 
 def read_blocks(
-    source: Source, config: Config, report: SourceReport, progress: Progress | None = None
+    source: Source, config: Config, report: SourceReport, progress: ProgressCallback | None = None
 ) -> Iterator[Block]:
     """The cleaned documents of a source in their order; ``report`` is complete at the end.
 

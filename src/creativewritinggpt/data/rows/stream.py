@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...config.run import Config
+from ...console import ProgressCallback
 from ...errors import InputError
 from ..corpus import Corpus, only, opened, tolerated
 from ..document import Document
 from ..mixing import TEMPERATURE
 from ..readers.tables import Reading
-from ..report import Progress, SourceReport
+from ..report import SourceReport
 from ..sources.base import Keep, Source
 from .reserved import HeldBack
 
@@ -47,7 +48,7 @@ class StreamedCorpus:
 def open_corpus(
     config: Config,
     files: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     keep: Mapping[str, Keep] | None = None,
 ) -> StreamedCorpus:
     """Open what a run streams, and read what it validates on.
@@ -101,7 +102,7 @@ def open_corpus(
 
 
 def _reading(
-    name: str, config: Config, progress: Progress | None = None, size: int | None = None
+    name: str, config: Config, progress: ProgressCallback | None = None, size: int | None = None
 ) -> Reading:
     return Reading(SourceReport(name), config.skip_bad_rows, progress, size)
 

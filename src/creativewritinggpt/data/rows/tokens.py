@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...console import ProgressCallback
 from ...files import atomic_folder, disk_errors
 from ..document import Document
-from ..report import Progress
 from .encoder import Encoder, Ids, definition_of
 from .sharing import encoded
 
@@ -70,7 +70,7 @@ def _encode_all(
     documents: Sequence[Document],
     tokenizer: Any,
     write: Callable[[Ids], Any],
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     processes: int | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Hand the ids to ``write`` batch by batch; returns offsets and prompt lengths."""
@@ -139,7 +139,7 @@ def tokenize(
     documents: Sequence[Document],
     tokenizer: Any,
     cache: Path | None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     processes: int | None = None,
 ) -> TokenizedDocuments:
     """The ids of ``documents``, from the cache where it has them.

@@ -34,6 +34,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...console import CountCallback
 from ...data.rows.packing import IGNORE
 from ...models.loaded_model import LoadedModel
 from ...models.scoring import body_and_head, head_nll
@@ -60,7 +61,7 @@ def windows_nll(
     windows: Sequence[Window],
     *,
     team: Processes = ALONE,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountCallback | None = None,
 ) -> list[Nll]:
     """The negative log-probabilities of every window's targets, in the mode the model is in.
 
@@ -68,7 +69,7 @@ def windows_nll(
         writer: The model; its adapter works unless this is called within ``writer.base()``.
         windows: Of at most the model's context window each.
         team: The processes that share the work; each gives all the windows and gets all numbers.
-        progress: Told (windows done, windows in all) of this process's share.
+        progress: Called with (windows done, windows in all) of this process's share.
 
     Returns:
         For each window, [tokens] nats, 0 where there is no target.

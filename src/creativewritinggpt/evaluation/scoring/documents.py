@@ -8,10 +8,11 @@ before any cleaning that changes their number.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from ...console import CountCallback
 from ...data.document import Document
 from ...data.rows.tokens import tokenize
 from ...errors import InputError
@@ -25,8 +26,6 @@ WINDOW = 1024
 
 LEGACY_TOKENS = 512
 """What the original project read of a document."""
-
-Told = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ def score_documents(
     stride: int | None = None,
     legacy: bool = False,
     team: Processes = ALONE,
-    progress: Told | None = None,
+    progress: CountCallback | None = None,
 ) -> list[DocumentScore]:
     """Score documents with the model as it is.
 
@@ -84,7 +83,7 @@ def score_documents(
         stride: Score a second time by windows that move on by so many tokens.
         legacy: Score the first 512 tokens a further time as the original project did.
         team: The processes that share the work; each gives all documents and gets all scores.
-        progress: Told (windows done, windows in all).
+        progress: Called with (windows done, windows in all).
 
     Returns:
         A score for each document, in order.
@@ -165,7 +164,7 @@ def score_continuations(
     items: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     team: Processes = ALONE,
-    progress: Told | None = None,
+    progress: CountCallback | None = None,
 ) -> list[float]:
     """Log-probability of each target given its context.
 
@@ -173,7 +172,7 @@ def score_continuations(
         writer: The model.
         items: Context and target as token ids.
         team: The processes that share the work; each gives all items and gets all sums.
-        progress: Told (items done, items in all).
+        progress: Called with (items done, items in all).
 
     Returns:
         Sums of log-probabilities in nats, 0 for an empty target.

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...console import CountCallback
 from ...data.document import Document
 from ...models.loaded_model import LoadedModel
 from ...processes import ALONE, Processes
@@ -15,7 +16,6 @@ from .choices import (
     STORY_TOKENS,
     Answers,
     Item,
-    Told,
     accuracy,
     answer,
     gain,
@@ -46,7 +46,7 @@ class ChoiceTest:
     tokens: int | None = None
 
     def ask(
-        self, writer: LoadedModel, progress: Told | None = None, team: Processes = ALONE
+        self, writer: LoadedModel, progress: CountCallback | None = None, team: Processes = ALONE
     ) -> Answers:
         """Let a model answer."""
         return answer(writer, self.items, tokens=self.tokens, team=team, progress=progress)

@@ -14,10 +14,11 @@ import csv
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...console import CountCallback
 from ...data.document import SEPARATOR, Document
 from ...data.rows.tokens import encode
 from ...errors import InputError
@@ -34,7 +35,6 @@ STORY_TOKENS = 128
 
 SENTENCES = 15
 SHUFFLES = 14
-Told = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ def answer(
     *,
     tokens: int | None = None,
     team: Processes = ALONE,
-    progress: Told | None = None,
+    progress: CountCallback | None = None,
 ) -> Answers:
     """Let a model answer.
 
@@ -172,7 +172,7 @@ def answer(
         items: The questions.
         tokens: Score the first tokens of each text only.
         team: The processes that share the work; each gives all questions and gets all answers.
-        progress: Told (options scored, options in all).
+        progress: Called with (options scored, options in all).
     """
     pairs = [
         (encode(writer.tokenizer, context), encode(writer.tokenizer, text)[:tokens])
