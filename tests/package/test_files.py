@@ -11,6 +11,7 @@ from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.files import (
     atomic_file,
     atomic_folder,
+    cached_folder,
     check_writable,
     clean_up,
     disk_errors,
@@ -151,3 +152,22 @@ def test_what_killed_writers_left_is_removed_and_the_old_version_comes_back(tmp_
     clean_up(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".notes", "model"]
     assert (tmp_path / "model" / "w").read_text() == "old"
+
+
+def test_a_cache_entry_is_made_once_and_made_again_where_it_is_damaged(tmp_path):
+    entry, made = tmp_path / "cache" / "entry", []
+
+    def find():
+        file = entry / "w"
+        return file.read_text() if file.is_file() and file.stat().st_size == 3 else None
+
+    def make(folder):
+        made.append(folder)
+        (folder / "w").write_text("new")
+
+    assert [cached_folder(entry, find, make) for _ in range(2)] == ["new", "new"]
+    assert len(made) == 1
+    (entry / "w").write_text("damaged")
+    (entry.parent / ".entry.new.abcd1234").mkdir()  # of a process that was killed
+    assert cached_folder(entry, find, make) == "new"
+    assert sorted(os.listdir(entry.parent)) == [".entry.lock", "entry"]

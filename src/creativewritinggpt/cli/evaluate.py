@@ -188,7 +188,7 @@ def _made_by(config: Config) -> dict[str, Any]:
     from ..devices import choose
     from ..training.record import hardware, versions
 
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "created": now.isoformat(timespec="seconds"),

@@ -22,7 +22,7 @@ from typing import Any
 from ..config.run import Config
 from ..console import ProgressCallback
 from ..errors import InputError, UserError
-from ..files import atomic_folder, cache_folder, disk_errors
+from ..files import cache_folder, cached_folder, disk_errors
 from .document import Document
 from .readers.tables import Reading
 from .report import SourceReport
@@ -209,8 +209,6 @@ def _code() -> str:
 
 def _stored(source: Source, config: Config, progress: ProgressCallback | None) -> DocumentStore:
     """The source's documents on disk, read and cleaned if they are not there yet."""
-    from filelock import FileLock
-
     cache = cache_folder(config.cache_dir) / "documents"
     with disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
@@ -228,13 +226,9 @@ def _stored(source: Source, config: Config, progress: ProgressCallback | None) -
         "code": _code(),
     }
     entry = cache / hashlib.sha256(to_json(key).encode()).hexdigest()
-    with FileLock(f"{entry}.lock"):
-        store_or_none = _found(entry)
-        if store_or_none is None:
-            with atomic_folder(entry) as folder:
-                _write(folder, source, config, progress)
-            store_or_none = DocumentStore(entry)
-    return store_or_none
+    return cached_folder(
+        entry, lambda: _found(entry), lambda folder: _write(folder, source, config, progress)
+    )
 
 
 def _found(entry: Path) -> DocumentStore | None:

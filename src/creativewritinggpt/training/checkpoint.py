@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from .. import console
 from ..errors import InputError
-from ..files import atomic_folder, write_json
+from ..files import atomic_folder, file_sha256, write_json
 from .strategy import Team
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -51,14 +51,6 @@ class State:
 def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that the run changes, by name."""
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def save_checkpoint(
@@ -101,7 +93,7 @@ def _write(
     with atomic_folder(folder / f"step-{state.step}") as temporary:
         save_file(weights, temporary / _WEIGHTS)
         save_file(moments, temporary / _OPTIMIZER)
-        checksums = {name: _digest(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)}
+        checksums = {name: file_sha256(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)}
         body = dataclasses.asdict(state)
         checksums["state"] = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         write_json(temporary / _STATE, {"state": body, "sha256": checksums})
@@ -128,7 +120,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
         try:
             record = json.loads((path / _STATE).read_text("utf-8"))
             checksums, body = record["sha256"], record["state"]
-            expected = {name: _digest(path / name) for name in (_WEIGHTS, _OPTIMIZER)}
+            expected = {name: file_sha256(path / name) for name in (_WEIGHTS, _OPTIMIZER)}
             expected["state"] = hashlib.sha256(
                 json.dumps(body, sort_keys=True).encode()
             ).hexdigest()

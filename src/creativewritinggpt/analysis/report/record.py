@@ -50,7 +50,7 @@ def begin(
         "base": writer.base_name if writer.has_adapter else None,
         "revision": writer.revision,
         "program": f"creativewritinggpt {__version__}",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "view_start": subject.view_start,
         "prompt_characters": subject.prompt_characters,
         "warnings": [],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import file_sha256
 from .. import text as encoding
 from ..cleaning import clean, clean_line
 from ..document import Document
@@ -62,19 +62,7 @@ def partners(path: Path) -> list[Path]:
 
 def file_identity(path: Path) -> dict[str, Any]:
     """The file's name, size and SHA-256."""
-    with path.open("rb") as stream:
-        content = hashlib.file_digest(stream, "sha256") if _HAS_DIGEST else _sha256(stream)
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": content.hexdigest()}
-
-
-_HAS_DIGEST = hasattr(hashlib, "file_digest")  # from Python 3.11
-
-
-def _sha256(stream: Any) -> Any:
-    content = hashlib.sha256()
-    while part := stream.read(1 << 20):
-        content.update(part)
-    return content
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def head(path: Path) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...console import ProgressCallback
-from ...files import atomic_folder, disk_errors
+from ...files import cached_folder
 from ..document import Document
 from .encoder import Encoder, Ids, definition_of
 from .sharing import encoded
@@ -160,26 +160,15 @@ def tokenize(
         offsets, prompts = _encode_all(documents, tokenizer, parts.append, progress, processes)
         return TokenizedDocuments(np.concatenate(parts), offsets, prompts)
 
-    from filelock import FileLock
-
     entry = cache / "tokens" / _key(documents, tokenizer)
-    if (found := _load(entry)) is not None:
-        return found
-    with disk_errors(entry.parent):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(entry) + ".lock")
-    with lock:
-        if (found := _load(entry)) is not None:
-            return found
-        with atomic_folder(entry) as folder:
-            stream, write = _write_ids(folder / "ids.npy")
-            with stream:
-                offsets, prompts = _encode_all(documents, tokenizer, write, progress, processes)
-                stream.seek(0)
-                _header(stream, int(offsets[-1]))
-            np.save(folder / "offsets.npy", offsets)
-            np.save(folder / "prompt_lengths.npy", prompts)
-        made = _load(entry)
-    if made is None:
-        raise OSError(f"the token cache {entry} can't be read back")
-    return made
+
+    def make(folder: Path) -> None:
+        stream, write = _write_ids(folder / "ids.npy")
+        with stream:
+            offsets, prompts = _encode_all(documents, tokenizer, write, progress, processes)
+            stream.seek(0)
+            _header(stream, int(offsets[-1]))
+        np.save(folder / "offsets.npy", offsets)
+        np.save(folder / "prompt_lengths.npy", prompts)
+
+    return cached_folder(entry, lambda: _load(entry), make)
