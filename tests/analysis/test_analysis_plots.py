@@ -12,7 +12,7 @@ from page_records import long_text, make_record
 
 from creativewritinggpt.analysis.plots import figures, grids, plots
 from creativewritinggpt.analysis.plots.strip import Strip
-from creativewritinggpt.plot_text import shown, word_label
+from creativewritinggpt.plotting import plot_text, word_label
 
 
 @pytest.fixture(autouse=True)
@@ -64,11 +64,11 @@ def drawn(monkeypatch):
     ],
 )
 def test_labels_say_what_the_text_says(text, label):
-    assert shown(text) == label
+    assert plot_text(text) == label
 
 
 def test_long_labels_are_cut_and_the_start_token_has_a_name():
-    assert shown("abcdefghij", 5) == "abcd…"
+    assert plot_text("abcdefghij", 5) == "abcd…"
     assert word_label("") == "⟨start⟩"
 
 
@@ -80,7 +80,7 @@ def test_no_label_is_a_formula_or_lacks_a_glyph(text):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3, 1))
-    drawn = figure.text(0, 0.5, shown(text))
+    drawn = figure.text(0, 0.5, plot_text(text))
     FigureCanvasAgg(figure)
     assert not is_math_text(drawn.get_text())
     drawn.get_window_extent()  # lays the text out, and warns of glyphs that are missing

@@ -18,7 +18,7 @@ from creativewritinggpt import console
 from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.training import metrics_log
-from creativewritinggpt.training.curves import _apart, draw_curves
+from creativewritinggpt.training.curves import draw_curves, spread_apart
 from creativewritinggpt.training.display import Display
 from creativewritinggpt.training.metrics import overfitting
 from creativewritinggpt.training.run import train
@@ -167,7 +167,7 @@ def test_display_shows_losses_speed_memory_and_time_left(monkeypatch, capsys):
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(0.01, 0.5))
 def test_labels_of_lines_that_meet_do_not_cover_each_other(heights, least):
-    placed = sorted(_apart(heights, least))
+    placed = sorted(spread_apart(heights, least))
     assert all(b - a >= least * 0.9 for a, b in zip(placed, placed[1:], strict=False))
     assert math.isclose(sum(placed), sum(heights), abs_tol=1e-6)
 

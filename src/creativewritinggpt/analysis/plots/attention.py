@@ -19,7 +19,7 @@ import numpy as np
 
 from ...console import CountCallback
 from ...errors import InputError
-from ...plot_text import shown
+from ...plotting import plot_text
 from ..methods.attention import AttentionMaps
 from ..subject import Subject
 from .canvas import INK, Canvas, points
@@ -231,7 +231,7 @@ def token_labels(subject: Subject) -> list[str]:
     for before, span in zip(subject.spans, subject.spans[1:], strict=False):
         # One more byte of a character that has its label already.
         again = span[0] < before[1]
-        labels.append("…" if again else shown(subject.text[slice(*span)].strip(" ") or "␣", 14))
+        labels.append("…" if again else plot_text(subject.text[slice(*span)].strip(" ") or "␣", 14))
     return labels
 
 
@@ -292,8 +292,8 @@ def _least_width(heading: str) -> float:
 
 
 def _of(model: str) -> str:
-    return f" of {shown(model, 60)}" if model else ""
+    return f" of {plot_text(model, 60)}" if model else ""
 
 
 def _begins(subject: Subject) -> str:
-    return f"“{shown(subject.text[subject.view_start :], 80)}”"
+    return f"“{plot_text(subject.text[subject.view_start :], 80)}”"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...files import atomic_file
-from ...plot_text import shown
+from ...plotting import plot_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def word_errors(record: dict[str, Any], errors: Any) -> np.ndarray:
 def score_name(record: dict[str, Any]) -> str:
     """What the scores are of: the log-probability of the target, or its lead over a foil."""
     foil = record["targets"][0].get("foil")
-    return f"lead over “{shown(foil['text'].strip(), 20)}”" if foil else "log-probability"
+    return f"lead over “{plot_text(foil['text'].strip(), 20)}”" if foil else "log-probability"
 
 
 def model_name(record: dict[str, Any]) -> str:
@@ -94,5 +94,5 @@ def model_name(record: dict[str, Any]) -> str:
 
 def caption(record: dict[str, Any], *lines: str) -> str:
     """Lines that are not empty, then the model and the seed."""
-    model = shown(f"{model_name(record)} · seed {record.get('seed')}", 110)
+    model = plot_text(f"{model_name(record)} · seed {record.get('seed')}", 110)
     return "\n".join([line for line in lines if line] + [model])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...plot_text import word_label
+from ...plotting import word_label
 from .figures import (
     INK,
     MARGIN,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...plot_text import shown, word_label
+from ...plotting import plot_text, word_label
 from .figures import (
     INK,
     MARGIN,
@@ -68,16 +68,16 @@ def _about_target(target: dict[str, Any]) -> str:
     if target.get("base"):
         parts.append(f"base model: {100 * target['base']['probability']:.2f} %")
     if target.get("foil"):
-        parts.append(f"against “{shown(target['foil']['text'].strip(), 20)}”")
+        parts.append(f"against “{plot_text(target['foil']['text'].strip(), 20)}”")
     return " · ".join(parts)
 
 
 def _head(figure: Figure, record: dict[str, Any], target: dict[str, Any], strip: Strip) -> float:
     """Title, what is known of the target, and the coloured text; returns where it ends."""
-    name = shown(target["text"].strip() or "\n", 40)
+    name = plot_text(target["text"].strip() or "\n", 40)
     word = None if target.get("word") is None else record["words"][target["word"]]["text"]
     whole = word is None or word.strip() == target["text"].strip()
-    title = f"Why “{name}”?" if whole else f"Why “{name}”, a part of “{shown(str(word), 30)}”?"
+    title = f"Why “{name}”?" if whole else f"Why “{name}”, a part of “{plot_text(str(word), 30)}”?"
     write(figure, 0.25, title, size=16, tone=INK)
     write(figure, 0.62, _about_target(target), size=10)
     strip.draw(figure, MARGIN, 0.98)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...plot_text import word_label
+from ...plotting import word_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...html_page import html_page
 from . import svg
 from .tables import (
     Table,
@@ -35,31 +36,30 @@ _DOCUMENTS = 5
 _MOST_POINTS = 2000
 
 _STYLE = """
-:root{color-scheme:light dark;--paper:#fbfaf7;--card:#fff;--ink:#1f1d1a;--soft:#68635b;
---faint:#e3dfd6;--s0:#7a8797;--s1:#d55e00;--s2:#0072b2;--s3:#009e73;--s4:#cc79a7;--s5:#e69f00}
-@media(prefers-color-scheme:dark){:root{--paper:#171614;--card:#201f1c;--ink:#ece8e0;
---soft:#a49d92;--faint:#3a3732;--s0:#8b98a8;--s1:#f0803c;--s2:#56b4e9;--s3:#2fc39a;--s4:#e09ac0;
---s5:#f0c04a}}
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.55 system-ui,sans-serif}main{max-width:1080px;margin:0 auto;padding:32px 20px 80px}
-h1{font-size:1.7rem;margin:0 0 4px}h2{font-size:1.2rem;margin:44px 0 8px}h3{font-size:1rem;
-margin:24px 0 6px}p{max-width:74ch}.soft,figcaption{color:var(--soft);font-size:.9rem}
-figure{margin:14px 0;overflow-x:auto}svg{display:block;width:100%;height:auto}
-svg text{fill:var(--ink);font:13px system-ui,sans-serif}
-.grid{stroke:var(--faint)}.zero{stroke:var(--soft);
-stroke-dasharray:4 3}.whisker{stroke:var(--ink);stroke-width:1.5;fill:none}
-.legend span{margin-right:18px;white-space:nowrap}.legend i{display:inline-block;width:12px;
-height:12px;border-radius:3px;margin-right:6px}.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;margin:8px 0}
-th,td{padding:5px 11px;border-bottom:1px solid var(--faint);text-align:right;white-space:nowrap}
-th:first-child,td:first-child,th.text,td.text{text-align:left}td.text{white-space:normal;min-width:220px}
-thead th{color:var(--soft);font-weight:600}.sample{background:var(--card);border:1px solid
-var(--faint);border-radius:8px;padding:14px 18px;margin:16px 0}.sample .prompt{font-weight:600;
-white-space:pre-wrap;margin:0 0 10px}.columns{display:grid;gap:20px;
-grid-template-columns:repeat(auto-fit,minmax(230px,1fr))}.columns h4{margin:0 0 4px;
-color:var(--soft);font-size:.85rem}.columns p{white-space:pre-wrap;overflow-wrap:anywhere;margin:0}
-mark{background:color-mix(in srgb,var(--s5) 40%,transparent);color:inherit}
-details summary{cursor:pointer;margin:10px 0}
+main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 80px; }
+h2 { margin-top: 2.6rem; }
+figure { margin: 14px 0; overflow-x: auto; }
+svg { display: block; width: 100%; height: auto; }
+svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
+.grid { stroke: var(--line); }
+.zero { stroke: var(--quiet); stroke-dasharray: 4 3; }
+.whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
+.legend span { margin-right: 18px; white-space: nowrap; }
+.legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
+  margin-right: 6px; }
+table { font-size: 0.88rem; margin: 8px 0; }
+th, td { padding: 5px 11px; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; }
+th:first-child, td:first-child, th.text, td.text { text-align: left; }
+td.text { white-space: normal; min-width: 220px; }
+.sample { background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
+  padding: 14px 18px; margin: 16px 0; }
+.sample .prompt { font-weight: 600; white-space: pre-wrap; margin: 0 0 10px; }
+.columns { display: grid; gap: 20px; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); }
+.columns h4 { margin: 0 0 4px; color: var(--quiet); font-size: 0.85rem; }
+.columns p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
+mark { background: color-mix(in srgb, var(--s5) 40%, transparent); color: inherit; }
+details summary { cursor: pointer; margin: 10px 0; }
 """
 
 
@@ -90,13 +90,7 @@ def page(evaluation: Evaluation) -> str:
         parts.append(_originality(result))
     for what, why in result["without"].items():
         parts.append(_soft(f"{titled(what)} was not measured: {why}."))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Evaluation</title><style>{_STYLE}</style></head><body><main>"
-        + "\n".join(parts)
-        + "</main></body></html>\n"
-    )
+    return html_page("Evaluation", "<main>" + "\n".join(parts) + "</main>", _STYLE)
 
 
 def _section(title: str, *parts: str) -> str:
@@ -104,7 +98,7 @@ def _section(title: str, *parts: str) -> str:
 
 
 def _soft(text: str) -> str:
-    return f'<p class="soft">{html.escape(text)}</p>'
+    return f'<p class="quiet">{html.escape(text)}</p>'
 
 
 def _figure(picture: str, caption: str) -> str:
@@ -135,7 +129,7 @@ def _table(table: Table, text: Sequence[int] = ()) -> str:
 
 def _models(result: Mapping[str, Any]) -> str:
     shown = (f"{html.escape(m['role'])}: <b>{html.escape(m['name'])}</b>" for m in result["models"])
-    return f'<p class="soft">{" · ".join(shown)}</p>'
+    return f'<p class="quiet">{" · ".join(shown)}</p>'
 
 
 def _verdict(result: Mapping[str, Any], first: str, label: str) -> str:
@@ -273,7 +267,7 @@ def _originality(result: Mapping[str, Any]) -> str:
             for match in entry["longest"][:1]:
                 before, after = (html.escape(part) for part in match["context"])
                 parts.append(
-                    f'<p class="soft">{html.escape(label)}, {match["longest_run"]} words in '
+                    f'<p class="quiet">{html.escape(label)}, {match["longest_run"]} words in '
                     f"{html.escape(place_of(match))}: … {before} "
                     f"<mark>{html.escape(match['passage'])}</mark> {after} …</p>"
                 )

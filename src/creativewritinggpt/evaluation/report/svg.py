@@ -1,7 +1,7 @@
 """Small pictures as SVG: they follow the page's colours, light or dark, and need no library.
 
-Colours are CSS variables of the page (``--s0`` to ``--s5`` for the series, safe for colour-blind
-eyes, ``--ink``, ``--faint``); every mark has a title that the browser shows.
+Colours are CSS variables of ``html_page`` (``--s0`` to ``--s5`` for the series); every mark has a
+title that the browser shows.
 """
 
 from __future__ import annotations
