@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from formats import compare, show
 
 from creativewritinggpt.generation.engine import write
-from creativewritinggpt.generation.quality import compare, show
-from creativewritinggpt.generation.ranking import best, repeated_share
+from creativewritinggpt.generation.results import best, repeated_share
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
 from creativewritinggpt.models.forward.onnx import session

@@ -26,14 +26,14 @@ def greedy(**changes: Any) -> GenerationSettings:
 
 def test_a_text_that_fits_is_seen_whole(tiny_tokenizer: Any) -> None:
     body = encode(tiny_tokenizer, "The lamp went out.")
-    view = make_view(body, vocabulary(tiny_tokenizer), window=len(body) + 2, bos_id=0)
+    view = make_view(body, vocabulary(tiny_tokenizer), context_length=len(body) + 2, bos_id=0)
     assert view.ids == [0, *body] and view.start == 0
 
 
 def test_the_view_begins_with_a_paragraph_and_gives_up_a_quarter(tiny_tokenizer: Any) -> None:
     words = vocabulary(tiny_tokenizer)
     body = encode(tiny_tokenizer, PARAGRAPHS)
-    view = make_view(body, words, window=200, bos_id=0)
+    view = make_view(body, words, context_length=200, bos_id=0)
     text = tiny_tokenizer.decode(view.ids[1:])
     assert PARAGRAPHS.endswith(text) and text[0].isdigit()
     assert 200 * 0.4 < len(view.ids) <= 150
@@ -44,7 +44,7 @@ def test_the_view_begins_with_a_paragraph_and_gives_up_a_quarter(tiny_tokenizer:
 def test_without_paragraphs_the_next_best_place_is_taken(tiny_tokenizer: Any, joint: str) -> None:
     text = joint.join(["don't wait for him, they said"] * 40)
     body = encode(tiny_tokenizer, text)
-    view = make_view(body, vocabulary(tiny_tokenizer), window=150, bos_id=0)
+    view = make_view(body, vocabulary(tiny_tokenizer), context_length=150, bos_id=0)
     assert 0 < len(view.ids) <= 113
     assert text.endswith(tiny_tokenizer.decode(view.ids[1:]))
 
@@ -52,9 +52,9 @@ def test_without_paragraphs_the_next_best_place_is_taken(tiny_tokenizer: Any, jo
 def test_the_view_does_not_move_before_it_must(tiny_tokenizer: Any) -> None:
     words = vocabulary(tiny_tokenizer)
     body = encode(tiny_tokenizer, PARAGRAPHS)
-    start = make_view(body, words, window=200, bos_id=0).start
+    start = make_view(body, words, context_length=200, bos_id=0).start
     more = body + body[:20]
-    assert make_view(more, words, window=200, bos_id=0, start=start).start == start
+    assert make_view(more, words, context_length=200, bos_id=0, start=start).start == start
 
 
 def test_memory_and_note_stay_in_view(tiny_tokenizer: Any) -> None:
@@ -62,7 +62,7 @@ def test_memory_and_note_stay_in_view(tiny_tokenizer: Any) -> None:
     memory = encode(tiny_tokenizer, "He is a king.\n")
     note = encode(tiny_tokenizer, "[Write darkly.]\n")
     body = encode(tiny_tokenizer, PARAGRAPHS)
-    view = make_view(body, words, window=220, bos_id=0, pinned=Pinned(memory, note))
+    view = make_view(body, words, context_length=220, bos_id=0, pinned=Pinned(memory, note))
     text = tiny_tokenizer.decode(view.ids)
     assert text.startswith("<|endoftext|>He is a king.\n")
     assert "\n[Write darkly.]\n" in text
@@ -72,7 +72,9 @@ def test_memory_and_note_stay_in_view(tiny_tokenizer: Any) -> None:
 
 def test_too_much_memory_is_refused(tiny_tokenizer: Any) -> None:
     with pytest.raises(InputError, match="memory and note"):
-        make_view([1], vocabulary(tiny_tokenizer), window=20, bos_id=0, pinned=Pinned([1] * 30))
+        make_view(
+            [1], vocabulary(tiny_tokenizer), context_length=20, bos_id=0, pinned=Pinned([1] * 30)
+        )
 
 
 def test_a_prompt_longer_than_the_window_is_cut_and_that_is_said(tiny_writer: Any) -> None:

@@ -20,7 +20,7 @@ from creativewritinggpt.generation.text import encode, vocabulary
 class FakeRow:
     history: Sequence[int] = ()
     barred: set[int] = dataclasses.field(default_factory=set)
-    dice: torch.Tensor = dataclasses.field(
+    uniform: torch.Tensor = dataclasses.field(
         default_factory=lambda: torch.tensor([0.3, 0.6], dtype=torch.float64)
     )
 
@@ -98,7 +98,7 @@ def test_xtc_follows_the_dice(chain: Any) -> None:
     logits = torch.full((2, 384), -20.0)
     logits[:, 5:8] = torch.tensor([3.0, 2.5, 2.0])
     low, high = torch.tensor([0.1, 0.5]).double(), torch.tensor([0.9, 0.5]).double()
-    rows = [FakeRow(dice=low), FakeRow(dice=high)]
+    rows = [FakeRow(uniform=low), FakeRow(uniform=high)]
     changed = chain(xtc_probability=0.5, xtc_threshold=0.1).apply(logits, rows)
     assert torch.isfinite(changed[:, 5:8]).tolist() == [[False, False, True], [True, True, True]]
 

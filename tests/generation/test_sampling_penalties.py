@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from creativewritinggpt.generation.sampling import penalties
+from creativewritinggpt.generation.sampling import samplers
 
 HISTORY = st.lists(st.integers(0, 11), max_size=40)
 
@@ -21,18 +21,18 @@ def logits() -> Tensor:
 
 
 def test_repetition_divides_positive_and_multiplies_negative_logits() -> None:
-    changed = penalties.repetition(torch.tensor([2.0, -2.0, 1.0]), [0, 1, 1], 2.0)
+    changed = samplers.repetition(torch.tensor([2.0, -2.0, 1.0]), [0, 1, 1], 2.0)
     assert changed.tolist() == [1.0, -4.0, 1.0]
 
 
 def test_presence_counts_once_and_frequency_each_time() -> None:
-    changed = penalties.presence_and_frequency(torch.zeros(4), [1, 2, 2, 2], 0.5, 0.25)
+    changed = samplers.presence_and_frequency(torch.zeros(4), [1, 2, 2, 2], 0.5, 0.25)
     assert changed.tolist() == [0.0, -0.75, -1.25, 0.0]
 
 
 def test_range_is_the_last_tokens() -> None:
-    assert penalties.recent([1, 2, 3, 4], 2) == [3, 4]
-    assert penalties.recent([1, 2, 3, 4], 0) == [1, 2, 3, 4]
+    assert samplers.recent([1, 2, 3, 4], 2) == [3, 4]
+    assert samplers.recent([1, 2, 3, 4], 0) == [1, 2, 3, 4]
 
 
 @given(HISTORY.filter(bool), st.floats(0.5, 2))
@@ -43,7 +43,7 @@ def test_repetition_equals_that_of_transformers(history: list[int], penalty: flo
     theirs = RepetitionPenaltyLogitsProcessor(penalty)(
         torch.tensor([history]), logits().unsqueeze(0).clone()
     )[0]
-    assert torch.allclose(penalties.repetition(logits(), history, penalty), theirs)
+    assert torch.allclose(samplers.repetition(logits(), history, penalty), theirs)
 
 
 @given(HISTORY.filter(bool), st.integers(1, 5))
@@ -54,7 +54,7 @@ def test_no_repeat_ngram_equals_that_of_transformers(history: list[int], size: i
     theirs = NoRepeatNGramLogitsProcessor(size)(
         torch.tensor([history]), logits().unsqueeze(0).clone()
     )[0]
-    ours = penalties.no_repeat_ngram(logits(), history, size)
+    ours = samplers.no_repeat_ngram(logits(), history, size)
     if bool(torch.isfinite(theirs).any()):
         assert torch.equal(ours, theirs)
     else:
@@ -68,7 +68,7 @@ DRY: dict[str, Any] = {"multiplier": 0.8, "base": 1.75, "allowed_length": 2}
 
 def taken(history: list[int], **changes: Any) -> dict[int, float]:
     """What DRY takes from each token's logit."""
-    lost = logits() - penalties.dry(logits(), history, **{**DRY, **changes})
+    lost = logits() - samplers.dry(logits(), history, **{**DRY, **changes})
     return {token: round(float(lost[token]), 4) for token in range(12) if float(lost[token]) > 1e-6}
 
 
@@ -113,13 +113,13 @@ def test_dry_equals_its_definition(history: list[int], breakers: set[int]) -> No
             longest = max(longest, length)
         if longest >= DRY["allowed_length"]:
             expected[token] = min(0.8 * 1.75 ** (min(longest, 50) - 2), 1e3)
-    found = logits() - penalties.dry(logits(), history, breakers=breakers, **DRY)
+    found = logits() - samplers.dry(logits(), history, breakers=breakers, **DRY)
     for token in range(12):
         assert float(found[token]) == pytest.approx(expected.get(token, 0.0), rel=1e-3, abs=1e-4)
 
 
 def test_dry_stays_finite_in_a_long_loop() -> None:
-    changed = penalties.dry(logits(), [3] * 500, multiplier=5.0, base=8.0, allowed_length=1)
+    changed = samplers.dry(logits(), [3] * 500, multiplier=5.0, base=8.0, allowed_length=1)
     assert bool(torch.isfinite(changed).all())
 
 
@@ -127,14 +127,14 @@ def test_dry_stays_finite_in_a_long_loop() -> None:
 
 
 def test_bias_adds_and_a_hundred_below_forbids() -> None:
-    changed = penalties.bias(torch.zeros(3), {0: 2.5, 2: -100})
+    changed = samplers.bias(torch.zeros(3), {0: 2.5, 2: -100})
     assert changed.tolist() == [2.5, 0.0, -math.inf]
 
 
 def test_never_all_tokens_are_excluded() -> None:
-    assert penalties.exclude(torch.zeros(3), {0, 1}).tolist() == [-math.inf, -math.inf, 0.0]
-    assert penalties.exclude(torch.zeros(3), {0, 1, 2}).tolist() == [0.0, 0.0, 0.0]
-    assert penalties.bias(torch.zeros(2), {0: -100, 1: -100}).tolist() == [0.0, 0.0]
+    assert samplers.exclude(torch.zeros(3), {0, 1}).tolist() == [-math.inf, -math.inf, 0.0]
+    assert samplers.exclude(torch.zeros(3), {0, 1, 2}).tolist() == [0.0, 0.0, 0.0]
+    assert samplers.bias(torch.zeros(2), {0: -100, 1: -100}).tolist() == [0.0, 0.0]
 
 
 @given(HISTORY, st.floats(0.5, 5), st.floats(-5, 5), st.integers(0, 4))
@@ -144,11 +144,11 @@ def test_nothing_is_changed_in_place_and_something_survives(
 ) -> None:
     before = logits()
     for changed in (
-        penalties.repetition(before, history, penalty),
-        penalties.presence_and_frequency(before, history, amount, amount),
-        penalties.no_repeat_ngram(before, history, size),
-        penalties.dry(before, history, **DRY),
-        penalties.exclude(before, set(history)),
+        samplers.repetition(before, history, penalty),
+        samplers.presence_and_frequency(before, history, amount, amount),
+        samplers.no_repeat_ngram(before, history, size),
+        samplers.dry(before, history, **DRY),
+        samplers.exclude(before, set(history)),
     ):
         assert torch.equal(before, logits())
         assert bool(torch.isfinite(changed).any()) and not bool(torch.isnan(changed).any())

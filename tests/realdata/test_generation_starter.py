@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from formats import Quality, compare, show
 
 from creativewritinggpt.generation.engine import write
-from creativewritinggpt.generation.quality import Quality, compare, show
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
 from creativewritinggpt.models.forward import backends, linear

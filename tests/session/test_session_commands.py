@@ -22,12 +22,11 @@ from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.models.forward.native_backend import NativeContext
 from creativewritinggpt.session.command import joined
 from creativewritinggpt.session.lines import COMMANDS, answer
-from creativewritinggpt.session.places import story_file
 from creativewritinggpt.session.screen import Screen
 from creativewritinggpt.session.session import Session, Voice
 from creativewritinggpt.session.status import status
 from creativewritinggpt.session.writing import record_of
-from creativewritinggpt.story.file import StoryFile, dump, read_story
+from creativewritinggpt.story.file import StoryFile, dump, read_story, story_file
 from creativewritinggpt.story.imports import clean
 from creativewritinggpt.story.tree import Story
 

@@ -9,7 +9,7 @@ from writers import make_writer
 
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation.text import encode
-from creativewritinggpt.story.context import assemble
+from creativewritinggpt.story.context import story_view
 from creativewritinggpt.story.tree import Lore, Setup, Story
 
 SENTENCE = "The lamp went out, and the captain laughed at the sea. "
@@ -23,7 +23,7 @@ def writer(tiny_model: Any, tiny_tokenizer: Any) -> Any:
 def test_a_short_story_is_seen_whole(writer: Any) -> None:
     story = Story()
     story.write(SENTENCE)
-    seen = assemble(writer, story)
+    seen = story_view(writer, story)
     assert (seen.prompt, seen.start, seen.memory, seen.note) == (SENTENCE, 0, "", "")
     assert seen.used == 1 + len(encode(writer.tokenizer, SENTENCE))
 
@@ -33,11 +33,11 @@ def test_memory_and_note_stay_in_view_of_a_story_that_overflows(writer: Any) -> 
     for _ in range(40):
         story.write(SENTENCE)
     story.set("memory", memory="A tale of the sea.", note="Be brief.")
-    seen = assemble(writer, story)
+    seen = story_view(writer, story)
     assert seen.memory == "A tale of the sea.\n\n" and seen.note == "Be brief.\n"
     assert seen.start > 0 and story.text.endswith(seen.prompt)
     assert seen.start + len(seen.prompt) == len(story.text)
-    assert seen.window // 2 < seen.used < seen.window
+    assert seen.context_length // 2 < seen.used < seen.context_length
     assert seen.tokens["text"] == len(encode(writer.tokenizer, seen.prompt))
 
 
@@ -46,7 +46,7 @@ def test_the_view_stays_where_it_began_until_it_is_full(writer: Any) -> None:
     setup = Setup(writer.name)
     starts = []
     for _ in range(60):
-        seen = assemble(writer, story)
+        seen = story_view(writer, story)
         starts.append(seen.start)
         story.write("The captain laughed. ", by="model", setup=setup, start=seen.start)
     assert starts == sorted(starts)
@@ -58,9 +58,9 @@ def test_lore_enters_by_whole_words_in_any_case_and_only_when_near(writer: Any) 
     story.write("The KING's men.")
     story.set("lore", lore=(Lore(("king",), "He is old."), Lore(("men at arms",), "No."),
                             Lore(("kin",), "No."), Lore((), "It rains.", True)))  # fmt: skip
-    assert assemble(writer, story).memory == "He is old.\n\nIt rains.\n\n"
+    assert story_view(writer, story).memory == "He is old.\n\nIt rains.\n\n"
     story.write(" sea" * 1000)
-    assert assemble(writer, story).memory == "It rains.\n\n"
+    assert story_view(writer, story).memory == "It rains.\n\n"
 
 
 def test_lore_without_room_is_left_out_and_named(writer: Any) -> None:
@@ -68,7 +68,7 @@ def test_lore_without_room_is_left_out_and_named(writer: Any) -> None:
     story.write("The king laughed.")
     short, long = Lore(("king",), "Old."), Lore(("king",), SENTENCE * 9)
     story.set("lore", lore=(long, short))
-    seen = assemble(writer, story)
+    seen = story_view(writer, story)
     assert (seen.lore, seen.left_out) == ((short,), (long,))
 
 
@@ -76,11 +76,11 @@ def test_memory_that_takes_half_of_the_window_is_refused(writer: Any) -> None:
     story = Story()
     story.set("memory", memory=SENTENCE * 9)
     with pytest.raises(InputError, match="memory and note take"):
-        assemble(writer, story)
+        story_view(writer, story)
 
 
 def test_a_line_of_100_000_characters_is_no_trouble(writer: Any) -> None:
     story = Story()
     story.write("x" * 100_000)
-    seen = assemble(writer, story)
-    assert seen.used < seen.window and story.text.endswith(seen.prompt) and seen.prompt
+    seen = story_view(writer, story)
+    assert seen.used < seen.context_length and story.text.endswith(seen.prompt) and seen.prompt

@@ -1,8 +1,8 @@
-"""Many prompts from a file, one JSON object a line for each text.
+"""Prompt files: many prompts in, JSON lines out.
 
-Lines are written as soon as their texts are whole, in the order of the prompts, so that a run that
-was stopped loses a few texts at most and ``resume`` goes on after the last whole line. Prompts are
-written side by side in batches; what each of them gets does not depend on the others.
+Lines are written in the order of the prompts, a batch at a time, so that a stopped run loses one
+batch at most and ``resume`` continues after the last complete prompt. The text of a prompt does not
+depend on the other prompts of its batch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from ..console import CountCallback
 from ..errors import InputError
 from ..files import check_writable, disk_errors
 from .engine import MOST_ROWS, Interrupted, Request, write_all
-from .ranking import best
-from .results import Generated
+from .results import Generated, best
 from .sampling.settings import SEEDS, GenerationSettings, seeds_from
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
-
-_BEGIN = b'{"line": '  # of each line of an output file
+_BEGIN = b'{"line": '  # how each line of an output file begins
 _BESIDE = ("memory", "note")
 
 
@@ -34,12 +32,12 @@ class Prompt:
     """One line of a prompts file.
 
     Attributes:
-        line: Its number in the file, from 1.
-        text: What is to be continued.
-        id: What the user calls it, where it says so.
-        seed: Its own seed, where it has one.
-        memory: Text that stays at the front of the model's view.
-        note: Text that stays a few paragraphs before the end of it.
+        line: Number of the line, from 1.
+        text: The prompt.
+        id: The user's name for it, if any.
+        seed: Its own seed, if any.
+        memory: Text pinned to the front of the model's view.
+        note: Text pinned a few paragraphs before its end.
     """
 
     line: int
@@ -50,17 +48,17 @@ class Prompt:
     note: str = ""
 
     def settings(self, usual: GenerationSettings) -> GenerationSettings:
-        """``usual`` with the prompt's own seed, where it has one."""
+        """``usual`` with the prompt's own seed, if it has one."""
         return usual if self.seed is None else dataclasses.replace(usual, seed=self.seed)
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a file: lines of text, or in ``.jsonl`` text or objects with ``prompt``.
+    """The prompts of a file: lines of text, or in ``.jsonl`` texts or objects with ``prompt``.
 
     An object may also have ``id``, ``seed``, ``memory`` and ``note``.
 
     Raises:
-        InputError: The file can't be read or a line is not what it should be.
+        InputError: The file can't be read or a line has another form.
     """
     path = Path(path)
     try:
@@ -102,10 +100,10 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
 
 
 def check_files(prompts_file: str | Path, out_file: str | Path, resume: bool) -> list[Prompt]:
-    """The prompts for :func:`write_file`, before a model is loaded for them.
+    """The prompts for :func:`write_file`, checked with the output before a model is loaded.
 
     Raises:
-        InputError: The prompts can't be read, the output is there or its folder can't be written.
+        InputError: The prompts can't be read, the output exists or its folder can't be written.
     """
     prompts = read_prompts(prompts_file)
     out = Path(out_file)
@@ -126,28 +124,31 @@ def write_file(
     alternatives: int = 0,
     progress: CountCallback | None = None,
 ) -> int:
-    """Continue every prompt of a file ``n`` times; how many prompts there are.
+    """Continue every prompt of a file ``n`` times.
 
     Args:
         writer: The model.
         prompts_file: See :func:`read_prompts`.
         out_file: JSON lines: ``line``, ``id``, ``memory``, ``note``, ``index``, ``n``,
             ``model``, ``adapter`` and the record of the text.
-        settings: How to write; with ``best_of`` the best ``n`` of so many.
-        n: Texts for each prompt.
-        resume: Go on with an output file that is there.
-        alternatives: Record so many alternatives for each token.
-        progress: Takes the number of prompts done and of all.
+        settings: Generation settings; with ``best_of`` the best ``n`` of so many.
+        n: Number of texts per prompt.
+        resume: Continue an output file that exists.
+        alternatives: Number of alternatives to record per token.
+        progress: Called with the number of prompts done and of all.
+
+    Returns:
+        The number of prompts.
 
     Raises:
         InputError: A file can't be used, or the output was made for other prompts, by another
             model or with other settings.
-        Interrupted: Ctrl-C; what was whole is in the file.
+        Interrupted: Ctrl-C; completed texts are in the file.
         RunError: The disk is full.
     """
     prompts = check_files(prompts_file, out_file, resume)
     out = Path(out_file)
-    done = _whole(writer, out, prompts, settings, n) if out.exists() else 0
+    done = _completed(writer, out, prompts, settings, n) if out.exists() else 0
     total = len(prompts)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,8 @@ def write_file(
             for part, texts in _in_batches(writer, prompts[done:], settings, n, alternatives):
                 for prompt, written in zip(part, texts, strict=True):
                     for index, text in enumerate(written):
-                        stream.write(json.dumps(_row(writer, prompt, index, n, text)) + "\n")
+                        row = _row(writer, prompt, index, n, text)
+                        stream.write(json.dumps(row) + "\n")
                 stream.flush()
                 done += len(part)
                 if progress is not None:
@@ -208,23 +210,22 @@ def _row(
     }
 
 
-def _whole(
+def _completed(
     writer: LoadedModel, out: Path, prompts: list[Prompt], settings: GenerationSettings, n: int
 ) -> int:
-    """How many prompts have all their lines; what comes after them is cut off.
+    """Number of prompts that have all their lines; the file is truncated after them.
 
     Raises:
-        InputError: The file holds texts for other prompts, by another model or with other
-            settings, or none of ours.
+        InputError: The file holds texts for other prompts, by another model, with other settings,
+            or is not an output file at all.
     """
-    whole = 0  # bytes up to the last prompt that is complete
-    done = position = 0
-    count = 0
+    done = count = position = 0
+    whole = 0  # bytes up to the last complete prompt
     with disk_errors(out), out.open("rb") as stream:
         for line in stream:
             position += len(line)
             if not line.endswith(b"\n"):
-                # Nothing but the beginning of a line of ours may be cut off.
+                # Only the beginning of an output line may be truncated.
                 if line[: len(_BEGIN)] != _BEGIN[: len(line)]:
                     raise InputError(f"{out} is not the output of such a run", "name another file")
                 break
@@ -260,7 +261,7 @@ def _whole(
 def _other_settings(
     row: dict[str, Any], prompt: Prompt, settings: GenerationSettings, n: int
 ) -> list[str]:
-    """Names of what a text was not written with as the next ones will be."""
+    """Names of the settings with which ``row`` was written and the next texts won't be."""
     then = row["settings"]
     now: dict[str, Any] = json.loads(json.dumps(settings.to_dict()))
     names = sorted((then.keys() | now.keys()) - {"seed"})

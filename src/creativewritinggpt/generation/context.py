@@ -1,10 +1,11 @@
-"""What the model sees of a text that is longer than its window.
-
-The view moves seldom and far: when it is full, at least a quarter of the window is given up at
-once, up to the next paragraph, since every move means reading the view anew. What is pinned stays:
-the memory at the front, the author's note a few paragraphs before the end.
+"""The model's view of a text that is longer than its context length.
 
     [start of text] [memory] … paragraphs … [note] … last paragraphs … → next token
+
+When the view is full, at least a quarter of the context length is given up at once, up to the next
+paragraph. Memory and author's note are pinned: they stay in view.
+
+Trade-off: the view moves seldom and far, since every move means a prefill of the whole view.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Sequence
 from ..errors import InputError
 from .text import Vocabulary
 
-# Paragraphs between the author's note and the end of the text.
 NOTE_DEPTH = 3
+"""Number of paragraphs between the author's note and the end of the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Pinned:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What the model reads, and where in the text it begins.
+    """The token ids that the model reads.
 
     Attributes:
         ids: Start of text, memory, the visible text with the note in it.
@@ -44,33 +45,34 @@ def make_view(
     body: Sequence[int],
     words: Vocabulary,
     *,
-    window: int,
+    context_length: int,
     bos_id: int,
     pinned: Pinned | None = None,
     start: int = 0,
 ) -> View:
-    """The view on a text, with room for at least one more token.
+    """The view of a text, with room for at least one more token.
 
     Args:
-        body: All tokens of prompt and text.
-        words: What they stand for.
-        window: Tokens that the model can see.
-        bos_id: The token that stands at the start of every text.
-        pinned: What stays in view.
-        start: Where the view began so far; it moves on only if it must.
+        body: Token ids of prompt and text.
+        words: The vocabulary.
+        context_length: Number of tokens that the model can read.
+        bos_id: Id of the token that begins every text.
+        pinned: Memory and note.
+        start: Where the view began so far; it moves only when it must.
 
     Raises:
-        InputError: The pinned text takes more than half of the window.
+        InputError: The pinned text takes more than half of the context length.
     """
     pinned = pinned or Pinned()
     fixed = 1 + len(pinned.memory) + len(pinned.note)
-    if fixed > window // 2:
+    if fixed > context_length // 2:
         raise InputError(
-            f"memory and note take {fixed} of the model's {window} tokens",
+            f"memory and note take {fixed} of the model's {context_length} tokens",
             "shorten them to less than half of the window",
         )
-    if len(body) - start >= window - fixed:
-        start = _next_start(body, words, len(body) - (window - window // 4 - fixed), len(body))
+    if len(body) - start >= context_length - fixed:
+        least = len(body) - (context_length - context_length // 4 - fixed)
+        start = _next_start(body, words, least)
     visible = list(body[start:])
     if pinned.note:
         place = _note_place(visible, words)
@@ -78,12 +80,12 @@ def make_view(
     return View([bos_id, *pinned.memory, *visible], start)
 
 
-def _next_start(body: Sequence[int], words: Vocabulary, least: int, end: int) -> int:
-    """The best place at or after ``least`` to begin: a paragraph, a line, a sentence, a token.
+def _next_start(body: Sequence[int], words: Vocabulary, least: int) -> int:
+    """The first paragraph, else line, sentence or word that begins at or after ``least``.
 
-    It is sought in the next third of what would be left, so that most of the view is kept.
+    Only the first third of what is left is searched, so that most of the view is kept.
     """
-    last = least + (end - least) // 3
+    last = least + (len(body) - least) // 3
     for ending in (b"\n\n", b"\n", b".", b" "):
         for place in range(least, last):
             before = b"".join(words.bytes_of(token) for token in body[max(0, place - 2) : place])
@@ -95,7 +97,7 @@ def _next_start(body: Sequence[int], words: Vocabulary, least: int, end: int) ->
 
 
 def _note_place(visible: Sequence[int], words: Vocabulary) -> int:
-    """Where the note goes: before the last few paragraphs, or at the front of a shorter text."""
+    """Index of the note: before the last paragraphs, or 0 in a shorter text."""
     found = 0
     for place in range(len(visible) - 1, 0, -1):
         begins = not words.bytes_of(visible[place]).startswith(b"\n")
@@ -107,5 +109,5 @@ def _note_place(visible: Sequence[int], words: Vocabulary) -> int:
 
 
 def characters(body: Sequence[int], words: Vocabulary) -> int:
-    """How many characters of text ``body`` stands for."""
+    """Number of characters of the text of ``body``."""
     return len(b"".join(words.bytes_of(token) for token in body).decode(errors="ignore"))

@@ -1,8 +1,8 @@
-"""The decoding loop: prompts in, texts out, one token in each row at a time.
+"""The decoding engine: a batch of prompts to texts, one token per row and step.
 
-All alternatives of a prompt are written side by side, so that the weights are read once for all of
-them; a row that ends leaves the batch. Random numbers belong to the row and not to the batch: the
-same seed gives the same text alone and among others. What computes the logits is a backend.
+All alternatives of a prompt are one batch, so that the weights are read once per step; a row that
+ends leaves the batch. Random numbers belong to the row: the same seed gives the same text alone and
+in a batch. A :class:`~creativewritinggpt.models.forward.backend.Backend` computes the logits.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .. import console
 from ..errors import RunError, Stopped
 from ..models.forward.backend import Backend, Context
 from ..models.forward.backends import backend_for
-from . import record
 from .context import Pinned, make_view
-from .results import Generated, Piece
+from .results import Generated, Piece, best
 from .row import Row
-from .sampling.chain import Chain
+from .sampling.chain import Chain, Trace
 from .sampling.settings import GenerationSettings, seeds_from
 from .text import Vocabulary, encode, vocabulary
+from .token_stats import step_tokens
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
-# Rows written side by side at most; more requests wait for the next batch.
 MOST_ROWS = 8
+"""Maximum number of rows in a batch; further requests wait for the next batch."""
 Warn = Callable[[str], None]
 
 
@@ -41,9 +41,9 @@ class Request:
 
     Attributes:
         prompt: The text so far; empty starts a new text.
-        seed: Of its random numbers.
-        memory: Text that stays at the front of the model's view.
-        note: Text that stays a few paragraphs before the end of it.
+        seed: Random seed.
+        memory: Text pinned to the front of the model's view.
+        note: Text pinned a few paragraphs before its end.
     """
 
     prompt: str
@@ -71,32 +71,28 @@ def write(
     alternatives: int = 0,
     warn: Warn = console.warn,
 ) -> list[Generated]:
-    """Write ``n`` continuations of ``prompt``, side by side.
+    """Write ``n`` continuations of ``prompt``.
 
     Args:
         writer: The model.
         prompt: The text so far; empty starts a new text.
-        settings: How to write; alternative ``i`` has the seed ``settings.seed + i``.
-        n: How many; with ``settings.best_of`` the best ``n`` of so many, best first.
-        memory: Text that stays at the front of the model's view.
-        note: Text that stays a few paragraphs before the end of it.
-        alternatives: Record so many alternatives for each token, before and after the samplers.
-        warn: Takes what the user should know.
+        settings: Generation settings; alternative ``i`` has the seed ``settings.seed + i``.
+        n: Number of texts; with ``settings.best_of`` the best ``n`` of so many, best first.
+        memory: Text pinned to the front of the model's view.
+        note: Text pinned a few paragraphs before its end.
+        alternatives: Number of alternatives to record per token, before and after the samplers.
+        warn: Called with what the user should know.
 
     Raises:
         Interrupted: Ctrl-C; carries what was written.
         InputError: The settings don't fit the model.
-        RunError: The model computes no numbers.
+        RunError: The model's output is not a number.
     """
     settings = settings or GenerationSettings()
     count = max(n, settings.best_of or n)
     requests = [Request(prompt, seed, memory, note) for seed in seeds_from(settings.seed, count)]
     results = write_all(writer, requests, settings, alternatives=alternatives, warn=warn)
-    if count > n or settings.best_of:
-        from .ranking import best
-
-        return best(results, n, settings.rank_by)
-    return results
+    return best(results, n, settings.rank_by) if settings.best_of else results
 
 
 def write_all(
@@ -108,28 +104,10 @@ def write_all(
     warn: Warn = console.warn,
 ) -> list[Generated]:
     """Write all of ``requests``, in their order; see :func:`write`."""
-    results: dict[int, Generated] = {}
-    pieces = compose(writer, requests, settings, alternatives=alternatives, warn=warn)
-    piece = next(pieces, None)
-    while piece is not None:
-        try:
-            if piece.result is not None:
-                results[piece.index] = piece.result
-            piece = next(pieces, None)
-        except KeyboardInterrupt:
-            # It fell between two steps: tell the engine, which hands out what there is.
-            piece = _throw(pieces)
-    ordered = [results[index] for index in sorted(results)]
-    if any(result.finish_reason == "interrupted" for result in ordered):
-        raise Interrupted(ordered)
-    return ordered
-
-
-def _throw(pieces: Generator[Piece, None, None]) -> Piece | None:
-    try:
-        return pieces.throw(KeyboardInterrupt())
-    except StopIteration:
-        return None
+    results = collect(compose(writer, requests, settings, alternatives=alternatives, warn=warn))
+    if any(result.finish_reason == "interrupted" for result in results):
+        raise Interrupted(results)
+    return results
 
 
 def stream(
@@ -143,10 +121,10 @@ def stream(
     alternatives: int = 0,
     warn: Warn = console.warn,
 ) -> Generator[Piece, None, None]:
-    """Write like :func:`write`, handing out each new piece of text as it is settled.
+    """Write like :func:`write`, yielding each new piece of text once it is settled.
 
-    The last piece of each alternative carries the whole text as ``result``. Ctrl-C ends the
-    writing with one more piece for each unfinished alternative. Closing the iterator stops it.
+    The last piece of each alternative carries the whole text as ``result``. Ctrl-C ends the writing
+    with one more piece for each unfinished alternative. Closing the iterator stops it.
     """
     settings = settings or GenerationSettings()
     requests = [Request(prompt, seed, memory, note) for seed in seeds_from(settings.seed, n)]
@@ -161,22 +139,65 @@ def compose(
     alternatives: int = 0,
     warn: Warn = console.warn,
 ) -> Generator[Piece, None, None]:
-    """Write all of ``requests``, up to :data:`MOST_ROWS` of them side by side."""
+    """Write all of ``requests`` in batches of up to :data:`MOST_ROWS`, yielding pieces of text.
+
+    A ``KeyboardInterrupt``, also one thrown into the generator, ends the writing with one more
+    piece for each unfinished request of the batch.
+    """
     backend = backend_for(writer, settings.weights)
     for first in range(0, len(requests), MOST_ROWS):
-        batch = list(enumerate(requests))[first : first + MOST_ROWS]
-        work = _Batch(writer, backend, batch, settings, alternatives, warn)
-        yield from work.run()
-        if work.interrupted:
+        numbered = list(enumerate(requests))[first : first + MOST_ROWS]
+        batch = _Batch(writer, backend, numbered, settings, alternatives, warn)
+        yield from batch.run()
+        if batch.interrupted:
             return
+
+
+def collect(
+    pieces: Generator[Piece, None, None],
+    *,
+    show: Callable[[Piece], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> list[Generated]:
+    """The whole texts of :func:`compose` or :func:`stream`, in the order of their requests.
+
+    Args:
+        pieces: The generator.
+        show: Called with each piece.
+        stopped: Asked after each piece; True ends the writing as Ctrl-C does.
+    """
+    results: dict[int, Generated] = {}
+    asked = False
+    piece = next(pieces, None)
+    while piece is not None:
+        try:
+            if show is not None:
+                show(piece)
+            if piece.result is not None:
+                results[piece.index] = piece.result
+            if stopped is not None and not asked and stopped():
+                asked = True
+                piece = _interrupt(pieces)
+            else:
+                piece = next(pieces, None)
+        except KeyboardInterrupt:  # it came between two steps of the engine
+            piece = _interrupt(pieces)
+    return [results[index] for index in sorted(results)]
+
+
+def _interrupt(pieces: Generator[Piece, None, None]) -> Piece | None:
+    try:
+        return pieces.throw(KeyboardInterrupt())
+    except StopIteration:
+        return None
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Let torch compute the block on one thread.
 
-    Samplers do little at a time. A second thread gains nothing there, and afterwards waits busily
-    on the core that the next step, or another program, needs.
+    Trade-off: samplers are too small to gain from a second thread, which would then busy-wait on
+    the core that the next step, or another program, needs.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -187,7 +208,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Batch:
-    """Rows that are written side by side, from the first token to the last."""
+    """Rows that are written in the same steps, from the first token to the last."""
 
     def __init__(
         self,
@@ -204,28 +225,30 @@ class _Batch:
         self.backend = backend
         self.settings = settings
         self.alternatives = alternatives
-        self.window = writer.window
+        self.context_length = writer.window
         self.bos_id = writer.bos_id
         self.words: Vocabulary = vocabulary(writer.tokenizer)
+        self.requests = dict(requests)
+        self.prompt_tokens: dict[int, int] = {}
+        self.warn = warn
         ends = {writer.eos_id, *self.words.special}
         self.chain = Chain(settings, self.words, ends)
-        self.requests = dict(requests)
+
+        def ids(text: str) -> list[int]:
+            return encode(writer.tokenizer, text)
+
         self.rows = [
             Row(
                 index,
-                encode(writer.tokenizer, request.prompt),
+                ids(request.prompt),
                 request.seed,
                 settings,
                 self.words,
                 ends,
-                Pinned(
-                    encode(writer.tokenizer, request.memory), encode(writer.tokenizer, request.note)
-                ),
+                Pinned(ids(request.memory), ids(request.note)),
             )
             for index, request in requests
         ]
-        self.prompt_tokens: dict[int, int] = {}
-        self.warn = warn
 
     def run(self) -> Iterator[Piece]:
         """Write until every row has ended."""
@@ -251,7 +274,7 @@ class _Batch:
                     yield self._piece(row)
 
     def _read_prompts(self, rows: Sequence[Row]) -> tuple[Context, torch.Tensor]:
-        """Read every row's view; rows with the same one share the reading."""
+        """Prefill the view of every row, equal views once; the logits after it per row."""
         known: dict[tuple[int, ...], int] = {}
         contexts: list[Context] = []
         logits: list[torch.Tensor] = []
@@ -261,9 +284,8 @@ class _Batch:
             self.prompt_tokens[row.index] = len(row.history) - row.view_start
             if row.view_start:
                 self.warn(
-                    "the prompt is longer than the model's window of "
-                    f"{self.window} tokens; only its last {len(row.history) - row.view_start} "
-                    "tokens are used"
+                    f"the prompt is longer than the model's window of {self.context_length} "
+                    f"tokens; only its last {self.prompt_tokens[row.index]} tokens are used"
                 )
             if tuple(view) not in known:
                 known[tuple(view)] = len(contexts)
@@ -280,7 +302,7 @@ class _Batch:
         view = make_view(
             row.history,
             self.words,
-            window=self.window,
+            context_length=self.context_length,
             bos_id=self.bos_id,
             pinned=row.pinned,
             start=row.view_start,
@@ -290,52 +312,43 @@ class _Batch:
 
     def _capacity(self, row: Row) -> int:
         left = self.settings.max_new_tokens - len(row.tokens)
-        return min(self.window, row.view_length + left + 1)
+        return min(self.context_length, row.view_length + left + 1)
 
     def _next_tokens(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
-        """Choose a token for each row; how many each row took back."""
+        """Draw and add a token per row; the number of tokens that each row undid."""
         with _one_thread():
             if bool(torch.isnan(logits.sum())):
                 raise RunError(
                     "the model's output is not a number (NaN): its weights are damaged",
                     "load another model, or train it again with a lower learning rate",
                 )
-            return self._sample(logits, rows)
-
-    def _sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
-        """Draw, record and add a token for each row; how many each row took back."""
-        for row in rows:
-            row.roll()
-        trace: list[tuple[str, torch.Tensor]] | None = [] if self.alternatives else None
-        final = self.chain.apply(logits, rows, trace)
-        tokens, probabilities = self.chain.choose(final, rows)
-        figures = record.measure(logits, tokens, probabilities)
-        undone = []
-        for place, row in enumerate(rows):
-            token = record.make_token(int(tokens[place]), place, figures, self.words)
-            if trace is not None:
-                token = record.with_alternatives(
-                    token, logits, final, trace, place, self.alternatives, self.words
-                )
-            undone.append(row.add(token))
-        return undone
+            for row in rows:
+                row.roll()
+            trace: Trace | None = [] if self.alternatives else None
+            final = self.chain.apply(logits, rows, trace)
+            drawn, probabilities = self.chain.choose(final, rows)
+            tokens = step_tokens(
+                logits, drawn, probabilities, self.words,
+                alternatives=self.alternatives, final=final, trace=trace,
+            )  # fmt: skip
+            return [row.add(token) for row, token in zip(rows, tokens, strict=True)]
 
     def _go_on(
         self, context: Context, rows: list[Row], undone: Sequence[int]
     ) -> tuple[Context, list[Row]]:
-        """Take ended rows out, take back what was undone, move views that are full."""
+        """Remove ended rows, truncate undone tokens, prefill rows whose view moves."""
         kept = [place for place, row in enumerate(rows) if row.finish_reason is None]
         if not kept:
             return context, []
-        again = [row.read_length > self.window or len(row.history) < row.made_at for row in rows]
-        if len(kept) < len(rows) and not any(again[place] for place in kept):
-            context = context.fork(kept)
-            rows, undone = [rows[p] for p in kept], [undone[p] for p in kept]
-            again = [again[p] for p in kept]
-        elif any(again):
+        moves = [
+            rows[place].read_length > self.context_length
+            or len(rows[place].history) < rows[place].made_at
+            for place in kept
+        ]
+        if any(moves):
             parts = []
-            for place in kept:
-                if again[place]:
+            for place, moved in zip(kept, moves, strict=True):
+                if moved:
                     view = self._view(rows[place])
                     part = self.backend.start(self._capacity(rows[place]))
                     if len(view) > 1:  # the next step reads the last token
@@ -344,11 +357,12 @@ class _Batch:
                     part = context.fork([place])
                 parts.append(part)
             context = parts[0] if len(parts) == 1 else self.backend.join(parts)
-            rows, undone = [rows[p] for p in kept], [undone[p] for p in kept]
-            again = [again[p] for p in kept]
-        for place, row in enumerate(rows):
-            if undone[place] and not again[place]:
-                # All but the last token, which the next step reads again.
+        elif len(kept) < len(rows):
+            context = context.fork(kept)
+        rows, undone = [rows[place] for place in kept], [undone[place] for place in kept]
+        for place, (row, count, moved) in enumerate(zip(rows, undone, moves, strict=True)):
+            if count and not moved:
+                # Without the last token, which the next step reads.
                 context.truncate(place, row.read_length - 1)
         return context, rows
 

@@ -1,20 +1,26 @@
-"""What the engine hands back: tokens with their probabilities, pieces of text, whole texts.
+"""Results of the engine: tokens with their statistics, pieces of text, whole texts, their ranking.
 
-All log-probabilities are natural logarithms of the model's own distribution, before any sampler,
-unless the name says otherwise; a text's ``tokens`` are exactly what its ``text`` was decoded from.
+Log-probabilities are natural logarithms of the model's own distribution, before any sampler, unless
+the name says otherwise; a text's ``tokens`` decode to exactly its ``text``. This module does not
+import torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from .sampling.settings import GenerationSettings
 
+# Nats per token that a text of nothing but repeated n-grams loses. An ordinary continuation has a
+# mean log-probability between -2 and -4, a loop one near 0: this ranks the loop last.
+_REPETITION_COST = 5.0
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alternative:
-    """A token that could have come, and how likely it was (0…1)."""
+    """A token that could have come, and its probability (0…1)."""
 
     id: int
     text: str
@@ -23,7 +29,7 @@ class Alternative:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Removal:
-    """What one sampler left out: how many tokens, their raw probability, the likeliest of them."""
+    """What one sampler excluded: number of tokens, their raw probability, the likeliest of them."""
 
     tokens: int
     probability: float
@@ -32,19 +38,19 @@ class Removal:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Token:
-    """One token that was written.
+    """A written token with its statistics.
 
     Attributes:
-        id: Its number in the vocabulary.
-        text: What it stands for, incomplete characters shown as the replacement character.
-        bytes: The same as bytes, always exact.
-        logprob: Its log-probability in nats.
-        rank: How many tokens were likelier, plus one.
-        entropy: Of the model's distribution, in nats.
-        probability: Its probability in the distribution that was drawn from.
+        id: Token id.
+        text: Its text, incomplete characters shown as the replacement character.
+        bytes: Its exact bytes.
+        logprob: Log-probability, in nats.
+        rank: Number of likelier tokens, plus one.
+        entropy: Entropy of the model's distribution, in nats.
+        probability: Probability in the distribution that it was drawn from.
         before: The likeliest tokens before the samplers.
         after: The likeliest tokens after them.
-        removed: For each sampler that left something out, what.
+        removed: What each sampler excluded, by its name.
     """
 
     id: int
@@ -59,7 +65,7 @@ class Token:
     removed: dict[str, Removal] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON; ``bytes`` as a list of numbers."""
+        """All fields that have a value, ready for JSON; ``bytes`` as a list of numbers."""
         record = dataclasses.asdict(self)
         record["bytes"] = list(self.bytes)
         return {name: value for name, value in record.items() if value is not None}
@@ -70,16 +76,16 @@ class Generated:
     """A text that the model wrote after a prompt.
 
     Attributes:
-        text: Without the prompt.
-        prompt: As given.
-        seed: Alone, with the same settings, it gives this text again.
+        text: The text without the prompt.
+        prompt: The prompt as given.
+        seed: Its random seed; alone, with the same settings, it gives this text again.
         finish_reason: ``stop`` (end of text or a stop string), ``length``, or ``interrupted``.
-        tokens: One record for each token of the text.
-        prompt_tokens: Tokens of the prompt that the model saw.
-        view_start: First character of prompt + text that was in view at the end; 0 if all.
-        settings: How it was written.
-        first_token_seconds: From the request to the first token.
-        tokens_per_second: After the first token, of this row alone.
+        tokens: The tokens of the text.
+        prompt_tokens: Number of tokens of the prompt that the model saw.
+        view_start: First character of prompt + text in the model's context at the end; 0 if all.
+        settings: The settings that it was written with.
+        first_token_seconds: Seconds from the request to the first token.
+        tokens_per_second: Speed after the first token, of this row alone.
         score: What it was ranked by, with ``best_of``.
     """
 
@@ -97,7 +103,7 @@ class Generated:
 
     @property
     def mean_logprob(self) -> float:
-        """Mean log-probability of its tokens, in nats; 0 for an empty text."""
+        """Mean log-probability per token, in nats; 0 for an empty text."""
         if not self.tokens:
             return 0.0
         return sum(token.logprob for token in self.tokens) / len(self.tokens)
@@ -130,13 +136,13 @@ class Generated:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
-    """Some new text of one alternative while it is being written.
+    """New text of one alternative while it is being written.
 
     Attributes:
-        index: Which alternative.
-        text: New text that will not be taken back; may be empty.
+        index: Number of the alternative.
+        text: Text that will not be taken back; may be empty.
         tokens: The tokens that this text completes.
-        view_start: First character of prompt + text that the model sees now.
+        view_start: First character of prompt + text in the model's context.
         result: The whole text, with the last piece of an alternative.
     """
 
@@ -145,3 +151,28 @@ class Piece:
     tokens: list[Token]
     view_start: int = 0
     result: Generated | None = None
+
+
+def repeated_share(tokens: Sequence[int], n: int = 4) -> float:
+    """Share of the n-grams of ``tokens`` that occurred before in the same text; 0…1."""
+    runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def best(texts: Sequence[Generated], n: int, rank_by: str) -> list[Generated]:
+    """The ``n`` best of ``texts`` with their scores, best first; an empty text ranks last.
+
+    Args:
+        texts: Alternatives of one prompt.
+        n: Number to keep.
+        rank_by: ``likelihood``: mean log-probability in nats, which prefers loops; ``varied``: the
+            same less the cost of repeated 4-grams.
+    """
+    scored = []
+    for text in texts:
+        score = text.mean_logprob
+        if rank_by != "likelihood":
+            score -= _REPETITION_COST * repeated_share([token.id for token in text.tokens])
+        scored.append(dataclasses.replace(text, score=score))
+    scored.sort(key=lambda text: (bool(text.text.strip()), text.score), reverse=True)
+    return scored[:n]

@@ -1,8 +1,8 @@
-"""One text while it is being written: its tokens, what may be shown of it, when it ends.
+"""The state of one row of a batch: its tokens, the text that may be shown, when it ends.
 
-Text that could turn out to be the start of a stop string or of a banned phrase is held back. A
-banned phrase that is complete is undone: the writing goes back to the token where it began, which
-is barred there, and takes another way.
+Text that could be the beginning of a stop string or a banned phrase is held back. A complete banned
+phrase is undone: the row goes back to the token where the phrase began, bars that token there, and
+draws another.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .results import Token
 from .sampling.settings import GenerationSettings
 from .text import TextOfTokens, Vocabulary
 
-# After so many other ways at one place the text ends there: every one of them led to the phrase.
+# Number of tokens barred at one place after which the text ends there.
 _MOST_REWINDS = 200
 
 
 class Row:
-    """The state of one alternative.
+    """One alternative while it is being written.
 
     Args:
         index: Its number, as in :class:`~.results.Piece`.
         prompt: Token ids of the prompt.
-        seed: Of its random numbers.
-        settings: How to write.
+        seed: Seed of its random numbers.
+        settings: The generation settings.
         words: The vocabulary.
-        ends: Tokens that end the text.
-        pinned: What stays in the model's view.
+        ends: Token ids that end the text.
+        pinned: Memory and note.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Row:
         self.tokens: list[Token] = []
         self.finish_reason: str | None = None
         self.reported = False  # whether its last piece has been handed out
-        # The view when it was last made: first token of the history in it, the same in characters,
-        # tokens, the last of them, and the length of the history then.
+        # The last view: index of its first token in the history, the same in characters, its
+        # length in tokens, its last token, and the length of the history when it was made.
         self.view_start = 0
         self.view_start_characters = 0
         self.view_length = 0
         self.view_last = 0
         self.made_at = 0
-        self.dice = torch.zeros(2, dtype=torch.float64)
+        self.uniform = torch.zeros(2, dtype=torch.float64)
         self._generator = torch.Generator().manual_seed(seed)
         self._text = TextOfTokens(words, prompt)
         self._written = ""
@@ -74,42 +74,42 @@ class Row:
 
     @property
     def text(self) -> str:
-        """What is written so far, without incomplete characters."""
+        """The text so far, without incomplete characters."""
         return self._written
 
     @property
     def barred(self) -> set[int]:
-        """Tokens that must not come next."""
+        """Token ids that must not come next."""
         place = len(self.tokens)
         barred = self._barred.get(place, set())
         return barred | self.ends if place < self.settings.min_new_tokens else barred
 
     @property
     def read_length(self) -> int:
-        """Tokens that the model has read once it has read the last one."""
+        """Number of tokens in the model's context once it has read the last one."""
         return self.view_length + len(self.history) - self.made_at
 
     @property
     def last(self) -> int:
-        """The token that the model reads next."""
+        """Id of the token that the model reads next."""
         return self.history[-1] if len(self.history) > self.made_at else self.view_last
 
     def look(self, view: View) -> None:
-        """Take note of a new view."""
+        """Record a new view."""
         self.view_start = view.start
         self.view_start_characters = characters(self.history[: view.start], self.words)
         self.view_length, self.view_last = len(view.ids), view.ids[-1]
         self.made_at = len(self.history)
 
     def roll(self) -> None:
-        """New random numbers for the next token."""
-        self.dice = torch.rand(2, generator=self._generator, dtype=torch.float64)
+        """Draw the random numbers of the next token."""
+        self.uniform = torch.rand(2, generator=self._generator, dtype=torch.float64)
 
     def add(self, token: Token) -> int:
-        """Take the next token.
+        """Add the next token.
 
         Returns:
-            How many of the last tokens were taken back again; 0 almost always.
+            Number of tokens that were undone for a banned phrase; 0 almost always.
         """
         if token.id in self.ends:
             self._finish("stop")
@@ -128,11 +128,11 @@ class Row:
         return 0
 
     def interrupt(self) -> None:
-        """End here: the user stopped the writing."""
+        """End here, since the user stopped the writing."""
         self._finish("interrupted")
 
     def settled(self) -> tuple[str, list[Token]]:
-        """New text that will not be taken back, and the tokens that it completes."""
+        """New text that will not be undone, and the tokens that it completes."""
         end = len(self._written) if self.finish_reason else self._sure()
         text, self._sent = self._written[self._sent : end], end
         first = self._sent_tokens
@@ -172,7 +172,7 @@ class Row:
         return True
 
     def _rewind(self, before: int) -> int:
-        """Take back the tokens of a banned phrase; how many there were."""
+        """Undo the tokens of a banned phrase; their number."""
         found = []
         for pattern in self._banned:
             match = pattern.search(self._written, max(0, before - len(pattern.pattern)))
@@ -195,19 +195,19 @@ class Row:
         return count
 
     def _sure(self) -> int:
-        """Characters that can belong to no stop string and no banned phrase."""
+        """Number of characters that can belong to no stop string and no banned phrase."""
         size = len(self._written)
         end = size - max((_overlap(self._written, s) for s in self.settings.stop or ()), default=0)
         banned = max((_overlap(self._written, b) for b in self.settings.banned or ()), default=0)
         if banned:
-            # A rewind takes back whole tokens, so the token in which the phrase begins waits too.
+            # A rewind undoes whole tokens, so the token in which the phrase begins waits, too.
             begins = [0, *self._ends_at]
             end = min(end, max(begin for begin in begins if begin <= size - banned))
         return max(end, self._sent)
 
 
 def _overlap(text: str, string: str) -> int:
-    """The length of the longest end of ``text`` that begins ``string``, in any case."""
+    """Length of the longest end of ``text`` that is a beginning of ``string``, in any case."""
     for length in range(min(len(text), len(string) - 1), 0, -1):
         if text[-length:].lower() == string[:length].lower():
             return length

@@ -1,9 +1,7 @@
-"""How strongly adapters colour the writing: one as a dial, several as a blend.
+"""Scales of LoRA adapters: the strength of one, the weighted sum of several.
 
-LoRA adds its product to the base weights, so its weight can be turned like a dial: 0 is the base
-model, 1 the tuned one, and a little more exaggerates what was learned. Several adapters of the same
-base add up, each with its own weight. Nothing is loaded again; a fast backend merges the new sum
-before the next text.
+Scale 0 is the base model, 1 the tuned one, up to 1.5 exaggerates what was learned. Nothing is
+loaded again; a backend with merged weights merges the new sum before the next text.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from ..files import from_home
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
-MOST = 1.5
+MAX_SCALE = 1.5
 
 
 def parse_part(text: str) -> tuple[str, float]:
@@ -39,10 +37,10 @@ def parse_part(text: str) -> tuple[str, float]:
 
 
 def set_strength(writer: LoadedModel, strength: float) -> None:
-    """Turn the adapters that the writer writes with to ``strength``, in place.
+    """Set the scale of the active adapters, in place.
 
     Args:
-        writer: A writer with an adapter.
+        writer: A model with an adapter.
         strength: 0 is the base model, 1 as trained, up to 1.5.
 
     Raises:
@@ -54,15 +52,15 @@ def set_strength(writer: LoadedModel, strength: float) -> None:
             f"{writer.name} has no adapter whose strength could be set",
             "give an adapter folder with --model",
         )
-    # Those that a blend left out stay off.
+    # Adapters that a blend left out stay off.
     _set_scales(writer, dict.fromkeys(writer.model.active_adapters, strength))
 
 
 def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
-    """Write with the weighted sum of several adapters, in place.
+    """Switch to the weighted sum of several adapters, in place.
 
     Args:
-        writer: A base model, or a writer whose adapters the parts add to or change the weight of.
+        writer: A base model, or a model with adapters; those that are not named are switched off.
         parts: Adapter folders and their weights (0…1.5).
 
     Raises:
@@ -89,7 +87,7 @@ def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
 
 
 def _set_scales(writer: LoadedModel, weights: dict[str, float]) -> None:
-    """Switch on the adapters named, each with its weight, and the others off."""
+    """Activate the adapters named, each with its weight, and no others."""
     model: Any = writer.model
     model.base_model.set_adapter(list(weights))
     for module in model.modules():
@@ -101,8 +99,8 @@ def _set_scales(writer: LoadedModel, weights: dict[str, float]) -> None:
 
 
 def _checked(weight: float, what: str) -> float:
-    if not 0 <= weight <= MOST:
-        raise InputError(f"{what} is {weight}", f"give a number from 0 to {MOST}")
+    if not 0 <= weight <= MAX_SCALE:
+        raise InputError(f"{what} is {weight}", f"give a number from 0 to {MAX_SCALE}")
     return weight
 
 

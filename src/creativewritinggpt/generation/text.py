@@ -1,9 +1,8 @@
-"""From text to tokens and back, one token at a time.
+"""Text to token ids, and token ids to text one at a time (streaming detokenisation).
 
-A byte-level token may hold part of a character only, so bytes are collected until they are whole:
-what has been handed out never has to be taken back, and all of it together is exactly what the
-tokenizer makes of all tokens at once. Tokenizers that are not byte-level are asked for the text of
-the last few tokens again and again; what looks incomplete is held back too.
+A byte-level token may hold part of a character only, so bytes are held back until the character is
+whole: the streamed text equals what the tokenizer decodes from all tokens at once. Tokenizers that
+are not byte-level decode the last few tokens again at each step.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _REPLACEMENT = "\ufffd"
-# Halves of a character, as in an argument that is no UTF-8; tokenizers refuse them.
+# Surrogates, as in an argument that is not UTF-8; tokenizers refuse them.
 _LONE = re.compile("[\ud800-\udfff]")
 
 
@@ -28,13 +27,13 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def whole_characters(text: str) -> str:
-    """``text`` with a mark in place of each half of a character; its length stays."""
+    """``text`` with the replacement character for each surrogate; its length stays."""
     return _LONE.sub(_REPLACEMENT, text)
 
 
 @functools.cache
 def _bytes_of_characters() -> dict[str, int]:
-    """The bytes behind the printable stand-ins of byte-level BPE (GPT-2's table)."""
+    """Byte of each character of byte-level BPE (GPT-2's table)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in shown}
     hidden = (byte for byte in range(256) if byte not in set(shown))
@@ -43,17 +42,17 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Tokens that are marks and no text, those without a role (as chat marks) included."""
+    """Ids of the special tokens, chat marks included."""
     marks = {token for token, mark in tokenizer.added_tokens_decoder.items() if mark.special}
     return marks | set(tokenizer.all_special_ids)
 
 
 class Vocabulary:
-    """What each token of a tokenizer stands for, as bytes.
+    """The bytes of each token of a tokenizer.
 
     Attributes:
         byte_level: Whether tokens are bytes, as in GPT-2's vocabulary.
-        special: Tokens that stand for no text: begin and end, chat marks, file marks.
+        special: Ids of tokens without text: begin and end, chat marks, file marks.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -64,7 +63,7 @@ class Vocabulary:
         self._bytes: dict[int, bytes] = {}
 
     def bytes_of(self, token: int) -> bytes:
-        """The bytes of one token; none for a special token."""
+        """The bytes of a token; empty for a special token."""
         known = self._bytes.get(token)
         if known is None:
             known = self._bytes[token] = self._look_up(token)
@@ -77,7 +76,7 @@ class Vocabulary:
             text: str = self.tokenizer.decode([token], skip_special_tokens=True)
             return text.encode()
         name = self.tokenizer.convert_ids_to_tokens(token)
-        if name is None:  # a row of the embedding that the tokenizer does not use
+        if name is None:  # an unused row of the embedding
             return b""
         table = _bytes_of_characters()
         if all(character in table for character in name):
@@ -85,7 +84,7 @@ class Vocabulary:
         return str(name).encode()
 
     def shown(self, token: int) -> str:
-        """A token as a person can read it: its text, special tokens by name."""
+        """The text of a token for display; special tokens by name."""
         if token in self.special:
             return str(self.tokenizer.convert_ids_to_tokens(token))
         return self.bytes_of(token).decode("utf-8", errors="replace")
@@ -93,23 +92,23 @@ class Vocabulary:
 
 @functools.lru_cache(maxsize=4)
 def vocabulary(tokenizer: Any) -> Vocabulary:
-    """The (kept) vocabulary of ``tokenizer``."""
+    """The vocabulary of ``tokenizer``, cached."""
     return Vocabulary(tokenizer)
 
 
 class TextOfTokens:
-    """The text of a growing list of tokens, holding back characters that are not whole yet.
+    """Streaming detokeniser: the text of tokens as they come, incomplete characters held back.
 
     Args:
         words: The vocabulary.
-        context: The tokens before the first one: some tokenizers drop a leading space without it.
+        context: Token ids before the first one: some tokenizers drop a leading space without it.
     """
 
     def __init__(self, words: Vocabulary, context: Sequence[int] = ()) -> None:
         self.words = words
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._ids = list(context[-4:])
-        # How much of the text of self._ids has been handed out.
+        # Number of characters of the text of self._ids that add() has returned.
         self._done = 0 if words.byte_level else len(self._text())
 
     def add(self, token: int) -> str:
@@ -121,14 +120,14 @@ class TextOfTokens:
         if text.endswith(_REPLACEMENT):
             return ""
         new, self._done = text[self._done :], len(text)
-        # A word is only sure of its leading space with its neighbour before it, hence the overlap.
+        # Some tokenizers drop the leading space of a first token, hence the overlap.
         if len(self._ids) > 16:
             self._ids = self._ids[-4:]
             self._done = len(self._text())
         return new
 
     def end(self) -> str:
-        """What was held back, with the replacement character for what never became whole."""
+        """What was held back, incomplete characters as the replacement character."""
         if self.words.byte_level:
             return self._decoder.decode(b"", final=True)
         text = self._text()

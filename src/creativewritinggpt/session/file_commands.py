@@ -9,10 +9,9 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import from_home
 from ..story.exports import ENDINGS, export_story
-from ..story.file import StoryFile, read_story
+from ..story.file import FOLDER, StoryFile, free_path, is_story, read_story, stories, story_file
 from ..story.imports import import_story
 from .command import Command, number
-from .places import FOLDER, free_path, is_story, stories, story_file
 from .session import Session
 from .story_commands import show_end
 

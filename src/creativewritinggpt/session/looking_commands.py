@@ -80,8 +80,10 @@ def _context(session: Session, rest: str) -> None:
     rows.append(("lore", f"{seen.tokens['lore']:,}", ", ".join(one.name for one in seen.lore)))
     rows.append(("note", f"{seen.tokens['note']:,}", ""))
     rows.append(("text", f"{seen.tokens['text']:,}", f"{len(seen.prompt.split()):,} words"))
-    free = seen.window - seen.used
-    rows.append(("free", f"{free:,}", f"{seen.fill:.0%} of {seen.window:,} tokens are taken"))
+    free = seen.context_length - seen.used
+    rows.append(
+        ("free", f"{free:,}", f"{seen.fill:.0%} of {seen.context_length:,} tokens are taken")
+    )
     session.screen.table(["in view", "tokens#", ""], rows)
     if seen.left_out:
         names = ", ".join(one.name for one in seen.left_out)

@@ -11,9 +11,8 @@ from concurrent.futures import Future
 from .. import console
 from ..errors import RunError, UserError
 from ..generation.sampling.settings import GenerationSettings
-from ..story.file import StoryFile
+from ..story.file import StoryFile, new_path, stories, story_file
 from ..story.tree import Story
-from .places import new_path, stories, story_file
 from .screen import Screen
 from .session import Explain, Load, Session, Voice
 from .story_commands import show_end
@@ -112,10 +111,10 @@ def _start(
 def _warm(voice: Voice, story: Story, settings: GenerationSettings) -> None:
     """Read the story once, so that the first word comes at once."""
     from ..generation import engine
-    from ..story.context import assemble
+    from ..story.context import story_view
 
     try:
-        seen = assemble(voice.writer, story)
+        seen = story_view(voice.writer, story)
     except UserError:
         return  # said when it matters
     one = settings.changed({"max_new_tokens": 1, "min_new_tokens": 0, "best_of": None})

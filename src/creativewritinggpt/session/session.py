@@ -17,10 +17,9 @@ from ..errors import RunError, UserError
 from ..generation.results import Token
 from ..generation.sampling.presets import preset
 from ..generation.sampling.settings import GenerationSettings
-from ..story.context import Seen, assemble
-from ..story.file import StoryFile
+from ..story.context import StoryView, story_view
+from ..story.file import StoryFile, free_path
 from ..story.tree import Story
-from .places import free_path
 from .screen import Screen
 from .signals import Signals
 
@@ -92,7 +91,7 @@ class Session:
         self._saved: object = story.version
         self._named = file.path.exists()
         self._words: tuple[object, int] = (None, 0)
-        self._seen: tuple[object, Seen] | None = None
+        self._seen: tuple[object, StoryView] | None = None
 
     @property
     def voice(self) -> Voice:
@@ -123,11 +122,11 @@ class Session:
         """Whether there are changes that are not on disk."""
         return self._saved != self.story.version
 
-    def seen(self) -> Seen:
+    def seen(self) -> StoryView:
         """What the model sees of the story now; see :func:`.story.context.assemble`."""
         key = (self.story.state, id(self.writer))
         if self._seen is None or self._seen[0] != key:
-            self._seen = (key, assemble(self.writer, self.story))
+            self._seen = (key, story_view(self.writer, self.story))
         return self._seen[1]
 
     def autosave(self) -> None:
@@ -145,7 +144,7 @@ class Session:
         Raises:
             UserError: It could not be done.
         """
-        if not self._named and not self.file.taken:
+        if not self._named and not self.file.locked:
             self.file = StoryFile(free_path(self.file.path))
         try:
             self.file.save(self.story)

@@ -31,7 +31,7 @@ def status(session: Session, width: int = 1000) -> str:
     if session.ready:
         try:
             seen = session.seen()
-            parts.append((5, f"window {seen.fill:.0%} of {seen.window:,}"))
+            parts.append((5, f"window {seen.fill:.0%} of {seen.context_length:,}"))
         except UserError:
             parts.append((5, "window over-full: shorten memory or note"))
     if session.tokens_per_second:

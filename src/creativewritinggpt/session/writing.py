@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 
 from ..generation.results import Generated, Piece, Token
 from ..generation.sampling.settings import seeds_from
-from ..story.context import Seen, assemble
+from ..story.context import StoryView, passage_tokens, story_view
 from ..story.tree import Passage, Setup
 from .session import Session
 
@@ -72,7 +72,7 @@ def write(
     voice = session.voice
     from ..generation import engine
 
-    seen = assemble(voice.writer, session.story, parent)
+    seen = story_view(voice.writer, session.story, parent)
     settings = session.settings
     if settings.best_of and len(seeds) == 1:
         seeds, show = seeds_from(seeds[0], settings.best_of), False
@@ -86,7 +86,7 @@ def write(
     if not results:
         return [(None, None)]
     if len(requests) > 1 and settings.best_of == len(requests):
-        from ..generation.ranking import best
+        from ..generation.results import best
 
         results = best(results, 1, settings.rank_by)
         session.screen.flow(results[0].text)
@@ -120,7 +120,7 @@ def _collect(
     return [results[index] for index in sorted(results)]
 
 
-def _setup(session: Session, seen: Seen, adapters: dict[str, float]) -> Setup:
+def _setup(session: Session, seen: StoryView, adapters: dict[str, float]) -> Setup:
     from ..models.forward.backends import backend_for
 
     settings = session.settings.to_dict()
@@ -164,11 +164,8 @@ def new_seed() -> int:
 def record_of(session: Session, passage: Passage) -> list[Token]:
     """How likely each token of a passage was: as it was recorded, or as the model finds it now."""
     if passage.id not in session.tokens:
-        writer = session.writer
-        from .likelihood import read_passage
-
-        session.tokens[passage.id] = read_passage(
-            writer, session.story, passage, session.settings.weights, ALTERNATIVES
+        session.tokens[passage.id] = passage_tokens(
+            session.writer, session.story, passage, session.settings.weights, ALTERNATIVES
         )
     return session.tokens[passage.id]
 

@@ -1,10 +1,11 @@
-"""What the model sees of a story: one place that decides it, and can show it.
+"""The model's view of a story: memory, lore, note and the last part of the text.
 
-    [memory] [lore that was triggered] … the last part of the text … [note] … last paragraphs →
+    [memory] [triggered lore] … the last part of the text … [note] … last paragraphs →
 
-The text is cut here and not in the engine, so that the place where the view begins can be kept from
-passage to passage: it moves seldom and far, and until then what was read before need not be read
-again. Memory and lore stand at the front, so a new entry of lore costs reading the view anew.
+The text is cut here and not in the engine, so that the start of the view is kept from passage to
+passage and the backend's prefix cache stays valid until the view is full.
+
+Trade-off: memory and lore are at the front, so a new entry of lore costs a prefill of the view.
 """
 
 from __future__ import annotations
@@ -15,30 +16,33 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..generation.context import Pinned, characters, make_view
+from ..generation.results import Token
 from ..generation.text import encode, vocabulary
 from .tree import Lore, Passage, Story
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
-# Lore is triggered by words in the last so many characters of the text.
 LORE_REACH = 2000
-# No English token of a text is longer on average; a cut this far back is never too short.
+"""Number of last characters of the text in which key words trigger lore."""
+MAX_PASSAGE_TOKENS = 2000
+"""Number of tokens, from its start, of a passage whose statistics are computed."""
+# Upper bound of the mean characters per token, so that a cut this far back is never too short.
 _MOST_CHARACTERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """What goes to the model, and an account of it.
+class StoryView:
+    """The model's view of a story, and what it is made of.
 
     Attributes:
         prompt: The part of the text that is in view.
-        memory: What stands before it: memory and lore.
-        note: What stands near its end.
+        memory: The text before it: memory and lore.
+        note: The text near its end.
         view: All of it as the model reads it, the note in its place.
         start: First character of the story that is in view.
-        window: Tokens that the model can see.
-        tokens: Tokens in view: ``memory``, ``lore``, ``note``, ``text``.
+        context_length: Number of tokens that the model can read.
+        tokens: Number of tokens of ``memory``, ``lore``, ``note`` and ``text`` in view.
         lore: Entries in view.
         left_out: Entries that were triggered and had no room.
     """
@@ -48,32 +52,32 @@ class Seen:
     note: str
     view: str
     start: int
-    window: int
+    context_length: int
     tokens: dict[str, int]
     lore: tuple[Lore, ...] = ()
     left_out: tuple[Lore, ...] = ()
 
     @property
     def used(self) -> int:
-        """Tokens of the window that are taken, with the one that begins every text."""
+        """Number of tokens in view, with the one that begins every text."""
         return 1 + sum(self.tokens.values())
 
     @property
     def fill(self) -> float:
-        """How full the window is, 0…1."""
-        return self.used / self.window
+        """Share of the context length that is used, 0…1."""
+        return self.used / self.context_length
 
 
-def assemble(writer: LoadedModel, story: Story, head: int | None = None) -> Seen:
-    """What ``writer`` sees of ``story`` when it continues passage ``head``.
+def story_view(writer: LoadedModel, story: Story, head: int | None = None) -> StoryView:
+    """The view of ``story`` from which ``writer`` continues passage ``head``.
 
     Args:
-        writer: The model, for its tokenizer and window.
+        writer: The model, for its tokenizer and context length.
         story: The story.
-        head: The passage to be continued; without it the last one.
+        head: The passage to be continued; the last one by default.
 
     Raises:
-        InputError: Memory and note take more than half of the window.
+        InputError: Memory and note take more than half of the context length.
     """
     path = story.path(head)
     text = "".join(passage.text for passage in path)
@@ -87,7 +91,7 @@ def assemble(writer: LoadedModel, story: Story, head: int | None = None) -> Seen
     body = encode(writer.tokenizer, text[start:])
     words = vocabulary(writer.tokenizer)
     pinned = Pinned(encode(writer.tokenizer, memory), encode(writer.tokenizer, note))
-    view = make_view(body, words, window=writer.window, bos_id=writer.bos_id, pinned=pinned)
+    view = make_view(body, words, context_length=writer.window, bos_id=writer.bos_id, pinned=pinned)
     start += characters(body[: view.start], words)
     lore_tokens = _count(writer, entries)
     tokens = {
@@ -97,11 +101,45 @@ def assemble(writer: LoadedModel, story: Story, head: int | None = None) -> Seen
         "text": len(body) - view.start,
     }
     read = b"".join(words.bytes_of(token) for token in view.ids[1:]).decode(errors="replace")
-    return Seen(text[start:], memory, note, read, start, writer.window, tokens, lore, left_out)
+    return StoryView(text[start:], memory, note, read, start, writer.window, tokens, lore, left_out)
+
+
+def passage_tokens(
+    writer: LoadedModel, story: Story, passage: Passage, weights: str, alternatives: int
+) -> list[Token]:
+    """The statistics of each token of ``passage``, as if the model had written it.
+
+    Args:
+        writer: The model.
+        story: The story that the passage belongs to.
+        passage: The passage; at most :data:`MAX_PASSAGE_TOKENS` of it are read.
+        weights: The weight format, as in the generation settings.
+        alternatives: Number of alternatives to name per token.
+
+    Raises:
+        InputError: Memory and note leave no room.
+    """
+    from ..generation.token_stats import forced_tokens
+    from ..models.forward.backends import backend_for
+
+    seen = story_view(writer, story, passage.parent)
+    words = vocabulary(writer.tokenizer)
+    ids = encode(writer.tokenizer, passage.text)[: min(MAX_PASSAGE_TOKENS, writer.window // 2)]
+    view = make_view(
+        encode(writer.tokenizer, seen.prompt),
+        words,
+        context_length=writer.window - len(ids),  # the passage has to fit behind it
+        bos_id=writer.bos_id,
+        pinned=Pinned(encode(writer.tokenizer, seen.memory), encode(writer.tokenizer, seen.note)),
+    )
+    backend = backend_for(writer, weights)
+    return forced_tokens(
+        backend, view.ids, ids, words, capacity=writer.window, alternatives=alternatives
+    )
 
 
 def _kept_start(path: Sequence[Passage], writer: LoadedModel) -> int:
-    """Where this model's view began last on this path; 0 where that is not known."""
+    """Start of this model's last view on this path; 0 if unknown."""
     for passage in reversed(path):
         if passage.setup is not None and passage.copy_of is None:
             return passage.start if passage.setup.model == writer.name else 0
@@ -113,12 +151,12 @@ def _count(writer: Any, text: str) -> int:
 
 
 def _block(text: str, end: str = "\n\n") -> str:
-    """A text that stands apart from what follows it."""
+    """``text`` stripped, with ``end`` after it unless it is empty."""
     return text.strip() + end if text.strip() else ""
 
 
 def _triggered(lore: Lore, text: str) -> bool:
-    """Whether one of the key words is in the text, as a whole word, in any case."""
+    """Whether a key word occurs in ``text``, as a whole word, in any case."""
     return lore.always or any(
         re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text, re.IGNORECASE) for key in lore.keys
     )
@@ -127,7 +165,7 @@ def _triggered(lore: Lore, text: str) -> bool:
 def _fitting(
     writer: Any, triggered: Sequence[Lore], room: int
 ) -> tuple[tuple[Lore, ...], tuple[Lore, ...], str]:
-    """The entries that have room, those that have none, and the text of the first."""
+    """The entries that fit into ``room`` tokens, the other ones, and the text of the first."""
     kept, left_out, text = [], [], ""
     for lore in triggered:
         longer = text + _block(lore.text)

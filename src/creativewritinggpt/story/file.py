@@ -1,17 +1,21 @@
-"""A story's file: one JSON document, written whole after every change, and owned by one session.
+"""Story files: one JSON document per story, locked by one session, and where they are kept.
 
-The form is described in ``docs/writing.md`` and has a version number; a file that is damaged, newer
-than this program or changed behind its back is never written over. Writing everything each time
-costs some milliseconds for a long story and buys that any moment is a good one to pull the plug.
+The format is described in ``docs/writing.md`` and has a version number. A file that is damaged,
+newer than this program, or changed by another program is never overwritten.
+
+Trade-off: the whole document is written after every change, some milliseconds for a long story, so
+that the file is valid after a crash at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -22,34 +26,36 @@ from .tree import NOTHING, Lore, Passage, Setup, State, Story
 
 FORMAT = "creativewritinggpt-story"
 VERSION = 1
+FOLDER = "stories"
+"""Folder of stories without a name of their own."""
 
 
 class StoryFile:
-    """A story's place on disk, locked for this session from :meth:`open` on.
+    """A story on disk, locked for this session by :meth:`open` and :meth:`save`.
 
     Args:
-        path: Of the JSON file; it need not exist yet.
+        path: Path of the JSON file, which need not exist yet.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = from_home(path)
-        # A link stays one: what it leads to is locked and written.
+        # A link stays one: its target is locked and written.
         self._place = self.path.resolve()
         self._lock: FileLock | None = None
-        self._known: tuple[int, int, int] | None = None
+        self._known: tuple[int, int, int] | None = None  # the file's stamp after our last access
 
     @property
-    def taken(self) -> bool:
-        """Whether this session has it."""
+    def locked(self) -> bool:
+        """Whether this session holds the lock."""
         return self._lock is not None
 
     def open(self) -> Story:
-        """Take the file for this session and read the story; an empty one where there is no file.
+        """Lock the file and read the story; an empty one where there is no file.
 
         Raises:
             InputError: Another session has it, or it is damaged or newer than this program.
         """
-        self._take()
+        self._acquire()
         try:
             story = read_story(self.path) if self.path.exists() else Story()
         except BaseException:
@@ -59,13 +65,13 @@ class StoryFile:
         return story
 
     def save(self, story: Story) -> None:
-        """Write the story, all of it or nothing.
+        """Write the story atomically.
 
         Raises:
             InputError: The folder can't be written to, or another session has the file.
-            RunError: The disk is full, or something else has changed the file.
+            RunError: The disk is full, or another program has changed the file.
         """
-        self._take()
+        self._acquire()
         if self._stamp() != self._known:
             raise RunError(
                 f"{self.path} was changed by something else since it was opened",
@@ -75,14 +81,14 @@ class StoryFile:
         self._known = self._stamp()
 
     def close(self) -> None:
-        """Leave the file to others."""
+        """Release the lock."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # Windows keeps a file that is in use
+            with contextlib.suppress(OSError):  # Windows does not delete open files
                 os.unlink(self._lock.lock_file)
             self._lock.release()
             self._lock = None
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         if self._lock is not None:
             return
         lock = self._place.with_name(f".{self._place.name}.lock")
@@ -106,6 +112,56 @@ class StoryFile:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def new_path() -> Path:
+    """Path of a new story, named after the day."""
+    return free_path(Path(FOLDER) / f"{datetime.date.today().isoformat()}.json")
+
+
+def free_path(path: Path) -> Path:
+    """``path``, numbered where a file or another session's lock has that name."""
+    number, place = 2, path
+    while place.exists() or place.with_name(f".{place.name}.lock").exists():
+        place = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+    return place
+
+
+def stories(beside: Path) -> list[Path]:
+    """The stories in the usual folder and in the folder of ``beside``, newest first."""
+    found = {path.resolve(): path for path in Path(FOLDER).glob("*.json")}
+    for path in beside.parent.glob("*.json"):
+        found.setdefault(path.resolve(), path)
+    # A killed save leaves a hidden temporary file.
+    own = [path for path in found.values() if not path.name.startswith(".") and is_story(path)]
+    return sorted(own, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def is_story(path: Path) -> bool:
+    """Whether a file begins like a story of this program."""
+    try:
+        with path.open("rb") as stream:
+            return FORMAT.encode() in stream.read(200)
+    except OSError:
+        return False
+
+
+def story_file(name: str) -> StoryFile:
+    """The story file of a name; ``.json`` is added where there is no ending.
+
+    Raises:
+        InputError: The name has another ending.
+    """
+    path = from_home(name)
+    if path.name and not path.suffix:
+        path = path.with_suffix(".json")
+    if path.suffix.lower() != ".json":
+        raise InputError(
+            f"a story's file ends in .json, and {name} does not",
+            "bring text in with /load inside a session, write it out with /export",
+        )
+    return StoryFile(path)
+
+
 def read_story(path: str | os.PathLike[str]) -> Story:
     """Read a story.
 
@@ -122,7 +178,7 @@ def read_story(path: str | os.PathLike[str]) -> Story:
 
 
 def load(record: Any, where: str) -> Story:
-    """The story in a JSON document; ``where`` names it in errors; see :func:`read_story`."""
+    """The story of a JSON document; ``where`` names it in errors; see :func:`read_story`."""
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{where} is not a story of this program", "bring it in with /load")
     version = record.get("version")
@@ -134,7 +190,7 @@ def load(record: Any, where: str) -> Story:
             "update the program; the file is left as it is",
         )
     try:
-        json.dumps(record, ensure_ascii=False).encode()  # half a character could never be saved
+        json.dumps(record, ensure_ascii=False).encode()  # a surrogate could never be saved
         setups = [Setup(**one) for one in record["setups"]]
         passages = [
             Passage(**{**one, "id": number, "setup": _setup(setups, one.get("setup"))})
@@ -156,7 +212,7 @@ def load(record: Any, where: str) -> Story:
 def dump(story: Story) -> str:
     """The JSON document of a story."""
     setups: list[Setup] = []
-    numbers: dict[int, int] = {}  # of setups by identity, which most passages share
+    numbers: dict[int, int] = {}  # index of each setup by identity: most passages share one
 
     def number(setup: Setup) -> int:
         if id(setup) not in numbers:
@@ -189,7 +245,7 @@ def dump(story: Story) -> str:
             ],
             "title": state.title,
         }
-        # A change of these is rare, and going back to earlier ones rarer.
+        # These rarely change, so consecutive states share a frame.
         if not frames or frames[-1] != frame:
             frames.append(frame)
         history.append(
@@ -240,7 +296,7 @@ def _state(record: dict[str, Any], frame: dict[str, Any]) -> State:
 
 
 def _check(passages: list[Passage], history: list[State], cursor: Any) -> None:
-    """Raise ``ValueError`` for what would make no tree."""
+    """Raise ``ValueError`` where passages and history make no tree."""
     for passage in passages:
         for kind in _wrong(passage):
             raise ValueError(f"passage {passage.id}: {kind}")

@@ -1,8 +1,7 @@
-"""Ready settings by genre and mood, and the user's own.
+"""Presets: named generation settings by genre and mood, the package's and the user's.
 
-A preset is a handful of settings with the reason for them. The user's own stand in one YAML file,
-``presets.yaml`` in the configuration folder, in the same form as ours; one of the same name wins.
-A path to a YAML file with settings works as a name, too.
+The user's presets are in ``presets.yaml`` in the configuration folder, in the form of the package's
+own file; on equal names the user's wins. The path of a YAML file with settings is a name, too.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .settings import GenerationSettings
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Settings under a name, with the reason for them."""
+    """Named settings and the reason for them."""
 
     name: str
     why: str
@@ -35,7 +34,7 @@ class Preset:
 
 
 def user_file() -> Path:
-    """Where the user's own presets stand."""
+    """Path of the user's presets."""
     if os.name == "nt":
         root = Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming"))
     else:
@@ -45,13 +44,13 @@ def user_file() -> Path:
 
 @functools.cache
 def shipped() -> dict[str, Preset]:
-    """The presets that come with the package."""
+    """The package's presets."""
     text = (resources.files(__package__) / "presets.yaml").read_text("utf-8")
     return _parse(text, "presets.yaml")
 
 
 def presets() -> dict[str, Preset]:
-    """All presets that have a name: ours, then the user's.
+    """All named presets: the package's, then the user's.
 
     Raises:
         InputError: The user's file can't be read.
@@ -65,7 +64,7 @@ def preset(name: str) -> Preset:
     """The preset of that name, or the settings in the YAML file at that path.
 
     Raises:
-        InputError: There is neither, or what is there can't be used.
+        InputError: There is neither, or it can't be used.
     """
     known = presets()
     if name in known:
@@ -84,7 +83,7 @@ def preset(name: str) -> Preset:
 
 
 def settings_for(name: str | None, changes: Mapping[str, Any]) -> GenerationSettings:
-    """Defaults, then a preset, then what was asked for by name, the later ones winning.
+    """The defaults, changed by a preset, then by ``changes``.
 
     Raises:
         InputError: An unknown preset or setting, or a value that does not fit.

@@ -1,29 +1,29 @@
-"""Samplers that choose among the tokens: each takes logits and returns logits.
+"""Samplers: functions from logits to logits, and the draw of a token.
 
-A token that is left out gets minus infinity; at least one always survives. All functions take
-``[..., vocabulary]`` in float32, change nothing in place and know nothing of each other, so that
-any order works and each can be checked against the paper or the person it comes from.
+The first part reads the whole distribution: float32 ``[..., vocabulary]`` in, the same shape out.
+The second part (penalties and exclusions) reads the history of one row: ``[vocabulary]`` and token
+ids in, ``[vocabulary]`` out. Nothing is changed in place; an excluded token gets minus infinity,
+and at least one token always survives, so that any order works.
 
-Sorting 50,000 logits takes longer than a step of a small model. The samplers that need an order
-therefore look at the few hundred likeliest first and sort all only where these don't suffice; the
+Trade-off: sorting 50,000 logits takes longer than a step of a small model, so top-p and typical
+sampling sort the few hundred likeliest first, and all of them only where these do not suffice; the
 result is the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-# So many of the likeliest tokens are looked at before all are sorted.
-_HEADS = (256, 4096)
-_BLOCK = 256  # tokens that are summed as one where a place in a running sum is looked for
+_HEADS = (256, 4096)  # sizes of the likeliest part that is sorted before all are
+_BLOCK = 256  # tokens per block of a running sum
 _OUT = -math.inf
-_INFINITY = np.int32(0x7F800000)  # the bits of it in float32, positive
+_INFINITY = np.int32(0x7F800000)  # the bits of float32 infinity
 _Row = npt.NDArray[np.float32]
 
 
@@ -33,7 +33,7 @@ def temperature(logits: torch.Tensor, value: float) -> torch.Tensor:
 
 
 def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
-    """Keep the ``k`` likeliest tokens, and any that tie with the last of them (Fan et al. 2018)."""
+    """Keep the ``k`` likeliest tokens and all that tie with the last of them (Fan et al. 2018)."""
     if k <= 0 or k >= logits.shape[-1]:
         return logits
     last = torch.topk(logits, k).values[..., -1:]
@@ -41,10 +41,10 @@ def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
-    """Keep the smallest set of likeliest tokens whose probability reaches ``p``.
+    """Nucleus sampling: keep the smallest set of likeliest tokens whose probability reaches ``p``.
 
-    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (nucleus sampling). The
-    token that crosses ``p`` is kept; of tokens that tie with it, all are.
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration". The token that crosses
+    ``p`` is kept, and all that tie with it.
     """
     if p >= 1:
         return logits
@@ -77,10 +77,10 @@ def typical_p(logits: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def _without(logits: torch.Tensor, order: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
-    """``logits`` without those whose ``order`` is below ``least``.
+    """Exclude the tokens whose ``order`` is below ``least``.
 
-    In numpy and without a branch, which takes a quarter of the time where many are left out: the
-    least of each logit and an infinity that has its sign from the comparison.
+    In numpy and without a branch, which takes a quarter of the time where many are excluded: the
+    minimum of each logit and an infinity with the sign of the comparison.
     """
     bits = (order.numpy() < least.numpy()).astype(np.int32)
     bits <<= 31
@@ -92,7 +92,7 @@ def _crossing(order: torch.Tensor, probabilities: torch.Tensor, p: float) -> tor
     """The value of ``order`` at which the summed probability, largest first, reaches ``p``.
 
     Args:
-        order: ``[..., vocabulary]``, what to sort by.
+        order: ``[..., vocabulary]``, the sort key.
         probabilities: ``[..., vocabulary]``.
         p: The probability to reach.
 
@@ -114,7 +114,7 @@ def _crossing_of_row(order: _Row, weights: _Row, p: float) -> float:
     """:func:`_crossing` of one row, in numpy, which sorts with vector instructions."""
     width = len(order)
     same = order is weights
-    # No fewer tokens can have so much: the sum of n is at most √n times the root of all squares.
+    # At least so many tokens are needed: a sum of n is at most √n times the root of all squares.
     fewest = p * p / float(weights @ weights)
     for count in _HEADS:
         if count >= width:
@@ -133,8 +133,8 @@ def _crossing_of_row(order: _Row, weights: _Row, p: float) -> float:
 
 
 def _reach(order: _Row, weights: _Row, p: float) -> tuple[float, bool]:
-    """Where the summed weights, largest ``order`` first, reach ``p``; else the last, and false."""
-    # Tokens that are sorted by their own weight need no index, which takes longer.
+    """The ``order`` where the summed weights, largest first, reach ``p``, and whether they do."""
+    # Sorting tokens by their own weight needs no index, which takes longer.
     if order is weights:
         ordered = summed = np.sort(order)[::-1]
     else:
@@ -145,9 +145,9 @@ def _reach(order: _Row, weights: _Row, p: float) -> tuple[float, bool]:
 
 
 def _block_sums(weights: _Row) -> npt.NDArray[np.float64]:
-    """What all weights before each block sum up to, and at the end the sum of all.
+    """Sums of all weights before each block, and last the sum of all, in float64.
 
-    Sums of whole blocks first, in double precision: a running sum of all takes five times as long.
+    Whole blocks are summed first: a running sum of all weights takes five times as long.
     """
     starts = np.arange(0, len(weights), _BLOCK)
     sums = np.zeros(len(starts) + 1)
@@ -158,16 +158,13 @@ def _block_sums(weights: _Row) -> npt.NDArray[np.float64]:
 def _place(
     weights: _Row, blocks: npt.NDArray[np.float64], wanted: float, side: Literal["left", "right"]
 ) -> tuple[int, float]:
-    """The first place at which the running sum of ``weights`` reaches a value.
+    """The first index at which the running sum of ``weights`` reaches ``wanted``, and the sum.
 
     Args:
-        weights: ``[tokens]``, none below zero.
+        weights: ``[tokens]``, none negative.
         blocks: Their :func:`_block_sums`.
-        wanted: The value.
-        side: ``left``: the sum is no less; ``right``: it is more.
-
-    Returns:
-        The place, the last one where the sum stays below, and the sum there.
+        wanted: The value to reach; the last index where it is never reached.
+        side: ``left``: the sum is at least ``wanted``; ``right``: it is greater.
     """
     block = min(int(np.searchsorted(blocks[1:], wanted, side)), len(blocks) - 2)
     first = block * _BLOCK
@@ -182,24 +179,24 @@ def xtc(
     applies: torch.Tensor,
     spared: Sequence[int] = (),
 ) -> torch.Tensor:
-    """Leave out the top choices: all of at least ``threshold`` but the least likely of them.
+    """Exclude the top choices: all of at least ``threshold`` but the least likely of them.
 
     By p-e-w, "Exclude Top Choices (XTC)", text-generation-webui pull request 6335, 2024. Nothing
     happens where fewer than two tokens reach the threshold, nor, as there, where a spared token
-    (end of text, line end) would be left out.
+    (end of text, line end) would be excluded.
 
     Args:
         logits: ``[..., vocabulary]``.
         threshold: Probability that makes a token a top choice.
-        applies: bool ``[...]``: whether the dice fell so for the row.
-        spared: Tokens whose removal would change the text's form.
+        applies: bool ``[...]``: whether XTC applies to the row in this step.
+        spared: Token ids that must not be excluded.
     """
     if not bool(applies.any()):
         return logits
     probabilities = torch.softmax(logits, -1)
     top = probabilities >= threshold
     least = torch.where(top, probabilities, math.inf).amin(-1, keepdim=True)
-    # Ties with the least likely stay: none of them is more of a top choice than the other.
+    # Tokens that tie with the least likely stay, too.
     removed = top & (probabilities > least) & applies.unsqueeze(-1)
     if len(spared):
         hit = removed[..., torch.tensor(list(spared))].any(-1, keepdim=True)
@@ -208,21 +205,21 @@ def xtc(
 
 
 def draw(logits: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a token for each row by inverting the cumulative distribution.
+    """Draw a token per row by inverting the cumulative distribution.
 
     Args:
         logits: ``[rows, vocabulary]``.
-        numbers: float64 ``[rows]`` in [0, 1): one random number a row, so that a row's draw does
-            not depend on its neighbours.
+        numbers: float64 ``[rows]`` in [0, 1): one per row, so that a row's draw does not depend on
+            the other rows.
 
     Returns:
-        int64 ``[rows]``, never a token of probability zero, and their float64 probabilities.
+        Token ids int64 ``[rows]``, never one of probability zero, and float64 probabilities.
     """
     shares = torch.softmax(logits, -1)
     tokens = []
     for row, number in zip(shares.numpy(), numbers.tolist(), strict=True):
         blocks = _block_sums(row)
-        # The first place above the number is one whose own probability took the sum past it.
+        # The first sum above the number is passed by a token of probability above zero.
         place, _ = _place(row, blocks, number * blocks[-1], "right")
         if row[place] == 0:  # rounding: no sum is above the number
             place = int(np.flatnonzero(row[: place + 1])[-1])
@@ -232,5 +229,119 @@ def draw(logits: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest token of each row, the first of equals; int64 ``[rows]``, and ones."""
+    """The likeliest token per row, the first of equals, int64 ``[rows]``, and ones."""
     return logits.argmax(-1), torch.ones(len(logits), dtype=torch.float64)
+
+
+def recent(history: Sequence[int], count: int) -> Sequence[int]:
+    """The last ``count`` token ids of ``history``; 0 is all."""
+    return history[-count:] if count > 0 else history
+
+
+def repetition(logits: torch.Tensor, history: Sequence[int], penalty: float) -> torch.Tensor:
+    """Divide positive logits of tokens in ``history`` by ``penalty``, multiply negative ones.
+
+    Keskar et al. 2019, "CTRL".
+    """
+    if penalty == 1 or not len(history):
+        return logits
+    tokens = np.unique(np.asarray(history))
+    changed = logits.clone()
+    # numpy changes a few of many numbers in a tenth of torch's time.
+    numbers = changed.numpy()
+    values, by = numbers[tokens], np.float32(penalty)
+    numbers[tokens] = np.where(values > 0, values / by, values * by)
+    return changed
+
+
+def presence_and_frequency(
+    logits: torch.Tensor, history: Sequence[int], presence: float, frequency: float
+) -> torch.Tensor:
+    """Subtract ``presence`` once and ``frequency`` for each time that a token is in ``history``.
+
+    Defined as in OpenAI's completions API.
+    """
+    if (presence == 0 and frequency == 0) or not len(history):
+        return logits
+    tokens, counts = np.unique(np.asarray(history), return_counts=True)
+    amounts = torch.from_numpy(presence + frequency * counts).to(logits.dtype)
+    return logits.index_add(0, torch.from_numpy(tokens), -amounts)
+
+
+def no_repeat_ngram(logits: torch.Tensor, history: Sequence[int], size: int) -> torch.Tensor:
+    """Exclude every token that would complete an n-gram of ``size`` already in ``history``.
+
+    Paulus et al. 2017. Where every token would be excluded, none is.
+    """
+    if size <= 0 or len(history) < size:
+        return logits
+    tokens = np.asarray(history)
+    # Earlier runs of size - 1 tokens that equal the last ones.
+    found = np.ones(len(tokens) - size + 1, dtype=bool)
+    for offset in range(size - 1):
+        found &= tokens[offset : len(tokens) - size + 1 + offset] == tokens[-(size - 1) + offset]
+    followers = tokens[size - 1 :][found]
+    if not len(followers):
+        return logits
+    return exclude(logits, [int(token) for token in np.unique(followers)])
+
+
+def dry(
+    logits: torch.Tensor,
+    history: Sequence[int],
+    *,
+    multiplier: float,
+    base: float,
+    allowed_length: int,
+    breakers: Collection[int] = frozenset(),
+) -> torch.Tensor:
+    """Penalise each token that would continue a run of tokens already in ``history``.
+
+    A token that continues a repeated run of ``n`` tokens loses ``multiplier * base ** (n -
+    allowed_length)`` where ``n >= allowed_length``. Runs do not cross breakers. By p-e-w, "DRY",
+    text-generation-webui pull request 5677, 2024.
+    """
+    count = len(history)
+    if multiplier == 0 or count < 2 or history[-1] in breakers:
+        return logits
+    tokens = np.asarray(history)
+    longest: dict[int, int] = {}
+    for end in np.flatnonzero(tokens[:-1] == tokens[-1]).tolist():
+        follower = history[end + 1]
+        if follower in breakers:
+            continue
+        length = 1
+        while length <= end and length < 50:
+            token = history[end - length]
+            if token != history[count - 1 - length] or token in breakers:
+                break
+            length += 1
+        longest[follower] = max(longest.get(follower, 0), length)
+    penalised = {token: n for token, n in longest.items() if n >= allowed_length}
+    if not penalised:
+        return logits
+    # Capped, since float32 would overflow; exp(-1000) is zero already.
+    amounts = [min(multiplier * base ** (n - allowed_length), 1e3) for n in penalised.values()]
+    return logits.index_add(
+        0, torch.tensor(list(penalised)), -torch.tensor(amounts, dtype=logits.dtype)
+    )
+
+
+def bias(logits: torch.Tensor, amounts: Mapping[int, float]) -> torch.Tensor:
+    """Add to the logits of some token ids; -100 excludes the token."""
+    if not amounts:
+        return logits
+    tokens = torch.tensor(list(amounts))
+    values = torch.tensor([-math.inf if a <= -100 else a for a in amounts.values()])
+    changed = logits.index_add(0, tokens, values.to(logits.dtype))
+    return changed if float(changed.max()) > -math.inf else logits
+
+
+def exclude(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
+    """Exclude ``tokens``, unless no token would be left."""
+    if not tokens:
+        return logits
+    changed = logits.clone()
+    numbers = changed.numpy()
+    numbers[list(tokens)] = -math.inf
+    return changed if float(numbers.max()) > -math.inf else logits

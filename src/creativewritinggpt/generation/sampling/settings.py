@@ -1,13 +1,14 @@
-"""How to write: length, sampling, repetition, words to avoid, seed.
+"""Generation settings: length, sampling, repetition, words, seed.
 
-One dataclass holds every control, with its range and its sentence of help; the command line, the
-interactive prompt and the presets all set the same fields. Everything that is "off" costs nothing
-while writing. Values that contradict each other are refused here, before any work is done.
+One dataclass declares every control with its range and its help; the command line, the session and
+the presets set the same fields. Contradictory values are refused here, before a model is loaded.
+This module does not import torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +16,11 @@ from typing import Any
 from ...config.fields import check, convert, field_types, known_name, setting
 from ...errors import InputError
 
-_LENGTH = "length"
-_SAMPLING = "sampling"
-_REPETITION = "repetition"
-_WORDS = "words"
+_length = functools.partial(setting, group="length")
+_sampling = functools.partial(setting, group="sampling")
+_repetition = functools.partial(setting, group="repetition")
+_words = functools.partial(setting, group="words")
 
-# Every step from the model's logits to the distribution that is drawn from, in the usual order:
-# first what concerns single tokens, then the temperature, then what cuts the tail, and last XTC,
-# which cuts the head of what is left.
 SAMPLER_ORDER = (
     "bias",
     "penalties",
@@ -35,21 +33,27 @@ SAMPLER_ORDER = (
     "min_p",
     "xtc",
 )
+"""Names and default order of the samplers in :data:`.chain.SAMPLERS`.
 
-# DRY looks for repeated runs within a line and a sentence part, not across these.
+First what changes single logits, then the temperature, then what cuts the tail of the distribution,
+last XTC, which cuts the head of what is left.
+"""
+
 DRY_BREAKERS = ("\n", ":", '"', "*")
+"""Default ``dry_breakers``: repeated runs are sought within a line and a clause."""
 
 SEEDS = 2**31
-"""How many seeds there are, from 0 on."""
+"""Number of seeds: 0 to SEEDS - 1."""
+
+_TEXT_LISTS = ("stop", "banned", "dry_breakers")
 
 
 def seeds_from(first: int | None, count: int) -> list[int]:
-    """A seed for each of some alternatives.
+    """Consecutive seeds for ``count`` alternatives.
 
     Args:
-        first: Of the first one, from which they count up (after the largest comes 0); without it
-            one that nobody chose.
-        count: How many.
+        first: The first seed; after the largest comes 0. None draws a random one.
+        count: Number of seeds.
     """
     start = secrets.randbelow(SEEDS) if first is None else first
     return [(start + number) % SEEDS for number in range(count)]
@@ -59,199 +63,142 @@ def seeds_from(first: int | None, count: int) -> list[int]:
 class GenerationSettings:
     """Every control of the decoding engine; see ``docs/generation.md``."""
 
-    max_new_tokens: int = setting(
-        200, "Write at most so many tokens.", low=1, high=100_000, group=_LENGTH, metavar="N"
+    max_new_tokens: int = _length(
+        200, "Maximum number of tokens to write.", low=1, high=100_000, metavar="N"
     )
-    min_new_tokens: int = setting(
-        0,
-        "Don't let the text end before so many tokens.",
-        low=0,
-        high=100_000,
-        group=_LENGTH,
-        metavar="N",
+    min_new_tokens: int = _length(
+        0, "Minimum number of tokens before the text may end.", low=0, high=100_000, metavar="N"
     )
-    stop: list[str] | None = setting(
-        None,
-        "End where one of these strings would come next; it is not part of the text.",
-        group=_LENGTH,
-        metavar="TEXT",
-    )
+    stop: list[str] | None = _length(None, "Stop string: the text ends before it.", metavar="TEXT")
 
-    temperature: float = setting(
-        0.9,
-        "Above 1 bolder, below 1 safer; 0 always takes the likeliest token.",
-        low=0,
-        high=5,
-        group=_SAMPLING,
-        metavar="X",
+    temperature: float = _sampling(
+        0.9, "Temperature: above 1 bolder, below 1 safer, 0 greedy.", low=0, high=5, metavar="X"
     )
-    top_k: int = setting(
-        0, "Keep the k likeliest tokens; 0 keeps all.", low=0, group=_SAMPLING, metavar="K"
-    )
-    top_p: float = setting(
+    top_k: int = _sampling(0, "Keep the k likeliest tokens; 0 keeps all.", low=0, metavar="K")
+    top_p: float = _sampling(
         0.95,
-        "Keep the likeliest tokens that together have this probability; 1 keeps all.",
+        "Keep the fewest likeliest tokens that together have this probability; 1 keeps all.",
         above=0,
         high=1,
-        group=_SAMPLING,
         metavar="P",
     )
-    min_p: float = setting(
+    min_p: float = _sampling(
         0.0,
-        "Keep tokens at least this many times as likely as the likeliest; 0 keeps all.",
+        "Keep tokens at least this share as likely as the likeliest; 0 keeps all.",
         low=0,
         high=1,
-        group=_SAMPLING,
         metavar="P",
     )
-    typical_p: float = setting(
+    typical_p: float = _sampling(
         1.0,
-        "Keep the tokens whose surprise is nearest to the expected one, up to this probability.",
+        "Keep the tokens whose surprise is nearest to the entropy, up to this probability.",
         above=0,
         high=1,
-        group=_SAMPLING,
         metavar="P",
     )
-    xtc_probability: float = setting(
+    xtc_probability: float = _sampling(
         0.0,
-        "How often the likeliest choices are left out (XTC); 0 never.",
+        "Probability per token that the top choices are excluded (XTC); 0 is off.",
         low=0,
         high=1,
-        group=_SAMPLING,
         metavar="P",
     )
-    xtc_threshold: float = setting(
+    xtc_threshold: float = _sampling(
         0.1,
-        "XTC leaves out all choices of at least this probability but the least likely of them.",
+        "XTC excludes all tokens of at least this probability but the least likely of them.",
         low=0,
         high=1,
-        group=_SAMPLING,
         metavar="P",
     )
-    samplers: list[str] | None = setting(
+    samplers: list[str] | None = _sampling(
         None,
-        "The order of the samplers; one that is not named is not applied.",
+        "The samplers to apply, in this order.",
         choices=SAMPLER_ORDER,
-        group=_SAMPLING,
         metavar="NAME,…",
     )
 
-    repetition_penalty: float = setting(
+    repetition_penalty: float = _repetition(
         1.05,
-        "Tokens already there have their logit divided by this (multiplied, where negative).",
+        "Divides the logit of a token already written (multiplies it, where negative).",
         low=0.5,
         high=5,
-        group=_REPETITION,
         metavar="X",
     )
-    presence_penalty: float = setting(
+    presence_penalty: float = _repetition(
         0.0,
-        "Subtracted once from the logit of each token already there.",
+        "Subtracted once from the logit of each token already written.",
         low=-5,
         high=5,
-        group=_REPETITION,
         metavar="X",
     )
-    frequency_penalty: float = setting(
+    frequency_penalty: float = _repetition(
         0.0,
-        "Subtracted from a token's logit as often as it is already there.",
+        "Subtracted from a token's logit for each time it was written.",
         low=-5,
         high=5,
-        group=_REPETITION,
         metavar="X",
     )
-    penalty_range: int = setting(
+    penalty_range: int = _repetition(
         256,
-        "How many of the last tokens the three penalties look at; 0 looks at all.",
+        "Number of last tokens that these three penalties look at; 0 is all.",
         low=0,
-        group=_REPETITION,
         metavar="N",
     )
-    no_repeat_ngram: int = setting(
-        0,
-        "Never write the same run of n tokens twice; 0 allows it.",
-        low=0,
-        high=1000,
-        group=_REPETITION,
-        metavar="N",
+    no_repeat_ngram: int = _repetition(
+        0, "Never repeat an n-gram of this many tokens; 0 is off.", low=0, high=1000, metavar="N"
     )
-    dry_multiplier: float = setting(
+    dry_multiplier: float = _repetition(
         0.0,
-        "Strength of the penalty on going on with a repeated run (DRY); 0 is off.",
+        "Strength of the penalty on continuing a repeated run (DRY); 0 is off.",
         low=0,
         high=100,
-        group=_REPETITION,
         metavar="X",
     )
-    dry_base: float = setting(
-        1.75,
-        "DRY's penalty grows by this factor with each token of the run.",
-        low=1,
-        high=8,
-        group=_REPETITION,
-        metavar="X",
+    dry_base: float = _repetition(
+        1.75, "Growth of DRY's penalty per token of the run.", low=1, high=8, metavar="X"
     )
-    dry_allowed_length: int = setting(
-        2,
-        "Runs up to this length may be repeated without DRY's penalty.",
-        low=1,
-        high=1000,
-        group=_REPETITION,
-        metavar="N",
+    dry_allowed_length: int = _repetition(
+        2, "Longest run, in tokens, without DRY's penalty.", low=1, high=1000, metavar="N"
     )
-    dry_range: int = setting(
-        0,
-        "How many of the last tokens DRY looks at; 0 looks at all.",
-        low=0,
-        group=_REPETITION,
-        metavar="N",
+    dry_range: int = _repetition(
+        0, "Number of last tokens that DRY looks at; 0 is all.", low=0, metavar="N"
     )
-    dry_breakers: list[str] | None = setting(
+    dry_breakers: list[str] | None = _repetition(
         None,
-        "Strings that end a run for DRY; without it line ends, colons, quotation marks, asterisks.",
-        group=_REPETITION,
+        "String that ends a run for DRY [line end, colon, quotation mark, asterisk].",
         metavar="TEXT",
     )
 
-    banned: list[str] | None = setting(
+    banned: list[str] | None = _words(
         None,
-        "Phrases never to write, in any case; the writing goes back and takes another way.",
-        group=_WORDS,
+        "Phrase never to write, in any case; the engine goes back and takes another way.",
         metavar="PHRASE",
     )
-    logit_bias: dict[str, float] | None = setting(
+    logit_bias: dict[str, float] | None = _words(
         None,
         "Added to the logits of a word's tokens, at the start of a text and within it, as "
         "word=number; -100 forbids, 100 forces.",
-        group=_WORDS,
         metavar="WORD=X,…",
     )
 
-    best_of: int | None = setting(
-        None,
-        "Write so many alternatives and keep the best.",
-        low=1,
-        high=64,
-        group=_WORDS,
-        metavar="N",
+    best_of: int | None = _words(
+        None, "Number of alternatives, of which the best is kept.", low=1, high=64, metavar="N"
     )
-    rank_by: str = setting(
+    rank_by: str = _words(
         "varied",
-        "What the best is: likelihood (mean log-probability), or varied, which also counts against "
-        "repetition.",
+        "Score of best_of: likelihood (mean log-probability), or varied (less the cost of "
+        "repetition).",
         choices=("likelihood", "varied"),
-        group=_WORDS,
     )
-    weights: str = setting(
+    weights: str = _words(
         "auto",
-        "Number format of the weights while writing; auto takes the fastest on this processor, "
-        "onnx and rotated are 8 bits by onnxruntime, and transformers calls the model as it is.",
+        "Weight format while writing: auto is the fastest on this processor, onnx and rotated are "
+        "8 bits by onnxruntime, transformers calls the model as it is.",
         choices=("auto", "fp32", "bf16", "int8", "onnx", "rotated", "transformers"),
-        group=_WORDS,
     )
     seed: int | None = setting(
         None,
-        "Same seed, same text; alternatives count up from it. Without it a new one each time.",
+        "Random seed: same seed, same text; alternatives count up from it. A new one by default.",
         low=0,
         high=SEEDS - 1,
         metavar="N",
@@ -274,7 +221,7 @@ class GenerationSettings:
                 "temperature 0 takes the likeliest token and xtc_probability leaves it out",
                 "set xtc_probability to 0 or raise the temperature",
             )
-        for name in ("stop", "banned", "dry_breakers"):
+        for name in _TEXT_LISTS:
             if any(not text for text in getattr(self, name) or ()):
                 raise InputError(f"{name} holds an empty string", "remove it")
         for word, value in (self.logit_bias or {}).items():
@@ -291,7 +238,7 @@ class GenerationSettings:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The samplers in the order in which they are applied."""
+        """Names of the samplers in the order in which they are applied."""
         return SAMPLER_ORDER if self.samplers is None else tuple(self.samplers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -299,10 +246,9 @@ class GenerationSettings:
         return dataclasses.asdict(self)
 
     def changed(self, values: Mapping[str, Any], where: str = "settings") -> GenerationSettings:
-        """These settings with some fields changed; text is read as the field's type.
+        """A copy with some fields changed; text is converted to the field's type.
 
-        Lists may be given as lists or, one entry, as text: stop strings may hold commas and line
-        ends, so they are never split.
+        Stop strings and phrases may hold commas and line ends, so text is never split for them.
 
         Raises:
             InputError: An unknown field or a value that does not fit.
@@ -311,7 +257,7 @@ class GenerationSettings:
         given: dict[str, Any] = {}
         for key, value in values.items():
             name = known_name(key, known, where)
-            if name in ("stop", "banned", "dry_breakers") and value is not None:
+            if name in _TEXT_LISTS and value is not None:
                 texts = [value] if isinstance(value, str) else value
                 if not isinstance(texts, (list, tuple)) or any(
                     not isinstance(text, str) for text in texts
