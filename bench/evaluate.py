@@ -35,7 +35,7 @@ def documents(case: str, quick: bool) -> list[np.ndarray]:
 
 
 def load(model: str, precision: str) -> Any:
-    """The writer of a model."""
+    """A loaded model."""
     from creativewritinggpt.models.loading import load_model
 
     writer = load_model("starter", "cpu", precision)
@@ -65,8 +65,8 @@ def usual(writer: Any, texts: list[np.ndarray]) -> float:
 
 def ours(writer: Any, texts: list[np.ndarray]) -> float:
     """Σ nats by what ``cwgpt evaluate`` runs."""
-    from creativewritinggpt.evaluation.scoring.batched import windows_nll
-    from creativewritinggpt.evaluation.scoring.windows import sliding_windows
+    from creativewritinggpt.evaluation.batched_scoring import windows_nll
+    from creativewritinggpt.evaluation.windows import sliding_windows
 
     windows = [
         window

@@ -22,8 +22,7 @@ from measuring import machine, median, timed
 
 from creativewritinggpt import console
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.evaluation.metrics.corpus_index import CorpusIndex, build_index
-from creativewritinggpt.evaluation.metrics.originality import check
+from creativewritinggpt.evaluation.originality import CorpusIndex, build_index, check
 
 WORDS = 500
 

@@ -13,8 +13,13 @@ import shlex
 import sys
 from typing import Any
 
-from creativewritinggpt.evaluation.report.save import markdown_table
-from creativewritinggpt.evaluation.report.tables import choice_rows, forgetting_rows, rows, said_of
+from creativewritinggpt.evaluation.tables import (
+    caption,
+    choice_table,
+    forgetting_table,
+    loss_table,
+    markdown_table,
+)
 from creativewritinggpt.files import read_json
 
 
@@ -27,11 +32,11 @@ def section(evaluation: dict[str, Any]) -> str:
         f"{made['created'][:10]}, version {made['versions']['creativewritinggpt']}, "
         f"{evaluation['precision']} on {machine['threads']} threads of {machine['processor']}.", "",
     ]  # fmt: skip
-    tables = (("", rows(evaluation)), ("Forgetting", forgetting_rows(evaluation)),
-              ("Tests", choice_rows(evaluation)))  # fmt: skip
+    tables = (("", loss_table(evaluation)), ("Forgetting", forgetting_table(evaluation)),
+              ("Tests", choice_table(evaluation)))  # fmt: skip
     for title, table in tables:
         if table[1]:
-            lines += [*markdown_table(*table), "", said_of(title, evaluation), ""]
+            lines += [*markdown_table(*table), "", caption(title, evaluation), ""]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import creativewritinggpt.cli.evaluate
 import creativewritinggpt.cli.main
 import creativewritinggpt.cli.train
 import creativewritinggpt.distributed
-import creativewritinggpt.evaluation.report.save
+import creativewritinggpt.evaluation.report
 import creativewritinggpt.evaluation.run
 import creativewritinggpt.generation.engine
 import creativewritinggpt.training.run

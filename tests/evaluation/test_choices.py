@@ -9,10 +9,15 @@ from writers import make_writer
 
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.evaluation import choices
+from creativewritinggpt.evaluation.choices import (
+    Answers,
+    ChoiceTest,
+    Item,
+    choice_figures,
+    planned_tests,
+)
 from creativewritinggpt.evaluation.settings import EvaluationSettings
-from creativewritinggpt.evaluation.tasks import choices
-from creativewritinggpt.evaluation.tasks.choice_tests import figures_of_test, planned_tests
-from creativewritinggpt.evaluation.tasks.choices import Answers, Item
 
 STORY = "The lamp went out. Nobody answered. “Who is there?” she asked. The sea slept. It was cold."
 
@@ -78,7 +83,7 @@ def test_answers_compare_sums_of_log_probabilities(tiny_model, tiny_tokenizer):
     items = [
         Item(str(i), (("The sea", f" slept {i}"), ("A king", f" slept {i}"))) for i in range(9)
     ]
-    found = choices.answer(writer, items)
+    found = choices.answer(writer, ChoiceTest("any", items, 0.5))
     for item, right in zip(items, found.right, strict=True):
         sums = []
         for context, text in item.options:
@@ -96,13 +101,15 @@ def test_ranks_ties_and_shares_by_hand(monkeypatch, tiny_tokenizer):
     monkeypatch.setattr(choices, "score_continuations", lambda *a, **k: scores)
     writer = make_writer(None, tiny_tokenizer)
     items = [Item("a", (("", "x"),) * 4), Item("b", (("", "x"),) * 2)]
-    found = choices.answer(writer, items)
+    test = ChoiceTest(choices.RANKING, items, 0.1)
+    found = choices.answer(writer, test)
     assert found == Answers(["a", "b"], [0.0, 0.5], [2.5, 1.5])
-    figures = choices.accuracy(found, 0.1)
+    figures = choices.accuracy(test, found)
     assert figures["accuracy"] == 0.25
     assert figures["mean_reciprocal_rank"] == pytest.approx((1 / 2.5 + 1 / 1.5) / 2)
     # Of three wrong options one is above and one ties: 1.5 below; of one, half.
-    assert choices.order_accuracy(found, items)["accuracy"] == pytest.approx(2 / 4)
+    order = ChoiceTest(choices.ORDER, items, 0.5)
+    assert choices.accuracy(order, found)["accuracy"] == pytest.approx(2 / 4)
 
 
 def test_wilson_interval_by_hand():
@@ -123,11 +130,11 @@ def test_planned_tests_stand_beside_chance_and_the_first_model(tmp_path):
     ranking = tests[0]
     worse = Answers(["a", "b", "c", "d"], [0, 0, 1, 0], [3, 2, 1, 9])
     better = Answers(["a", "b", "c", "d"], [1, 0, 1, 0], [1, 2, 1, 5])
-    figures = figures_of_test(ranking, {"base": worse, "tuned": better})
+    figures = choice_figures(ranking, {"base": worse, "tuned": better})
     assert figures["gain"]["tuned"]["accuracy"] == 0.25 and figures["base"]["chance"] == 0.1
     order = tests[2]
     ranks = [[15, 15, 1], [1, 15, 1]]
     first, second = (Answers(["a", "b", "c"], [0, 0, 0], r) for r in ranks)
-    figures = figures_of_test(order, {"base": first, "tuned": second})
+    figures = choice_figures(order, {"base": first, "tuned": second})
     assert figures["base"]["accuracy"] == pytest.approx(1 / 3)
     assert figures["gain"]["tuned"]["accuracy"] == pytest.approx(1 / 3)

@@ -14,17 +14,22 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.rows.packing import IGNORE
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation import run
-from creativewritinggpt.evaluation.model_under_test import base_and_tuned
-from creativewritinggpt.evaluation.report import save
-from creativewritinggpt.evaluation.report.records import read_scores
-from creativewritinggpt.evaluation.scoring import batched
-from creativewritinggpt.evaluation.scoring.batched import plan_passes
-from creativewritinggpt.evaluation.scoring.bootstrap import ratio_interval
-from creativewritinggpt.evaluation.scoring.documents import DocumentScore, score_documents
-from creativewritinggpt.evaluation.scoring.perplexity import compare, legacy_perplexity, summarise
-from creativewritinggpt.evaluation.scoring.windows import rolling_windows, sliding_windows
+from creativewritinggpt.evaluation import batched_scoring
+from creativewritinggpt.evaluation.batched_scoring import plan_passes
+from creativewritinggpt.evaluation.bootstrap import ratio_interval
+from creativewritinggpt.evaluation.material import Material
+from creativewritinggpt.evaluation.perplexity import (
+    DocumentScore,
+    compare,
+    legacy_perplexity,
+    score_documents,
+    summarise,
+)
+from creativewritinggpt.evaluation.report import read_scores, write_report
+from creativewritinggpt.evaluation.run import base_and_tuned, evaluate, run
 from creativewritinggpt.evaluation.settings import EvaluationSettings
+from creativewritinggpt.evaluation.tables import as_markdown
+from creativewritinggpt.evaluation.windows import rolling_windows, sliding_windows
 from creativewritinggpt.models.adapter import attach
 
 SCORES_ONLY = EvaluationSettings(texts=0)
@@ -76,15 +81,11 @@ def test_short_document_has_the_plain_loss(family, tiny_model, tiny_tokenizer):
     assert (score.words, score.bytes) == (len(TEXT.split()), len(TEXT.encode()))
 
 
-@pytest.mark.parametrize("way", ["native", "transformers"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 def test_scores_are_the_same_to_the_last_bit_whatever_shares_a_pass(
-    family, way, tiny_model, tiny_tokenizer, monkeypatch
+    family, tiny_model, tiny_tokenizer
 ):
     writer = make_writer(tiny_model(family), tiny_tokenizer)
-    assert batched.forward_for(writer) is not None
-    if way == "transformers":
-        monkeypatch.setattr(batched, "forward_for", lambda _: None)
     documents = _documents(*(TEXT * count for count in (1, 9, 3, 1, 20, 2)), "Word", "No")
     expected = score_documents(writer, documents)
     assert score_documents(writer, documents[::-1])[::-1] == expected
@@ -94,9 +95,7 @@ def test_scores_are_the_same_to_the_last_bit_whatever_shares_a_pass(
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 @pytest.mark.parametrize("tuned", [False, True])
-def test_both_kinds_of_passes_give_what_padded_rows_give(
-    family, tuned, tiny_model, tiny_tokenizer, monkeypatch
-):
+def test_passes_give_what_padded_rows_give(family, tuned, tiny_model, tiny_tokenizer, monkeypatch):
     writer = make_writer(tiny_model(family), tiny_tokenizer)
     if tuned:
         attach(writer, Config(lora_r=4, target_modules=["all-linear"]))
@@ -106,13 +105,9 @@ def test_both_kinds_of_passes_give_what_padded_rows_give(
                     parameter.normal_(std=0.2)
         writer.model.eval()
     documents = _documents(*(TEXT * count for count in (1, 9, 3, 20)), "Word")
-    native = score_documents(writer, documents)
-    monkeypatch.setattr(batched, "forward_for", lambda _: None)
     expected = score_documents(writer, documents)
-    assert [s.nll for s in native] == pytest.approx([s.nll for s in expected], rel=1e-6)
-    assert [s.eos_nll for s in native] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)
     kind = writer.bare.config._attn_implementation
-    monkeypatch.setattr(batched, "_can_part", lambda *_: False)
+    monkeypatch.setattr(batched_scoring, "supports_varlen", lambda *_: False)
     plain = score_documents(writer, documents)
     assert [s.nll for s in plain] == pytest.approx([s.nll for s in expected], rel=1e-6)
     assert [s.eos_nll for s in plain] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)
@@ -132,7 +127,7 @@ def test_bf16_is_near_fp32(tiny_model, tiny_tokenizer):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=60))
 def test_every_window_is_in_one_pass_and_passes_are_full(lengths):
-    plan = list(plan_passes(lengths, 64))
+    plan = plan_passes(lengths, 64)
     assert sorted(index for taken in plan for index in taken) == list(range(len(lengths)))
     sums = [sum(lengths[index] for index in taken) for taken in plan]
     assert max(sums) <= 64
@@ -230,12 +225,12 @@ def test_scores_are_kept_and_compared_with_those_of_a_later_run(
 ):
     writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
     documents = _documents(TEXT * 2, TEXT, "A. B.")
-    material = run.Material(documents)
-    found = run.run(base_and_tuned(writer), material, SCORES_ONLY)
-    save.write_report(found, tmp_path)
+    material = Material(documents)
+    found = run(base_and_tuned(writer), material, SCORES_ONLY)
+    write_report(found, tmp_path)
     kept = read_scores(tmp_path / "evaluation.jsonl")
     assert kept == found.scores
-    again = run.run(
+    again = run(
         base_and_tuned(make_writer(tiny_model("gpt2", seed=1), tiny_tokenizer)),
         material,
         SCORES_ONLY,
@@ -244,17 +239,15 @@ def test_scores_are_kept_and_compared_with_those_of_a_later_run(
     assert again["domains"]["tales"]["differences"]["before"]["nats_per_token"] != 0
     renamed = [dataclasses.replace(document, source="sea") for document in documents]
     alone = base_and_tuned(writer)
-    under_another_name = run.run(
-        alone, run.Material(renamed), SCORES_ONLY, earlier={"before": kept["base"]}
+    under_another_name = run(
+        alone, Material(renamed), SCORES_ONLY, earlier={"before": kept["base"]}
     ).result
     assert under_another_name["domains"]["sea"]["differences"]["before"]["nats_per_token"] == 0
     narrow = dataclasses.replace(SCORES_ONLY, window=16)
     with pytest.raises(InputError, match="window of 1024 tokens, and not 16"):
-        run.run(alone, material, narrow, earlier={"before": kept["base"]})
+        run(alone, material, narrow, earlier={"before": kept["base"]})
     with pytest.raises(InputError, match="is of other documents: 1 stand"):
-        run.run(
-            base_and_tuned(writer), run.Material(documents[:2]), earlier={"before": kept["base"]}
-        )
+        run(base_and_tuned(writer), Material(documents[:2]), earlier={"before": kept["base"]})
     (tmp_path / "evaluation.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="not the record"):
         read_scores(tmp_path / "evaluation.jsonl")
@@ -268,7 +261,7 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
         for name, value in writer.model.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.3)
-    found = run.evaluate(writer, _documents(TEXT, TEXT * 2), settings=SCORES_ONLY)
+    found = evaluate(writer, _documents(TEXT, TEXT * 2), settings=SCORES_ONLY)
     assert (
         found["domains"]["tales"]["base"]["nll_sum"]
         != found["domains"]["tales"]["tuned"]["nll_sum"]
@@ -282,17 +275,17 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
 def test_mean_of_domains_counts_every_domain_the_same(tiny_model, tiny_tokenizer):
     writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
     documents = _documents(TEXT * 5) + _documents("Xyz qu.", source="odd")
-    found = run.evaluate(writer, documents, settings=SCORES_ONLY)
+    found = evaluate(writer, documents, settings=SCORES_ONLY)
     losses = [
         entry["base"]["nll_sum"] / entry["base"]["tokens"] for entry in found["domains"].values()
     ]
     assert found["macro_perplexity"]["base"] == pytest.approx(math.exp(sum(losses) / 2))
-    assert "| odd |" in save.as_markdown(found)
+    assert "| odd |" in as_markdown(found)
 
 
 def test_no_text_is_refused(tiny_model, tiny_tokenizer):
     with pytest.raises(InputError, match="no text to evaluate"):
-        run.evaluate(make_writer(tiny_model("gpt2"), tiny_tokenizer), _documents("", "  "))
+        evaluate(make_writer(tiny_model("gpt2"), tiny_tokenizer), _documents("", "  "))
 
 
 def test_one_word_and_other_scripts_are_scored(tiny_model, tiny_tokenizer):

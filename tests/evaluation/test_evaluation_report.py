@@ -1,26 +1,24 @@
 """What is written and shown: texts beside people's, keys, tables, the page."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 from writers import make_writer
 
-from creativewritinggpt.cli import evaluate as verb
 from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.evaluation import run
-from creativewritinggpt.evaluation.metrics.forgetting import forgetting
-from creativewritinggpt.evaluation.model_under_test import base_and_tuned, named
-from creativewritinggpt.evaluation.report import page, save, svg
-from creativewritinggpt.evaluation.report.records import write_scores
-from creativewritinggpt.evaluation.scoring.documents import DocumentScore
+from creativewritinggpt.evaluation import lm_eval_task, report, svg
+from creativewritinggpt.evaluation.material import Material
+from creativewritinggpt.evaluation.perplexity import DocumentScore, forgetting
+from creativewritinggpt.evaluation.report import read_earlier, write_report, write_scores
+from creativewritinggpt.evaluation.run import base_and_tuned, named, run
 from creativewritinggpt.evaluation.settings import EvaluationSettings
+from creativewritinggpt.evaluation.tables import loss_table
 from creativewritinggpt.evaluation.texts import (
+    GeneratedText,
     Prompt,
-    Written,
     choose_documents,
     decoding,
     prompts_of,
@@ -75,8 +73,14 @@ def test_an_unknown_way_of_decoding_is_refused(text):
 def test_figures_of_texts_are_on_the_same_number_of_words():
     prompts = [Prompt("a", "Then Anna met Bo.", "")] * 2
     rows = {
-        "human": [Written("a b c d", [1, 2, 3, 4], True), Written("x x x", [9, 9, 9], False)],
-        "tuned": [Written("a b", [1, 2], False), Written("Anna. Anna. y y", [5, 5, 6, 6], False)],
+        "human": [
+            GeneratedText("a b c d", [1, 2, 3, 4], True),
+            GeneratedText("x x x", [9, 9, 9], False),
+        ],
+        "tuned": [
+            GeneratedText("a b", [1, 2], False),
+            GeneratedText("Anna. Anna. y y", [5, 5, 6, 6], False),
+        ],
     }
     found = text_figures(rows, prompts)
     assert found["human"]["compared_words"] == found["tuned"]["compared_words"] == 5
@@ -102,8 +106,8 @@ def test_forgetting_is_the_mean_of_the_domains_relative_changes():
     assert set(found["domains"]) == {"a", "b"}
 
 
-@pytest.fixture
-def whole(tiny_model, tiny_tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def whole(tiny_model, tiny_tokenizer, tmp_path_factory):
     """An evaluation with everything in it, of a model with an adapter."""
     writer = make_writer(tiny_model("llama"), tiny_tokenizer)
     attach(writer, Config(lora_dropout=0.0))
@@ -114,10 +118,11 @@ def whole(tiny_model, tiny_tokenizer, tmp_path):
     documents += [Document("news", f"n{i}", TEXT * 3 + f"no {i}") for i in range(3)]
     others = [Document("verse", f"v{i}", TEXT + f"yes {i}") for i in range(3)]
     settings = EvaluationSettings(texts=3, text_tokens=12, rank=3, order=3, stride=64)
-    material = run.Material(documents, others, without={"originality": "there is no text"})
-    found = run.run(base_and_tuned(writer), material, settings)
-    save.write_report(found, tmp_path)
-    return found, tmp_path
+    material = Material(documents, others, without={"originality": "there is no text"})
+    found = run(base_and_tuned(writer), material, settings)
+    folder = tmp_path_factory.mktemp("whole")
+    write_report(found, folder)
+    return found, folder
 
 
 def test_report_has_everything_in_every_form(whole):
@@ -145,19 +150,20 @@ def test_report_has_everything_in_every_form(whole):
     assert (folder / "evaluation.jsonl").read_text("utf-8").count("\n") == 15
 
 
-def test_a_task_that_fails_costs_nothing_that_is_measured(whole, monkeypatch):
-    found, folder = whole
-    asked = SimpleNamespace(
-        config=Config(output_dir=str(folder / "kept")), tasks=["far"], contenders=[]
-    )
-
-    def failing(*_):
+def test_a_task_that_fails_costs_nothing_that_is_measured(
+    tiny_folder, tmp_path, monkeypatch, capsys
+):
+    def failing(*_, **__):
         raise RunError("the tasks could not be run")
 
-    monkeypatch.setattr(verb, "_tasks", failing)
-    with pytest.raises(RunError):
-        verb._report(found, asked, as_json=False)
-    assert (folder / "kept" / "evaluation.json").is_file()
+    monkeypatch.setattr(lm_eval_task, "require_lm_eval", lambda: None)
+    monkeypatch.setattr(lm_eval_task, "run_tasks", failing)
+    (tmp_path / "text.txt").write_text(TEXT * 9)
+    words = ["evaluate", tmp_path / "text.txt", "--model", tiny_folder("gpt2"), "--tasks=far",
+             "--texts=0", "--device=cpu", f"--output-dir={tmp_path / 'kept'}"]  # fmt: skip
+    assert main(list(map(str, words))) == RunError.exit_code
+    assert "the tasks could not be run" in capsys.readouterr().err
+    assert (tmp_path / "kept" / "evaluation.json").is_file()
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(tmp_path, capsys):
@@ -171,11 +177,11 @@ def test_evaluations_in_folders_of_one_name_are_told_apart(tmp_path):
     files = [tmp_path / name / "outputs" / "evaluation.jsonl" for name in ("one", "two")]
     for file in files:
         write_scores(file, scores)
-    assert list(verb._earlier([str(file) for file in files])) == [
+    assert list(read_earlier(files)) == [
         "outputs:tuned", f"{files[1].parent}:tuned",
     ]  # fmt: skip
     with pytest.raises(InputError, match="named twice"):
-        verb._earlier([str(files[0]), *map(str, files[:2]), str(files[1])])
+        read_earlier([files[0], *files, files[1]])
 
 
 def test_long_names_are_cut_in_pictures_and_whole_in_their_titles():
@@ -186,8 +192,8 @@ def test_long_names_are_cut_in_pictures_and_whole_in_their_titles():
 
 
 def test_points_of_all_domains_are_shown_where_there_are_too_many(whole, monkeypatch):
-    monkeypatch.setattr(page, "_MOST_POINTS", 5)
-    shown = page.page(whole[0])
+    monkeypatch.setattr(report, "MOST_POINTS", 5)
+    shown = report.page(whole[0])
     scatter = shown[shown.index("By document") :]
     assert "news: " in scatter[: scatter.index("</svg>")]
     assert "5 of 15 documents" in shown
@@ -202,10 +208,10 @@ def test_any_number_of_models_are_loaded_one_at_a_time(tiny_model, tiny_tokenize
 
     documents = [Document("tales", str(i), TEXT * (i + 1)) for i in range(4)]
     settings = EvaluationSettings(texts=0)
-    found = run.run(named(["a", "b", "c"], load), run.Material(documents), settings).result
+    found = run(named(["a", "b", "c"], load), Material(documents), settings).result
     assert loaded == ["a", "b", "c"]
     assert list(found["domains"]["tales"]["differences"]) == ["b", "c"]
-    heads, [row] = save.rows(found)
+    heads, [row] = loss_table(found)
     assert len(heads) == len(row) == 3 + 2 + 4 + 4
     with pytest.raises(InputError, match="named twice"):
         named(["a", "a"], load)

@@ -14,10 +14,9 @@ import pytest
 
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation.scoring.documents import score_documents
-from creativewritinggpt.evaluation.scoring.perplexity import summarise
-from creativewritinggpt.evaluation.tasks.choices import Item, answer
-from creativewritinggpt.evaluation.tasks.lm_eval import run_tasks
+from creativewritinggpt.evaluation.choices import ChoiceTest, Item, answer
+from creativewritinggpt.evaluation.lm_eval_task import run_tasks
+from creativewritinggpt.evaluation.perplexity import score_documents, summarise
 from creativewritinggpt.models.loading import load_model
 
 pytest.importorskip(
@@ -86,7 +85,7 @@ def test_a_task_of_the_harness_runs_on_our_model_object(harness, tmp_path):
     found = run_tasks(writer, [str(path)])["tiny"]
     items = [Item(str(i), tuple((row["text"], choice) for choice in row["choices"]))
              for i, row in enumerate(rows)]  # fmt: skip
-    first = answer(writer, items).right
+    first = answer(writer, ChoiceTest("tiny", items, 0.5)).right
     expected = [right if row["label"] == 0 else 1 - right
                 for right, row in zip(first, rows, strict=True)]  # fmt: skip
     accuracy = next(value for name, value in found.items() if name.startswith("acc"))

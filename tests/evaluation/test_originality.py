@@ -12,11 +12,9 @@ from writers import make_writer
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation.material import other_domains, training_index
-from creativewritinggpt.evaluation.metrics.corpus_index import CorpusIndex, build_index
-from creativewritinggpt.evaluation.metrics.originality import check, originality
-from creativewritinggpt.evaluation.model_under_test import base_and_tuned
-from creativewritinggpt.evaluation.run import Material, run
+from creativewritinggpt.evaluation.material import Material, other_domains, training_index
+from creativewritinggpt.evaluation.originality import CorpusIndex, build_index, check, originality
+from creativewritinggpt.evaluation.run import base_and_tuned, run
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.training.run import train
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from creativewritinggpt.evaluation.metrics import prompt_use, repetition, style
+from creativewritinggpt.evaluation import repetition, style
 
 
 def _w(text):
@@ -132,16 +132,16 @@ def test_mean_and_spread():
 
 
 def test_copied_share_counts_the_texts_ngrams_that_stand_in_the_prompt():
-    assert prompt_use.copied_share("The old clock stopped.", "the OLD clock ran", 2) == 2 / 3
-    assert prompt_use.copied_share("The old clock", "ran", 2) is None
+    assert style.copied_share("The old clock stopped.", "the OLD clock ran", 2) == 2 / 3
+    assert style.copied_share("The old clock", "ran", 2) is None
 
 
 def test_names_of_a_prompt_and_their_use():
     prompt = "[WP] When Anna meets the Duke of Kent, Paris burns. Nobody saw Anna’s face."
-    assert prompt_use.names_in(prompt) == {"anna", "duke", "kent", "paris"}
-    assert prompt_use.names_used(prompt, "anna's horse; the duke rode.") == 0.5
-    assert prompt_use.names_used("a grey morning", "Anna") is None
-    found = prompt_use.prompt_use([(prompt, "Anna, Anna."), ("a b c", "a b")])
+    assert style.names_in(prompt) == {"anna", "duke", "kent", "paris"}
+    assert style.names_used(prompt, "anna's horse; the duke rode.") == 0.5
+    assert style.names_used("a grey morning", "Anna") is None
+    found = style.prompt_use([(prompt, "Anna, Anna."), ("a b c", "a b")])
     assert found["prompt_names_used"] == 0.25
     assert found["copied_1gram"] == 1 and found["copied_2gram"] == 0.5
 
@@ -160,4 +160,4 @@ def test_nothing_breaks_on_odd_texts(text):
                      repetition.diversity, repetition.loop_rate):  # fmt: skip
         function([words, words])
     style.readability([text])
-    prompt_use.prompt_use([(text, text)])
+    style.prompt_use([(text, text)])

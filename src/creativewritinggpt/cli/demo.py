@@ -70,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     _show(samples)
 
     from ..data.document import Document
-    from ..evaluation.material import training_index
-    from ..evaluation.model_under_test import base_and_tuned
-    from ..evaluation.report.save import tables, write_report
-    from ..evaluation.run import Material
-    from ..evaluation.run import run as judge
+    from ..evaluation.material import Material, training_index
+    from ..evaluation.report import write_report
+    from ..evaluation.run import base_and_tuned
+    from ..evaluation.run import run as run_evaluation
     from ..evaluation.settings import EvaluationSettings
+    from ..evaluation.tables import tables
 
     console.note("\n3. Both on the documents that were held out\n")
     held_out = (output / "validation.jsonl").read_text("utf-8").splitlines()
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         without["originality"] = why
     material = Material(documents, index=index, without=without)
     short = EvaluationSettings(texts=4, text_tokens=60, decoding=["top_p=0.9"], seed=config.seed)
-    found = judge(base_and_tuned(writer), material, short)
+    found = run_evaluation(base_and_tuned(writer), material, short)
     result = found.result
     write_report(found, output)
     for title, table, _ in tables(result):

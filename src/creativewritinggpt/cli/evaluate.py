@@ -22,10 +22,9 @@ from ..evaluation.settings import EvaluationSettings
 from .args import add_settings, given, short_usage
 
 if TYPE_CHECKING:
-    from ..data.document import Document
-    from ..evaluation.model_under_test import Contender
-    from ..evaluation.run import Evaluation, Material
-    from ..evaluation.scoring.documents import DocumentScore
+    from ..evaluation.material import Material
+    from ..evaluation.perplexity import DocumentScore
+    from ..evaluation.run import Evaluation, ModelUnderTest
     from ..models.loaded_model import LoadedModel
     from ..processes import Processes
 
@@ -97,7 +96,7 @@ class _Asked:
 
     config: Config
     settings: EvaluationSettings
-    contenders: list[Contender]
+    models: list[ModelUnderTest]
     material: Material
     earlier: dict[str, list[DocumentScore]]
     tasks: list[str]
@@ -110,11 +109,11 @@ def _evaluate(arguments: argparse.Namespace, team: Processes) -> None:
     config = _on_this_device(config, team)
     asked = team.prepared(lambda: _asked(arguments, config, team))
 
-    from ..evaluation.run import run as judge
+    from ..evaluation.run import run as run_evaluation
 
     with console.progress("evaluating") as tell:
-        found = judge(
-            asked.contenders, asked.material, asked.settings, earlier=asked.earlier, team=team,
+        found = run_evaluation(
+            asked.models, asked.material, asked.settings, earlier=asked.earlier, team=team,
             progress=tell,
         )  # fmt: skip
     with team.agreed():
@@ -138,6 +137,10 @@ def _on_this_device(config: Config, team: Processes) -> Config:
 
 def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _Asked:
     """Check what was asked for, and read and load it."""
+    from ..data.corpus import load_corpus, read_documents
+    from ..evaluation.lm_eval_task import require_lm_eval
+    from ..evaluation.material import gather_material, held_out
+    from ..evaluation.report import read_earlier
     from ..files import check_writable
 
     if team.first:
@@ -145,33 +148,65 @@ def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _A
     settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
     if arguments.model and arguments.compare:
         raise InputError("--model and --compare exclude each other", "name all in --compare")
-    names = [name for name in arguments.compare if not name.endswith(".jsonl")]
+    earlier = [name for name in arguments.compare if name.endswith(".jsonl")]
+    names = [name for name in arguments.compare if name not in earlier]
     if arguments.compare and not names:
         raise InputError("--compare names no model", "give at least one beside the .jsonl files")
     names = names or [arguments.model or str(Path(config.output_dir) / "best_model")]
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     if tasks:
-        from ..evaluation.tasks.lm_eval import require_harness
+        require_lm_eval()
+    scores = read_earlier([Path(file) for file in earlier])
+    if arguments.files:
+        documents = list(read_documents(arguments.files, config))
+    elif "sources" in given(arguments, Config):
+        documents = list(load_corpus(config, []).validation)
+    else:
+        documents = held_out(names, config)
+    models = _models(names, config, compared=bool(arguments.compare))
+    # Only the first process computes the figures of generated texts.
+    material = gather_material(documents, names, settings, config, with_index=team.first)
+    return _Asked(config, settings, models, material, scores, tasks)
 
-        require_harness()
-    earlier = _earlier([name for name in arguments.compare if name.endswith(".jsonl")])
-    documents = _documents(arguments, config, names)
-    contenders = _contenders(arguments, config, names)
-    # Only the first process forms the figures of what is written.
-    material = _material(names, documents, settings, config, with_index=team.first)
-    return _Asked(config, settings, contenders, material, earlier, tasks)
+
+def _models(names: list[str], config: Config, *, compared: bool) -> list[ModelUnderTest]:
+    """The models of ``--compare``, or the one model and its base."""
+    from ..evaluation.run import base_and_tuned, named
+    from ..models.loading import load_base, load_model
+
+    def load(name: str) -> LoadedModel:
+        return load_model(
+            name, config.device, config.precision, threads=config.num_workers,
+            cache_dir=config.cache_dir, starter_file=config.starter_file,
+        )  # fmt: skip
+
+    if compared:
+        return named(names, load)
+    model, base = load(names[0]), None
+    if not model.has_adapter and model.run is not None:
+        base = load_base(
+            model.run["base"]["name"], model.device, cache_dir=config.cache_dir,
+            starter_file=config.starter_file,
+        )  # fmt: skip
+    return base_and_tuned(model, base)
 
 
 def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
     """Run what is left to the first process, write the report and show the tables."""
-    from ..evaluation.report.save import tables, write_report
+    from ..evaluation.lm_eval_task import run_tasks
+    from ..evaluation.report import write_report
+    from ..evaluation.tables import tables
 
     folder = Path(asked.config.output_dir)
     found.result["made_by"] = _made_by(asked.config)
     # Before the tasks, whose data may not be had: what is measured is kept.
     written = write_report(found, folder)
     if asked.tasks:
-        found.result["tasks"] = _tasks(asked.contenders, asked.tasks, asked.config)
+        found.result["tasks"] = {}
+        for under_test in asked.models:
+            with under_test.open() as model:
+                metrics = run_tasks(model, asked.tasks, limit=asked.config.max_documents)
+            found.result["tasks"][under_test.label] = metrics
         written = write_report(found, folder)
     if as_json:
         sys.stdout.write(json.dumps(found.result) + "\n")
@@ -195,101 +230,3 @@ def _made_by(config: Config) -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware(choose(config.device, config.precision, config.num_workers)),
     }
-
-
-def _load(name: str, config: Config) -> LoadedModel:
-    from ..models.loading import load_model
-
-    return load_model(
-        name, config.device, config.precision, threads=config.num_workers,
-        cache_dir=config.cache_dir, starter_file=config.starter_file,
-    )  # fmt: skip
-
-
-def _contenders(arguments: argparse.Namespace, config: Config, names: list[str]) -> list[Contender]:
-    """The models of ``--compare``, or the one model and its base."""
-    from ..evaluation.model_under_test import base_and_tuned, named
-    from ..models.loading import load_base
-
-    if arguments.compare:
-        return named(names, lambda name: _load(name, config))
-    writer, base = _load(names[0], config), None
-    if not writer.has_adapter and writer.run is not None:
-        base = load_base(
-            writer.run["base"]["name"], writer.device, cache_dir=config.cache_dir,
-            starter_file=config.starter_file,
-        )  # fmt: skip
-    return base_and_tuned(writer, base)
-
-
-def _earlier(files: list[str]) -> dict[str, list[DocumentScore]]:
-    """The scores of earlier evaluations, by folder and model."""
-    from ..evaluation.report.records import read_scores
-
-    found = {}
-    for file in map(Path, files):
-        for label, scores in read_scores(file).items():
-            short, whole = f"{file.parent.name or '.'}:{label}", f"{file.parent}:{label}"
-            name = whole if short in found else short
-            if name in found:
-                raise InputError(f"{file} is named twice", "name each evaluation once")
-            found[name] = scores
-    return found
-
-
-def _documents(arguments: argparse.Namespace, config: Config, names: list[str]) -> list[Document]:
-    """FILEs, the named sources' held-out part, or what the training of the model held out."""
-    from ..data.corpus import load_corpus, read_documents
-    from ..evaluation.material import held_out
-
-    if arguments.files:
-        return list(read_documents(arguments.files, config))
-    if "sources" in given(arguments, Config):
-        return list(load_corpus(config, []).validation)
-    return held_out(names, config)
-
-
-def _material(
-    names: list[str],
-    documents: list[Document],
-    settings: EvaluationSettings,
-    config: Config,
-    *,
-    with_index: bool,
-) -> Material:
-    """Documents, other domains, and the index over what the last model was trained on."""
-    from ..evaluation.material import may_have_streamed, other_domains, trained_on, training_index
-    from ..evaluation.run import Material
-
-    for name in names:
-        # Text that a model was trained on flatters it.
-        if may_have_streamed(name, documents):
-            console.note(f"{name} was trained on a stream: it may have read some of these texts")
-        known = trained_on(name)
-        count = sum(document.digest in known for document in documents)
-        if count:
-            console.warn(
-                f"{count} of {len(documents)} documents were trained on by {name}: its figures on "
-                "them are too good"
-            )
-    without: dict[str, str] = {}
-    others, why = other_domains(settings.forgetting, names, documents, config)
-    if why:
-        without["forgetting"] = why
-    index, why = None, "it was switched off" if settings.texts else "no text was written"
-    if settings.texts and settings.originality and with_index:
-        index, why = training_index(names[-1], config)
-    if why:
-        without["originality"] = why
-    return Material(documents, others, index, without)
-
-
-def _tasks(contenders: list[Contender], tasks: list[str], config: Config) -> dict[str, Any]:
-    """Tasks of lm-evaluation-harness, by model."""
-    from ..evaluation.tasks.lm_eval import run_tasks
-
-    found = {}
-    for contender in contenders:
-        with contender.open() as writer:
-            found[contender.label] = run_tasks(writer, tasks, limit=config.max_documents)
-    return found

@@ -1,85 +1,131 @@
-"""What ``cwgpt evaluate`` judges on: held-out documents, other domains, the training text.
+"""What ``cwgpt evaluate`` evaluates on: held-out documents, other domains, the training text.
 
-The training text itself is not kept with a run; its record says from which files or sources, by
-which settings and with which result it was made. So it is made again and taken only if it is the
-same to the last document; the index over it is kept in the cache, and later evaluations need the
-text no more.
+The training text is not kept with a run; its record holds the files or sources and the settings it
+was made from, and a hash of the result. The text is made again and used only if the hash is the
+same; the index over it is kept in the cache, so later evaluations don't need the text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import console
 from ..config.run import Config
+from ..data.corpus import load_corpus, read_documents
+from ..data.document import Document
 from ..errors import InputError, UserError
 from ..files import cache_folder, read_json
-
-if TYPE_CHECKING:
-    from ..data.document import Document
-    from .metrics.corpus_index import CorpusIndex
+from .originality import CorpusIndex, build_index
+from .settings import EvaluationSettings
 
 _OTHER_WORDS = 3000
-"""Words of each domain of the sample corpus that forgetting is measured on by itself."""
+"""Words of each domain of the sample corpus that forgetting is measured on by default."""
 
 
-def held_out(names: Sequence[str], config: Config) -> list[Document]:
-    """The documents that the training of the first of the models that has some held out.
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What models are evaluated on.
+
+    Attributes:
+        documents: The held-out documents.
+        forgetting: Documents of domains that were not trained on.
+        index: Of the training text of the last model.
+        without: Why something is not measured, by what it is: ``originality``, ``forgetting``.
+    """
+
+    documents: Sequence[Document]
+    forgetting: Sequence[Document] = ()
+    index: CorpusIndex | None = None
+    without: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def gather_material(
+    documents: Sequence[Document],
+    models: Sequence[str],
+    settings: EvaluationSettings,
+    config: Config,
+    *,
+    with_index: bool = True,
+) -> Material:
+    """Documents, other domains, and the index over what the last model was trained on.
+
+    Warns of documents that a model was trained on.
+
+    Args:
+        documents: The held-out documents.
+        models: Names or folders of the models.
+        settings: What is measured.
+        config: How files are read, and where the cache is.
+        with_index: Whether this process computes figures of generated texts.
+    """
+    for model in models:
+        if may_have_streamed(model, documents):
+            console.note(f"{model} was trained on a stream: it may have read some of these texts")
+        known = trained_on(model)
+        count = sum(document.digest in known for document in documents)
+        if count:
+            console.warn(
+                f"{count} of {len(documents)} documents were trained on by {model}: its figures on "
+                "them are too good"
+            )
+    without = {}
+    others, why = other_domains(settings.forgetting, models, documents, config)
+    if why:
+        without["forgetting"] = why
+    index, why = None, "it was switched off" if settings.texts else "no text was written"
+    if settings.texts and settings.originality and with_index:
+        index, why = training_index(models[-1], config)
+    if why:
+        without["originality"] = why
+    return Material(documents, others, index, without)
+
+
+def held_out(models: Sequence[str], config: Config) -> list[Document]:
+    """The documents held out by the training of the first of the models that has some.
 
     Raises:
         InputError: None has.
     """
-    from ..data.document import Document
-
-    places = [*(Path(name).parent for name in names), Path(config.output_dir)]
-    kept = next(
-        (p / "validation.jsonl" for p in places if (p / "validation.jsonl").is_file()), None
-    )
+    folders = [*(Path(model).parent for model in models), Path(config.output_dir)]
+    files = [folder / "validation.jsonl" for folder in folders]
+    kept = next((file for file in files if file.is_file()), None)
     if kept is None:
         raise InputError(
             "there are no held-out documents to evaluate on",
             "give a FILE or --sources, or train first: cwgpt train",
         )
-    documents = [Document(**json.loads(line)) for line in kept.read_text("utf-8").splitlines()]
-    if config.max_documents is not None:
-        documents = _first_of_each(documents, config.max_documents)
+    documents, seen = [], Counter[str]()
+    for line in kept.read_text("utf-8").splitlines():
+        document = Document(**json.loads(line))
+        seen[document.source] += 1
+        if config.max_documents is None or seen[document.source] <= config.max_documents:
+            documents.append(document)
     console.note(f"{len(documents)} held-out documents from {kept}")
     return documents
 
 
-def _first_of_each(documents: Sequence[Document], count: int) -> list[Document]:
-    """The first documents of each source."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for document in documents:
-        seen[document.source] += 1
-        if seen[document.source] <= count:
-            kept.append(document)
-    return kept
-
-
 def trained_on(model: str) -> set[str]:
     """SHA-1 of every document that a model was trained on, as far as it is known."""
-    manifest = Path(model).parent / "manifest.json"
-    if not manifest.is_file():
-        return set()
-    found = read_json(manifest)
-    return set(found["train"])
+    return set(_manifest_of(model).get("train", ()))
 
 
 def may_have_streamed(model: str, documents: Sequence[Document]) -> bool:
     """Whether a model was trained on a stream and not all documents are known to be held out."""
-    manifest = Path(model).parent / "manifest.json"
-    if not manifest.is_file():
-        return False
-    found = read_json(manifest)
-    held_out = set(found["validation"])
-    return "streamed" in found and any(d.digest not in held_out for d in documents)
+    manifest = _manifest_of(model)
+    held_out = set(manifest.get("validation", ()))
+    return "streamed" in manifest and any(d.digest not in held_out for d in documents)
+
+
+def _manifest_of(model: str) -> dict[str, Any]:
+    """``manifest.json`` of the training of a model in a folder; empty where there is none."""
+    path = Path(model).parent / "manifest.json"
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def other_domains(
@@ -88,17 +134,15 @@ def other_domains(
     documents: Sequence[Document],
     config: Config,
 ) -> tuple[list[Document], str | None]:
-    """Documents to see on what was forgotten, or the reason why there are none.
+    """Documents to measure forgetting on, or the reason why there are none.
 
     Args:
-        files: What the user named; without it the sample corpus, as far as neither a model was
-            trained nor is judged on its domains.
+        files: Named by the user; without it the domains of the sample corpus that no model was
+            trained on and that are not evaluated.
         models: The models' folders.
-        documents: What the models are judged on.
+        documents: What the models are evaluated on.
         config: How files are read.
     """
-    from ..data.corpus import read_documents
-
     known = set().union(*map(trained_on, models))
     if files:
         read = read_documents(files, config)
@@ -112,28 +156,19 @@ def other_domains(
         return [], "no model here was tuned, as far as is known"
     taken = {document.source for document in documents}
     taken = taken.union(*(run["data"]["sources"] for run in runs))
-    sample = read_documents([], Config(sources=["sample"], cache_dir=config.cache_dir))
-    words: dict[str, int] = {}
+    words: Counter[str] = Counter()
     chosen = []
-    for document in sample:
-        so_far = words.get(document.source, 0)
+    for document in read_documents([], Config(sources=["sample"], cache_dir=config.cache_dir)):
         fresh = document.source not in taken and document.digest not in known
-        if fresh and so_far < _OTHER_WORDS:
-            words[document.source] = so_far + document.words
+        if fresh and words[document.source] < _OTHER_WORDS:
+            words[document.source] += document.words
             chosen.append(document)
-    return (
-        chosen,
-        None
-        if chosen
-        else "every domain at hand was trained on; name others with --forgetting FILE",
-    )
+    why = "every domain at hand was trained on; name others with --forgetting FILE"
+    return chosen, None if chosen else why
 
 
 def training_index(model: str, config: Config) -> tuple[CorpusIndex | None, str | None]:
     """The index over what a model was trained on, or the reason why there is none."""
-    from ..data.corpus import load_corpus
-    from .metrics.corpus_index import CorpusIndex, build_index
-
     run = _run_of(model)
     if run is None:
         return None, f"there is no record of the training of {model}"
@@ -152,14 +187,14 @@ def training_index(model: str, config: Config) -> tuple[CorpusIndex | None, str 
     if corpus.manifest()["manifest_hash"] != wanted:
         return None, "the training text has changed since the training"
     with console.progress("indexing the training text") as tell:
-        build_index(folder, _told(corpus.train, tell))
+
+        def documents() -> Iterator[Document]:
+            for number, document in enumerate(corpus.train):
+                tell("indexing the training text", number, len(corpus.train))
+                yield document
+
+        build_index(folder, documents())
     return CorpusIndex(folder), None
-
-
-def _told(documents: Sequence[Document], tell: Any) -> Any:
-    for number, document in enumerate(documents):
-        tell("indexing the training text", number, len(documents))
-        yield document
 
 
 def _run_of(model: str) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
-"""One evaluation: each model in turn does all that is asked, then the figures are formed.
+"""One evaluation: each model in turn does all that is asked, then the figures are computed.
 
-Models take turns rather than tasks, so that only one needs to be in memory. Several processes share
-the scoring; the first one alone lets the models write and forms the figures, while the others wait.
+Models take turns rather than tasks, so only one needs to be in memory; a tuned model and its base
+are usually one model with its adapter on or off. Several processes share the scoring; the first one
+alone generates texts and computes the figures, while the others wait.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..console import CountCallback, ProgressCallback, counting
@@ -19,44 +21,89 @@ from ..data.document import Document
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
 from ..processes import ALONE, Processes
-from .generated_text import Generation, written_figures
-from .metrics.corpus_index import CorpusIndex
-from .metrics.forgetting import forgetting
-from .model_under_test import Contender, base_and_tuned
-from .report.records import same_documents, same_windows, under_names_of
-from .scoring.documents import DocumentScore, score_documents
-from .scoring.perplexity import by_domain, compare, legacy_perplexity, macro_perplexity, summarise
+from .choices import Answers, ChoiceTest, answer, choice_figures, planned_tests
+from .material import Material
+from .perplexity import (
+    DocumentScore,
+    domain_figures,
+    forgetting,
+    legacy_perplexity,
+    macro_perplexity,
+    score_documents,
+)
 from .settings import EvaluationSettings
-from .tasks.choice_tests import ChoiceTest, figures_of_test, planned_tests
-from .tasks.choices import Answers
+from .texts import GeneratedTexts
+
+BASE, TUNED = "base", "tuned"
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
-    """What models are judged on.
+class ModelUnderTest:
+    """One model of an evaluation.
 
     Attributes:
-        documents: The held-out documents.
-        forgetting: Documents of domains that were not trained on.
-        index: Of the training text of the last model.
-        without: Why something is not measured, by what it is: ``originality``, ``forgetting``.
+        label: Its name in the results: ``base``, ``tuned`` or the name it was given by.
+        about: Name, adapter and revision, for the report.
+        open: Gives the loaded model, ready to be used within the block.
     """
 
-    documents: Sequence[Document]
-    forgetting: Sequence[Document] = ()
-    index: CorpusIndex | None = None
-    without: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    label: str
+    about: dict[str, Any]
+    open: Callable[[], AbstractContextManager[LoadedModel]]
+
+
+def base_and_tuned(model: LoadedModel, base: LoadedModel | None = None) -> list[ModelUnderTest]:
+    """A model and the base it was tuned from, or the model alone where it is a base.
+
+    Args:
+        model: The model; its adapter is switched off for the base's turn.
+        base: The base of a fully fine-tuned model, which has no adapter to switch off.
+    """
+
+    @contextlib.contextmanager
+    def adapter_off() -> Iterator[LoadedModel]:
+        with model.base():
+            yield model
+
+    about_base = {"role": BASE, "name": model.base_name, "revision": model.revision}
+    about_tuned = {"role": TUNED, "name": model.name, "adapter": model.adapter}
+    tuned = ModelUnderTest(TUNED, about_tuned, lambda: contextlib.nullcontext(model))
+    if model.has_adapter:
+        return [ModelUnderTest(BASE, about_base, adapter_off), tuned]
+    if base is not None:
+        return [ModelUnderTest(BASE, about_base, lambda: contextlib.nullcontext(base)), tuned]
+    return [ModelUnderTest(BASE, about_base, lambda: contextlib.nullcontext(model))]
+
+
+def named(names: Sequence[str], load: Callable[[str], LoadedModel]) -> list[ModelUnderTest]:
+    """Models by name, each loaded for its turn only.
+
+    Raises:
+        InputError: A name is given twice.
+    """
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{twice[0]} is named twice", "name each model once")
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[LoadedModel]:
+        yield load(name)
+
+    return [
+        ModelUnderTest(name, {"role": name, "name": name}, functools.partial(opened, name))
+        for name in names
+    ]
 
 
 @dataclasses.dataclass
 class Evaluation:
-    """What came of it.
+    """The result of an evaluation.
 
     Attributes:
         result: The content of ``evaluation.json``; empty in all processes but the first.
-        scores: What each model made of each document, by label.
+        scores: The scores of each document, by model.
         begins: How each scored document begins.
-        texts: All that was written, a row a prompt and way of decoding.
+        texts: All generated texts, a row per prompt and decoding.
     """
 
     result: dict[str, Any]
@@ -67,7 +114,7 @@ class Evaluation:
 
 @dataclasses.dataclass
 class _Turn:
-    """What one model did."""
+    """The scores and answers of one model."""
 
     precision: str
     window: int
@@ -77,7 +124,7 @@ class _Turn:
 
 
 def run(
-    contenders: Sequence[Contender],
+    models: Sequence[ModelUnderTest],
     material: Material,
     settings: EvaluationSettings | None = None,
     *,
@@ -85,10 +132,10 @@ def run(
     team: Processes = ALONE,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Judge models on the same material; the first is what the others are compared with.
+    """Evaluate models on the same material; the others are compared with the first.
 
     Args:
-        contenders: The models.
+        models: The models.
         material: Documents and what else is needed.
         settings: What is done.
         earlier: Scores of further models from an earlier evaluation, of the same documents.
@@ -99,106 +146,60 @@ def run(
         InputError: There is nothing to score, a test can't be made of these documents, or earlier
             scores are of other documents or windows.
     """
-    settings, earlier = settings or EvaluationSettings(), earlier or {}
+    settings = settings or EvaluationSettings()
     with team.agreed():
         documents = [d for d in material.documents if d.full_text().strip()]
         if not documents:
             raise InputError("there is no text to evaluate", "give files with text in them")
-        _refuse_others(earlier, documents, settings)
+        kept = {
+            label: _checked(scores, documents, settings, label)
+            for label, scores in (earlier or {}).items()
+        }
         tests = planned_tests(documents, settings)
-        generation = Generation(documents, settings)
-    team.alike(lambda: _digest(contenders, documents, material, tests), "documents or models")
+        generated = GeneratedTexts(documents, settings)
+    team.alike(lambda: _digest(models, documents, material, tests), "documents or models")
     turns: dict[str, _Turn] = {}
-    for contender in contenders:
+    for under_test in models:
+        label = under_test.label
         with contextlib.ExitStack() as stack:
-            opened = functools.partial(stack.enter_context, contender.open())
-            writer = team.prepared(opened)
-            tell = _teller(contender.label, progress)
-            turns[contender.label] = _turn(
-                writer, documents, material.forgetting, settings, tests, team, tell
-            )
+            opened = functools.partial(stack.enter_context, under_test.open())
+            model = team.prepared(opened)
+            tell = _teller(label, progress)
+            turns[label] = _turn(model, documents, material.forgetting, settings, tests, team, tell)
             with team.agreed():
                 if team.first:
-                    generation.write(writer, contender.label, tell("writing"))
-    scores = {label: turn.scores for label, turn in turns.items()}
-    scores.update((label, under_names_of(documents, old)) for label, old in earlier.items())
-    found = Evaluation({}, scores)
+                    generated.generate(model, label, tell("writing"))
+    found = Evaluation({}, {label: turn.scores for label, turn in turns.items()} | kept)
     with team.agreed():
         if team.first:
+            one = next(iter(turns.values()))
             found.result = {
-                "models": [contender.about for contender in contenders]
-                + [{"role": label, "name": label, "earlier": True} for label in earlier],
-                "window": next(iter(turns.values())).window,
+                "models": [under_test.about for under_test in models]
+                + [{"role": label, "name": label, "earlier": True} for label in kept],
+                "window": one.window,
                 "stride": settings.stride,
-                "precision": next(iter(turns.values())).precision,
+                "precision": one.precision,
                 "empty_documents": len(material.documents) - len(documents),
-                **_figures(turns, scores, material, settings, tests, generation),
+                **_figures(turns, found.scores, material, settings, tests, generated),
             }
             texts = [document.full_text() for document in documents]
             found.begins = [" ".join(text[:200].split())[:80] for text in texts]
-            found.texts = generation.lines()
+            found.texts = generated.lines()
     return found
 
 
-def _figures(
-    turns: Mapping[str, _Turn],
-    scores: Mapping[str, Sequence[DocumentScore]],
-    material: Material,
-    settings: EvaluationSettings,
-    tests: Sequence[ChoiceTest],
-    generation: Generation,
-) -> dict[str, Any]:
-    """All that is formed of what the models did."""
-    legacy = {label: legacy_perplexity(of_model) for label, of_model in scores.items()}
-    without = dict(material.without)
-    return {
-        "domains": figures(scores),
-        "macro_perplexity": {
-            label: macro_perplexity(by_domain(of_model)) for label, of_model in scores.items()
-        },
-        "legacy_ppl": legacy if settings.legacy_ppl else None,
-        **written_figures(generation, material.index, without),
-        "tests": {
-            test.name: figures_of_test(
-                test, {n: turn.answers[test.name] for n, turn in turns.items()}
-            )
-            for test in tests
-        },
-        "forgetting": forgetting({label: turn.forgetting for label, turn in turns.items()})
-        if material.forgetting
-        else None,
-        "without": without,
-    }
-
-
-def _digest(
-    contenders: Sequence[Contender],
-    documents: Sequence[Document],
-    material: Material,
-    tests: Sequence[ChoiceTest],
-) -> str:
-    """SHA-1 of all that decides how often the processes exchange something."""
-    content = [
-        len(contenders),
-        [document.digest for document in documents],
-        [document.digest for document in material.forgetting],
-        [[test.name, len(test.items)] for test in tests],
-    ]
-    return hashlib.sha1(json.dumps(content).encode(), usedforsecurity=False).hexdigest()
-
-
 def evaluate(
-    writer: LoadedModel,
+    model: LoadedModel,
     documents: Sequence[Document],
     *,
     base: LoadedModel | None = None,
     settings: EvaluationSettings | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Judge a model, and the base it was tuned from, on the same documents.
+    """Evaluate a model, and the base it was tuned from, on the same documents.
 
     Args:
-        writer: The model; its adapter is switched off for the base's figures.
+        model: The model; its adapter is switched off for the base's figures.
         documents: The held-out documents.
         base: The base of a fully fine-tuned model, which has no adapter to switch off.
         settings: What is done.
@@ -211,27 +212,11 @@ def evaluate(
         InputError: There is nothing to score.
     """
     material = Material(documents)
-    return run(base_and_tuned(writer, base), material, settings, progress=progress).result
-
-
-def _refuse_others(
-    earlier: Mapping[str, Sequence[DocumentScore]],
-    documents: Sequence[Document],
-    settings: EvaluationSettings,
-) -> None:
-    """Refuse earlier scores of other documents or windows before any work is done."""
-    for label, of_model in earlier.items():
-        digests = [document.digest for document in documents]
-        same_documents([score.digest for score in of_model], digests, label)
-        same_windows(of_model, settings, label)
-
-
-def _teller(label: str, progress: ProgressCallback | None) -> Callable[[str], CountCallback | None]:
-    return lambda what: counting(progress, f"{label}: {what}")
+    return run(base_and_tuned(model, base), material, settings, progress=progress).result
 
 
 def _turn(
-    writer: LoadedModel,
+    model: LoadedModel,
     documents: Sequence[Document],
     others: Sequence[Document],
     settings: EvaluationSettings,
@@ -240,45 +225,121 @@ def _turn(
     tell: Callable[[str], CountCallback | None],
 ) -> _Turn:
     """Let one model score and answer."""
-    scores = score_documents(
-        writer,
-        documents,
-        window=settings.window,
-        stride=settings.stride,
-        legacy=settings.legacy_ppl,
-        team=team,
-        progress=tell("scoring"),
-    )
+    score = functools.partial(score_documents, model, window=settings.window, team=team)
     return _Turn(
-        precision=writer.device.precision,
-        window=min(settings.window, writer.window),
-        scores=scores,
-        forgetting=score_documents(
-            writer,
-            others,
-            window=settings.window,
-            team=team,
-            progress=tell("scoring other domains"),
+        precision=model.device.precision,
+        window=min(settings.window, model.window),
+        scores=score(
+            documents,
+            stride=settings.stride,
+            legacy=settings.legacy_ppl,
+            progress=tell("scoring"),
         ),
-        answers={test.name: test.ask(writer, tell(test.name), team) for test in tests},
+        forgetting=score(others, progress=tell("scoring other domains")),
+        answers={
+            test.name: answer(model, test, team=team, progress=tell(test.name)) for test in tests
+        },
     )
 
 
-def figures(scores: Mapping[str, Sequence[DocumentScore]]) -> dict[str, Any]:
-    """The figures of every domain: of each model, and of each against the first.
+def _teller(label: str, progress: ProgressCallback | None) -> Callable[[str], CountCallback | None]:
+    return lambda what: counting(progress, f"{label}: {what}")
 
-    ``difference`` is the last model's (the tuned one's, where base and tuned are judged);
-    ``differences`` has that of every model but the first by its label.
+
+def _figures(
+    turns: Mapping[str, _Turn],
+    scores: Mapping[str, Sequence[DocumentScore]],
+    material: Material,
+    settings: EvaluationSettings,
+    tests: Sequence[ChoiceTest],
+    generated: GeneratedTexts,
+) -> dict[str, Any]:
+    """All figures of ``evaluation.json``."""
+    without = dict(material.without)
+    if not generated.decodings:
+        without.setdefault(
+            "generation", "no text was written (--texts 0, or nothing to go on with)"
+        )
+        without.setdefault("originality", "no text was written")
+    domains = domain_figures(scores)
+    for entry in domains.values():
+        if entry["differences"]:
+            # That of the tuned model, where base and tuned are evaluated.
+            entry["difference"] = list(entry["differences"].values())[-1]
+        else:
+            del entry["differences"]
+    legacy = {label: legacy_perplexity(of_model) for label, of_model in scores.items()}
+    return {
+        "domains": domains,
+        "macro_perplexity": {label: macro_perplexity(s) for label, s in scores.items()},
+        "legacy_ppl": legacy if settings.legacy_ppl else None,
+        **generated.figures(material.index),
+        "tests": {
+            test.name: choice_figures(
+                test, {label: turn.answers[test.name] for label, turn in turns.items()}
+            )
+            for test in tests
+        },
+        "forgetting": forgetting({label: turn.forgetting for label, turn in turns.items()})
+        if material.forgetting
+        else None,
+        "without": without,
+    }
+
+
+def _digest(
+    models: Sequence[ModelUnderTest],
+    documents: Sequence[Document],
+    material: Material,
+    tests: Sequence[ChoiceTest],
+) -> str:
+    """SHA-1 of all that decides how often the processes exchange something."""
+    content = [
+        len(models),
+        [document.digest for document in documents],
+        [document.digest for document in material.forgetting],
+        [[test.name, len(test.items)] for test in tests],
+    ]
+    return hashlib.sha1(json.dumps(content).encode(), usedforsecurity=False).hexdigest()
+
+
+def _checked(
+    scores: Sequence[DocumentScore],
+    documents: Sequence[Document],
+    settings: EvaluationSettings,
+    label: str,
+) -> list[DocumentScore]:
+    """Earlier scores under the domains and groups that the same documents have now.
+
+    Args:
+        scores: The earlier scores; old records don't say their window, and pass.
+        documents: What is evaluated.
+        settings: How it is scored.
+        label: Name of the earlier result.
+
+    Raises:
+        InputError: They are of other documents, in another order, or of other windows: more
+            context alone makes a loss lower.
     """
-    parted = {label: by_domain(of_model) for label, of_model in scores.items()}
-    first, *others = parted
-    domains: dict[str, Any] = {}
-    for name in parted[first]:
-        entry: dict[str, Any] = {label: summarise(parted[label][name]) for label in parted}
-        if others:
-            entry["differences"] = {
-                label: compare(parted[first][name], parted[label][name]) for label in others
-            }
-            entry["difference"] = entry["differences"][others[-1]]
-        domains[name] = entry
-    return domains
+    before = [score.digest for score in scores]
+    now = [document.digest for document in documents]
+    if before != now:
+        missing = len(set(before) ^ set(now))
+        raise InputError(
+            f"{label} is of other documents: {missing} stand on one side only"
+            if missing
+            else f"{label} has the documents in another order",
+            "evaluate both on the same files, with the same --max-documents",
+        )
+    for name in ("window", "stride"):
+        has = getattr(settings, name)
+        for had in {getattr(score, name) for score in scores} - {None}:
+            if has not in (None, had):
+                raise InputError(
+                    f"{label} was made with a {name} of {had} tokens, and not {has}",
+                    f"give --{name} {had}",
+                )
+    return [
+        dataclasses.replace(score, source=document.source, group=document.group)
+        for score, document in zip(scores, documents, strict=True)
+    ]

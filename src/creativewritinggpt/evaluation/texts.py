@@ -1,9 +1,9 @@
-"""Texts that are judged: what models write after the same prompts, beside what people wrote there.
+"""Generated texts: continuations of the same prompts by every model, beside the human ones.
 
-Every figure of a written text belongs to the way it was decoded: a model that loops when it always
-takes the likeliest token may not when it draws. So the decoding settings, the number of texts and
-their length are the key that figures stand under. Figures that depend on length are formed on texts
-that were cut to the same number of words, text by text, in all rows.
+Every figure of a generated text belongs to its decoding settings: a model that loops in greedy
+decoding may not when it samples. So decoding, number of texts and length are the key of the
+figures. Figures that depend on length are computed on texts cut to the same number of words, text
+by text, in all rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
 from ..data.rows.tokens import encode
 from ..errors import InputError
@@ -21,26 +22,30 @@ from ..generation.engine import Request, write_all
 from ..generation.sampling.presets import presets, settings_for
 from ..generation.sampling.settings import GenerationSettings
 from ..models.loaded_model import LoadedModel
-from .metrics import repetition, style
-from .metrics.prompt_use import prompt_use
+from . import repetition, style
+from .originality import CorpusIndex, originality
+from .settings import EvaluationSettings
 
 HUMAN = "human"
 PROMPT_WORDS = 40
-"""Words of a text without a prompt that stand for one."""
+"""Words of a document without a prompt that are used as one."""
 
-# Sampling as it is defined, with none of the defaults that are there for taste.
+SAMPLES = 6
+"""Prompts whose texts are shown in the report; all are in ``evaluation_texts.jsonl``."""
+
+# Plain sampling, without the defaults that are a matter of taste.
 _PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 _WORD = re.compile(r"\S+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt and what a person wrote after it.
+    """A prompt and its human continuation.
 
     Attributes:
         source: The domain it is from.
         text: What the models are given.
-        human: How the text went on.
+        human: The human continuation.
     """
 
     source: str
@@ -49,13 +54,13 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """A text after a prompt.
+class GeneratedText:
+    """A continuation of a prompt.
 
     Attributes:
         text: Without the prompt.
         tokens: Its token ids.
-        ended: Whether it came to its end within the length.
+        ended: Whether it ended within the length.
     """
 
     text: str
@@ -83,12 +88,12 @@ def choose_documents(documents: Sequence[Document], count: int, seed: int) -> li
 
 
 def prompts_of(documents: Sequence[Document], count: int, seed: int) -> list[Prompt]:
-    """Prompts to write after: the documents' own, or else the first words of their text.
+    """Prompts: the documents' own, or else the first words of their text.
 
     Args:
-        documents: Held-out documents; those with nothing to go on with are passed over.
+        documents: Held-out documents; those without a continuation are left out.
         count: How many, as evenly over the domains as there are documents.
-        seed: Another seed chooses other documents.
+        seed: Seed of the choice of documents.
     """
     usable = [prompt for document in documents if (prompt := _prompt(document)) is not None]
     kept = dict(usable)
@@ -132,36 +137,101 @@ def decoding(text: str) -> GenerationSettings:
     return GenerationSettings().changed({**_PLAIN, **values}, "decoding")
 
 
-def decoding_key(name: str, settings: GenerationSettings, prompts: int) -> str:
-    """What figures stand under: the decoding's name, length, number of texts and seed."""
-    return f"{name}; {settings.max_new_tokens} tokens; {prompts} texts; seed {settings.seed}"
+class GeneratedTexts:
+    """The texts of all models after the same prompts, for each decoding.
+
+    Attributes:
+        prompts: The prompts.
+        decodings: Decoding settings by their key: name, length, number of texts and seed.
+        rows: By key and label, a text for each prompt.
+    """
+
+    def __init__(self, documents: Sequence[Document], settings: EvaluationSettings) -> None:
+        self.prompts = prompts_of(documents, settings.texts, settings.seed)
+        self.tokens, seed = settings.text_tokens, settings.seed
+        self.decodings = {
+            f"{name}; {self.tokens} tokens; {len(self.prompts)} texts; seed {seed}": decoding(
+                name
+            ).changed({"max_new_tokens": self.tokens, "seed": seed})
+            for name in (settings.decoding if self.prompts else ())
+        }
+        self.rows: dict[str, dict[str, list[GeneratedText]]] = {key: {} for key in self.decodings}
+
+    def generate(self, model: LoadedModel, label: str, progress: CountCallback | None) -> None:
+        """Generate the texts of one model; the first model's tokens cut the human ones."""
+        for number, (key, settings) in enumerate(self.decodings.items()):
+            if progress is not None:
+                progress(number, len(self.decodings))
+            if HUMAN not in self.rows[key]:
+                self.rows[key][HUMAN] = human_texts(model.tokenizer, self.prompts, self.tokens)
+            self.rows[key][label] = generated_texts(model, self.prompts, settings)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All texts, an entry for each prompt and decoding."""
+        return [
+            {
+                "decoding": key,
+                "source": prompt.source,
+                "prompt": prompt.text,
+                "texts": {label: texts[number].text for label, texts in row.items()},
+                "ended": {label: texts[number].ended for label, texts in row.items()},
+            }
+            for key, row in self.rows.items()
+            for number, prompt in enumerate(self.prompts)
+        ]
+
+    def figures(self, index: CorpusIndex | None) -> dict[str, Any]:
+        """``decoding``, ``generation`` and ``originality`` of ``evaluation.json``.
+
+        Args:
+            index: Of the training text, where there is one.
+        """
+        if not self.decodings:
+            return {"decoding": {}, "generation": None, "originality": None}
+        shown = {prompt.text for prompt in self.prompts[:SAMPLES]}
+        copied = None
+        if index is not None:
+            copied = {
+                key: originality(index, {label: [t.text for t in ts] for label, ts in row.items()})
+                for key, row in self.rows.items()
+            }
+        return {
+            "decoding": {key: settings.to_dict() for key, settings in self.decodings.items()},
+            "generation": {
+                "figures": {key: text_figures(row, self.prompts) for key, row in self.rows.items()},
+                "samples": [line for line in self.lines() if line["prompt"] in shown],
+            },
+            "originality": copied,
+        }
 
 
-def write_texts(
-    writer: LoadedModel, prompts: Sequence[Prompt], settings: GenerationSettings
-) -> list[Written]:
-    """One text after each prompt; text ``i`` has the seed ``settings.seed + i``."""
+def generated_texts(
+    model: LoadedModel, prompts: Sequence[Prompt], settings: GenerationSettings
+) -> list[GeneratedText]:
+    """One text for each prompt; text ``i`` has the seed ``settings.seed + i``."""
     seed = settings.seed or 0
     requests = [Request(prompt.text, seed + i) for i, prompt in enumerate(prompts)]
-    results = write_all(writer, requests, settings, warn=lambda _: None)
+    results = write_all(model, requests, settings, warn=lambda _: None)
     return [
-        Written(found.text, [token.id for token in found.tokens], found.finish_reason == "stop")
+        GeneratedText(
+            found.text, [token.id for token in found.tokens], found.finish_reason == "stop"
+        )
         for found in results
     ]
 
 
-def human_texts(tokenizer: Any, prompts: Sequence[Prompt], tokens: int) -> list[Written]:
-    """What people wrote after the prompts, cut to ``tokens`` of the model's tokens."""
+def human_texts(tokenizer: Any, prompts: Sequence[Prompt], tokens: int) -> list[GeneratedText]:
+    """The human continuations, cut to ``tokens`` of the model's tokens."""
     texts = []
     for prompt in prompts:
         ids = encode(tokenizer, prompt.human)
         cut = tokenizer.decode(ids[:tokens]).rstrip("\ufffd") if len(ids) > tokens else prompt.human
-        texts.append(Written(cut, ids[:tokens], len(ids) <= tokens))
+        texts.append(GeneratedText(cut, ids[:tokens], len(ids) <= tokens))
     return texts
 
 
 def text_figures(
-    rows: Mapping[str, Sequence[Written]], prompts: Sequence[Prompt]
+    rows: Mapping[str, Sequence[GeneratedText]], prompts: Sequence[Prompt]
 ) -> dict[str, dict[str, Any]]:
     """The figures of each row of texts.
 
@@ -199,7 +269,7 @@ def text_figures(
             "sentence_words": mean,
             "sentence_words_sd": spread,
             **style.readability([text.text for text in texts]),
-            **prompt_use(pairs),
+            **style.prompt_use(pairs),
             "end_of_text_rate": sum(text.ended for text in texts) / len(texts),
         }
     return result

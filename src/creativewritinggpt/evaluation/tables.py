@@ -1,4 +1,4 @@
-"""The tables of an evaluation, as headings and rows of text, and a sentence on each."""
+"""The tables of an evaluation: headings and rows of text, a caption for each, and Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Table = tuple[list[str], list[list[str]]]
 
-# What is shown of a written text's figures; the JSON has all.
+# The figures of generated texts that are shown; the JSON has all.
 _SHOWN = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
@@ -33,20 +33,54 @@ _TITLES = {
 }
 
 
+def tables(evaluation: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
+    """Every table that has rows: title, table and caption."""
+    made = [
+        ("", loss_table(evaluation)),
+        ("Forgetting", forgetting_table(evaluation)),
+        ("Tests", choice_table(evaluation)),
+        ("Tasks", task_table(evaluation)),
+        *((f"Written: {key}", table) for key, table in generation_tables(evaluation)),
+        *((f"Originality: {key}", table) for key, table in originality_tables(evaluation)),
+    ]
+    return [(title, table, caption(title, evaluation)) for title, table in made if table[1]]
+
+
+def markdown_table(heads: Sequence[str], table: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown, numbers right-aligned."""
+    lines = ["| " + " | ".join(heads) + " |"]
+    lines.append("|" + "|".join(["---"] + ["---:"] * (len(heads) - 1)) + "|")
+    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in table)
+    return lines + ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def as_markdown(evaluation: Mapping[str, Any]) -> str:
+    """``evaluation.md``."""
+    lines = ["# Evaluation", ""]
+    lines += [f"- {model['role']}: `{model['name']}`" for model in evaluation["models"]]
+    lines.append("")
+    for title, table, said in tables(evaluation):
+        lines += [f"## {title}", ""] if title else []
+        lines += [*markdown_table(*table), "", said, ""]
+    for what, why in evaluation["without"].items():
+        lines.append(f"- {section_title(what)} was not measured: {why}.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def labels(evaluation: Mapping[str, Any]) -> list[str]:
-    """The models, the one that the others are compared with first."""
+    """The models, first the one that the others are compared with."""
     return list(evaluation["macro_perplexity"])
 
 
-def titled(what: str) -> str:
-    """A section as a heading says it."""
+def section_title(what: str) -> str:
+    """The heading of a section."""
     return what.replace("_", " ").capitalize()
 
 
-def rows(evaluation: Mapping[str, Any]) -> Table:
-    """The main table: perplexity, bits a byte and differences by domain."""
+def loss_table(evaluation: Mapping[str, Any]) -> Table:
+    """The main table: perplexity, bits per byte and differences by domain."""
     first, *others = labels(evaluation)
-    heads, table = _loss_table(evaluation["domains"], first, others)
+    heads, table = _domain_rows(evaluation["domains"], first, others)
     if len(table) > 1:
         row = ["mean of domains", "", ""]
         for label in (first, *others):
@@ -56,7 +90,7 @@ def rows(evaluation: Mapping[str, Any]) -> Table:
     return heads, table
 
 
-def _loss_table(domains: Mapping[str, Any], first: str, others: Sequence[str]) -> Table:
+def _domain_rows(domains: Mapping[str, Any], first: str, others: Sequence[str]) -> Table:
     heads = ["domain", "docs", "tokens"]
     for label in (first, *others):
         heads += [f"{label} ppl", f"{label} bits/byte"]
@@ -74,7 +108,7 @@ def _loss_table(domains: Mapping[str, Any], first: str, others: Sequence[str]) -
 
 
 def difference(change: Mapping[str, Any]) -> list[str]:
-    """A difference and its interval as two cells; in bits a byte between tokenizers."""
+    """A difference and its interval as two cells; in bits per byte between tokenizers."""
     value, interval, unit = change["nats_per_token"], change["ci95"], ""
     if value is None:
         value, interval, unit = change["bits_per_byte"], change["bits_per_byte_ci95"], " b/B"
@@ -86,8 +120,8 @@ def span(interval: Sequence[float] | None, form: str) -> str:
     return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else ""
 
 
-def forgetting_rows(evaluation: Mapping[str, Any]) -> Table:
-    """The domains that were not trained on, and the single figure below."""
+def forgetting_table(evaluation: Mapping[str, Any]) -> Table:
+    """The domains that were not trained on, and the mean relative change below."""
     found = evaluation["forgetting"]
     if not found:
         return [], []
@@ -95,7 +129,7 @@ def forgetting_rows(evaluation: Mapping[str, Any]) -> Table:
         label for label in labels(evaluation) if label in next(iter(found["domains"].values()))
     ]
     first, *others = present
-    heads, table = _loss_table(found["domains"], first, others)
+    heads, table = _domain_rows(found["domains"], first, others)
     for label in others:
         mean, interval = found["relative"][label]["mean"], found["relative"][label]["ci95"]
         row = [f"loss of {label}, relative"] + [""] * (len(heads) - 1)
@@ -105,8 +139,8 @@ def forgetting_rows(evaluation: Mapping[str, Any]) -> Table:
     return heads, table
 
 
-def choice_rows(evaluation: Mapping[str, Any]) -> Table:
-    """The tests of choice: accuracy of each model beside chance."""
+def choice_table(evaluation: Mapping[str, Any]) -> Table:
+    """The choice tests: accuracy of each model beside chance."""
     table = []
     for name, found in evaluation["tests"].items():
         for label, entry in found.items():
@@ -124,8 +158,8 @@ def choice_rows(evaluation: Mapping[str, Any]) -> Table:
     return heads, table
 
 
-def task_rows(evaluation: Mapping[str, Any]) -> Table:
-    """The metrics of lm-evaluation-harness's tasks, a column a model."""
+def task_table(evaluation: Mapping[str, Any]) -> Table:
+    """The metrics of lm-evaluation-harness's tasks, a column per model."""
     found = evaluation.get("tasks") or {}
     names = [(task, name) for task, metrics in next(iter(found.values()), {}).items()
              for name in metrics]  # fmt: skip
@@ -134,8 +168,8 @@ def task_rows(evaluation: Mapping[str, Any]) -> Table:
     return ["metric", *found], table
 
 
-def generation_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    """For each way of decoding the figures of what was written, a column a model."""
+def generation_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    """For each decoding the figures of the generated texts, a column per model."""
     for key, figures in ((evaluation["generation"] or {}).get("figures") or {}).items():
         columns = ["human", *(label for label in figures if label != "human")]
         table = [
@@ -149,8 +183,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
-def originality_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
-    """For each way of decoding what stands in the training text, a row a model."""
+def originality_tables(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    """For each decoding what is in the training text, a row per model."""
     heads = ["texts of", "texts", "longest run, mean", "95 %", "longest run"]
     heads += ["8-grams found", "95 %", "the longest"]
     for key, found in (evaluation["originality"] or {}).items():
@@ -159,12 +193,13 @@ def originality_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Table
             entry = found[label]
             longest = entry["longest"][0] if entry["longest"] else None
             share = entry["share_of_8grams"]
+            where = f"“{_short(longest['passage'])}” ({passage_source(longest)})" if longest else ""
             table.append([
                 label, str(entry["texts"]), f"{entry['longest_run_mean']:.1f} words",
                 span(entry["longest_run_ci95"], ".1f"), f"{entry['longest_run_max']} words",
                 "–" if share is None else f"{share:.2%}",
                 span(entry["share_of_8grams_ci95"], ".2%"),
-                "" if longest is None else f"“{_short(longest['passage'])}” ({place_of(longest)})",
+                where,
             ])  # fmt: skip
         yield key, (heads, table)
 
@@ -173,14 +208,14 @@ def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def place_of(match: Mapping[str, Any]) -> str:
-    """Where a passage stands: source and title, or how its document begins."""
+def passage_source(match: Mapping[str, Any]) -> str:
+    """The document of a passage: source and title, or how it begins."""
     document = match["document"]
     name = document["title"] or f"“{_short(document['begins'], 40)}”"
     return f"{document['source']}: {name}"
 
 
-_SAID = {
+_CAPTIONS = {
     "Forgetting": "Domains that the model was not tuned on. The single figure is the mean over "
     "them of the relative change of the loss (above 0: forgotten).",
     "Tests": "Share of right answers; sums of log-probabilities are compared. Gain is against the "
@@ -193,12 +228,12 @@ _SAID = {
 }
 
 
-def said_of(title: str, evaluation: Mapping[str, Any]) -> str:
-    """How a table was made."""
-    return _SAID[title.partition(":")[0]] if title else _said_of_scores(evaluation)
+def caption(title: str, evaluation: Mapping[str, Any]) -> str:
+    """How the figures of a table are defined."""
+    return _CAPTIONS[title.partition(":")[0]] if title else _scores_caption(evaluation)
 
 
-def _said_of_scores(evaluation: Mapping[str, Any]) -> str:
+def _scores_caption(evaluation: Mapping[str, Any]) -> str:
     said = (
         f"Perplexity is exp(nats / tokens) over windows of {evaluation['window']} tokens that "
         "start after an end-of-text token, each token scored once; bits per byte is over the UTF-8 "

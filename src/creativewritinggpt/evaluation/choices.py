@@ -1,11 +1,11 @@
-"""Tests in which a model has to tell the right text from wrong ones by their probability.
+"""Choice tests: does a model tell the right text from wrong ones by their log-probability?
 
 Three of them, each with chance beside it. *Prompt ranking* (Fan et al. 2018, "Hierarchical Neural
 Story Generation"): of ten prompts, which one was the story written for? *Story Cloze* (Mostafazadeh
 et al. 2016): of two endings, which one is right? *Sentence order* (after See et al. 2019): is the
-story likelier than itself with its sentences shuffled? In each, what is compared are sums of
-log-probabilities of tokens, and in the first the very same tokens under every prompt. Formatting
-moves such figures by several points, so that only figures of one protocol can be compared.
+story likelier than itself with its sentences shuffled? Sums of log-probabilities of tokens are
+compared, in prompt ranking of the very same tokens under every prompt. Formatting moves such
+figures by several points, so only figures of one protocol can be compared.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ import csv
 import dataclasses
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...console import CountCallback
-from ...data.document import SEPARATOR, Document
-from ...data.rows.tokens import encode
-from ...errors import InputError
-from ...models.loaded_model import LoadedModel
-from ...processes import ALONE, Processes
-from ..metrics.style import sentences_of
-from ..scoring.bootstrap import Interval, interval_of
-from ..scoring.documents import score_continuations
-from ..texts import choose_documents
+from ..console import CountCallback
+from ..data.document import SEPARATOR, Document
+from ..data.rows.tokens import encode
+from ..errors import InputError
+from ..models.loaded_model import LoadedModel
+from ..processes import ALONE, Processes
+from .bootstrap import Interval, interval_of
+from .perplexity import score_continuations
+from .settings import EvaluationSettings
+from .style import sentences_of
+from .texts import choose_documents
 
+RANKING, CLOZE, ORDER = "prompt_ranking", "story_cloze", "sentence_order"
 PROMPTS = 10
 STORY_TOKENS = 128
 """Tokens of a story that are scored under each prompt."""
@@ -51,18 +53,53 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
+class ChoiceTest:
+    """One test.
+
+    Attributes:
+        name: Its key in ``evaluation.json``.
+        items: The questions.
+        chance: The accuracy of guessing.
+        tokens: How many tokens of each option are scored; all without it.
+    """
+
+    name: str
+    items: Sequence[Item]
+    chance: float
+    tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Answers:
-    """How a model answered.
+    """The answers of one model.
 
     Attributes:
         groups: [items] what each is resampled with.
         right: [items] 1 where the right option was the likeliest, a share where options tie.
-        ranks: [items] the place of the right option among all, from 1; ties count half.
+        ranks: [items] the rank of the right option among all, from 1; ties count half.
     """
 
     groups: list[str]
     right: list[float]
     ranks: list[float]
+
+
+def planned_tests(documents: Sequence[Document], settings: EvaluationSettings) -> list[ChoiceTest]:
+    """The tests that the settings ask for.
+
+    Raises:
+        InputError: One can't be made of these documents, or the Story Cloze file can't be read.
+    """
+    tests = []
+    if settings.rank:
+        items = prompt_items(documents, settings.rank, settings.seed)
+        tests.append(ChoiceTest(RANKING, items, 1 / PROMPTS, STORY_TOKENS))
+    if settings.cloze:
+        tests.append(ChoiceTest(CLOZE, read_cloze(settings.cloze), 0.5))
+    if settings.order:
+        items = order_items(documents, settings.order, settings.seed)
+        tests.append(ChoiceTest(ORDER, items, 0.5))
+    return tests
 
 
 def prompt_items(documents: Sequence[Document], count: int, seed: int) -> list[Item]:
@@ -158,82 +195,89 @@ def read_cloze(path: str | Path) -> list[Item]:
 
 
 def answer(
-    writer: LoadedModel,
-    items: Sequence[Item],
+    model: LoadedModel,
+    test: ChoiceTest,
     *,
-    tokens: int | None = None,
     team: Processes = ALONE,
     progress: CountCallback | None = None,
 ) -> Answers:
-    """Let a model answer.
+    """Let a model answer the questions of a test.
 
     Args:
-        writer: The model.
-        items: The questions.
-        tokens: Score the first tokens of each text only.
-        team: The processes that share the work; each gives all questions and gets all answers.
+        model: The model.
+        test: The test.
+        team: The processes that share the work; each passes all questions and gets all answers.
         progress: Called with (options scored, options in all).
     """
     pairs = [
-        (encode(writer.tokenizer, context), encode(writer.tokenizer, text)[:tokens])
-        for item in items
+        (encode(model.tokenizer, context), encode(model.tokenizer, text)[: test.tokens])
+        for item in test.items
         for context, text in item.options
     ]
-    scores = iter(score_continuations(writer, pairs, team=team, progress=progress))
+    scores = iter(score_continuations(model, pairs, team=team, progress=progress))
     right, ranks = [], []
-    for item in items:
+    for item in test.items:
         own, *others = [next(scores) for _ in item.options]
         above = sum(other > own for other in others)
         ties = sum(other == own for other in others)
         ranks.append(1 + above + ties / 2)
         right.append(0.0 if above else 1 / (1 + ties))
-    return Answers([item.group for item in items], right, ranks)
+    return Answers([item.group for item in test.items], right, ranks)
 
 
-def accuracy(answers: Answers, chance: float) -> dict[str, Any]:
-    """Share of right answers with its interval, mean reciprocal rank, and chance."""
-    count = len(answers.right)
-    share = sum(answers.right) / count
+def choice_figures(test: ChoiceTest, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Each model's accuracy by its label, and each model's gain over the first."""
+    first, *others = answers
     return {
-        "items": count,
-        "accuracy": share,
-        "ci95": wilson(share, count),
-        "mean_reciprocal_rank": sum(1 / rank for rank in answers.ranks) / count,
-        "chance": chance,
+        **{label: accuracy(test, given) for label, given in answers.items()},
+        "gain": {label: gain(test, answers[first], answers[label]) for label in others},
     }
 
 
-def order_accuracy(answers: Answers, items: Sequence[Item]) -> dict[str, Any]:
-    """Share of shuffles that are less likely than the true order, over all stories."""
-    wrong = [len(item.options) - 1 for item in items]
-    below = [w + 1 - rank for w, rank in zip(wrong, answers.ranks, strict=True)]
+def accuracy(test: ChoiceTest, answers: Answers) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, and chance.
+
+    In sentence order it is the share of shuffles that are less likely than the true order, over all
+    stories, with the share of stories whose true order is the likeliest (``best_of_all``); in the
+    others the share of right answers, with the mean reciprocal rank.
+    """
+    points, weights = _points(test, answers)
+    count, share = len(points), sum(points) / sum(weights)
+    found: dict[str, Any] = {"items": count}
+    if test.name == ORDER:
+        found |= {
+            "shuffles": sum(weights),
+            "accuracy": share,
+            "ci95": interval_of(answers.groups, points, weights),
+            "best_of_all": sum(answers.right) / count,
+        }
+    else:
+        found |= {
+            "accuracy": share,
+            "ci95": wilson(share, count),
+            "mean_reciprocal_rank": sum(1 / rank for rank in answers.ranks) / count,
+        }
+    return found | {"chance": test.chance}
+
+
+def gain(test: ChoiceTest, first: Answers, second: Answers) -> dict[str, Any]:
+    """Second minus first in accuracy, paired, with its interval."""
+    before, weights = _points(test, first)
+    after, _ = _points(test, second)
+    changes = [b - a for a, b in zip(before, after, strict=True)]
     return {
-        "items": len(items),
-        "shuffles": sum(wrong),
-        "accuracy": sum(below) / sum(wrong),
-        "ci95": interval_of(answers.groups, below, wrong),
-        "best_of_all": sum(answers.right) / len(items),
-        "chance": 0.5,
+        "accuracy": sum(changes) / sum(weights),
+        "ci95": interval_of(first.groups, changes, weights),
     }
 
 
-def order_gain(first: Answers, second: Answers, items: Sequence[Item]) -> dict[str, Any]:
-    """Second minus first in the share of shuffles that are less likely, with its interval."""
-    changes = [a - b for a, b in zip(first.ranks, second.ranks, strict=True)]
-    wrong = [len(item.options) - 1 for item in items]
-    return {
-        "accuracy": sum(changes) / sum(wrong),
-        "ci95": interval_of(first.groups, changes, wrong),
-    }
-
-
-def gain(first: Answers, second: Answers) -> dict[str, Any]:
-    """Second minus first in the share of right answers, paired, with its interval."""
-    changes = [b - a for a, b in zip(first.right, second.right, strict=True)]
-    return {
-        "accuracy": sum(changes) / len(changes),
-        "ci95": interval_of(first.groups, changes, [1.0] * len(changes)),
-    }
+def _points(test: ChoiceTest, answers: Answers) -> tuple[list[float], list[int]]:
+    """Points of each item and how many there were to get: accuracy is the ratio of their sums."""
+    if test.name != ORDER:
+        return answers.right, [1] * len(answers.right)
+    shuffles = [len(item.options) - 1 for item in test.items]
+    below = [n + 1 - rank for n, rank in zip(shuffles, answers.ranks, strict=True)]
+    return below, shuffles
 
 
 def wilson(share: float, count: int) -> Interval:

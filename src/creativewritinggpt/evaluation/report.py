@@ -1,39 +1,51 @@
-"""``evaluation.html``: the whole evaluation as one page that opens from disk.
+"""The report of an evaluation: ``evaluation.json``, ``.jsonl``, ``.md`` and ``.html``.
 
-Bars with intervals, every document as a point, the documents that gained and lost most, all
-tables, and what the models wrote, side by side. Everything is in the file; nothing is fetched, and
-no script runs.
+``evaluation.jsonl`` holds the scores of each document, so that any figure can be computed again:
+its domain, group, title, SHA-1, words and bytes, and for each model tokens, nats, nats of the
+end-of-text token, and the windows.
+
+``evaluation.html`` is the whole evaluation as one page that opens from disk: bars with intervals,
+every document as a point, the documents with the largest and smallest gain, all tables, and the
+generated texts side by side. It fetches nothing and runs no script.
 """
 
 from __future__ import annotations
 
 import html
-import math
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from ...html_page import html_page
+from ..errors import InputError
+from ..files import write_json, write_text
+from ..html_page import html_page
 from . import svg
+from .perplexity import DocumentScore
+from .run import Evaluation
 from .tables import (
     Table,
-    choice_rows,
-    forgetting_rows,
-    generation_rows,
+    as_markdown,
+    caption,
+    choice_table,
+    forgetting_table,
+    generation_tables,
     labels,
-    originality_rows,
-    place_of,
-    rows,
-    said_of,
-    task_rows,
-    titled,
+    loss_table,
+    originality_tables,
+    passage_source,
+    section_title,
+    task_table,
 )
 
-if TYPE_CHECKING:
-    from ..run import Evaluation
-    from ..scoring.documents import DocumentScore
+SCORES, TEXTS = "evaluation.jsonl", "evaluation_texts.jsonl"
+_SHARED = ("source", "group", "title", "digest", "words", "bytes")
+_OWN = ("tokens", "nll", "eos_nll", "sliding_nll", "legacy_nll", "window", "stride")
 
 _DOCUMENTS = 5
-_MOST_POINTS = 2000
+MOST_POINTS = 2000
+"""Documents that are drawn as points, evenly chosen."""
+
 
 _STYLE = """
 main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 80px; }
@@ -63,6 +75,74 @@ details summary { cursor: pointer; margin: 10px 0; }
 """
 
 
+def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write all files of an evaluation into a folder; their paths."""
+    write_json(folder / "evaluation.json", evaluation.result)
+    write_scores(folder / SCORES, evaluation.scores)
+    names = ["evaluation.json", SCORES]
+    if evaluation.texts:
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in evaluation.texts)
+        write_text(folder / TEXTS, "".join(lines))
+        names.append(TEXTS)
+    write_text(folder / "evaluation.md", as_markdown(evaluation.result))
+    write_text(folder / "evaluation.html", page(evaluation))
+    return [folder / name for name in (*names, "evaluation.md", "evaluation.html")]
+
+
+def write_scores(path: Path, scores: Mapping[str, Sequence[DocumentScore]]) -> None:
+    """Write the scores of some models, all of the same documents in the same order."""
+    lines = []
+    for row in zip(*scores.values(), strict=True):
+        shared: dict[str, Any] = {name: getattr(row[0], name) for name in _SHARED}
+        shared["models"] = {
+            model: {name: getattr(score, name) for name in _OWN if getattr(score, name) is not None}
+            for model, score in zip(scores, row, strict=True)
+        }
+        lines.append(json.dumps(shared, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
+
+
+def read_scores(path: Path) -> dict[str, list[DocumentScore]]:
+    """The scores of an earlier evaluation, by model.
+
+    Raises:
+        InputError: There is no such file, or it is not one of ours.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no {path}", "give the evaluation.jsonl of an evaluation")
+    result: dict[str, list[DocumentScore]] = {}
+    try:
+        for line in path.read_text("utf-8").splitlines():
+            row = json.loads(line)
+            shared = {name: row[name] for name in _SHARED}
+            for model, own in row["models"].items():
+                result.setdefault(model, []).append(DocumentScore(**shared, **own))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not the record of an evaluation", "give the evaluation.jsonl of one"
+        ) from error
+    if not result or len({len(scores) for scores in result.values()}) > 1:
+        raise InputError(f"{path} holds no scores that belong together")
+    return result
+
+
+def read_earlier(files: Sequence[Path]) -> dict[str, list[DocumentScore]]:
+    """The scores of earlier evaluations, by ``folder:model``; the whole path where names clash.
+
+    Raises:
+        InputError: A file can't be read, or is named twice.
+    """
+    found: dict[str, list[DocumentScore]] = {}
+    for file in files:
+        for label, scores in read_scores(file).items():
+            short, whole = f"{file.parent.name or '.'}:{label}", f"{file.parent}:{label}"
+            name = whole if short in found else short
+            if name in found:
+                raise InputError(f"{file} is named twice", "name each evaluation once")
+            found[name] = scores
+    return found
+
+
 def page(evaluation: Evaluation) -> str:
     """The page, whole."""
     result, names = evaluation.result, labels(evaluation.result)
@@ -72,24 +152,25 @@ def page(evaluation: Evaluation) -> str:
         _models(result),
         *(_verdict(result, first, label) for label in others),
     ]
-    parts += [_section("Loss by domain", _loss_bars(result, names), _table(rows(result)),
-                       _soft(said_of("", result)))]  # fmt: skip
+
+    def add(title: str, key: str, table: Table, picture: str = "") -> None:
+        parts.append(_section(title, picture, _table(table), _quiet(caption(key, result))))
+
+    add("Loss by domain", "", loss_table(result), _loss_bars(result, names))
     if others:
         parts.append(_section("By document", *_documents(evaluation, first, others[-1])))
     if result["forgetting"]:
-        parts.append(_section("Forgetting", _forgetting(result), _table(forgetting_rows(result)),
-                              _soft(said_of("Forgetting", result))))  # fmt: skip
+        add("Forgetting", "Forgetting", forgetting_table(result), _forgetting(result))
     if result["tests"]:
-        parts.append(_section("Tests", _test_bars(result), _table(choice_rows(result)),
-                              _soft(said_of("Tests", result))))  # fmt: skip
+        add("Tests", "Tests", choice_table(result), _test_bars(result))
     if result.get("tasks"):
-        parts.append(_section("Tasks", _table(task_rows(result)), _soft(said_of("Tasks", result))))
+        add("Tasks", "Tasks", task_table(result))
     if result["generation"]:
         parts += [_written(result), _samples(result)]
     if result["originality"]:
         parts.append(_originality(result))
     for what, why in result["without"].items():
-        parts.append(_soft(f"{titled(what)} was not measured: {why}."))
+        parts.append(_quiet(f"{section_title(what)} was not measured: {why}."))
     return html_page("Evaluation", "<main>" + "\n".join(parts) + "</main>", _STYLE)
 
 
@@ -97,12 +178,12 @@ def _section(title: str, *parts: str) -> str:
     return f"<section><h2>{html.escape(title)}</h2>{''.join(parts)}</section>"
 
 
-def _soft(text: str) -> str:
+def _quiet(text: str) -> str:
     return f'<p class="quiet">{html.escape(text)}</p>'
 
 
-def _figure(picture: str, caption: str) -> str:
-    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+def _figure(picture: str, text: str) -> str:
+    return f"<figure>{picture}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
 def _table(table: Table, text: Sequence[int] = ()) -> str:
@@ -170,33 +251,29 @@ def _documents(evaluation: Evaluation, first: str, second: str) -> list[str]:
     pairs = [pair for pair in pairs if pair[0].tokens and pair[1].tokens]
     domains = list(dict.fromkeys(before.source for before, _, _ in pairs))
     dots = [
-        svg.Dot(_loss(before), _loss(after), domains.index(before.source) + 1,
+        svg.Dot(before.bits_per_byte, after.bits_per_byte, domains.index(before.source) + 1,
                 f"{before.source}: {before.title or begins} "
-                f"{_loss(before):.3f} → {_loss(after):.3f}")
-        for before, after, begins in pairs[:: -(-len(pairs) // _MOST_POINTS) or 1]
+                f"{before.bits_per_byte:.3f} → {after.bits_per_byte:.3f}")
+        for before, after, begins in pairs[:: -(-len(pairs) // MOST_POINTS) or 1]
     ]  # fmt: skip
     picture = svg.scatter(dots, f"{first}, bits a byte", f"{second}, bits a byte")
-    caption = f"Each point is a document; below the line {second} predicts it better."
+    text = f"Each point is a document; below the line {second} predicts it better."
     if len(dots) < len(pairs):
-        caption += f" {len(dots):,} of {len(pairs):,} documents, evenly over them."
-    ordered = sorted(pairs, key=lambda pair: _loss(pair[1]) - _loss(pair[0]))
+        text += f" {len(dots):,} of {len(pairs):,} documents, evenly over them."
+    ordered = sorted(pairs, key=lambda pair: pair[1].bits_per_byte - pair[0].bits_per_byte)
     shown = min(_DOCUMENTS, len(ordered) // 2)
-    parts = [svg.legend(domains, 1), _figure(picture, caption)]
+    parts = [svg.legend(domains, 1), _figure(picture, text)]
     worst = ordered[len(ordered) - shown :][::-1]
     for title, chosen in (("Gained most", ordered[:shown]), ("Gained least", worst)):
         if chosen:
             table = [
-                [before.source, before.title or begins, f"{_loss(before):.3f}",
-                 f"{_loss(after):.3f}", f"{_loss(after) - _loss(before):+.3f}"]
+                [before.source, before.title or begins, f"{before.bits_per_byte:.3f}",
+                 f"{after.bits_per_byte:.3f}", f"{after.bits_per_byte - before.bits_per_byte:+.3f}"]
                 for before, after, begins in chosen
             ]  # fmt: skip
             heads = ["domain", "document", first, second, "difference"]
             parts.append(f"<h3>{title}</h3>{_table((heads, table), text=(1,))}")
     return parts
-
-
-def _loss(score: DocumentScore) -> float:
-    return score.nll / max(score.bytes, 1) / math.log(2)
 
 
 def _forgetting(result: Mapping[str, Any]) -> str:
@@ -232,9 +309,9 @@ def _test_bars(result: Mapping[str, Any]) -> str:
 
 def _written(result: Mapping[str, Any]) -> str:
     parts = [
-        f"<h3>{html.escape(key)}</h3>{_table(table)}" for key, table in generation_rows(result)
+        f"<h3>{html.escape(key)}</h3>{_table(table)}" for key, table in generation_tables(result)
     ]
-    return _section("What is written", *parts, _soft(said_of("Written", result)))
+    return _section("What is written", *parts, _quiet(caption("Written", result)))
 
 
 def _samples(result: Mapping[str, Any]) -> str:
@@ -260,7 +337,7 @@ def _samples(result: Mapping[str, Any]) -> str:
 
 def _originality(result: Mapping[str, Any]) -> str:
     parts = []
-    for key, table in originality_rows(result):
+    for key, table in originality_tables(result):
         heads, body = table
         parts.append(f"<h3>{html.escape(key)}</h3>{_table((heads, body), text=(7,))}")
         for label, entry in result["originality"][key].items():
@@ -268,7 +345,7 @@ def _originality(result: Mapping[str, Any]) -> str:
                 before, after = (html.escape(part) for part in match["context"])
                 parts.append(
                     f'<p class="quiet">{html.escape(label)}, {match["longest_run"]} words in '
-                    f"{html.escape(place_of(match))}: … {before} "
+                    f"{html.escape(passage_source(match))}: … {before} "
                     f"<mark>{html.escape(match['passage'])}</mark> {after} …</p>"
                 )
-    return _section("Originality", *parts, _soft(said_of("Originality", result)))
+    return _section("Originality", *parts, _quiet(caption("Originality", result)))

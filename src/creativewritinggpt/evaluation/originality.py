@@ -1,40 +1,45 @@
-"""An index over the words of a training corpus that finds where a run of words stands in it.
+"""Originality: what a text shares with the training text, by an index over the training words.
 
-All words, lower-cased and without punctuation, are numbered and laid one after another, with a gap
-between documents; the places are sorted by the eight words that begin there. Any run of words is
-then found by halving, and the longest run at a place is extended from the runs of eight::
+For each text the longest run of words found in the training text, and the share of its 8-grams
+found there, beside the same figures of held-out human text: all texts share some runs, and only
+what is beyond that is copying. Case and punctuation don't count.
+
+The index numbers all words, lower-cased and without punctuation, and lays them one after another
+with a gap between documents; a suffix array sorts all places by the eight words that begin there.
+Any run of words is found by bisection, and the longest run at a place is extended from the runs of
+eight::
 
     words    … 17 4 92 4 | 17 4 92 5 31 …
     places   sorted:  4 92 4   4 92 5 31   17 4 92 4   17 4 92 5 …
 
-The sorting is done by doubling (ranks of single words, of two, of four, of eight), in arrays; both
-arrays are memory-mapped, 8 bytes for each word of the corpus. Nothing but the words and the
-documents' names is kept, so that the index works when the training text is gone.
+It is built by prefix doubling (ranks of one word, two, four, eight) and memory-mapped: 8 bytes per
+word of the corpus. It holds the words and the documents' names, so it works when the training text
+is gone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...data.document import Document
-from ...errors import InputError
-from ...files import atomic_folder
+from ..data.document import Document
+from ..errors import InputError
+from ..files import atomic_folder
+from .bootstrap import mean_interval
 from .style import words_of
 
 RUN = 8
-"""Words that the places are sorted by; a shared run of so many is more than chance."""
+"""Words that places are sorted by; a shared run of so many is more than chance."""
 
+# Occurrences of one 8-gram that are extended: a phrase may stand in hundreds of documents.
 _MOST_PLACES = 256
-"""Places of one run of eight that are looked at for longer runs: the rest of a phrase that stands
-in hundreds of documents."""
-
+_PASSAGES = 3
 _GAP = 0
 Words = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.int64]
@@ -58,14 +63,16 @@ class Match:
 
 
 class CorpusIndex:
-    """The index of one training run."""
+    """The index of one training corpus.
+
+    Args:
+        folder: As :func:`build_index` wrote it.
+
+    Raises:
+        InputError: There is no index, or it is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Open what :func:`build_index` wrote.
-
-        Raises:
-            InputError: There is none, or it is not whole.
-        """
         try:
             self.words: Words = np.load(folder / "words.npy", mmap_mode="r", allow_pickle=False)
             self.places: Words = np.load(folder / "places.npy", mmap_mode="r", allow_pickle=False)
@@ -79,16 +86,16 @@ class CorpusIndex:
         self.documents: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def longest_runs(self, words: Sequence[str]) -> npt.NDArray[np.int64]:
-        """For each word of a text, how many words from it on stand in the corpus, at most eight.
+        """For each word of a text the length of the run from it on that is in the corpus, up to 8.
 
         Args:
-            words: As :func:`~.style.words_of` gives them.
+            words: From :func:`~.style.words_of`.
 
         Returns:
             [words].
         """
         queries = self._queries(words)
-        at = self._halve(queries, after=False)
+        at = self._bisect(queries, after=False)
         best = np.zeros(len(queries), dtype=np.int64)
         for neighbour in (at - 1, at):
             inside = (neighbour >= 0) & (neighbour < len(self.places))
@@ -98,7 +105,7 @@ class CorpusIndex:
         return best
 
     def longest_match(self, words: Sequence[str]) -> Match | None:
-        """The longest run of words that stands in the corpus; None where no word does."""
+        """The longest run of words that is in the corpus; None where no word is."""
         runs = self.longest_runs(words)
         if not len(runs) or not runs.max():
             return None
@@ -108,8 +115,8 @@ class CorpusIndex:
             place = self._place_of(queries[start], int(runs[start]))
             return Match(start, int(runs[start]), self._document(place), place)
         full = np.flatnonzero(runs == RUN)
-        low = self._halve(queries[full], after=False)
-        high = self._halve(queries[full], after=True)
+        low = self._bisect(queries[full], after=False)
+        high = self._bisect(queries[full], after=True)
         text = np.concatenate([queries[:, 0], np.zeros(1, dtype=np.int64)])
         found, looked_at = (0, 0, 0), -1
         for start, first, last in zip(full.tolist(), low.tolist(), high.tolist(), strict=True):
@@ -126,7 +133,7 @@ class CorpusIndex:
         return Match(found[1], found[0], self._document(found[2]), found[2])
 
     def passage(self, match: Match, around: int = 12) -> tuple[str, str, str]:
-        """The words of a match in the corpus, and those before and after it in its document."""
+        """The words before a match in its document, the match, and the words after it."""
         begin, end = self.starts[match.document], self.starts[match.document + 1] - 1
         stop = match.place + match.words
         spans = ((max(begin, match.place - around), match.place), (match.place, stop),
@@ -137,7 +144,7 @@ class CorpusIndex:
         return before, own, after
 
     def _queries(self, words: Sequence[str]) -> Places:
-        """[words, 8] the numbers of the run at each word; unknown words are larger than any."""
+        """[words, 8] word numbers of the run at each word; unknown words are larger than any."""
         unknown = len(self.vocabulary)
         ids = [self.numbers.get(word, unknown) for word in words]
         padded = np.array([*ids, *([unknown + 1] * (RUN - 1))], dtype=np.int64)
@@ -146,7 +153,7 @@ class CorpusIndex:
         return np.lib.stride_tricks.sliding_window_view(padded, RUN)
 
     def _rows(self, places: npt.NDArray[Any]) -> Places:
-        """[places, 8] the words that begin at each place."""
+        """[places, 8] word numbers of the run at each place."""
         index = places.astype(np.int64)[:, None] + np.arange(RUN)
         inside = index < len(self.words)
         return np.where(inside, self.words[np.minimum(index, len(self.words) - 1)], _GAP).astype(
@@ -154,13 +161,13 @@ class CorpusIndex:
         )
 
     def _shared(self, queries: Places, places: npt.NDArray[Any]) -> Places:
-        """How many words from the first on are the same, [queries]."""
+        """[queries] how many words from the first on are equal."""
         same = (self._rows(places) == queries) & (queries != _GAP)
         shared: Places = np.where(same.all(1), RUN, same.argmin(1))
         return shared
 
-    def _halve(self, queries: Places, after: bool) -> Places:
-        """Where each run would stand among the sorted places, before or after its equals."""
+    def _bisect(self, queries: Places, after: bool) -> Places:
+        """Where each run would be inserted in the sorted places, before or after equals."""
         low = np.zeros(len(queries), dtype=np.int64)
         high = np.full(len(queries), len(self.places), dtype=np.int64)
         while len(queries) and (low < high).any():
@@ -178,13 +185,13 @@ class CorpusIndex:
         return low
 
     def _place_of(self, query: Places, length: int) -> int:
-        """A place where the first ``length`` words of a run stand."""
+        """A place of the first ``length`` words of a run."""
         cut = np.concatenate([query[:length], np.zeros(RUN - length, dtype=np.int64)])
-        at = int(self._halve(cut[None], after=False)[0])
+        at = int(self._bisect(cut[None], after=False)[0])
         return int(self.places[at])
 
     def _back(self, text: Places, start: int, place: int) -> int:
-        """How many words before ``start`` stand before ``place`` too."""
+        """How many words before ``start`` are also before ``place``."""
         count = 0
         while (
             count < min(start, place) and self.words[place - count - 1] == text[start - count - 1]
@@ -193,7 +200,7 @@ class CorpusIndex:
         return count
 
     def _extend(self, text: Places, start: int, place: int) -> int:
-        """How many words from ``start`` on stand at ``place``; documents end at a gap."""
+        """How many words from ``start`` on are also at ``place``; documents end at a gap."""
         most = min(len(text) - 1 - start, len(self.words) - place)
         theirs = self.words[place : place + most]
         same = (theirs == text[start : start + most]) & (theirs != _GAP)
@@ -204,10 +211,10 @@ class CorpusIndex:
 
 
 def build_index(folder: Path, documents: Iterable[Document]) -> None:
-    """Write the index of some documents into a folder, all of it or nothing.
+    """Write the index of some documents into a folder, atomically.
 
     Args:
-        folder: Where; one that is there is replaced.
+        folder: Replaced where it exists.
         documents: The training documents, read once.
 
     Raises:
@@ -233,7 +240,7 @@ def build_index(folder: Path, documents: Iterable[Document]) -> None:
 
 
 def _sorted_places(words: Words) -> Words:
-    """Places of all words but the gaps, in the order of the eight words that begin there."""
+    """The suffix array to depth 8: places of all words but gaps, sorted by the run there."""
     count = len(words)
     ranks = words.astype(np.int64)
     step = 1
@@ -252,3 +259,61 @@ def _sorted_places(words: Words) -> Words:
     order = np.argsort(ranks, kind="stable")
     places: Words = order[words[order] != _GAP].astype(np.uint32)
     return places
+
+
+def check(index: CorpusIndex, text: str) -> dict[str, Any]:
+    """What one text shares with the training text.
+
+    Returns:
+        ``words``; ``longest_run`` in words; ``share_of_8grams`` found, None for shorter texts; and,
+        for runs of three words or more, the ``passage``, its ``document`` and the ``context``
+        in it.
+    """
+    words = words_of(text)
+    runs = index.longest_runs(words)
+    grams = len(words) - RUN + 1
+    found: dict[str, Any] = {
+        "words": len(words),
+        "longest_run": 0,
+        "share_of_8grams": float((runs[:grams] == RUN).mean()) if grams > 0 else None,
+    }
+    match = index.longest_match(words)
+    if match is None:
+        return found
+    found["longest_run"] = match.words
+    if match.words >= 3:
+        before, own, after = index.passage(match)
+        found["passage"] = own
+        found["document"] = {"number": match.document, **index.documents[match.document]}
+        found["context"] = [before, after]
+    return found
+
+
+def originality(index: CorpusIndex, rows: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The originality figures of each row of texts.
+
+    Args:
+        index: Of the training text.
+        rows: Texts by label, a model's or human.
+
+    Returns:
+        By label ``texts``, mean and highest ``longest_run`` with the mean's interval, mean
+        ``share_of_8grams`` with its interval, and the three ``longest`` passages with their
+        document.
+    """
+    result = {}
+    for label, texts in rows.items():
+        found = [check(index, text) for text in texts]
+        runs = [float(entry["longest_run"]) for entry in found]
+        shares = [f["share_of_8grams"] for f in found if f["share_of_8grams"] is not None]
+        shown = sorted((f for f in found if "passage" in f), key=lambda f: -f["longest_run"])
+        result[label] = {
+            "texts": len(found),
+            "longest_run_mean": sum(runs) / len(runs),
+            "longest_run_ci95": mean_interval(runs),
+            "longest_run_max": int(max(runs)),
+            "share_of_8grams": sum(shares) / len(shares) if shares else None,
+            "share_of_8grams_ci95": mean_interval(shares),
+            "longest": shown[:_PASSAGES],
+        }
+    return result

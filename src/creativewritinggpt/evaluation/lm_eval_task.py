@@ -1,7 +1,7 @@
-"""Tasks of lm-evaluation-harness on our model object, where it is installed.
+"""Tasks of lm-evaluation-harness on a loaded model, where the harness is installed.
 
-The harness is heavy and fetches its tasks' data from the hub, so it is no dependency; a task can
-also be a YAML file of one's own that names local data.
+The harness is heavy and fetches its tasks' data from the hub, so it is an optional dependency; a
+task can also be a YAML file that names local data.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError, RunError
-from ...models.checks import first_line, quiet
-from ...models.loaded_model import LoadedModel
+from ..errors import InputError, RunError
+from ..models.checks import first_line, quiet
+from ..models.loaded_model import LoadedModel
 
 
-def require_harness() -> None:
+def require_lm_eval() -> None:
     """Refuse tasks where lm-evaluation-harness is not installed.
 
     Raises:
@@ -30,24 +30,24 @@ def require_harness() -> None:
 
 
 def run_tasks(
-    writer: LoadedModel, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 8
+    model: LoadedModel, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 8
 ) -> dict[str, dict[str, Any]]:
     """Run tasks on a model as it is.
 
     Args:
-        writer: The model; its adapter works unless this is called within ``writer.base()``.
+        model: The model; its adapter is active unless called within ``model.base()``.
         tasks: Names of tasks, or YAML files that define one.
-        limit: Items of each task at most.
-        batch_size: Items at once.
+        limit: Maximum items per task.
+        batch_size: Items per batch.
 
     Returns:
-        By task its metrics: numbers, under the harness's names.
+        The metrics of each task under the harness's names.
 
     Raises:
         InputError: The harness is not installed, or there is no such task.
         RunError: A task's data can't be had.
     """
-    require_harness()
+    require_lm_eval()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with quiet():
         from lm_eval import simple_evaluate
@@ -57,16 +57,20 @@ def run_tasks(
         manager = TaskManager()
         known = set(manager.all_tasks)
         chosen = [_task(task, known) for task in tasks]
-        model = HFLM(
-            pretrained=writer.model,
-            tokenizer=writer.tokenizer,
+        harness_model = HFLM(
+            pretrained=model.model,
+            tokenizer=model.tokenizer,
             backend="causal",
-            max_length=writer.window,
+            max_length=model.window,
             batch_size=batch_size,
         )
         try:
             found = simple_evaluate(
-                model=model, tasks=chosen, limit=limit, task_manager=manager, bootstrap_iters=1000
+                model=harness_model,
+                tasks=chosen,
+                limit=limit,
+                task_manager=manager,
+                bootstrap_iters=1000,
             )
         except (OSError, ConnectionError, ValueError) as error:
             raise RunError(

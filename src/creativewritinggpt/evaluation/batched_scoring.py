@@ -1,0 +1,322 @@
+"""Batched scoring: negative log-probabilities of many windows, bit-exact in any combination.
+
+Windows of any length are laid end to end into passes of a fixed number of tokens, with next to no
+padding. The linear layers see the whole pass, attention runs per window (``varlen``)::
+
+    pass 1   [ window 7                ][ window 2      ][ 5 ][ fill ]
+    pass 2   [ window 1                       ][ window 4     ][ fill ]
+
+All matrix products have one shape, so in fp32 a window's numbers do not depend, to the last bit, on
+what else is scored, in which order or how much of it. (BLAS libraries block products of other
+shapes in other ways, which changes the last digits.) The output head runs at scored positions only,
+256 at a time, so memory does not grow with vocabulary × length.
+
+Models whose attention can't be run per window are scored in padded rows instead. Trade-off:
+padding, and last digits that depend on the batch.
+
+Several processes plan the same passes and take every n-th each. Trade-off: every process cuts all
+texts into windows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..console import CountCallback
+from ..data.rows.packing import IGNORE
+from ..models.loaded_model import LoadedModel
+from ..models.scoring import body_and_head, head_nll, token_nll
+from ..processes import ALONE, Processes
+from .windows import Window
+
+PASS = 1024
+"""Tokens per pass on a processor: enough for matrix products at full speed."""
+
+PASS_ON_GPU = 8192
+_CHUNK = 256
+_PADDED_TOKENS = 4096
+_NAME = "cwgpt_windows"
+Nll = npt.NDArray[np.float64]
+Score = Callable[[Sequence[Window]], list[Nll]]
+
+# Whether a model's attention can be run per window, tried once per process.
+_TRIED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def windows_nll(
+    model: LoadedModel,
+    windows: Sequence[Window],
+    *,
+    team: Processes = ALONE,
+    progress: CountCallback | None = None,
+) -> list[Nll]:
+    """The negative log-probabilities of every window's targets.
+
+    Args:
+        model: In the mode it is in; its adapter is active unless called within ``model.base()``.
+        windows: Each at most as long as the model's context.
+        team: The processes that share the work; each passes all windows and gets all results.
+        progress: Called with (windows done, windows in all) of this process's share.
+
+    Returns:
+        For each window, [tokens] nats, 0 where there is no target.
+
+    Raises:
+        InputError: The model can't be scored, or a process has other windows than the first.
+    """
+    if not windows and team.size == 1:
+        return []
+    with team.agreed():
+        passes, score, way = _plan(model, windows)
+    team.alike(lambda: _digest(windows, way), "tokens to score")
+    result = [np.zeros(len(window.inputs)) for window in windows]
+    mine = passes[team.rank :: team.size]
+    done, total = 0, sum(map(len, mine))
+    with team.agreed():
+        for indices in mine:
+            for index, nll in zip(indices, score([windows[i] for i in indices]), strict=True):
+                result[index] = nll
+            done += len(indices)
+            if progress is not None:
+                progress(done, total)
+    if team.size == 1:
+        return result
+    ends = np.cumsum([len(window.inputs) for window in windows], dtype=np.int64)
+    return np.split(team.added(np.concatenate([np.zeros(0), *result])), ends)[: len(windows)]
+
+
+def _plan(model: LoadedModel, windows: Sequence[Window]) -> tuple[list[list[int]], Score, str]:
+    """Window indices of each pass, the function that scores a pass, and the name of the way."""
+    if not windows:
+        return [], lambda _: [], ""
+    lengths = [len(window.inputs) for window in windows]
+    fixed = PASS if model.device.torch_device.type == "cpu" else PASS_ON_GPU
+    size = max(fixed, min(model.window, max(lengths)))
+    body, weight, bias = body_and_head(model.model)
+    if not supports_varlen(model, body):
+        return plan_rows(lengths), functools.partial(_score_rows, model), "rows"
+    if model.device.precision == "bf16":
+        weight = weight.to(torch.bfloat16)
+    score = functools.partial(_score_pass, model, size=size, body=body, weight=weight, bias=bias)
+    return plan_passes(lengths, size), score, f"passes of {size}"
+
+
+def _digest(windows: Sequence[Window], way: str) -> str:
+    """SHA-1 of all that is read and scored, and of how."""
+    content = hashlib.sha1(way.encode(), usedforsecurity=False)
+    for window in windows:
+        content.update(len(window.inputs).to_bytes(8, "little"))
+        content.update(window.inputs.tobytes() + window.targets.tobytes())
+    return content.hexdigest()
+
+
+def plan_passes(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Best-fit decreasing bin packing of windows into passes of ``size`` tokens.
+
+    Args:
+        lengths: Of the windows, each at most ``size``.
+        size: Tokens per pass.
+
+    Returns:
+        The window indices of each pass.
+    """
+    passes: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        length = lengths[index]
+        room = min((room for room in by_room if room >= length), default=None)
+        if room is None:
+            passes.append([])
+            place, room = len(passes) - 1, size
+        else:
+            place = by_room[room].pop()
+            if not by_room[room]:
+                del by_room[room]
+        passes[place].append(index)
+        if room > length:
+            by_room.setdefault(room - length, []).append(place)
+    return passes
+
+
+def plan_rows(lengths: Sequence[int]) -> list[list[int]]:
+    """Windows of similar length together, about 4,096 tokens per batch when padded."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    batches = []
+    while order:
+        count = max(1, _PADDED_TOKENS // lengths[order[0]])
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
+
+
+def _score_pass(
+    model: LoadedModel,
+    windows: Sequence[Window],
+    *,
+    size: int,
+    body: Callable[..., Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+) -> list[Nll]:
+    """Score windows that fit into one pass together."""
+    lengths = [len(window.inputs) for window in windows]
+    fill = size - sum(lengths)
+    ids = np.concatenate([*(w.inputs for w in windows), np.full(fill, model.eos_id)])
+    targets = np.concatenate([*(w.targets for w in windows), np.full(fill, IGNORE)])
+    places = np.flatnonzero(targets != IGNORE)
+    # Whole chunks only, so that the head's product has always the same shape too.
+    extra = -len(places) % _CHUNK
+    read = np.concatenate([places, np.zeros(extra, dtype=np.int64)])
+    wanted = np.concatenate([targets[places], np.zeros(extra, dtype=np.int64)])
+    device = model.device.torch_device
+    with torch.no_grad(), model.device.autocast(), _varlen_attention(model):
+        states = _hidden_states(model, body, ids, lengths, fill)
+        nll = head_nll(
+            states[torch.as_tensor(read).to(device)],
+            torch.as_tensor(wanted).to(device),
+            weight,
+            bias,
+            chunk=_CHUNK,
+        )
+    values = np.zeros(size)
+    values[places] = nll[: len(places)].cpu().numpy()
+    return np.split(values, np.cumsum(lengths))[: len(lengths)]
+
+
+def _hidden_states(
+    model: LoadedModel,
+    body: Callable[..., Tensor],
+    ids: npt.NDArray[np.int64],
+    lengths: list[int],
+    fill: int,
+) -> Tensor:
+    """Hidden states [tokens, width] of windows laid end to end, ``fill`` tokens after them."""
+    device = model.device.torch_device
+    parts = [*lengths, *([min(fill, model.window)] * (fill // model.window))]
+    if sum(parts) < len(ids):
+        parts.append(len(ids) - sum(parts))
+    positions = np.concatenate([np.arange(part) for part in parts])
+    return body(
+        input_ids=torch.as_tensor(ids)[None].to(device),
+        position_ids=torch.as_tensor(positions)[None].to(device),
+        attention_mask=None,
+        use_cache=False,
+        window_lengths=parts,
+    )[0]
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    window_lengths: Sequence[int] = (),
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each window, with the signature that transformers calls.
+
+    Each window is copied to memory of its own, so that its numbers don't depend on its place in the
+    pass.
+
+    Args:
+        module: Not used, nor is ``attention_mask``.
+        query: [1, heads, tokens, size].
+        key: [1, key heads, tokens, size]; ``heads`` is a multiple of the key heads.
+        value: The same shape.
+        attention_mask: None.
+        scaling: Factor of the scores; 1 / √size without it.
+        window_lengths: Tokens of each window.
+
+    Returns:
+        [1, tokens, heads, size], and no weights.
+    """
+    parts = (torch.split(part, list(window_lengths), dim=2) for part in (query, key, value))
+    results = [
+        F.scaled_dot_product_attention(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=query.shape[1] > key.shape[1],
+        ).transpose(1, 2)
+        for q, k, v in zip(*parts, strict=True)
+    ]
+    return torch.cat(results, dim=1), None
+
+
+@contextlib.contextmanager
+def _varlen_attention(model: LoadedModel) -> Iterator[None]:
+    """Run the block with attention per window."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, _attend)
+    config = model.bare.config
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def supports_varlen(model: LoadedModel, body: Callable[..., Tensor]) -> bool:
+    """Whether attention per window gives this model's numbers: tried once, on eight tokens."""
+    if model.bare not in _TRIED:
+        _TRIED[model.bare] = _try_varlen(model, body)
+    return _TRIED[model.bare]
+
+
+def _try_varlen(model: LoadedModel, body: Callable[..., Tensor]) -> bool:
+    if getattr(model.bare.config, "sliding_window", None) is not None:
+        return False
+    ids = np.arange(1, 9) % model.bare.get_input_embeddings().weight.shape[0]
+    device = model.device.torch_device
+    with torch.no_grad():
+        wanted = torch.cat([
+            body(input_ids=torch.as_tensor(part)[None].to(device), use_cache=False)[0]
+            for part in (ids[:3], ids[3:])
+        ])  # fmt: skip
+        try:
+            with _varlen_attention(model):
+                found = _hidden_states(model, body, ids, [3, 5], 0)
+        except (TypeError, ValueError, KeyError):
+            return False
+    return bool((found - wanted).abs().max() <= 3e-4 * wanted.abs().max())
+
+
+class _Rows(NamedTuple):
+    """Padded rows, arrays [rows, tokens]."""
+
+    input_ids: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    position_ids: npt.NDArray[np.int64]
+    segment_ids: npt.NDArray[np.int64]
+
+
+def _score_rows(model: LoadedModel, windows: Sequence[Window]) -> list[Nll]:
+    """Score windows as rows of one width, padded on the right; padding is never a target."""
+    shape = (len(windows), max(len(window.inputs) for window in windows))
+    rows = _Rows(*(np.full(shape, value) for value in (model.eos_id, IGNORE, 0, 0)))
+    for row, window in enumerate(windows):
+        length = len(window.inputs)
+        rows.input_ids[row, :length] = window.inputs
+        rows.targets[row, :length] = window.targets
+        rows.position_ids[row, :length] = np.arange(length)
+        rows.segment_ids[row, :length] = 1
+    values = token_nll(model, rows, len(windows))
+    return [row[: len(window.inputs)] for row, window in zip(values, windows, strict=True)]

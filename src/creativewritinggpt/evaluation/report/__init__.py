@@ -1,1 +1,0 @@
-"""The evaluation as tables, JSON and one HTML page."""

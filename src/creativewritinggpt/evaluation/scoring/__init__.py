@@ -1,1 +1,0 @@
-"""Log-likelihoods of documents: windows, batched passes, perplexity, bootstrap intervals."""

@@ -1,1 +1,0 @@
-"""Multiple-choice tasks and the lm-evaluation-harness adapter."""
