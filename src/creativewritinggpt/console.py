@@ -1,20 +1,20 @@
-"""What a person sees while the program works.
+"""Output for users: notes, warnings, tables and progress on stderr, JSON on stdout.
 
-Text that a program may read goes to stdout; everything meant for eyes (notes, tables, progress)
-goes to stderr through here, so that ``--json`` and pipes stay clean. Colour follows the terminal
-and ``NO_COLOR``; on a non-terminal progress is a line now and then instead of a moving bar.
+Colour follows the terminal and ``NO_COLOR``. Where stderr is not a terminal, progress is a line
+every 20 seconds instead of a bar.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,14 +32,14 @@ CountCallback = Callable[[int, int], None]
 
 
 def printable(text: str) -> str:
-    """``text`` without the control characters that a terminal would obey."""
+    """``text`` without control characters that change a terminal's state."""
     return _CONTROL.sub("", text)
 
 
 def other_process() -> str:
-    """Which of several processes this is, as ``process 1 of 8``; empty for the first or only one.
+    """``process 1 of 8`` by the launcher's ``RANK`` and ``WORLD_SIZE``; empty for the main process.
 
-    It is what the launcher says (``RANK`` and ``WORLD_SIZE``); the first one speaks for all.
+    Only the main process writes to the terminal.
     """
     rank, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     if not (rank.isdigit() and size.isdigit()) or int(rank) == 0 or int(size) < 2:
@@ -49,7 +49,7 @@ def other_process() -> str:
 
 @functools.cache
 def stderr() -> Console:
-    """The one rich console, on stderr."""
+    """The rich console on stderr."""
     from rich.console import Console
 
     # A log file has no width; tables need one that does not break their cells.
@@ -58,18 +58,18 @@ def stderr() -> Console:
 
 
 def note(text: str) -> None:
-    """Say something to the person at the terminal."""
+    """Write a line to stderr."""
     sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
 def warn(text: str) -> None:
-    """Say something that the person should not overlook."""
+    """Write a warning to stderr."""
     note(f"warning: {text}")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Show a table on stderr; numbers are to be formatted by the caller, right-aligned here."""
+    """Show a table on stderr: first column left-aligned, the others (formatted numbers) right."""
     from rich.table import Table
     from rich.text import Text
 
@@ -88,8 +88,21 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     stderr().print(shown)
 
 
+def columns(rows: Iterable[tuple[str, str]]) -> str:
+    """Pairs of name and text as lines of plain text, the texts aligned."""
+    listed = [(printable(name), printable(text)) for name, text in rows]
+    width = max((len(name) for name, _ in listed), default=0)
+    return "".join(f"{name:<{width}}  {text}\n" for name, text in listed)
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON object to stdout, in ASCII where stdout is not UTF-8."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not utf8) + "\n")
+
+
 def duration(seconds: float) -> str:
-    """A length of time as a person would say it: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Seconds as text: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -99,12 +112,12 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """A number of things: ``1 document``, ``1,250 documents``."""
+    """A count with its noun: ``1 document``, ``1,250 documents``."""
     return f"{count:,} {thing}" + ("" if count == 1 else "s")
 
 
 def size(count: float) -> str:
-    """A number of bytes as a person would say it, in units of 1,000."""
+    """Bytes as text, in units of 1,000."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -121,14 +134,13 @@ def counting(progress: ProgressCallback | None, what: str) -> CountCallback | No
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[ProgressCallback]:
-    """Show how far a piece of work is: a bar on a terminal, a line now and then elsewhere.
+    """Progress display: a bar on a terminal, elsewhere a line every 20 seconds.
 
     Args:
-        what: What is being done, until the work says so itself.
+        what: Description shown until the first call of the callback.
 
     Yields:
-        A function to be told what is being done, how much of it is done, and how much there is
-        (None where that is not known).
+        The callback.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,40 +1,43 @@
-"""``cwgpt analyze``: why did the model write this?"""
+"""``cwgpt analyze``: attributions of the tokens that a model writes."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import console
 from ..analysis.settings import AnalysisSettings
+from ..config.machine import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
-from .args import add_settings, given, short_usage
+from .args import (
+    add_json,
+    add_model,
+    add_settings,
+    command_line,
+    given,
+    machine_settings,
+    piped_text,
+    short_usage,
+)
 
-if TYPE_CHECKING:
-    from ..analysis.run import Explanation
-
-# The original's sentences.
+# Those of the original project.
 SENTENCES = (
     "The enchanted castle held secrets that",
     "As the spaceship descended, the crew realized",
     "The detective's final clue revealed that",
 )
-_SETTINGS = ("starter_file", "results_dir", "cache_dir", "device", "precision", "num_workers")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     short_usage(parser, "[TEXT …] [flags]")
     parser.description = (
-        "Explain what the model makes of TEXT: why its next token, one of its words, or every\n"
-        "token that it writes after it. Attention of all layers and heads, integrated gradients,\n"
-        "random replacements, occlusion, each layer's guess, what the fine-tuning changed, and\n"
-        "whether each explanation is better than a random one; as pictures, numbers and one page\n"
-        "for a browser."
+        "Explain the next token after TEXT, one of its words, or every token that the model\n"
+        "writes after it: attention of all layers and heads, integrated gradients, random\n"
+        "replacement, occlusion, logit lens, the effect of the fine-tuning, and a faithfulness\n"
+        "test of each method. Writes figures, results.json and report.html."
     )
     parser.epilog = (
         "examples:\n"
@@ -43,49 +46,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
         '  cwgpt analyze "Once upon a time" --write 20 --preset fantasy\n'
         "  cwgpt analyze --texts sentences.txt --methods gradients,faithfulness"
     )
-    parser.add_argument("text", nargs="*", metavar="TEXT", help="what to explain, one or several")
-    parser.add_argument(
-        "--model", "--model-name", metavar="NAME", dest="model", default="outputs/best_model",
-        help="an adapter or model folder, a hub id or starter [outputs/best_model]",
-    )  # fmt: skip
+    parser.add_argument("text", nargs="*", metavar="TEXT", help="one or several texts to explain")
+    add_model(parser)
     parser.add_argument(
         "--texts", metavar="FILE", help="explain every line of FILE (.jsonl: its `prompt`)"
     )
-    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    add_json(parser)
     add_settings(parser, AnalysisSettings)
-    add_settings(parser, Config, only=_SETTINGS)
+    add_settings(parser, Config, only=("results_dir",))
+    add_settings(parser, MachineSettings)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain."""
     settings = AnalysisSettings.from_mapping(given(arguments, AnalysisSettings))
-    config = load_config(None, given(arguments, Config))
+    machine = machine_settings(arguments)
+    folder = Path(load_config(None, given(arguments, Config)).results_dir)
     texts = _texts(arguments)
-    from ..analysis.report.save import folder_name, save, save_aggregate
+    from ..analysis.report.record import as_json
+    from ..analysis.report.save import aggregate, folder_name, save, save_aggregate
+    from ..analysis.report.summary import told
     from ..analysis.run import explain
     from ..files import check_writable
-    from ..models.loading import load_model
+    from ..models.loading import load_from_settings
 
-    folder = Path(config.results_dir)
     check_writable(folder)
-    writer = load_model(
-        arguments.model, config.device, config.precision, threads=config.num_workers,
-        cache_dir=config.cache_dir, starter_file=config.starter_file,
-    )  # fmt: skip
+    model = load_from_settings(arguments.model, machine)
     records: list[dict[str, Any]] = []
     code = 0
     for number, text in enumerate(texts, 1):
         place = folder if len(texts) == 1 else folder / folder_name(number, text)
-        with console.progress("explaining") as tell:
-            found = explain(writer, text, settings, progress=tell, warn=console.warn)
-            found.record["command"] = _command()
-
-            def drawn(done: int, total: int, tell: Any = tell) -> None:
-                tell("drawing", done, total)
-
-            save(found, place, settings, drawn)
+        with console.progress("explaining") as progress:
+            found = explain(model, text, settings, progress=progress, warn=console.warn)
+            found.record["command"] = command_line()
+            save(found, place, settings, console.counting(progress, "drawing"))
         records.append(found.record)
-        _tell(found, place)
+        for line in told(found):
+            console.note(line)
+        report = place / "report.html"
+        console.note(f"open {report} in a browser; numbers in results.json beside it\n")
         if found.unfinished:
             console.warn(f"stopped; not finished: {', '.join(found.unfinished)}")
             code = 130
@@ -93,25 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
     if len(texts) > 1:
         console.note(f"over all texts: {save_aggregate(records, folder)}")
     if arguments.json:
-        from ..analysis.report.record import as_json
-        from ..analysis.report.save import aggregate
-
         shown = [as_json(record) for record in records]
-        document = (
-            shown[0] if len(texts) == 1 else {"results": shown, "aggregate": aggregate(records)}
-        )
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        several = {"results": shown, "aggregate": aggregate(records)} if len(texts) > 1 else None
+        console.print_json(several or shown[0])
     return code
 
 
-def _command() -> str:
-    import shlex
-
-    return shlex.join(["cwgpt", *sys.argv[1:]]) if len(sys.argv) > 1 else "cwgpt analyze"
-
-
 def _texts(arguments: argparse.Namespace) -> list[str]:
-    """The texts: arguments, a file, what is piped in, or the original's sentences."""
+    """Texts given as arguments, in a file or piped in; default: ``SENTENCES``."""
     words: list[str] = arguments.text
     if arguments.texts:
         if words:
@@ -123,18 +111,5 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
         # Words without quotation marks around them are one text.
         single = len(words) > 1 and not any(" " in word for word in words)
         return [" ".join(words)] if single else words
-    if not sys.stdin.isatty():
-        piped = sys.stdin.buffer.read().decode("utf-8", "replace")
-        text = piped[:-1] if piped.endswith("\n") else piped
-        if text:
-            return [text]
-    return list(SENTENCES)
-
-
-def _tell(found: Explanation, folder: Path) -> None:
-    """The first target in a few lines, and where the rest is."""
-    from ..analysis.report.summary import told
-
-    for line in told(found):
-        console.note(line)
-    console.note(f"open {folder / 'report.html'} in a browser; numbers in results.json beside it\n")
+    piped = piped_text()
+    return [piped] if piped else list(SENTENCES)

@@ -1,19 +1,22 @@
-"""Command-line flags made from settings classes, so that help and meaning can't drift apart."""
+"""Command-line flags made from settings classes, and what else the verbs share."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
+import sys
 import typing
 from collections.abc import Collection
 from typing import Any, NoReturn
 
-from ..config.fields import field_types, unwrap
+from ..config.fields import field_types, fields_of, from_mapping, unwrap
+from ..config.machine import DEFAULT_MODEL, MachineSettings
 from ..errors import InputError
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Help that looks the same on every terminal and Python version."""
+    """Help of one width and layout on every terminal and Python version."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=96)
@@ -29,7 +32,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one line, at most one of advice."""
+    """A parser that raises its errors as ``InputError``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", HelpFormatter)
@@ -55,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def short_usage(parser: argparse.ArgumentParser, words: str) -> None:
-    """Say how a verb is called without listing its many flags."""
+    """Usage line of a verb without its many flags."""
     parser.usage = f"{parser.prog} {words}".replace("%", "%%")
 
 
@@ -68,17 +71,17 @@ def add_settings(
 ) -> None:
     """Add a flag for every field of a settings class.
 
-    Flags that are not given leave no attribute, so that only what the user said overrides a recipe.
+    A flag that is not given leaves no attribute: only given flags override a recipe.
 
     Args:
-        parser: Where the flags go.
+        parser: The parser of a verb.
         cls: The settings class.
-        only: The fields to add; all of them without it.
+        only: Names of the fields to add; default: all.
         aliases: Further names of a field's flag.
     """
-    groups: dict[str, Any] = {}
+    groups: dict[Any, Any] = {group.title: group for group in parser._action_groups}
     kinds = field_types(cls)
-    for field in dataclasses.fields(cls):
+    for field in fields_of(cls):
         if only is not None and field.name not in only:
             continue
         heading = field.metadata.get("group") or "settings"
@@ -102,15 +105,35 @@ def add_settings(
                 group.add_argument(*names, metavar=metavar, **words)
 
 
+def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL) -> None:
+    """Add ``--model``, the model that a verb uses."""
+    parser.add_argument(
+        "--model", "--model-name", metavar="NAME", dest="model", default=default,
+        help=f"adapter or model folder, hub id or starter [{DEFAULT_MODEL}]",
+    )  # fmt: skip
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, a recipe."""
+    parser.add_argument(
+        "--config", metavar="NAME", help="recipe (see cwgpt recipes) or YAML file of settings"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
 def describe(field: dataclasses.Field[Any]) -> str:
-    """The help of a field and its default."""
+    """Help of a field, with its default."""
     default = default_of(field)
     text = str(field.metadata["help"]).replace("`", "").replace("%", "%%")
     return text if default is None else f"{text} [{default}]"
 
 
 def default_of(field: dataclasses.Field[Any]) -> str | None:
-    """The default of a field as a person would write it, or None where there is none."""
+    """Default of a field as one would type it; None where there is none."""
     value = (
         field.default_factory()
         if field.default_factory is not dataclasses.MISSING
@@ -126,6 +149,31 @@ def default_of(field: dataclasses.Field[Any]) -> str | None:
 
 
 def given(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
-    """What the user said of the fields of ``cls``."""
+    """Values of the flags of ``cls`` that were given."""
     said = vars(arguments)
     return {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
+
+
+def machine_settings(arguments: argparse.Namespace) -> MachineSettings:
+    """The flags of :class:`MachineSettings`."""
+    return from_mapping(MachineSettings, given(arguments, MachineSettings), "settings")
+
+
+def command_line() -> str:
+    """The command as it was typed, for records."""
+    return shlex.join(["cwgpt", *sys.argv[1:]])
+
+
+def model_flag(output_dir: str) -> str:
+    """The flag that names the best model of a run, empty for the default folder."""
+    if output_dir == "outputs":
+        return ""
+    return f" --model {shlex.quote(f'{output_dir}/best_model')}"
+
+
+def piped_text() -> str:
+    """Text piped into the command, without byte-order mark and final newline; "" on a terminal."""
+    if sys.stdin.isatty():
+        return ""
+    piped = sys.stdin.buffer.read().decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    return piped.removesuffix("\n")

@@ -1,9 +1,8 @@
-"""``cwgpt data inspect``: what files and sources turn into."""
+"""``cwgpt data inspect``: the documents and rows that files and sources become."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -13,7 +12,7 @@ from .. import console
 from ..config.run import Config, load_config
 from ..errors import UserError
 from ..files import cache_folder
-from .args import add_settings, given, short_usage
+from .args import add_config, add_json, add_settings, given, short_usage
 
 _SETTINGS = (
     "model_name", "starter_file", "sources", "mix", "train_size", "val_size", "max_documents",
@@ -26,9 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     short_usage(parser, "inspect [FILE ...] [flags]")
     parser.description = (
-        "Read, clean and split files or named sources as a training would, and say what came of\n"
-        "it: documents, lengths, what was left out and why, the split, and some rows with what is\n"
-        "trained on and what is masked. Without FILE the named --sources are read."
+        "Read, clean and split files or named sources as training does, and report the result:\n"
+        "documents, lengths, what was left out and why, the split, and some rows with trained and\n"
+        "masked tokens. Without FILE the named --sources are read."
     )
     parser.epilog = (
         "examples:\n"
@@ -36,12 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  cwgpt data inspect stories.jsonl --mask-prompt --model-name starter\n"
         "  cwgpt data inspect --sources sample --json"
     )
-    parser.add_argument("action", choices=("inspect",), metavar="inspect", help="what to do")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="texts to look at")
-    parser.add_argument(
-        "--config", metavar="NAME", help="a recipe (see cwgpt recipes) or a YAML file of settings"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("action", choices=("inspect",), metavar="inspect", help="the action")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="files or folders of text")
+    add_config(parser)
+    add_json(parser)
     add_settings(parser, Config, only=_SETTINGS, aliases={"model_name": ("--model",)})
 
 
@@ -52,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data.corpus import load_corpus
     from ..data.inspect import inspect_corpus, render
 
-    with console.progress("reading") as tell:
-        corpus = load_corpus(config, arguments.files, tell)
+    with console.progress("reading") as progress:
+        corpus = load_corpus(config, arguments.files, progress)
         named = "model_name" in overrides or arguments.config is not None
         result = inspect_corpus(
             corpus,
@@ -63,10 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
             weights=config.mix,
             seed=config.seed,
             cache=cache_folder(config.cache_dir),
-            progress=tell,
+            progress=progress,
         )
     if arguments.json:
-        sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+        console.print_json(result)
     else:
         terminal = sys.stdout.isatty()
         colour = terminal and not os.environ.get("NO_COLOR")
@@ -76,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer(config: Config, named: bool) -> Any | None:
-    """The tokenizer of the model that the user named, else one that is at hand, else none.
+    """Tokenizer of the model that was named, else of the cached starter, else None.
 
-    Nothing is fetched unless the user named a model.
+    Nothing is downloaded unless a model was named.
     """
     from ..models.loading import resolve_base
     from ..models.starter import is_cached

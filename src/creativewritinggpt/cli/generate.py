@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from .. import console
-from ..config.run import Config, load_config
+from ..config.machine import MachineSettings
 from ..errors import InputError
 from ..files import cache_folder, from_home
 from ..generation.sampling.settings import GenerationSettings
-from .args import add_settings, given, short_usage
+from .args import (
+    add_json,
+    add_model,
+    add_settings,
+    given,
+    machine_settings,
+    piped_text,
+    short_usage,
+)
 
 if TYPE_CHECKING:
     from ..generation.batch import Prompt
     from ..generation.results import Generated
     from ..models.loaded_model import LoadedModel
 
-_SETTINGS = ("starter_file", "cache_dir", "device", "precision", "num_workers")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -28,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     short_usage(parser, "[PROMPT] [flags]")
     parser.description = (
-        "Write with a model. PROMPT is continued; text that is piped in stands before it. Without\n"
-        "either, on a terminal, a session begins. The text goes to stdout, the rest to stderr."
+        "Continue PROMPT with a model; piped text is put before it. Without either, on a terminal,\n"
+        "an interactive session starts. The text goes to stdout, everything else to stderr."
     )
     parser.epilog = (
         "examples:\n"
@@ -39,49 +45,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  cat chapter.txt | cwgpt generate --max-new-tokens 300\n"
         "  cwgpt generate --story stories/ferry.json --preset mystery"
     )
-    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="the text to continue")
-    parser.add_argument(
-        "--model", "--model-name", metavar="NAME", dest="model", default="outputs/best_model",
-        help="an adapter or model folder, a hub id or starter [outputs/best_model]",
-    )  # fmt: skip
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="text to continue")
+    add_model(parser)
     parser.add_argument(
         "--story", metavar="FILE",
-        help="a session on the story in FILE (.json), which need not exist yet",
+        help="interactive session on the story in FILE (.json), made where it does not exist",
     )  # fmt: skip
     parser.add_argument(
         "--prompts", metavar="FILE", help="continue every line of FILE (.jsonl: its `prompt`)"
     )
     parser.add_argument(
-        "--out", metavar="FILE", help="with --prompts: write JSON lines there as they are made"
+        "--out", metavar="FILE", help="with --prompts: write JSON lines there, one by one"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue an --out FILE that exists")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="preset of settings by genre or mood, or a YAML file of them",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with an --out FILE that is there"
-    )
-    parser.add_argument(
-        "--preset", metavar="NAME", help="ready settings by genre or mood, or a YAML file of them"
-    )
-    parser.add_argument(
-        "--presets", action="store_true", help="list the presets with their reasons, and stop"
+        "--presets", action="store_true", help="list the presets with their reasons"
     )
     parser.add_argument(
         "--style",
         metavar="X",
-        help="strength of the adapter: 0 is the base, 1 as trained, up to 1.5",
+        help="scale of the adapter: 0 base model, 1 as trained, at most 1.5",
     )
     parser.add_argument(
         "--adapter", metavar="FOLDER:W", action="append", default=[],
-        help="blend this adapter in with weight W (can be given several times)",
+        help="add this adapter with weight W; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--alternatives", type=_alternatives, default=0, metavar="N",
-        help="with --json or --out: N alternatives for each token, before and after the samplers",
+        help="with --json or --out: N alternatives per token, before and after the samplers",
     )  # fmt: skip
-    parser.add_argument("--n", type=_count, default=1, metavar="N", help="alternatives [1]")
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object with everything known"
+        "--n", type=_count, default=1, metavar="N", help="number of continuations [1]"
     )
+    add_json(parser)
     add_settings(parser, GenerationSettings)
-    add_settings(parser, Config, only=_SETTINGS)
+    add_settings(parser, MachineSettings)
 
 
 def _count(text: str) -> int:
@@ -105,13 +108,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.presets:
         if arguments.json:
             listed = {name: {"why": one.why, **one.values} for name, one in presets().items()}
-            sys.stdout.write(json.dumps({"presets": listed}, ensure_ascii=False) + "\n")
-            return 0
-        for name, preset in presets().items():
-            sys.stdout.write(f"{name:<18} {preset.why}\n")
+            console.print_json({"presets": listed})
+        else:
+            listing = console.columns((name, preset.why) for name, preset in presets().items())
+            sys.stdout.write(listing)
         return 0
     settings = settings_for(arguments.preset, given(arguments, GenerationSettings))
-    config = load_config(None, given(arguments, Config))
+    machine = machine_settings(arguments)
     if (arguments.out or arguments.resume) and not (arguments.out and arguments.prompts):
         raise InputError(
             "--out and --resume go with --prompts FILE", "give --prompts FILE --out FILE"
@@ -121,15 +124,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.story is not None:
         if arguments.prompts or arguments.json:
             raise InputError("--story begins a session, which has no --prompts and no --json")
-        return _session(arguments, settings, config)
+        return _session(arguments, settings, machine)
     prompts = None if arguments.out else _prompts(arguments)
     if prompts is None and not arguments.out:
-        return _session(arguments, settings, config)
+        return _session(arguments, settings, machine)
     if arguments.out:
         from ..generation.batch import check_files
 
         check_files(arguments.prompts, arguments.out, arguments.resume)
-    writer, _ = _load(arguments, config)
+    writer, _ = _load(arguments, machine)
     if prompts is None:
         return _to_file(writer, settings, arguments)
     if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
@@ -150,18 +153,18 @@ def _to_file(
     """A file of prompts into a file of JSON lines."""
     from ..generation.batch import write_file
 
-    with console.progress("writing") as tell:
+    with console.progress("writing") as progress:
         count = write_file(
             writer, arguments.prompts, arguments.out, settings, arguments.n,
             resume=arguments.resume, alternatives=arguments.alternatives,
-            progress=lambda done, total: tell("writing", done, total),
+            progress=console.counting(progress, "writing"),
         )  # fmt: skip
     console.note(f"{console.counted(count, 'prompt')} continued in {arguments.out}")
     if arguments.json:
         document = {
             "model": writer.name, "base": writer.base_name, "prompts": count, "out": arguments.out,
         }  # fmt: skip
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        console.print_json(document)
     return 0
 
 
@@ -173,8 +176,7 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt] | None:
 
         return read_prompts(arguments.prompts)
     if not sys.stdin.isatty():
-        piped = sys.stdin.buffer.read().decode("utf-8-sig", "replace").replace("\r\n", "\n")
-        text = piped[:-1] if piped.endswith("\n") else piped
+        text = piped_text()
         if text or not words:
             return _one(text + (("\n" if text else "") + words if words else ""))
     if words or arguments.prompt:
@@ -238,7 +240,7 @@ def _all(
             "base": writer.base_name,
             "results": [result.to_dict() for result in results],
         }
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        console.print_json(document)
         return code
     shown = console.printable if sys.stdout.isatty() else str
     for number, result in enumerate(results):
@@ -253,7 +255,9 @@ def _say_seed(result: Generated) -> None:
     console.note(f"seed {result.seed}; the same seed and settings give this text again")
 
 
-def _load(arguments: argparse.Namespace, config: Config) -> tuple[LoadedModel, dict[str, float]]:
+def _load(
+    arguments: argparse.Namespace, machine: MachineSettings
+) -> tuple[LoadedModel, dict[str, float]]:
     """The writer that the flags ask for, and the weights of its adapters."""
     from ..generation.style import blend, parse_part, set_strength
 
@@ -263,7 +267,9 @@ def _load(arguments: argparse.Namespace, config: Config) -> tuple[LoadedModel, d
             "--style would take the place of the weights of --adapter",
             "leave it out and set the weights, as in --adapter FOLDER:0.7",
         )
-    writer = _load_model(arguments.model, config)
+    from ..models.loading import load_from_settings
+
+    writer = load_from_settings(arguments.model, machine)
     adapters = {writer.adapter: 1.0} if writer.adapter else {}
     if parts:
         blend(writer, parts)
@@ -275,30 +281,25 @@ def _load(arguments: argparse.Namespace, config: Config) -> tuple[LoadedModel, d
     return writer, adapters
 
 
-def _load_model(name: str, config: Config) -> LoadedModel:
-    from ..models.loading import load_model
-
-    return load_model(
-        name, config.device, config.precision, threads=config.num_workers,
-        cache_dir=config.cache_dir, starter_file=config.starter_file,
-    )  # fmt: skip
-
-
-def _session(arguments: argparse.Namespace, settings: GenerationSettings, config: Config) -> int:
+def _session(
+    arguments: argparse.Namespace, settings: GenerationSettings, machine: MachineSettings
+) -> int:
     """The interactive prompt."""
     from ..session.repl import run as hold
     from ..session.session import Voice
 
     def load(name: str) -> Voice:
         if name == arguments.model:
-            return Voice(*_load(arguments, config))
-        writer = _load_model(name, config)
+            return Voice(*_load(arguments, machine))
+        from ..models.loading import load_from_settings
+
+        writer = load_from_settings(name, machine)
         return Voice(writer, {writer.adapter: 1.0} if writer.adapter else {})
 
     return hold(
         settings, load, arguments.model, story=arguments.story, preset=arguments.preset,
         first=" ".join(arguments.prompt) or None, explain=_explain,
-        at_once=not _at_hand(arguments, config),
+        at_once=not _at_hand(arguments, machine),
     )  # fmt: skip
 
 
@@ -309,11 +310,11 @@ def _explain(writer: LoadedModel, text: str, word: str) -> str:
     return why(writer, text, word)
 
 
-def _at_hand(arguments: argparse.Namespace, config: Config) -> bool:
+def _at_hand(arguments: argparse.Namespace, machine: MachineSettings) -> bool:
     """Whether the model can be loaded without fetching anything or asking the hub."""
     folder = from_home(arguments.model)
     if folder.is_dir() and not (folder / "adapter_config.json").is_file():
         return True
     # The starter, and adapters, most of which are on it.
-    starter = any(cache_folder(config.cache_dir).glob("starter-*"))
+    starter = any(cache_folder(machine.cache_dir).glob("starter-*"))
     return starter and (arguments.model == "starter" or folder.is_dir())

@@ -1,9 +1,8 @@
-"""``cwgpt recipes``: the ready settings."""
+"""``cwgpt recipes``: files of settings that come with the package."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from importlib import resources
 from pathlib import Path
@@ -12,25 +11,26 @@ from .. import console
 from ..config.run import recipe_names, recipe_text
 from ..errors import InputError
 from ..files import write_text
+from .args import add_json
 
 LAUNCH = "launch-"
-"""What the names of the Accelerate configs begin with."""
+"""Prefix of the names of the Accelerate configs."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.description = (
-        "List the recipes; show one by NAME; or copy it to FILE, edit it there and use it with\n"
-        "cwgpt train --config FILE. The launch-… ones train on several GPUs or machines, with\n"
+        "List the recipes, show one (NAME), or copy it to FILE for editing; use the copy with\n"
+        "cwgpt train --config FILE. The launch-… ones are for several GPUs or machines, with\n"
         "accelerate launch --config_file FILE (docs/scaling.md)."
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show or copy")
-    parser.add_argument("file", nargs="?", metavar="FILE", help="where to copy it")
-    parser.add_argument("--json", action="store_true", help="print as one JSON object")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="recipe to show or copy")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="file to copy it to")
+    add_json(parser)
 
 
 def launch_names() -> list[str]:
-    """The Accelerate configs that come with the package."""
+    """Names of the Accelerate configs that come with the package."""
     folder = resources.files("creativewritinggpt") / "launch"
     return sorted(LAUNCH + entry.name.removesuffix(".yaml") for entry in folder.iterdir())
 
@@ -52,11 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         recipes = {name: _summary(name) for name in names}
         if arguments.json:
-            sys.stdout.write(json.dumps(recipes) + "\n")
+            console.print_json(recipes)
         else:
-            width = max(map(len, recipes))
-            for name, summary in recipes.items():
-                sys.stdout.write(f"{name:<{width}}  {summary}\n")
+            sys.stdout.write(console.columns(recipes.items()))
         return 0
     if arguments.name not in names:
         raise InputError(f"no recipe '{arguments.name}'", f"there are: {', '.join(names)}")
@@ -65,15 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             import yaml
 
-            text = json.dumps({"name": arguments.name, "settings": yaml.safe_load(text)}) + "\n"
-        sys.stdout.write(text)
+            console.print_json({"name": arguments.name, "settings": yaml.safe_load(text)})
+        else:
+            sys.stdout.write(text)
         return 0
     target = Path(arguments.file)
     if target.exists():
         raise InputError(f"{target} exists", "choose another name; nothing was overwritten")
     write_text(target, text)
     if arguments.json:
-        sys.stdout.write(json.dumps({"name": arguments.name, "file": str(target)}) + "\n")
+        console.print_json({"name": arguments.name, "file": str(target)})
     use = "cwgpt train --config"
     if arguments.name in launch_names():
         use = "accelerate launch --config_file"

@@ -1,15 +1,14 @@
-"""Settings that check themselves and describe themselves.
+"""Declared settings: dataclass fields with default, help and allowed range.
 
-A settings class is a plain dataclass whose fields are made by :func:`setting`: default, one
-sentence of help and the allowed range stand together, once. The sentence is the help of the command
-line, the comment in the recipes and the row in the README's table; the range is what the message
-names when a value is refused.
+The help of a field is also the help of its command-line flag and its row in the table of
+``docs/configuration.md``; the range is named in the message that refuses a value.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import os
 import types
@@ -36,14 +35,14 @@ def setting(
     """A dataclass field with its help and its range.
 
     Args:
-        default: The value when nobody says otherwise.
-        help: One sentence for the person who sets it.
-        low: The smallest value allowed.
-        high: The largest value allowed.
-        above: The value must be larger than this.
+        default: Default value.
+        help: One sentence for users.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+        above: Exclusive lower bound.
         choices: The only values allowed.
-        group: The heading that the field stands under in ``--help``.
-        metavar: What stands for the value in ``--help``.
+        group: Heading of the field in ``--help``.
+        metavar: Placeholder of the value in ``--help``.
     """
     metadata = {
         "help": help,
@@ -65,6 +64,12 @@ def unwrap(annotation: Any) -> tuple[Any, bool]:
         inner = [part for part in typing.get_args(annotation) if part is not type(None)]
         return inner[0], len(inner) < len(typing.get_args(annotation))
     return annotation, False
+
+
+def fields_of(cls: type) -> list[dataclasses.Field[Any]]:
+    """Fields of a settings class, those that it declares itself before inherited ones."""
+    own = inspect.get_annotations(cls)
+    return sorted(dataclasses.fields(cls), key=lambda field: field.name not in own)
 
 
 def field_types(cls: type) -> dict[str, Any]:

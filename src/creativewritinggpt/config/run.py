@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .fields import check, convert, field_types, from_mapping, setting
+from .fields import from_mapping, setting
+from .machine import PLACES, MachineSettings
 
 SOURCES = ("writingprompts", "rocstories", "wikitext", "openwebtext")
 
@@ -21,11 +22,10 @@ _MODEL = "the model"
 _DATA = "the data"
 _ADAPTER = "the adapter"
 _TRAINING = "the training"
-_PLACES = "places and machine"
 
 
 @dataclasses.dataclass
-class Config:
+class Config(MachineSettings):
     """The settings of one run."""
 
     model_name: str = setting(
@@ -33,12 +33,6 @@ class Config:
         "Base model: `starter` (embedded, needs no hub), a hub id or a folder.",
         group=_MODEL,
         metavar="NAME",
-    )
-    starter_file: str | None = setting(
-        None,
-        "Local copy of the starter's wheel or GGUF file.",
-        group=_MODEL,
-        metavar="FILE",
     )
     init_adapter: str | None = setting(
         None, "Adapter folder to continue training instead of a new adapter.", group=_MODEL,
@@ -216,38 +210,25 @@ class Config:
     )  # fmt: skip
 
     output_dir: str = setting(
-        "outputs", "Folder for models and records of the run.", group=_PLACES, metavar="FOLDER"
+        "outputs", "Folder for models and records of the run.", group=PLACES, metavar="FOLDER"
     )
     results_dir: str = setting(
-        "results", "Folder for explanations.", group=_PLACES, metavar="FOLDER"
+        "results", "Folder for explanations.", group=PLACES, metavar="FOLDER"
     )
-    cache_dir: str | None = setting(
-        None, "Folder for the starter model and caches.", group=_PLACES, metavar="FOLDER"
-    )
-    device: str | None = setting(
-        None, "Device: cpu, cuda, cuda:N or mps; default: the best available.", group=_PLACES,
-        metavar="NAME",
-    )  # fmt: skip
     precision: str = setting(
         "auto",
         "Number format of matrix products; auto: bf16 where measured faster; int8: only for "
         "training LoRA adapters on a CPU.",
         choices=("auto", "fp32", "bf16", "int8"),
-        group=_PLACES,
+        group=PLACES,
     )
     track: list[str] | None = setting(
         None, "Experiment trackers to log to: tensorboard, wandb, mlflow, …",
-        group=_PLACES, metavar="NAME,…",
-    )  # fmt: skip
-    num_workers: int | None = setting(
-        None, "CPU threads and data worker processes; default: one per core.",
-        low=1, group=_PLACES, metavar="N",
+        group=PLACES, metavar="NAME,…",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, kind in field_types(Config).items():
-            setattr(self, name, convert(name, getattr(self, name), kind))
-        check(self)
+        super().__post_init__()
         if self.mix is not None and (
             not self.mix
             or not all(math.isfinite(weight) and weight >= 0 for weight in self.mix.values())

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..config.machine import DEFAULT_MODEL, MachineSettings
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
 from ..files import from_home, read_json
@@ -24,7 +25,6 @@ from .loaded_model import LoadedModel
 from .starter import HUB_NAME, ensure_starter
 
 STARTER = "starter"
-DEFAULT_MODEL = "outputs/best_model"
 _NO_LIMIT = int(1e30)  # what transformers itself writes for none
 
 
@@ -168,6 +168,18 @@ def load_model(
         writer.tokenizer = tokenizer
     writer.name, writer.adapter, writer.run = name, str(found.path), run
     return writer
+
+
+def load_from_settings(name: str, settings: MachineSettings) -> LoadedModel:
+    """:func:`load_model` on the device and from the cache that the settings name."""
+    return load_model(
+        name,
+        settings.device,
+        settings.precision,
+        threads=settings.num_workers,
+        cache_dir=settings.cache_dir,
+        starter_file=settings.starter_file,
+    )
 
 
 def wrap(
