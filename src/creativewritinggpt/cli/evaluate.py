@@ -1,7 +1,7 @@
 """``cwgpt evaluate``: base and tuned model, or any models, on the same held-out documents.
 
-Several processes, started by a launcher, read the same and share the scoring; the first one does
-the rest, while the others wait for it.
+Processes started by a launcher read the same material and share the scoring; the main process does
+the rest while the others wait.
 """
 
 from __future__ import annotations
@@ -9,41 +9,40 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import console
+from ..config.machine import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
 from ..evaluation.settings import EvaluationSettings
-from .args import add_settings, given, short_usage
+from .args import add_json, add_model, add_settings, given, machine_settings, short_usage
 
 if TYPE_CHECKING:
     from ..evaluation.material import Material
     from ..evaluation.perplexity import DocumentScore
     from ..evaluation.run import Evaluation, ModelUnderTest
-    from ..models.loaded_model import LoadedModel
     from ..processes import Processes
 
 _SETTINGS = (
-    "starter_file", "sources", "max_documents", "prompt_column", "text_column", "skip_missing",
-    "skip_bad_rows", "output_dir", "cache_dir", "device", "precision", "num_workers",
+    "sources", "max_documents", "prompt_column", "text_column", "skip_missing", "skip_bad_rows",
+    "output_dir",
 )  # fmt: skip
 
 _PATIENCE = datetime.timedelta(days=7)
-"""How long processes wait for the first one, which may write many texts."""
+"""Timeout of the other processes while the main process generates texts."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     short_usage(parser, "[FILE ...] [flags]")
     parser.description = (
-        "Is the tuned model better than its base, at what, by how much, what did it forget, what\n"
-        "does it copy? Without FILE the documents that the training held out are used, or those\n"
-        "of --sources."
+        "Compare a tuned model with its base on held-out documents: perplexity per domain with\n"
+        "confidence intervals, repetition and style of generated texts, copying of the training\n"
+        "text, forgetting. Without FILE: the documents held out in training, or --sources."
     )
     parser.epilog = (
         "examples:\n"
@@ -52,24 +51,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  cwgpt evaluate stories.jsonl --model starter --max-documents 50 --rank 50\n"
         "  cwgpt evaluate stories.jsonl --compare starter one/best_model two/best_model"
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help="texts to evaluate on")
-    parser.add_argument(
-        "--model", "--model-name", metavar="NAME", dest="model",
-        help="an adapter or model folder, a hub id or starter [outputs/best_model]",
-    )  # fmt: skip
+    parser.add_argument("files", nargs="*", metavar="FILE", help="files or folders of text")
+    add_model(parser, default=None)  # that of --output-dir
     parser.add_argument(
         "--compare", metavar="NAME", nargs="+", default=[],
-        help="judge these models, the first being what the others are compared with; an "
-        "evaluation.jsonl stands for the models of an earlier evaluation",
+        help="evaluate these models, each compared with the first; an evaluation.jsonl stands "
+        "for the models of an earlier evaluation",
     )  # fmt: skip
     parser.add_argument(
         "--tasks", metavar="NAME,…", default="",
-        help="also run these tasks of lm-evaluation-harness, where it is installed; a YAML file "
-        "defines one of your own",
+        help="also run these tasks of lm-evaluation-harness, if it is installed; a YAML file "
+        "defines a task of your own",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
     add_settings(parser, EvaluationSettings)
     add_settings(parser, Config, only=_SETTINGS)
+    add_settings(parser, MachineSettings)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -105,16 +102,17 @@ class _Asked:
 def _evaluate(arguments: argparse.Namespace, team: Processes) -> None:
     """Do this process's part of the evaluation."""
     with team.agreed():
+        machine_settings(arguments)  # checked: a Config allows a further precision
         config = load_config(None, given(arguments, Config))
     config = _on_this_device(config, team)
     asked = team.prepared(lambda: _asked(arguments, config, team))
 
     from ..evaluation.run import run as run_evaluation
 
-    with console.progress("evaluating") as tell:
+    with console.progress("evaluating") as progress:
         found = run_evaluation(
             asked.models, asked.material, asked.settings, earlier=asked.earlier, team=team,
-            progress=tell,
+            progress=progress,
         )  # fmt: skip
     with team.agreed():
         if team.first:
@@ -172,17 +170,11 @@ def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _A
 def _models(names: list[str], config: Config, *, compared: bool) -> list[ModelUnderTest]:
     """The models of ``--compare``, or the one model and its base."""
     from ..evaluation.run import base_and_tuned, named
-    from ..models.loading import load_base, load_model
-
-    def load(name: str) -> LoadedModel:
-        return load_model(
-            name, config.device, config.precision, threads=config.num_workers,
-            cache_dir=config.cache_dir, starter_file=config.starter_file,
-        )  # fmt: skip
+    from ..models.loading import load_base, load_from_settings
 
     if compared:
-        return named(names, load)
-    model, base = load(names[0]), None
+        return named(names, lambda name: load_from_settings(name, config))
+    model, base = load_from_settings(names[0], config), None
     if not model.has_adapter and model.run is not None:
         base = load_base(
             model.run["base"]["name"], model.device, cache_dir=config.cache_dir,
@@ -209,7 +201,7 @@ def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
             found.result["tasks"][under_test.label] = metrics
         written = write_report(found, folder)
     if as_json:
-        sys.stdout.write(json.dumps(found.result) + "\n")
+        console.print_json(found.result)
     for title, table, _ in tables(found.result):
         console.note(f"\n{title}" if title else "")
         console.table("", *table)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import console
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
     from ..generation.results import Generated
     from ..models.loaded_model import LoadedModel
 
-_NUMBER = re.compile(r"[0-9]{1,9}")
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     short_usage(parser, "[PROMPT] [flags]")
     parser.description = (
-        "Continue PROMPT with a model; piped text is put before it. Without either, on a terminal,\n"
-        "an interactive session starts. The text goes to stdout, everything else to stderr."
+        "Continue PROMPT with a model; piped text is put before it. Without either, on a\n"
+        "terminal, an interactive session starts. The text goes to stdout, all else to stderr."
     )
     parser.epilog = (
         "examples:\n"
@@ -61,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="preset of settings by genre or mood, or a YAML file of them",
+        help="preset by genre or mood, or a YAML file of settings",
     )
     parser.add_argument(
         "--presets", action="store_true", help="list the presets with their reasons"
@@ -76,29 +74,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="add this adapter with weight W; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--alternatives", type=_alternatives, default=0, metavar="N",
+        "--alternatives", type=_whole(0, 100), default=0, metavar="N",
         help="with --json or --out: N alternatives per token, before and after the samplers",
     )  # fmt: skip
     parser.add_argument(
-        "--n", type=_count, default=1, metavar="N", help="number of continuations [1]"
+        "--n", type=_whole(1, 64), default=1, metavar="N", help="number of continuations [1]"
     )
     add_json(parser)
     add_settings(parser, GenerationSettings)
     add_settings(parser, MachineSettings)
 
 
-def _count(text: str) -> int:
-    number = int(text) if _NUMBER.fullmatch(text) else 0
-    if not 1 <= number <= 64:
-        raise argparse.ArgumentTypeError(f"give a whole number from 1 to 64, not {text!r}")
-    return number
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    """Parser of a whole number in a range."""
 
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and low <= int(text[:9]) <= high):
+            raise argparse.ArgumentTypeError(
+                f"give a whole number from {low} to {high}, not {text!r}"
+            )
+        return int(text)
 
-def _alternatives(text: str) -> int:
-    number = int(text) if _NUMBER.fullmatch(text) else -1
-    if not 0 <= number <= 100:
-        raise argparse.ArgumentTypeError(f"give a whole number from 0 to 100, not {text!r}")
-    return number
+    return parse
 
 
 def run(arguments: argparse.Namespace) -> int:
