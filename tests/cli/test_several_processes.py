@@ -21,10 +21,6 @@ from creativewritinggpt import distributed
 from creativewritinggpt.cli.main import main
 
 pytestmark = [pytest.mark.cli, pytest.mark.slow]
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-}  # fmt: skip
 
 
 def _words(model, output):
@@ -37,14 +33,14 @@ def _words(model, output):
     ]  # fmt: skip
 
 
-def _launch(words, **environment):
+def _launch(words):
     """Two processes, as torchrun starts them."""
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
          f"--master-port={20000 + os.getpid() % 20000}",
          "-m", "creativewritinggpt", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
@@ -80,22 +76,22 @@ def test_several_processes_have_the_losses_of_one_through_an_interruption_and_a_
     assert main([*_words(model, straight), str(stories)]) == 0
     steps = len(_metrics(straight)["batch_losses"])
 
-    # Weights in shards, stopped by Ctrl-C, which the launcher hands on to both processes.
-    shards = tmp_path / "shards"
-    run = _launch([*_words(model, shards), stories], **FSDP)
-    _after(run, shards / "checkpoints", 10)
+    # Stopped by Ctrl-C, which the launcher hands on to both processes.
+    stopped = tmp_path / "stopped"
+    run = _launch([*_words(model, stopped), stories])
+    _after(run, stopped / "checkpoints", 10)
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=120)
     for sentence in ("Before training: validation loss", "everything is saved. Go on with"):
         assert said.count(sentence) == 1, said
-    stopped = _metrics(shards)["batch_losses"]
-    assert 10 <= len(stopped) < steps
+    losses = _metrics(stopped)["batch_losses"]
+    assert 10 <= len(losses) < steps
     # One process goes on where two have stopped.
-    assert main(["train", "--resume", f"--output-dir={shards}"]) == 0
-    assert _metrics(shards)["resumed_from"] == [len(stopped)]
-    _assert_same(straight, shards)
+    assert main(["train", "--resume", f"--output-dir={stopped}"]) == 0
+    assert _metrics(stopped)["resumed_from"] == [len(losses)]
+    _assert_same(straight, stopped)
 
-    # Replicas, of which one dies; two processes with shards go on.
+    # One of two processes dies; two others go on.
     replicas = tmp_path / "replicas"
     run = _launch([*_words(model, replicas), stories])
     checkpoints = replicas / "checkpoints"
@@ -111,7 +107,7 @@ def test_several_processes_have_the_losses_of_one_through_an_interruption_and_a_
     assert "error: another process of the run has ended" in said and "is saved" in said
     kept = max(int(path.name[5:]) for path in checkpoints.glob("step-*"))
     assert 10 <= kept < steps
-    run = _launch(["train", "--resume", f"--output-dir={replicas}", "--json"], **FSDP)
+    run = _launch(["train", "--resume", f"--output-dir={replicas}", "--json"])
     out, said = run.communicate(timeout=300)
     assert run.returncode == 0, said
     assert json.loads(out)["steps"] == steps, "one object, from the first process alone"
@@ -134,8 +130,8 @@ def test_several_processes_have_the_losses_of_one_through_an_interruption_and_a_
 def test_process_whose_launch_is_not_there_ends_with_a_line(
     tiny_folder, tmp_path, monkeypatch, capsys, place, code, said
 ):
-    monkeypatch.setattr(distributed, "_MEETING", datetime.timedelta(seconds=1))
-    monkeypatch.setattr(distributed, "_QUIET", 0.1)
+    monkeypatch.setattr(distributed, "START_TIMEOUT", datetime.timedelta(seconds=1))
+    monkeypatch.setattr(distributed, "NOTE_AFTER", 0.1)
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     for name, value in {**launch, **place}.items():
         monkeypatch.setenv(name, value)
@@ -156,21 +152,19 @@ def test_launch_that_does_not_add_up_is_refused(tiny_folder, tmp_path, monkeypat
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert main(words) == 2
     assert "use torchrun" in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main(words) == 2
+    assert "the launcher asks for FSDP" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_launch_configs_are_what_accelerate_takes(tmp_path, capsys):
     from accelerate.commands.config.config_args import ClusterConfig
-    from accelerate.commands.launch import launch_command_parser
 
-    kinds = {"launch-gpus": "MULTI_GPU", "launch-fsdp": "FSDP", "launch-machines": "MULTI_GPU"}
-    for name, kind in kinds.items():
+    for name in ("launch-gpus", "launch-machines"):
         file = tmp_path / f"{name}.yaml"
         assert main(["recipes", name, str(file)]) == 0
         assert f"accelerate launch --config_file {file}" in capsys.readouterr().err
         # An unknown key is an error here.
         config = ClusterConfig.from_yaml_file(str(file))
-        assert config.distributed_type == kind and config.num_processes > 1
-    fsdp = ClusterConfig.from_yaml_file(str(tmp_path / "launch-fsdp.yaml")).fsdp_config
-    known = {action.dest for action in launch_command_parser()._actions}
-    assert fsdp["fsdp_version"] == 2 and set(fsdp) <= known
+        assert config.distributed_type == "MULTI_GPU" and config.num_processes > 1

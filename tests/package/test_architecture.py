@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "creativewritinggpt"
 BOTTOM = {
-    "_version", "config", "devices", "errors", "files", "console", "autotune", "processes",
-    "distributed", "plotting", "html_page",
+    "_version", "config", "devices", "errors", "files", "console", "autotune", "distributed",
+    "plotting", "html_page",
 }  # fmt: skip
 JOBS = {"training", "evaluation", "analysis", "generation", "models", "data"}
 ALLOWED = {

@@ -22,10 +22,10 @@ from ..evaluation.settings import EvaluationSettings
 from .args import add_json, add_model, add_settings, given, machine_settings, short_usage
 
 if TYPE_CHECKING:
+    from ..distributed import ProcessGroup
     from ..evaluation.material import Material
     from ..evaluation.perplexity import DocumentScore
     from ..evaluation.run import Evaluation, ModelUnderTest
-    from ..processes import Processes
 
 _SETTINGS = (
     "sources", "max_documents", "prompt_column", "text_column", "skip_missing", "skip_bad_rows",
@@ -71,17 +71,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, show the tables and write the report."""
-    from ..processes import SaidElsewhere, gather
+    from ..distributed import RemoteError, init_process_group
 
-    team = gather(given(arguments, Config).get("device"), "evaluate", _PATIENCE)
+    group = init_process_group(given(arguments, Config).get("device"), "evaluate", _PATIENCE)
     try:
-        with team.gathered():
-            _evaluate(arguments, team)
-    except SaidElsewhere as error:
+        with group.running():
+            _evaluate(arguments, group)
+    except RemoteError as error:
         time.sleep(1)  # a launcher ends all as soon as one ends: let the other say it first
         return error.exit_code
     except KeyboardInterrupt:
-        if team.first:
+        if group.is_main:
             raise
         return 130
     return 0
@@ -99,41 +99,43 @@ class _Asked:
     tasks: list[str]
 
 
-def _evaluate(arguments: argparse.Namespace, team: Processes) -> None:
+def _evaluate(arguments: argparse.Namespace, group: ProcessGroup) -> None:
     """Do this process's part of the evaluation."""
-    with team.agreed():
+    with group.share_errors():
         machine_settings(arguments)  # checked: a Config allows a further precision
         config = load_config(None, given(arguments, Config))
-    config = _on_this_device(config, team)
-    asked = team.prepared(lambda: _asked(arguments, config, team))
+    config = _on_this_device(config, group)
+    asked = group.run_main_first(lambda: _asked(arguments, config, group))
 
     from ..evaluation.run import run as run_evaluation
 
     with console.progress("evaluating") as progress:
         found = run_evaluation(
-            asked.models, asked.material, asked.settings, earlier=asked.earlier, team=team,
+            asked.models, asked.material, asked.settings, earlier=asked.earlier, group=group,
             progress=progress,
         )  # fmt: skip
-    with team.agreed():
-        if team.first:
+    with group.share_errors():
+        if group.is_main:
             _report(found, asked, as_json=arguments.json)
 
 
-def _on_this_device(config: Config, team: Processes) -> Config:
+def _on_this_device(config: Config, group: ProcessGroup) -> Config:
     """The settings with this process's device, and in the others the first one's number format."""
-    if team.size == 1:
+    if group.size == 1:
         return config
     from ..devices import choose
 
-    config = dataclasses.replace(config, device=team.device(config.device))
-    with team.agreed():
-        chosen = choose(config.device, config.precision, config.num_workers) if team.first else None
-    precision = team.told("" if chosen is None else chosen.precision)
+    config = dataclasses.replace(config, device=group.device(config.device))
+    with group.share_errors():
+        chosen = (
+            choose(config.device, config.precision, config.num_workers) if group.is_main else None
+        )
+    precision = group.broadcast_text("" if chosen is None else chosen.precision)
     # The first one keeps the user's word for it, which also says how it may write.
-    return config if team.first else dataclasses.replace(config, precision=precision)
+    return config if group.is_main else dataclasses.replace(config, precision=precision)
 
 
-def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _Asked:
+def _asked(arguments: argparse.Namespace, config: Config, group: ProcessGroup) -> _Asked:
     """Check what was asked for, and read and load it."""
     from ..data.corpus import load_corpus, read_documents
     from ..evaluation.lm_eval_task import require_lm_eval
@@ -141,7 +143,7 @@ def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _A
     from ..evaluation.report import read_earlier
     from ..files import check_writable
 
-    if team.first:
+    if group.is_main:
         check_writable(Path(config.output_dir))
     settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
     if arguments.model and arguments.compare:
@@ -163,7 +165,7 @@ def _asked(arguments: argparse.Namespace, config: Config, team: Processes) -> _A
         documents = held_out(names, config)
     models = _models(names, config, compared=bool(arguments.compare))
     # Only the first process computes the figures of generated texts.
-    material = gather_material(documents, names, settings, config, with_index=team.first)
+    material = gather_material(documents, names, settings, config, with_index=group.is_main)
     return _Asked(config, settings, models, material, scores, tasks)
 
 

@@ -35,9 +35,9 @@ from torch.nn import functional as F
 
 from ..console import CountCallback
 from ..data.rows.packing import IGNORE
+from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..models.loaded_model import LoadedModel
 from ..models.scoring import body_and_head, head_nll, token_nll
-from ..processes import ALONE, Processes
 from .windows import Window
 
 PASS = 1024
@@ -58,7 +58,7 @@ def windows_nll(
     model: LoadedModel,
     windows: Sequence[Window],
     *,
-    team: Processes = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: CountCallback | None = None,
 ) -> list[Nll]:
     """The negative log-probabilities of every window's targets.
@@ -66,7 +66,7 @@ def windows_nll(
     Args:
         model: In the mode it is in; its adapter is active unless called within ``model.base()``.
         windows: Each at most as long as the model's context.
-        team: The processes that share the work; each passes all windows and gets all results.
+        group: The processes that share the work; each passes all windows and gets all results.
         progress: Called with (windows done, windows in all) of this process's share.
 
     Returns:
@@ -75,25 +75,25 @@ def windows_nll(
     Raises:
         InputError: The model can't be scored, or a process has other windows than the first.
     """
-    if not windows and team.size == 1:
+    if not windows and group.size == 1:
         return []
-    with team.agreed():
+    with group.share_errors():
         passes, score, way = _plan(model, windows)
-    team.alike(lambda: _digest(windows, way), "tokens to score")
+    group.assert_same(lambda: _digest(windows, way), "tokens to score")
     result = [np.zeros(len(window.inputs)) for window in windows]
-    mine = passes[team.rank :: team.size]
+    mine = passes[group.rank :: group.size]
     done, total = 0, sum(map(len, mine))
-    with team.agreed():
+    with group.share_errors():
         for indices in mine:
             for index, nll in zip(indices, score([windows[i] for i in indices]), strict=True):
                 result[index] = nll
             done += len(indices)
             if progress is not None:
                 progress(done, total)
-    if team.size == 1:
+    if group.size == 1:
         return result
     ends = np.cumsum([len(window.inputs) for window in windows], dtype=np.int64)
-    return np.split(team.added(np.concatenate([np.zeros(0), *result])), ends)[: len(windows)]
+    return np.split(group.all_reduce(np.concatenate([np.zeros(0), *result])), ends)[: len(windows)]
 
 
 def _plan(model: LoadedModel, windows: Sequence[Window]) -> tuple[list[list[int]], Score, str]:

@@ -21,9 +21,9 @@ from typing import Any
 from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
 from ..data.rows.tokens import encode
+from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
-from ..processes import ALONE, Processes
 from .bootstrap import Interval, interval_of
 from .perplexity import score_continuations
 from .settings import EvaluationSettings
@@ -198,7 +198,7 @@ def answer(
     model: LoadedModel,
     test: ChoiceTest,
     *,
-    team: Processes = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: CountCallback | None = None,
 ) -> Answers:
     """Let a model answer the questions of a test.
@@ -206,7 +206,7 @@ def answer(
     Args:
         model: The model.
         test: The test.
-        team: The processes that share the work; each passes all questions and gets all answers.
+        group: The processes that share the work; each passes all questions and gets all answers.
         progress: Called with (options scored, options in all).
     """
     pairs = [
@@ -214,7 +214,7 @@ def answer(
         for item in test.items
         for context, text in item.options
     ]
-    scores = iter(score_continuations(model, pairs, team=team, progress=progress))
+    scores = iter(score_continuations(model, pairs, group=group, progress=progress))
     right, ranks = [], []
     for item in test.items:
         own, *others = [next(scores) for _ in item.options]

@@ -18,9 +18,9 @@ import numpy as np
 from ..console import CountCallback
 from ..data.document import Document
 from ..data.rows.tokens import tokenize
+from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
-from ..processes import ALONE, Processes
 from .batched_scoring import windows_nll
 from .bootstrap import RESAMPLES, Interval, grouped, interval_of
 from .windows import continuation, plain_window, rolling_windows, sliding_windows
@@ -80,7 +80,7 @@ def score_documents(
     window: int = WINDOW,
     stride: int | None = None,
     legacy: bool = False,
-    team: Processes = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: CountCallback | None = None,
 ) -> list[DocumentScore]:
     """Score documents with the model as it is, in ``eval()`` mode.
@@ -91,7 +91,7 @@ def score_documents(
         window: Maximum context in tokens.
         stride: Also score by windows that move on by so many tokens.
         legacy: Also score the first 512 tokens as the original project did.
-        team: The processes that share the work; each passes all documents and gets all scores.
+        group: The processes that share the work; each passes all documents and gets all scores.
         progress: Called with (windows done, windows in all).
 
     Returns:
@@ -102,7 +102,7 @@ def score_documents(
         InputError: A stride that is not within the window.
     """
     asked, window = window, min(window, model.window)
-    with team.agreed():
+    with group.share_errors():
         if stride is not None and not 1 <= stride <= window:
             raise InputError(f"stride is {stride}", f"give a number of tokens from 1 to {window}")
         model.model.eval()
@@ -115,7 +115,7 @@ def score_documents(
     ]
     most = min(LEGACY_TOKENS, model.window)
     first = [w for i in numbers if legacy for w in plain_window(i, tokens[i], most)]
-    values = iter(windows_nll(model, [*rolling, *sliding, *first], team=team, progress=progress))
+    values = iter(windows_nll(model, [*rolling, *sliding, *first], group=group, progress=progress))
 
     nll, eos_nll, sliding_nll = (np.zeros(len(documents)) for _ in range(3))
     for piece in rolling:
@@ -162,7 +162,7 @@ def score_continuations(
     model: LoadedModel,
     items: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
-    team: Processes = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: CountCallback | None = None,
 ) -> list[float]:
     """Log-probability of each target given its context.
@@ -170,7 +170,7 @@ def score_continuations(
     Args:
         model: The model.
         items: Context and target as token ids.
-        team: The processes that share the work; each passes all items and gets all sums.
+        group: The processes that share the work; each passes all items and gets all sums.
         progress: Called with (items done, items in all).
 
     Returns:
@@ -183,7 +183,7 @@ def score_continuations(
         if len(target)
     ]
     result = [0.0] * len(items)
-    values = windows_nll(model, windows, team=team, progress=progress)
+    values = windows_nll(model, windows, group=group, progress=progress)
     for window, found in zip(windows, values, strict=True):
         result[window.document] = -float(found.sum())
     return result

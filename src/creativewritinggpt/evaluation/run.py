@@ -18,9 +18,9 @@ from typing import Any
 
 from ..console import CountCallback, ProgressCallback, counting
 from ..data.document import Document
+from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
-from ..processes import ALONE, Processes
 from .choices import Answers, ChoiceTest, answer, choice_figures, planned_tests
 from .material import Material
 from .perplexity import (
@@ -129,7 +129,7 @@ def run(
     settings: EvaluationSettings | None = None,
     *,
     earlier: Mapping[str, Sequence[DocumentScore]] | None = None,
-    team: Processes = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate models on the same material; the others are compared with the first.
@@ -139,7 +139,7 @@ def run(
         material: Documents and what else is needed.
         settings: What is done.
         earlier: Scores of further models from an earlier evaluation, of the same documents.
-        team: The processes that share the work; each is given the same.
+        group: The processes that share the work; each is given the same.
         progress: Called as the work goes on.
 
     Raises:
@@ -147,7 +147,7 @@ def run(
             scores are of other documents or windows.
     """
     settings = settings or EvaluationSettings()
-    with team.agreed():
+    with group.share_errors():
         documents = [d for d in material.documents if d.full_text().strip()]
         if not documents:
             raise InputError("there is no text to evaluate", "give files with text in them")
@@ -157,21 +157,23 @@ def run(
         }
         tests = planned_tests(documents, settings)
         generated = GeneratedTexts(documents, settings)
-    team.alike(lambda: _digest(models, documents, material, tests), "documents or models")
+    group.assert_same(lambda: _digest(models, documents, material, tests), "documents or models")
     turns: dict[str, _Turn] = {}
     for under_test in models:
         label = under_test.label
         with contextlib.ExitStack() as stack:
             opened = functools.partial(stack.enter_context, under_test.open())
-            model = team.prepared(opened)
+            model = group.run_main_first(opened)
             tell = _teller(label, progress)
-            turns[label] = _turn(model, documents, material.forgetting, settings, tests, team, tell)
-            with team.agreed():
-                if team.first:
+            turns[label] = _turn(
+                model, documents, material.forgetting, settings, tests, group, tell
+            )
+            with group.share_errors():
+                if group.is_main:
                     generated.generate(model, label, tell("writing"))
     found = Evaluation({}, {label: turn.scores for label, turn in turns.items()} | kept)
-    with team.agreed():
-        if team.first:
+    with group.share_errors():
+        if group.is_main:
             one = next(iter(turns.values()))
             found.result = {
                 "models": [under_test.about for under_test in models]
@@ -221,11 +223,11 @@ def _turn(
     others: Sequence[Document],
     settings: EvaluationSettings,
     tests: Sequence[ChoiceTest],
-    team: Processes,
+    group: ProcessGroup,
     tell: Callable[[str], CountCallback | None],
 ) -> _Turn:
     """Let one model score and answer."""
-    score = functools.partial(score_documents, model, window=settings.window, team=team)
+    score = functools.partial(score_documents, model, window=settings.window, group=group)
     return _Turn(
         precision=model.device.precision,
         window=min(settings.window, model.window),
@@ -237,7 +239,7 @@ def _turn(
         ),
         forgetting=score(others, progress=tell("scoring other domains")),
         answers={
-            test.name: answer(model, test, team=team, progress=tell(test.name)) for test in tests
+            test.name: answer(model, test, group=group, progress=tell(test.name)) for test in tests
         },
     )
 

@@ -240,7 +240,6 @@ def save_model(
     folder: str | Path,
     run: dict[str, Any],
     card: str,
-    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Save adapter or model with tokenizer, run record and model card, all or nothing.
 
@@ -249,7 +248,6 @@ def save_model(
         folder: The folder; one that was there is replaced only when the new one is whole.
         run: What ``run.json`` is to say; the base is added here, so that loading finds it.
         card: The model card (``README.md``), Markdown.
-        weights: The trained weights, where the model holds only a part of each.
 
     Raises:
         RunError: The disk is full.
@@ -266,9 +264,9 @@ def save_model(
             settings.base_model_name_or_path = writer.base_name
             settings.revision = writer.revision
             # The default would ask the hub whether the embeddings were resized.
-            writer.model.save_pretrained(temporary, save_embedding_layers=False, state_dict=weights)
+            writer.model.save_pretrained(temporary, save_embedding_layers=False)
         else:
-            writer.model.save_pretrained(temporary, state_dict=weights)
+            writer.model.save_pretrained(temporary)
         writer.tokenizer.save_pretrained(temporary)
         write_json(temporary / "run.json", {**run, "base": base})
         (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .. import console
+from ..distributed import ProcessGroup
 from ..errors import InputError
 from ..files import atomic_folder, file_sha256, write_json
-from .strategy import Team
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 _COUNT = "step."  # the optimizer's own count of steps, for each parameter
@@ -59,7 +59,6 @@ def save_checkpoint(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     keep: int,
-    team: Team,
 ) -> None:
     """Write ``folder/step-N`` and remove the oldest beyond ``keep``.
 
@@ -69,17 +68,19 @@ def save_checkpoint(
         model: The model, whose trained parameters are saved.
         optimizer: AdamW over these parameters.
         keep: Checkpoints that stay, at least 1.
-        team: The processes of the run; all of them call this, the first one writes.
     """
     parameters = trained_parameters(model)
-    weights = {name: team.whole(value) for name, value in parameters.items()}
+    weights = {name: _on_cpu(value) for name, value in parameters.items()}
     moments = {
-        f"{key}.{name}": team.whole(value)
+        f"{key}.{name}": _on_cpu(value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    if team.first:
-        _write(folder, state, weights, moments, keep)
+    _write(folder, state, weights, moments, keep)
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def _write(
@@ -134,15 +135,15 @@ def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
 
 
 def restore(
-    path: Path | None, model: torch.nn.Module, optimizer: torch.optim.Optimizer, team: Team
+    path: Path | None, model: torch.nn.Module, optimizer: torch.optim.Optimizer, group: ProcessGroup
 ) -> None:
     """Put the weights and moments of a checkpoint into the model and its optimizer.
 
     Args:
-        path: The checkpoint, where this process is the team's first; the others get it from there.
+        path: The checkpoint, where this process is the group's first; the others get it from there.
         model: The model, whose trained parameters are set.
         optimizer: AdamW over these parameters.
-        team: The processes of the run.
+        group: The processes of the run.
 
     Raises:
         InputError: The checkpoint belongs to another model.
@@ -150,16 +151,16 @@ def restore(
     parameters = trained_parameters(model)
     weights, moments = ({}, {}) if path is None else _tensors(path, parameters)
     counts = {name: float(value) for name, value in moments.items() if name.startswith(_COUNT)}
-    counts = json.loads(team.told(json.dumps(counts)))
+    counts = json.loads(group.broadcast_text(json.dumps(counts)))
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(team.place(weights.get(name), parameter))
+            parameter.copy_(group.broadcast(weights.get(name), parameter))
             if _COUNT + name not in counts:
                 continue
             state = optimizer.state[parameter]
             state["step"] = torch.tensor(counts[_COUNT + name])
             for key in ("exp_avg", "exp_avg_sq"):
-                state[key] = team.place(moments.get(f"{key}.{name}"), parameter)
+                state[key] = group.broadcast(moments.get(f"{key}.{name}"), parameter)
 
 
 def _tensors(

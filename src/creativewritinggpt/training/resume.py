@@ -15,27 +15,27 @@ from typing import Any
 
 from .. import console
 from ..config.run import Config
+from ..distributed import ProcessGroup
 from .checkpoint import State, changes, refuse
 from .choice import Choice
 from .setup import FREE_TO_CHANGE, SHOWN, Parts
-from .strategy import Team
 
 
-def begun(manifest: Path, config: Config, team: Team) -> State | None:
+def begun(manifest: Path, config: Config, group: ProcessGroup) -> State | None:
     """What a run without a checkpoint began with, as :func:`recorded` asks for it.
 
     Args:
-        manifest: What was written before the first step, which the team's first reads.
+        manifest: What was written before the first step, which the group's first reads.
         config: The settings that were given.
-        team: The processes that train.
+        group: The processes that train.
     """
     run = None
-    if team.first:
+    if group.is_main:
         try:
             run = json.loads(manifest.read_text("utf-8"))["run"]
         except (OSError, ValueError, KeyError, TypeError):  # killed before, or of an older version
             run = None
-    run = json.loads(team.told(json.dumps(run)))
+    run = json.loads(group.broadcast_text(json.dumps(run)))
     if run is None:
         return None
     # Nothing is lost yet: another number format may be asked for, and threads are counted anew.

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..config.run import Config
 from ..data.corpus import load_corpus
 from ..data.rows.stream import open_corpus
 from ..data.sources.base import Keep
+from ..distributed import ProcessGroup, init_process_group
 from ..errors import InputError
 from ..files import write_json, write_text
 from ..models.adapter import attach, trainable
@@ -33,11 +35,12 @@ from .resume import begun, choices, recorded, take_up
 from .run_dir import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, check_spared, claimed, clear
 from .run_summary import Announcement, announce
 from .setup import Parts, prepare
-from .strategy import Team, gather
 from .trainer import Job, fit, probe
 from .validation import Validation
 
 INT8 = "int8"
+
+_LOST_ADVICE = "its own message says why; go on with --resume, with as many processes as you like"
 
 Sample = Callable[[LoadedModel], list[dict[str, str]]]
 
@@ -102,58 +105,57 @@ def train(
             "--resume goes on with a run and --overwrite replaces it", "leave one of the two out"
         )
     check_trackers(config.track)
-    output, team = Path(config.output_dir), gather(config.device)
-    with team.gathered(), contextlib.ExitStack() as stack:
-        if team.first:
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise InputError(
+            "the launcher asks for FSDP, but each process holds a copy of the whole model",
+            "use an Accelerate config without FSDP; docs/scaling.md names tools for larger models",
+        )
+    output = Path(config.output_dir)
+    group = init_process_group(config.device, "train", lost_advice=_LOST_ADVICE)
+    with group.running(), contextlib.ExitStack() as stack:
+        if group.is_main:
             stack.enter_context(claimed(output, resume=resume, overwrite=overwrite))
-        found = _checkpoint(output, team) if resume else None
+        found = _checkpoint(output, group) if resume else None
         if resume and found is None:
-            if team.first:
+            if group.is_main:
                 check_spared(output)
             console.note(f"no checkpoint in {output}: starting from the first step")
-        then = found[1] if found else begun(output / MANIFEST, config, team) if resume else None
+        then = found[1] if found else begun(output / MANIFEST, config, group) if resume else None
         if then is not None:
             config, files = recorded(
-                then, config, files, said=said, force=force, processes=team.size
+                then, config, files, said=said, force=force, processes=group.size
             )
-        # The other processes wait meanwhile, and one with a shard can't write alone.
-        sample = sampler(config) if team.first and not team.sharded else None
-        device = _device(config, team)
-        with team.in_turn():
+        sample = sampler(config) if group.is_main else None
+        device = _device(config, group)
+        with group.main_process_first():
             with console.progress("reading") as tell:
                 read = open_corpus if config.streaming else load_corpus
                 corpus = read(config, files, tell, keep)
-            # What is to be shared out may not fit into one device.
-            held = dataclasses.replace(device, device="cpu") if team.sharded else device
             writer = load_base(
-                config.model_name, held, cache_dir=config.cache_dir,
+                config.model_name, device, cache_dir=config.cache_dir,
                 starter_file=config.starter_file,
             )  # fmt: skip
-            parts = prepare(config, files, corpus, writer, team)
-        if team.told(parts.manifest["manifest_hash"]) != parts.manifest["manifest_hash"]:
-            raise InputError(
-                "this process has read other documents than the first one",
-                "give every machine the same files",
-            )
-        return _go(parts, device, found, team, force, sample)
+            parts = prepare(config, files, corpus, writer, group)
+        group.assert_same(lambda: parts.manifest["manifest_hash"], "documents")
+        return _go(parts, device, found, group, force, sample)
 
 
-def _checkpoint(output: Path, team: Team) -> tuple[Path | None, State] | None:
+def _checkpoint(output: Path, group: ProcessGroup) -> tuple[Path | None, State] | None:
     """The newest checkpoint, which only the first process must be able to read."""
-    found = newest_checkpoint(output / CHECKPOINTS) if team.first else None
-    state = team.told("" if found is None else json.dumps(dataclasses.asdict(found[1])))
+    found = newest_checkpoint(output / CHECKPOINTS) if group.is_main else None
+    state = group.broadcast_text("" if found is None else json.dumps(dataclasses.asdict(found[1])))
     if not state:
         return None
     return (None, State(**json.loads(state))) if found is None else found
 
 
-def _device(config: Config, team: Team) -> devices.DeviceChoice:
+def _device(config: Config, group: ProcessGroup) -> devices.DeviceChoice:
     """This process's device, in the number format of the first one."""
-    name = team.device(config.device)
+    name = group.device(config.device)
     # What is not made in int8 takes the format that is best here.
     wanted = "auto" if config.precision == INT8 else config.precision
     chosen = devices.choose(name, wanted, config.num_workers)
-    if (precision := team.told(chosen.precision)) != chosen.precision:
+    if (precision := group.broadcast_text(chosen.precision)) != chosen.precision:
         chosen = devices.choose(name, precision, config.num_workers)
     chosen.apply()
     return chosen
@@ -163,7 +165,7 @@ def _go(
     parts: Parts,
     device: devices.DeviceChoice,
     found: tuple[Path | None, State] | None,
-    team: Team,
+    group: ProcessGroup,
     force: bool,
     sample: Sample | None,
 ) -> TrainingResult:
@@ -173,17 +175,13 @@ def _go(
     anew = found is None or take_up(state, parts, force)
     micro, scored = (MicroBatch(config.batch_size, parts.batches.max_length) for _ in range(2))
     began = time.monotonic()
-    before = _validate(parts, scored, team) if anew and not team.sharded else None
+    before = _validate(parts, scored, group) if anew else None
     samples = None if sample is None else lambda: sample(writer)
     note_samples(first := State(metrics={"samples": []}), samples if found is None else None)
     scoring_seconds = time.monotonic() - began
     torch.manual_seed(config.seed)
     attach(writer, config)
     sizes = trainable(writer.model)
-    if team.sharded:
-        team.split(writer, device)
-        with team.base(writer):
-            before = _validate(parts, scored, team) if anew else None
     optimizer = torch.optim.AdamW(
         trained_parameters(writer.model).values(),
         lr=config.learning_rate,
@@ -197,19 +195,19 @@ def _go(
         state=state,
         optimizer=optimizer,
         micro=micro,
-        team=team,
-        validate=lambda: _validate(parts, scored, team),
-        save=lambda folder: parts.save(folder, state, team),
+        group=group,
+        validate=lambda: _validate(parts, scored, group),
+        save=lambda folder: parts.save(folder, state),
         sample=samples,
     )
     if config.precision == INT8:
         check_int8(writer)
-    with contextlib.nullcontext() if team.sharded else fast_path(writer, config.precision == INT8):
+    with fast_path(writer, config.precision == INT8):
         most = micro.rows
         if found is not None:
             micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
-        elif not team.sharded:
-            most = fitting_rows(writer, parts.batches.max_length, micro.rows, team.local_size)
+        else:
+            most = fitting_rows(writer, parts.batches.max_length, micro.rows, group.local_size)
             micro.rows = rows_at_once(writer, parts.batches.max_length, most)
         if found is None:
             assert before is not None
@@ -220,27 +218,27 @@ def _go(
                 parts.plan, before, sizes,
             )  # fmt: skip
             # Several processes must do the same, so none of them tries.
-            fixed = "several processes do the same" if team.size > 1 else ""
+            fixed = "several processes do the same" if group.size > 1 else ""
             chosen = choose(writer, micro, most, lambda: probe(job), parts.plan.total_steps, fixed)
             announce(told, scoring_seconds, chosen.step_seconds or probe(job))
             console.note(f"Compiled: {'yes' if chosen.compiled else 'no'} ({chosen.reason}).")
             console.note(f"Rows at once: {micro.rows} ({chosen.rows_reason}).")
-            if team.first:
+            if group.is_main:
                 clear(output)
                 write_json(output / MANIFEST, {**parts.manifest, "run": parts.begun()})
                 write_text(output / VALIDATION, parts.held_out_lines())
         else:
             if before is not None:
                 note_base(state.metrics, before)
-            restore(found[0], writer.model, optimizer, team)
+            restore(found[0], writer.model, optimizer, group)
             parts.batches.restore(state.stream)
             before_it = bool(state.fingerprint["probed"]["compiled"])
             chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, before_it)
             console.note(f"going on from step {state.step} of {parts.plan.total_steps}")
-        state.fingerprint["probed"] = choices(parts, team.size, micro.rows, chosen)
+        state.fingerprint["probed"] = choices(parts, group.size, micro.rows, chosen)
         with (
             journal(config, state.step, device.device)
-            if team.first
+            if group.is_main
             else contextlib.nullcontext(Journal()) as log
         ):
             job.journal = log
@@ -248,10 +246,8 @@ def _go(
     return _finish(parts, job, outcome)
 
 
-def _validate(parts: Parts, scored: MicroBatch, team: Team) -> Validation:
-    if team.sharded:  # fewer rows in one process would leave the others waiting
-        return parts.validate(scored.rows, team)
-    return scored.fitted(lambda rows: parts.validate(rows, team), lambda: None)
+def _validate(parts: Parts, scored: MicroBatch, group: ProcessGroup) -> Validation:
+    return scored.fitted(lambda rows: parts.validate(rows, group), lambda: None)
 
 
 def _finish(parts: Parts, job: Job, outcome: str) -> TrainingResult:
@@ -261,8 +257,8 @@ def _finish(parts: Parts, job: Job, outcome: str) -> TrainingResult:
     metrics["seconds"] = state.seconds
     metrics["useful_tokens_per_second"] = state.useful_tokens / max(state.step_seconds, 1e-9)
     metrics["peak_memory_bytes"] = devices.peak_memory_bytes(job.writer.device.device)
-    job.save(output / FINAL)
-    if job.team.first:
+    if job.group.is_main:
+        job.save(output / FINAL)
         write_metrics(output, state)
     return TrainingResult(
         outcome=outcome,

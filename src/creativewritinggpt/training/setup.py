@@ -25,15 +25,15 @@ from ..data.rows.packing import RowPlan, plan_rows
 from ..data.rows.stream import StreamedCorpus
 from ..data.rows.tokens import tokenize
 from ..data.store import sources_of
+from ..distributed import ProcessGroup
 from ..errors import InputError
 from ..files import cache_folder
 from ..models.adapter import save_model
 from ..models.loaded_model import LoadedModel
-from .checkpoint import State, trained_parameters
+from .checkpoint import State
 from .model_card import model_card
 from .record import run_record
 from .schedule import Plan, plan_run, plan_stream
-from .strategy import Team
 from .validation import Validation, validate
 
 # Settings that may change between a run and its continuation without a word: they name places, or
@@ -78,10 +78,10 @@ class Parts:
     manifest: dict[str, Any]
     plan: Plan
 
-    def validate(self, batch_size: int, team: Team) -> Validation:
+    def validate(self, batch_size: int, group: ProcessGroup) -> Validation:
         """Score the held-out rows with the model as it is."""
         rows, ids = self.held_out.rows, self.domain_ids
-        return validate(self.writer, rows, ids, self.domains, batch_size, team)
+        return validate(self.writer, rows, ids, self.domains, batch_size, group)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a continuation must find unchanged."""
@@ -117,14 +117,8 @@ class Parts:
             "revision": writer.revision,
         }
 
-    def save(self, folder: Path, state: State, team: Team) -> None:
-        """Write the model as it is now, with its record and card; the team's first does it."""
-        weights = None
-        if team.sharded:
-            parameters = trained_parameters(self.writer.model)
-            weights = {name: team.whole(value) for name, value in parameters.items()}
-        if not team.first:
-            return
+    def save(self, folder: Path, state: State) -> None:
+        """Write the model as it is now, with its record and card."""
         metrics = state.metrics
         at = metrics["evaluation_steps"]
         known = bool(at) and at[-1] == state.step
@@ -161,7 +155,7 @@ class Parts:
             "missing": self.corpus.missing,
         }
         run = run_record(self.config, self.writer.device, self.base(), data, training)
-        save_model(self.writer, folder, run, model_card(run), weights)
+        save_model(self.writer, folder, run, model_card(run))
 
     def held_out_lines(self) -> str:
         """The held-out documents as JSON lines, so that later evaluations read the same ones."""
@@ -176,7 +170,7 @@ def prepare(
     files: Sequence[str],
     corpus: Corpus | StreamedCorpus,
     writer: LoadedModel,
-    team: Team,
+    group: ProcessGroup,
 ) -> Parts:
     """Make the parts of a run.
 
@@ -185,7 +179,7 @@ def prepare(
         files: The files that were given.
         corpus: What was read of them, or opened to be streamed.
         writer: The base model.
-        team: The processes that train.
+        group: The processes that train.
 
     Raises:
         InputError: There is no text to train or to validate on.
@@ -204,20 +198,15 @@ def prepare(
     if isinstance(corpus, StreamedCorpus):
         known = corpus.known()
         plan = plan_stream(config)
-        if team.sharded:
-            raise InputError(
-                "streaming feeds processes with a copy of the model each, not shards",
-                "train without --streaming, or without FSDP",
-            )
         definition = definition_of(writer.tokenizer)
         batches: Batches = StreamedBatches(
-            corpus, config, definition, shape, plan.rows_per_step, team
+            corpus, config, definition, shape, plan.rows_per_step, group
         )
     else:
         known = corpus
         mixture, rows = _rows(config, corpus, writer, shape, cache)
         plan = plan_run(config, len(rows))
-        batches = PreparedBatches(rows, plan.rows_of_step, team.share)
+        batches = PreparedBatches(rows, plan.rows_of_step, group)
     held_out = held_out_rows(
         tokenize(known.validation, writer.tokenizer, cache), sources_of(known.validation),
         most=config.val_tokens, seed=config.seed, **shape,

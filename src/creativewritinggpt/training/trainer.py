@@ -17,9 +17,9 @@ import torch
 
 from ..config.run import Config
 from ..data.rows.batches import Batches
+from ..distributed import ProcessGroup, ProcessLost
 from ..errors import RunError
 from ..models.loaded_model import LoadedModel
-from ..processes import ProcessLost
 from .checkpoint import State, save_checkpoint, trained_parameters
 from .display import Display
 from .engine import accumulate_gradient
@@ -36,7 +36,6 @@ from .metrics import (
 from .metrics_log import Journal
 from .run_dir import BEST, CHECKPOINTS
 from .schedule import Plan
-from .strategy import Team
 from .validation import Validation
 
 _DRAW_EVERY = 30.0
@@ -55,7 +54,7 @@ class Job:
         state: Where the run stands; changed as it goes.
         optimizer: AdamW over the trained parameters.
         micro: How many rows go through the model at once.
-        team: The processes that train together.
+        group: The processes that train together.
         validate: Scores the held-out rows.
         save: Writes the model into a folder.
         sample: Continues fixed prompts, if anything does: ``prompt`` and ``text`` of each.
@@ -69,7 +68,7 @@ class Job:
     state: State
     optimizer: torch.optim.Optimizer
     micro: MicroBatch
-    team: Team
+    group: ProcessGroup
     validate: Callable[[], Validation]
     save: Callable[[Path], None]
     sample: Callable[[], list[dict[str, str]]] | None = None
@@ -111,7 +110,7 @@ def fit(job: Job) -> str:
                 # The picture takes longer than a short run's step: not with every validation.
                 draw = time.monotonic() - drawn >= _DRAW_EVERY
                 drawn = time.monotonic() if draw else drawn
-                if job.team.first:
+                if job.group.is_main:
                     write_metrics(job.output, state, draw)
             if plan.saves_after(state.step) or stop_early or asked:
                 keep(job)
@@ -141,7 +140,8 @@ def _evaluate(job: Job, display: Display) -> bool:
     if state.best_loss is None or result.loss < state.best_loss:
         state.best_loss, state.best_step = result.loss, state.step
         metrics["best_step"] = state.step
-        job.save(job.output / BEST)
+        if job.group.is_main:
+            job.save(job.output / BEST)
     ended = patience_ends(state, result.loss, job.plan.warmup_steps, job.config)
     _show_validation(display, state)
     display.say(evaluation_line(state, result))
@@ -165,34 +165,34 @@ def _evaluate(job: Job, display: Display) -> bool:
 
 def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
     """One optimizer step; its loss, its target tokens, and whether to stop after it."""
-    state, team, config, optimizer = job.state, job.team, job.config, job.optimizer
+    state, group, config, optimizer = job.state, job.group, job.config, job.optimizer
     began = time.monotonic()
     parameters = list(trained_parameters(job.writer.model).values())
     rate = job.plan.learning_rate(state.step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for settings in optimizer.param_groups:
+        settings["lr"] = rate
     rows_of_step, indices, tokens = job.batches.step(state.step)
     job.writer.model.train()
 
     def gradient(rows: int) -> float:
         # A process of several has noise of its own; alone it is that of (seed, step).
-        place = [config.seed, state.step, *([team.rank] if team.rank else [])]
+        place = [config.seed, state.step, *([group.rank] if group.rank else [])]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-        accumulate = team.accumulate or accumulate_gradient
-        return accumulate(job.writer, rows_of_step, indices, rows, tokens)[0]
+        return accumulate_gradient(job.writer, rows_of_step, indices, rows, tokens)[0]
 
     loss = job.micro.fitted(gradient, lambda: optimizer.zero_grad(set_to_none=True))
     try:
         # Several processes stop after the same step: after the one that all have heard of it in.
-        loss, asked = team.add_up(parameters, loss, interrupt.asked)
+        group.all_reduce_gradients(parameters)
+        loss, asked = group.all_reduce(np.array([loss, float(interrupt.asked)])).tolist()
     except ProcessLost as lost:
         # Nothing of this step has been applied: what one replica holds is the whole state.
         # Only each process knows its place in a stream.
-        if team.first and not team.sharded and not job.config.streaming:
+        if group.is_main and not job.config.streaming:
             keep(job)
             lost.message += f"; the state after step {state.step} is saved"
         raise
-    norm = team.clip(parameters, config.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
         _give_up(job, f"{what} at step {state.step + 1}, at a learning rate of {rate:.2g}")
@@ -215,18 +215,17 @@ def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
             "step_seconds": time.monotonic() - began,
         }
     )
-    return loss, tokens, interrupt.asked if team.size == 1 else asked
+    return loss, tokens, interrupt.asked if group.size == 1 else asked > 0
 
 
 def probe(job: Job) -> float:
     """Seconds of one optimizer step, from one micro-step on real rows that changes nothing."""
-    team, wanted = job.team, min(job.plan.rows, job.plan.rows_per_step)
+    group, wanted = job.group, min(job.plan.rows, job.plan.rows_per_step)
     job.writer.model.train()
 
     def timed(rows: int) -> float:
-        began, at_once = time.monotonic(), rows * team.size
-        accumulate = team.accumulate or accumulate_gradient
-        accumulate(job.writer, *job.batches.first(at_once), rows, 1)
+        began, at_once = time.monotonic(), rows * group.size
+        accumulate_gradient(job.writer, *job.batches.first(at_once), rows, 1)
         return (time.monotonic() - began) * math.ceil(wanted / at_once)
 
     def clear() -> None:
@@ -238,8 +237,10 @@ def probe(job: Job) -> float:
 
 
 def keep(job: Job) -> None:
-    """Save a checkpoint."""
+    """Save a checkpoint; all processes must call this."""
     job.state.stream = job.batches.state()
+    if not job.group.is_main:
+        return
     job.state.fingerprint["probed"]["micro_batch"] = job.micro.rows
     save_checkpoint(
         job.output / CHECKPOINTS,
@@ -247,7 +248,6 @@ def keep(job: Job) -> None:
         job.writer.model,
         job.optimizer,
         job.config.save_total_limit,
-        job.team,
     )
 
 
@@ -264,7 +264,7 @@ def _give_up(job: Job, what: str, good: bool = True) -> None:
     """
     if good:
         parameters = trained_parameters(job.writer.model)
-        finite = [bool(job.team.whole(value).isfinite().all()) for value in parameters.values()]
+        finite = [bool(value.isfinite().all()) for value in parameters.values()]
         good = all(finite)
     if good:
         keep(job)

@@ -8,8 +8,9 @@ import math
 import numpy as np
 
 from ..data.rows.packing import IGNORE, PackedRows
+from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..models.loaded_model import LoadedModel
-from .strategy import Team
+from ..models.scoring import token_nll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ def validate(
     domains: np.ndarray,
     names: list[str],
     batch_size: int,
-    team: Team | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Validation:
     """Score held-out rows.
 
@@ -42,13 +43,17 @@ def validate(
         domains: Index into ``names`` for each document.
         names: Names of the domains.
         batch_size: Rows a forward pass; it does not change the result.
-        team: The processes that share the rows.
+        group: The processes that share the rows.
 
     Returns:
         Losses over text tokens, over end-of-text tokens, and over text tokens by domain.
     """
     writer.model.eval()
-    nll = (team or Team()).score(writer, rows, batch_size)
+    mine = slice(group.rank, None, group.size)
+    part, nll = rows.take(mine), np.zeros(rows.targets.shape, dtype=np.float64)
+    if len(part):
+        nll[mine] = token_nll(writer, part, batch_size)
+    nll = group.all_reduce(nll)
     scored = rows.targets != IGNORE
     text = scored & ~rows.is_eos
     ends = scored & rows.is_eos

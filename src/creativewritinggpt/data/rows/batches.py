@@ -20,7 +20,7 @@ from .stream import StreamedCorpus
 from .stream_rows import StreamedRows, together
 
 if TYPE_CHECKING:
-    from ...processes import Processes
+    from ...distributed import ProcessGroup
 
 
 class Batches(Protocol):
@@ -64,16 +64,14 @@ class PreparedBatches:
     Args:
         rows: The rows of the whole run.
         rows_of_step: The numbers of the rows of a step.
-        share: This process's part of such numbers.
+        group: The processes that share a step's rows.
     """
 
     def __init__(
-        self,
-        rows: RowPlan,
-        rows_of_step: Callable[[int], np.ndarray],
-        share: Callable[[np.ndarray], np.ndarray],
+        self, rows: RowPlan, rows_of_step: Callable[[int], np.ndarray], group: ProcessGroup
     ) -> None:
-        self._rows, self._rows_of_step, self._share = rows, rows_of_step, share
+        self._rows, self._rows_of_step = rows, rows_of_step
+        self._mine = slice(group.rank, None, group.size)
         self.max_length = rows.max_length
 
     @functools.cached_property
@@ -83,11 +81,11 @@ class PreparedBatches:
     def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
         """See :class:`Batches`."""
         indices = self._rows_of_step(step)
-        return self._rows, self._share(indices), int(self._targets[indices].sum())
+        return self._rows, indices[self._mine], int(self._targets[indices].sum())
 
     def first(self, count: int) -> tuple[Rows, np.ndarray]:
         """See :class:`Batches`."""
-        return self._rows, self._share(self._rows_of_step(0)[:count])
+        return self._rows, self._rows_of_step(0)[:count][self._mine]
 
     def applied(self) -> None:
         """Nothing to note."""
@@ -113,7 +111,7 @@ class StreamedBatches:
         definition: The tokenizer's, as :func:`~.encoder.definition_of` gives it.
         shape: ``max_length``, ``bos_id``, ``eos_id`` and ``mask_prompt`` of the rows.
         rows_per_step: Rows of a step, of all processes.
-        processes: The processes that share them.
+        group: The processes that share them.
     """
 
     def __init__(
@@ -123,22 +121,21 @@ class StreamedBatches:
         definition: str,
         shape: Mapping[str, Any],
         rows_per_step: int,
-        processes: Processes,
+        group: ProcessGroup,
     ) -> None:
         def opened(parts: int) -> StreamedRows:
-            rank, size = processes.rank, processes.size
-            return StreamedRows(corpus, config, definition, shape, rank, size, parts)
+            return StreamedRows(corpus, config, definition, shape, group.rank, group.size, parts)
 
-        self._opened, self._rows_per_step, self._processes = opened, rows_per_step, processes
-        self._rows = opened(processes.size)
+        self._opened, self._rows_per_step, self._group = opened, rows_per_step, group
+        self._rows = opened(group.size)
         self.max_length = self._rows.max_length
         self._applied = self._rows.state()
 
     def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
         """See :class:`Batches`."""
         rows = self._rows.take(self._rows_per_step)
-        tokens = self._processes.total(int(rows.target_counts().sum()))
-        return rows, np.arange(len(rows)), tokens
+        tokens = self._group.all_reduce(np.array([rows.target_counts().sum()]))
+        return rows, np.arange(len(rows)), int(tokens[0])
 
     def first(self, count: int) -> tuple[Rows, np.ndarray]:
         """See :class:`Batches`."""
@@ -152,7 +149,7 @@ class StreamedBatches:
 
     def state(self) -> dict[str, Any] | None:
         """See :class:`Batches`."""
-        states = self._processes.all_told(json.dumps(self._applied))
+        states = self._group.all_gather_text(json.dumps(self._applied))
         return together([json.loads(state) for state in states])
 
     def restore(self, state: dict[str, Any] | None) -> None:
