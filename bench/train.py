@@ -10,7 +10,6 @@ so a few steps are (`steps`; the first one, with its warm-up, apart), and the ro
 
     useful_tokens_per_second   targets that are not padding, over the time of the steps
     seconds                    the whole process: loading, data, all steps
-    compile_seconds            what was spent once on choosing and compiling
     peak_memory_bytes          the most resident memory of the process before the held-out loss
     share_of_ceiling           FLOPs that the task can't avoid / time / the best measured rate of
                                matrix products on this machine, in fp32 or bf16
@@ -40,7 +39,6 @@ CASES = ("full", "mixed")
 METRICS = (
     "useful_tokens_per_second",
     "seconds",
-    "compile_seconds",
     "peak_memory_bytes",
     "share_of_ceiling",
     "held_out_loss",

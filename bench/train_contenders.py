@@ -3,13 +3,17 @@
 All train LoRA on every projection with AdamW at a constant rate, on the same documents, with the
 same number of positions in an optimizer step:
 
-    ours       the project's engine, as ``cwgpt train`` runs it
-    ours-int8  the same with ``precision: int8``
-    ours-full  the same with ``method: full``, all weights
-    usual      model + PEFT in a plain loop: fp32, the base's dropouts on, rows padded to 512, all
-               logits at once, as most tutorials and the original project do
-    trainer    transformers' Trainer + PEFT in bf16, rows padded to the longest of their batch
-    trl        TRL's SFTTrainer with packing, in bf16, without gradient checkpointing
+    ours              the project's engine, as ``cwgpt train`` runs it
+    ours-compiled     the same with ``compile: true``
+    ours-int8         the same with ``precision: int8``
+    ours-projections  the same without ``training/fast``: transformers' modules, fused projections
+    ours-plain        the same with neither: transformers' modules and PEFT's layers
+    ours-full         the same as ours with ``method: full``, all weights
+    usual             model + PEFT in a plain loop: fp32, the base's dropouts on, rows padded to
+                      512, all logits at once, as most tutorials and the original project do
+    trainer           transformers' Trainer + PEFT in bf16, rows padded to the longest of their
+                      batch
+    trl               TRL's SFTTrainer with packing, in bf16, without gradient checkpointing
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ from typing import Any
 import torch
 from train_data import ROW, as_tokens
 
-CONTENDERS = ("ours", "ours-int8", "ours-full", "usual", "trainer", "trl")
+CONTENDERS = (
+    "ours", "ours-compiled", "ours-int8", "ours-projections", "ours-plain", "ours-full", "usual",
+    "trainer", "trl",
+)  # fmt: skip
 MODELS = {
     # Rows of 512 in an optimizer step, rank, scale.
     "gpt2-124m": (8, 8, 16),
@@ -77,9 +84,8 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     from creativewritinggpt.data.rows.packing import plan_rows
     from creativewritinggpt.models.adapter import attach
     from creativewritinggpt.training.checkpoint import trained_parameters
-    from creativewritinggpt.training.choice import choose
-    from creativewritinggpt.training.engine import accumulate_gradient, fast_path, rows_at_once
-    from creativewritinggpt.training.memory import MicroBatch
+    from creativewritinggpt.training.engine import accumulate_gradient, rows_at_once
+    from creativewritinggpt.training.fast.body import MOST_TOKENS
 
     rows_per_step, rank, alpha = MODELS[model]
     writer = load(model, ours=True)
@@ -100,27 +106,16 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
     course = Course(model=writer.model, notes={"precision": writer.device.precision})
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).numpy()
-    with fast_path(writer, int8=kind == "int8"):
-        micro = MicroBatch(rows_at_once(writer, ROW, rows_per_step), ROW)
-
-        def measure() -> float:
-            began = time.perf_counter()
-            accumulate_gradient(writer, rows, order[: micro.rows], micro.rows)
-            writer.model.zero_grad(set_to_none=True)
-            return (time.perf_counter() - began) * rows_per_step / micro.rows
-
-        writer.model.train()
-        began = time.perf_counter()
-        # As in a run of many hours.
-        chosen = choose(writer, micro, rows_per_step, measure, 10**5)
-        course.notes |= {"compiled": chosen.compiled, "compiled_reason": chosen.reason}
-        course.notes |= {"rows_at_once": chosen.rows, "rows_reason": chosen.rows_reason}
-        course.notes["compile_seconds"] = time.perf_counter() - began
+    with _path(writer, kind):
+        # ours-plain and ours-projections with as many tokens at once as the fast path has.
+        most = rows_per_step if kind == "full" else min(rows_per_step, MOST_TOKENS // ROW)
+        at_once = rows_at_once(writer, ROW, most)
+        course.notes["rows_at_once"] = at_once
         for step in range(min(steps, len(rows) // rows_per_step)):
             began = time.perf_counter()
             writer.model.train()
             chosen = order[step * rows_per_step : (step + 1) * rows_per_step]
-            loss, targets = accumulate_gradient(writer, rows, chosen, micro.rows)
+            loss, targets = accumulate_gradient(writer, rows, chosen, at_once)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -128,6 +123,18 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
             course.targets.append(targets)
             course.losses.append(loss)
     return course
+
+
+def _path(writer: Any, kind: str) -> contextlib.AbstractContextManager[Any]:
+    """The way that the model's passes take, by the kind of contender."""
+    from creativewritinggpt.training.engine import fast_path
+    from creativewritinggpt.training.projections import fused_projections
+
+    if kind == "plain":
+        return contextlib.nullcontext()
+    if kind == "projections":
+        return fused_projections(writer)
+    return fast_path(writer, int8=kind == "int8", compiled=kind == "compiled")
 
 
 def _lora(model: str) -> Any:
