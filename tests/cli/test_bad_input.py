@@ -216,6 +216,10 @@ def test_output_folder_that_is_a_file(train, tmp_path):
         (["evaluate", "--compare", "a", "evaluation.jsonl"], "there is no evaluation.jsonl"),
         (["evaluate", "--compare", "a", "--model", "b"], "exclude each other"),
         (["evaluate", "--window", "1"], "window is 1"),
+        (["demo", "--precision", "int8"], "choose one of: auto, fp32, bf16"),
+        (["generate", "x", "--precision", "int8"], "choose one of: auto, fp32, bf16"),
+        (["evaluate", "--precision", "int8"], "choose one of: auto, fp32, bf16"),
+        (["analyze", "x", "--precision", "int8"], "choose one of: auto, fp32, bf16"),
         (["trian"], "did you mean cwgpt train?"),
         (["recipes", "cake"], "no recipe 'cake'"),
         (["train", "--config", "nothing.yaml"], "nothing.yaml"),
@@ -226,6 +230,12 @@ def test_other_verbs(words, part, capsys, tmp_path, monkeypatch):
     (tmp_path / "here.txt").write_text("A lamp\n")
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     _is_one_clear_line(main(words), capsys.readouterr().err, part)
+
+
+def test_a_device_that_is_not_there_is_refused(tiny_folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    code = main(["generate", "x", "--model", str(tiny_folder("gpt2")), "--device", "tpu"])
+    _is_one_clear_line(code, capsys.readouterr().err, "device is 'tpu'")
 
 
 def test_closed_standard_streams_are_no_error(tmp_path, monkeypatch, capsys):

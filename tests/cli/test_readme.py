@@ -60,8 +60,7 @@ def test_python_example_works(tiny_starter, capsys):
     script = compile(example, "README.md", "exec")
     namespace = {}
     exec(script, namespace)  # noqa: S102
-    assert "stories" not in namespace
-    assert capsys.readouterr().out.strip()
+    assert len(capsys.readouterr().out.split()) > 3
 
 
 def test_demo_runs_to_its_end_and_again(tiny_starter, capsys):

@@ -27,11 +27,14 @@ def test_every_setting_has_a_sentence_of_help():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipe_loads_and_explains_every_key(name):
-    load_config(name)
+    config = load_config(name).to_dict()
     lines = recipe_text(name).splitlines()
-    for number, line in enumerate(lines):
-        if re.match(r"\w+:", line):
-            assert lines[number - 1].startswith("# ") and lines[number - 1].endswith("."), line
+    settings = [number for number, line in enumerate(lines) if re.match(r"\w+:", line)]
+    assert len(settings) >= 10
+    for number in settings:
+        assert lines[number].partition(":")[0] in config
+        before = lines[number - 1]
+        assert before.startswith("# ") and before.endswith("."), lines[number]
 
 
 def test_recipes_are_the_promised_ones():
