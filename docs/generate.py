@@ -1,16 +1,16 @@
-"""Write what can be made from the code: ``docs/cli.md`` and the README's configuration table.
+"""Write what is made from the code: ``docs/cli.md`` and the table of ``docs/configuration.md``.
 
-``python docs/generate.py`` writes, ``python docs/generate.py --check`` only says what is stale and
-exits with 1. The help of the commands is the real one, so the pages can't drift from it.
+``python docs/generate.py`` writes; ``python docs/generate.py --check`` names stale pages and exits
+with 1.
 """
 
-import dataclasses
 import re
 import sys
 from pathlib import Path
 
 from creativewritinggpt.cli.args import default_of
 from creativewritinggpt.cli.main import VERBS, build_parser
+from creativewritinggpt.config.fields import fields_of
 from creativewritinggpt.config.run import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +23,7 @@ def command_page() -> str:
         "# Commands",
         "",
         "Made from the real help by `make docs`; a check keeps it so. `python train.py`, "
-        "`python generate.py` and `python evaluate.py` take the same flags.",
+        "`python generate.py`, `python evaluate.py` and `python analysis.py` take the same flags.",
         "",
         "```",
         build_parser().format_help().rstrip(),
@@ -39,7 +39,7 @@ def command_page() -> str:
 def settings_table() -> str:
     """The settings of a run as a Markdown table."""
     lines = ["| setting | default | what it does |", "|---|---|---|"]
-    for field in dataclasses.fields(Config):
+    for field in fields_of(Config):
         value = default_of(field)
         shown = "" if value is None else f"`{value}`"
         text = str(field.metadata["help"]).replace("|", "\\|")
@@ -50,18 +50,20 @@ def settings_table() -> str:
     return "\n".join(lines)
 
 
-def readme() -> str:
-    """The README with its table as it should be."""
-    text = (ROOT / "README.md").read_text("utf-8")
+def configuration_page() -> str:
+    """``docs/configuration.md`` with the current table."""
+    text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
     block = f"{START}\n{settings_table()}\n{END}"
-    return re.sub(
-        re.escape(START) + ".*?" + re.escape(END), lambda match: block, text, flags=re.DOTALL
-    )
+    pattern = re.escape(START) + ".*?" + re.escape(END)
+    return re.sub(pattern, lambda match: block, text, flags=re.DOTALL)
 
 
 def main() -> int:
     """Write the pages, or check them."""
-    wanted = {ROOT / "docs" / "cli.md": command_page(), ROOT / "README.md": readme()}
+    wanted = {
+        ROOT / "docs" / "cli.md": command_page(),
+        ROOT / "docs" / "configuration.md": configuration_page(),
+    }
     stale = [
         path
         for path, text in wanted.items()

@@ -68,8 +68,11 @@ def unwrap(annotation: Any) -> tuple[Any, bool]:
 
 def fields_of(cls: type) -> list[dataclasses.Field[Any]]:
     """Fields of a settings class, those that it declares itself before inherited ones."""
-    own = inspect.get_annotations(cls)
-    return sorted(dataclasses.fields(cls), key=lambda field: field.name not in own)
+    own = list(inspect.get_annotations(cls))
+    return sorted(
+        dataclasses.fields(cls),
+        key=lambda field: own.index(field.name) if field.name in own else len(own),
+    )
 
 
 def field_types(cls: type) -> dict[str, Any]:
