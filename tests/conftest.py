@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,18 +38,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is measured of this machine once, so that not every test does it anew."""
-    from creativewritinggpt import autotune, devices
+    from creativewritinggpt import devices
     from creativewritinggpt.models.forward import int8
     from creativewritinggpt.models.forward.weight_format import fastest_weights
 
     folder = tmp_path_factory.mktemp("machine")
+    # Kept between runs: measuring takes longer than most test files.
+    kept = Path(tempfile.gettempdir()) / f"cwgpt-tests-{getpass.getuser()}"
+    if kept.is_dir():
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CWGPT_CACHE", str(folder))
         for threads in {1, torch.get_num_threads()}:
             devices.product_seconds(threads)
             int8.seconds(threads)
             fastest_weights(threads)
-        return autotune._file()
+        [found] = folder.glob("machine-*.json")
+    kept.mkdir(exist_ok=True)
+    partial = kept / f"{found.stem}-{os.getpid()}"
+    shutil.copy(found, partial)
+    os.replace(partial, kept / found.name)
+    return found
 
 
 @pytest.fixture(autouse=True)
