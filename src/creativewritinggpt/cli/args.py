@@ -90,13 +90,14 @@ def add_settings(
         group = groups[heading]
         names = ["--" + field.name.replace("_", "-"), *(aliases or {}).get(field.name, ())]
         kind, _ = unwrap(kinds[field.name])
+        usual = {int: "N", float: "X"}.get(kind, field.name.upper())
         words = {"dest": field.name, "default": argparse.SUPPRESS, "help": describe(field)}
         if kind is bool:
             group.add_argument(*names, action=argparse.BooleanOptionalAction, **words)
         else:
             choices = field.metadata.get("choices")
             metavar = field.metadata.get("metavar") or (
-                "{" + ",".join(choices) + "}" if choices else field.name.upper()
+                "{" + ",".join(choices) + "}" if choices else usual
             )
             if typing.get_origin(kind) is list and not metavar.endswith("…"):
                 # Texts may hold commas, so that each comes with a flag of its own.

@@ -7,6 +7,7 @@ defaults are those of the original project; ``recipes/`` has settings for partic
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from importlib import resources
 from pathlib import Path
@@ -16,216 +17,148 @@ from ..errors import InputError
 from .fields import from_mapping, setting
 from .machine import PLACES, MachineSettings
 
+_RECIPES = resources.files("creativewritinggpt") / "recipes"
 SOURCES = ("writingprompts", "rocstories", "wikitext", "openwebtext")
 
-_MODEL = "the model"
-_DATA = "the data"
-_ADAPTER = "the adapter"
-_TRAINING = "the training"
+_model = functools.partial(setting, group="the model")
+_data = functools.partial(setting, group="the data")
+_adapter = functools.partial(setting, group="the adapter")
+_training = functools.partial(setting, group="the training")
+_place = functools.partial(setting, group=PLACES)
 
 
 @dataclasses.dataclass
 class Config(MachineSettings):
     """The settings of one run."""
 
-    model_name: str = setting(
-        "gpt2",
-        "Base model: `starter` (embedded, needs no hub), a hub id or a folder.",
-        group=_MODEL,
+    model_name: str = _model(
+        "gpt2", "Base model: `starter` (embedded, needs no hub), a hub id or a folder.",
         metavar="NAME",
-    )
-    init_adapter: str | None = setting(
-        None, "Adapter folder to continue training instead of a new adapter.", group=_MODEL,
-        metavar="FOLDER",
     )  # fmt: skip
-    method: str = setting(
-        "lora",
-        "Train a LoRA adapter (`lora`) or all weights (`full`).",
-        choices=("lora", "full"),
-        group=_MODEL,
+    init_adapter: str | None = _model(
+        None, "Adapter folder to continue training instead of a new adapter.", metavar="FOLDER"
+    )
+    method: str = _model(
+        "lora", "Train a LoRA adapter (`lora`) or all weights (`full`).", choices=("lora", "full")
     )
 
-    sources: list[str] = setting(
-        list(SOURCES), "Named sources to train on when no FILE is given.", group=_DATA,
-        metavar="NAME,…",
-    )  # fmt: skip
-    mix: dict[str, float] | None = setting(
-        None,
-        "Weight of each source in the training tokens (name=weight); default: by its size.",
-        group=_DATA,
+    sources: list[str] = _data(
+        list(SOURCES), "Named sources to train on when no FILE is given.", metavar="NAME,…"
+    )
+    mix: dict[str, float] | None = _data(
+        None, "Weight of each source in the training tokens (name=weight); default: by its size.",
         metavar="NAME=W,…",
-    )
-    train_size: int = setting(
-        20000,
-        "Maximum number of training documents over all sources.",
+    )  # fmt: skip
+    train_size: int = _data(20000, "Maximum number of training documents over all sources.", low=1)
+    val_size: int = _data(
+        2000, "Maximum number of validation documents; never more than 10 % of all documents.",
         low=1,
-        group=_DATA,
-        metavar="N",
-    )
-    val_size: int = setting(
-        2000,
-        "Maximum number of validation documents; never more than 10 % of all documents.",
-        low=1,
-        group=_DATA,
-        metavar="N",
-    )
-    val_tokens: int | None = setting(
+    )  # fmt: skip
+    val_tokens: int | None = _data(
         200_000,
         "Maximum validation tokens scored per evaluation during training; always the same ones.",
         low=1,
-        group=_DATA,
-        metavar="N",
-    )
-    max_documents: int | None = setting(
-        None, "Maximum number of documents read per file or source.", low=1, group=_DATA,
-        metavar="N",
     )  # fmt: skip
-    streaming: bool = setting(
+    max_documents: int | None = _data(
+        None, "Maximum number of documents read per file or source.", low=1
+    )
+    streaming: bool = _data(
         False,
         "Read, clean and tokenize during training, for corpora larger than memory or disk; "
         "requires max_steps.",
-        group=_DATA,
-    )
-    max_length: int = setting(
-        512, "Tokens per row; longer documents continue in the next row.", low=8, high=131072,
-        group=_DATA, metavar="N",
     )  # fmt: skip
-    mask_prompt: bool = setting(
-        False, "Compute the loss on the text only; prompts are context.", group=_DATA
+    max_length: int = _data(
+        512, "Tokens per row; longer documents continue in the next row.", low=8, high=131072
     )
-    prompt_column: str | None = setting(
-        None, "Column with the prompt, if its name is not recognised.", group=_DATA,
-        metavar="NAME",
-    )  # fmt: skip
-    text_column: str | None = setting(
-        None, "Column with the text, if its name is not recognised.", group=_DATA,
-        metavar="NAME",
-    )  # fmt: skip
-    skip_missing: bool = setting(
-        False, "Continue without sources that can't be read; they are recorded.", group=_DATA
+    mask_prompt: bool = _data(False, "Compute the loss on the text only; prompts are context.")
+    prompt_column: str | None = _data(
+        None, "Column with the prompt, if its name is not recognised.", metavar="NAME"
     )
-    skip_bad_rows: bool = setting(
-        False, "Skip rows that can't be read; they are counted.", group=_DATA
+    text_column: str | None = _data(
+        None, "Column with the text, if its name is not recognised.", metavar="NAME"
     )
+    skip_missing: bool = _data(
+        False, "Continue without sources that can't be read; they are recorded."
+    )
+    skip_bad_rows: bool = _data(False, "Skip rows that can't be read; they are counted.")
 
-    lora_r: int = setting(8, "LoRA rank.", low=1, group=_ADAPTER, metavar="N")
-    lora_alpha: float = setting(
-        16, "LoRA alpha; the adapter's output is scaled by alpha / r.", above=0, group=_ADAPTER,
-        metavar="X",
-    )  # fmt: skip
-    lora_dropout: float = setting(
-        0.1, "Dropout probability on the adapter's input.", low=0, high=0.9, group=_ADAPTER,
-        metavar="X",
-    )  # fmt: skip
-    target_modules: list[str] | None = setting(
-        None,
-        "Modules to adapt: names or `all-linear`; default: the attention projections.",
-        group=_ADAPTER,
+    lora_r: int = _adapter(8, "LoRA rank.", low=1)
+    lora_alpha: float = _adapter(
+        16, "LoRA alpha; the adapter's output is scaled by alpha / r.", above=0
+    )
+    lora_dropout: float = _adapter(
+        0.1, "Dropout probability on the adapter's input.", low=0, high=0.9
+    )
+    target_modules: list[str] | None = _adapter(
+        None, "Modules to adapt: names or `all-linear`; default: the attention projections.",
         metavar="NAME,…",
+    )  # fmt: skip
+    use_rslora: bool = _adapter(
+        False, "Scale by alpha / √r instead of alpha / r, for high ranks (rsLoRA)."
     )
-    use_rslora: bool = setting(
-        False, "Scale by alpha / √r instead of alpha / r, for high ranks (rsLoRA).", group=_ADAPTER
-    )
-    use_dora: bool = setting(
-        False,
-        "Train magnitude and direction of each weight separately (DoRA); slower.",
-        group=_ADAPTER,
+    use_dora: bool = _adapter(
+        False, "Train magnitude and direction of each weight separately (DoRA); slower."
     )
 
-    batch_size: int = setting(
-        8, "Maximum rows per micro-batch; lowered when memory is short.",
-        low=1, group=_TRAINING, metavar="N",
-    )  # fmt: skip
-    gradient_accumulation_steps: int = setting(
-        1, "Micro-batches per optimizer step.", low=1, group=_TRAINING, metavar="N"
+    batch_size: int = _training(
+        8, "Maximum rows per micro-batch; lowered when memory is short.", low=1
     )
-    num_epochs: int = setting(5, "Number of epochs.", low=1, group=_TRAINING, metavar="N")
-    max_steps: int | None = setting(
-        None, "Number of optimizer steps; overrides num_epochs.", low=1, group=_TRAINING,
-        metavar="N",
-    )  # fmt: skip
-    learning_rate: float = setting(
-        5e-4, "Peak learning rate.", above=0, high=1, group=_TRAINING, metavar="X"
+    gradient_accumulation_steps: int = _training(1, "Micro-batches per optimizer step.", low=1)
+    num_epochs: int = _training(5, "Number of epochs.", low=1)
+    max_steps: int | None = _training(
+        None, "Number of optimizer steps; overrides num_epochs.", low=1
     )
-    schedule: str = setting(
-        "linear",
-        "Learning rate schedule after the warm-up.",
+    learning_rate: float = _training(5e-4, "Peak learning rate.", above=0, high=1)
+    schedule: str = _training(
+        "linear", "Learning rate schedule after the warm-up.",
         choices=("linear", "cosine", "constant"),
-        group=_TRAINING,
+    )  # fmt: skip
+    warmup_steps: int | None = _training(
+        None, "Warm-up steps; default: 10 % of all steps, at most 500.", low=0
     )
-    warmup_steps: int | None = setting(
-        None,
-        "Warm-up steps; default: 10 % of all steps, at most 500.",
-        low=0,
-        group=_TRAINING,
-        metavar="N",
-    )
-    weight_decay: float = setting(
-        0.01, "AdamW weight decay.", low=0, high=1, group=_TRAINING, metavar="X"
-    )
-    max_grad_norm: float = setting(
-        1.0, "Maximum gradient norm (clipping).", above=0, group=_TRAINING, metavar="X"
-    )
-    eval_steps: int | None = setting(
-        None,
-        "Optimizer steps between evaluations; default: once per epoch, at least 5 per run.",
+    weight_decay: float = _training(0.01, "AdamW weight decay.", low=0, high=1)
+    max_grad_norm: float = _training(1.0, "Maximum gradient norm (clipping).", above=0)
+    eval_steps: int | None = _training(
+        None, "Optimizer steps between evaluations; default: once per epoch, at least 5 per run.",
         low=1,
-        group=_TRAINING,
-        metavar="N",
+    )  # fmt: skip
+    save_steps: int | None = _training(
+        None, "Optimizer steps between checkpoints; default: eval_steps.", low=1
     )
-    save_steps: int | None = setting(
-        None, "Optimizer steps between checkpoints; default: eval_steps.",
-        low=1, group=_TRAINING, metavar="N",
-    )  # fmt: skip
-    save_total_limit: int = setting(
-        2, "Checkpoints to keep; if the newest is damaged, the previous one is used.", low=1,
-        group=_TRAINING, metavar="N",
-    )  # fmt: skip
-    patience: int = setting(
-        2,
-        "Evaluations without improvement before early stopping; 0 disables it.",
-        low=0,
-        group=_TRAINING,
-        metavar="N",
+    save_total_limit: int = _training(
+        2, "Checkpoints to keep; if the newest is damaged, the previous one is used.", low=1
     )
-    min_delta: float = setting(
-        0.01, "Decrease of the validation loss (nats) that counts as improvement.", low=0,
-        group=_TRAINING, metavar="X",
-    )  # fmt: skip
-    seed: int = setting(
-        42, "Random seed of split, data order, adapter and dropout.", low=0, high=2**31 - 1,
-        group=_TRAINING, metavar="N",
-    )  # fmt: skip
+    patience: int = _training(
+        2, "Evaluations without improvement before early stopping; 0 disables it.", low=0
+    )
+    min_delta: float = _training(
+        0.01, "Decrease of the validation loss (nats) that counts as improvement.", low=0
+    )
+    seed: int = _training(
+        42, "Random seed of split, data order, adapter and dropout.", low=0, high=2**31 - 1
+    )
+    samples: int = _training(
+        2, "Number of prompts continued at each evaluation, as samples; 0 for none.", low=0
+    )
+    sample_prompts: str | None = _training(
+        None, "File with sample prompts, one per line; default: two fixed ones.", metavar="FILE"
+    )
 
-    samples: int = setting(
-        2,
-        "Number of prompts continued at each evaluation, as samples; 0 for none.",
-        low=0,
-        group=_TRAINING,
-        metavar="N",
+    output_dir: str = _place(
+        "outputs", "Folder for models and records of the run.", metavar="FOLDER"
     )
-    sample_prompts: str | None = setting(
-        None, "File with sample prompts, one per line; default: two fixed ones.", group=_TRAINING,
-        metavar="FILE",
-    )  # fmt: skip
-
-    output_dir: str = setting(
-        "outputs", "Folder for models and records of the run.", group=PLACES, metavar="FOLDER"
-    )
-    results_dir: str = setting(
-        "results", "Folder for explanations.", group=PLACES, metavar="FOLDER"
-    )
-    precision: str = setting(
+    results_dir: str = _place("results", "Folder for explanations.", metavar="FOLDER")
+    precision: str = _place(
         "auto",
         "Number format of matrix products; auto: bf16 where measured faster; int8: only for "
         "training LoRA adapters on a CPU.",
         choices=("auto", "fp32", "bf16", "int8"),
-        group=PLACES,
-    )
-    track: list[str] | None = setting(
-        None, "Experiment trackers to log to: tensorboard, wandb, mlflow, …",
-        group=PLACES, metavar="NAME,…",
     )  # fmt: skip
+    track: list[str] | None = _place(
+        None,
+        "Experiment trackers to log to: tensorboard, wandb, mlflow and others.",
+        metavar="NAME,…",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -244,11 +177,10 @@ class Config(MachineSettings):
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    folder = resources.files("creativewritinggpt") / "recipes"
+    """Names of the recipes that come with the package."""
     return sorted(
         entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
+        for entry in _RECIPES.iterdir()
         if entry.name.endswith(".yaml")
     )
 
@@ -260,9 +192,7 @@ def recipe_text(name: str) -> str:
         InputError: There is neither.
     """
     if name in recipe_names():
-        return (resources.files("creativewritinggpt") / "recipes" / f"{name}.yaml").read_text(
-            "utf-8"
-        )
+        return (_RECIPES / f"{name}.yaml").read_text("utf-8")
     path = Path(name)
     if not path.is_file():
         raise InputError(
@@ -291,9 +221,7 @@ def load_config(recipe: str | None = None, overrides: dict[str, Any] | None = No
     if recipe is None and overrides.get("model_name") == "starter":
         recipe = "starter"
     values: dict[str, Any] = {}
-    where = "settings"
     if recipe is not None:
-        where = recipe
         try:
             read = yaml.safe_load(recipe_text(recipe))
         except yaml.YAMLError as error:
@@ -303,8 +231,5 @@ def load_config(recipe: str | None = None, overrides: dict[str, Any] | None = No
         if read is not None and not isinstance(read, dict):
             raise InputError(f"{recipe} must hold settings as `name: value` lines")
         values = read or {}
-    base = from_mapping(Config, values, where)
-    if not overrides:
-        return base
-    given = from_mapping(Config, {**base.to_dict(), **overrides}, "settings")
-    return given
+    base = from_mapping(Config, values, recipe or "settings")
+    return from_mapping(Config, {**base.to_dict(), **overrides}, "settings")
