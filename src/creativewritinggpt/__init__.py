@@ -1,6 +1,6 @@
-"""CreativeWritingGPT: fine-tune a small language model on fiction, write with it, judge it.
+"""CreativeWritingGPT: fine-tune a small language model on fiction, and generate, evaluate, explain.
 
-The names below are loaded when they are first used, so that importing the package costs nothing.
+The public names are imported on first use, so importing the package is fast.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
-"""The few exceptions a user can meet.
+"""Exceptions for users: one line that says what is wrong, at most one of advice, an exit code.
 
-Everything that goes wrong in a way a person can understand is a ``UserError``: one line that says
-what is wrong, at most one line of advice, and the exit code of the command. Anything else is a bug
-and keeps its traceback behind ``--debug``.
+Any other exception is a bug; ``--debug`` shows its traceback.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something a user can understand and act on.
+    """An error that a user can understand and act on.
 
     Args:
         message: One line that says what is wrong.
@@ -25,18 +23,18 @@ class UserError(Exception):
 
 
 class InputError(UserError):
-    """What the user gave can't be used: a setting, a file, a folder (exit code 2)."""
+    """A setting, file or folder that can't be used (exit code 2)."""
 
     exit_code = 2
 
 
 class RunError(UserError):
-    """The work itself failed: no network, no space, no memory (exit code 1)."""
+    """A failure of the work: no network, no space, no memory (exit code 1)."""
 
     exit_code = 1
 
 
 class Stopped(UserError):
-    """The user stopped the work with Ctrl-C (exit code 130)."""
+    """The work was stopped with Ctrl-C (exit code 130)."""
 
     exit_code = 130

@@ -1,8 +1,9 @@
-"""Files that are never half written.
+"""Atomic writes of files and folders, cache entries, and where they lie.
 
-Every file and folder that the package makes is written under a temporary name beside its place and
-then renamed, so that a crash, a full disk or Ctrl-C leaves what was there before. The price is that
-the old and the new version exist side by side for a moment.
+A file or folder is written under a temporary name beside its place and then renamed: after a
+crash, a full disk or Ctrl-C the old version is still there.
+
+Trade-off: disk space for both versions.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _LARGE_FILE = re.compile(r"\(os error (27|223)\)")
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's write errors into one clear line that names ``path``."""
+    """Translate write errors of the operating system into errors that name ``path``."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # safetensors has an error of its own for both, which holds the number only in its text.
+        # safetensors raises an error of its own, with the number in its text.
         large = isinstance(error, OSError) and error.errno == errno.EFBIG
         if large or _LARGE_FILE.search(str(error)):
             raise RunError(
@@ -62,20 +63,20 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _usual_modes(path: Path) -> None:
-    """Give what was made with narrow permissions those that any new file or folder has."""
+    """Give a temporary file or folder the permissions that new ones have."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _synced(path: Path) -> None:
-    """Have a file's content on the disk before anything is said to be there."""
+    """Flush a file's content to disk."""
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name last through a power cut; where that can't be, do without."""
+    """Flush a folder's entries to disk, where the system can."""
     if os.name == "nt" or not os.access(folder, os.R_OK):
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -111,10 +112,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of ``path`` when the block ends well.
+    """Yield a temporary folder that becomes ``path`` when the block ends without an error.
 
-    A folder that was there is moved aside first and removed last, so that one whole version exists
-    at any moment.
+    An old folder is moved aside first and removed last, so one whole version exists at any time.
     """
     target = Path(path)
     with disk_errors(target):
@@ -132,7 +132,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 target.replace(old / target.name)
             try:
                 temporary.replace(target)
-            except BaseException:  # Ctrl-C too must not cost the old version
+            except BaseException:  # Ctrl-C as well
                 if old is not None:
                     (old / target.name).replace(target)
                 raise
@@ -178,10 +178,10 @@ def cached_folder(
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what writers that were killed have left half done in a folder.
+    """Remove temporary files and folders that killed processes have left in a folder.
 
-    Where one was killed between moving the old version of a folder aside and putting the new one
-    in its place, the old one comes back. Nobody else may be writing into the folder.
+    The old version of a folder comes back where its process was killed between moving it aside and
+    putting the new one in its place. No other process may be writing into the folder.
     """
     if not folder.is_dir():
         return
@@ -200,9 +200,9 @@ def clean_up(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be written to, before the work whose results would go there.
+    """Refuse a folder that can't be written to, before the work whose results go there.
 
-    Nothing is made: where the folder is missing, the nearest that exists is asked.
+    Nothing is made: where the folder is missing, its nearest existing parent is checked.
 
     Raises:
         InputError: It is a file, lies below one, or may not be written to.
@@ -224,13 +224,13 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8, all of it or nothing."""
+    """Write ``text`` as UTF-8, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented JSON, all of it or nothing."""
+    """Write ``value`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -249,18 +249,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def from_home(path: str | os.PathLike[str]) -> Path:
-    """The path with ``~`` and ``~USER`` for the home folders that there are.
+    """The path with ``~`` and ``~USER`` expanded where there is such a user.
 
-    Another name that begins so, as a backup's, is left as it is; ``Path.expanduser`` fails.
+    Other names that begin with ``~`` stay; ``Path.expanduser`` fails on them.
     """
     return Path(os.path.expanduser(path))
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder for what can be made again: the starter model and token caches.
+    """Folder of the starter model and of prepared text.
 
-    ``cache_dir`` wins over the variable ``CWGPT_CACHE``, which wins over the platform's cache
-    folder.
+    ``cache_dir`` wins over the variable ``CWGPT_CACHE``, which wins over the platform's folder.
     """
     if cache_dir is not None:
         return from_home(cache_dir)

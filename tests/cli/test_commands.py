@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +19,27 @@ ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--device", "cpu", "--precision", "fp32", "--num-workers", "1"]
 
 
-@pytest.fixture
-def trained(tiny_folder, tmp_path):
-    """A model folder, a file of stories, and a short run over them."""
-    model = tiny_folder("llama")
-    stories = write_stories(tmp_path / "stories.jsonl")
-    code = main(
-        ["train", str(stories), "--model-name", str(model), "--output-dir", str(tmp_path / "out"),
-         "--max-steps", "3", "--max-length", "48", *FAST]
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory, tiny_model, tiny_tokenizer):
+    """A short run over a file of stories, on a tiny model."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny_model("llama").save_pretrained(folder / "model")
+    tiny_tokenizer.save_pretrained(folder / "model")
+    stories = write_stories(folder / "stories.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CWGPT_CACHE", str(folder / "cache"))
+        code = main(
+            ["train", str(stories), "--model-name", str(folder / "model"), "--output-dir",
+             str(folder / "out"), "--max-steps", "3", "--max-length", "48", *FAST]
+        )  # fmt: skip
     assert code == 0
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A copy of that run, to be changed."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
