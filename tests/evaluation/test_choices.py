@@ -9,15 +9,15 @@ from writers import make_writer
 
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation import choices
-from creativewritinggpt.evaluation.choices import (
+from creativewritinggpt.evaluation import tasks
+from creativewritinggpt.evaluation.settings import EvaluationSettings
+from creativewritinggpt.evaluation.tasks import (
     Answers,
     ChoiceTest,
     Item,
     choice_figures,
     planned_tests,
 )
-from creativewritinggpt.evaluation.settings import EvaluationSettings
 
 STORY = "The lamp went out. Nobody answered. “Who is there?” she asked. The sea slept. It was cold."
 
@@ -38,44 +38,44 @@ def _cloze(path, rows, columns=None):
 
 
 def test_a_story_has_its_own_prompt_and_nine_different_wrong_ones():
-    items = choices.prompt_items(_documents(), 14, seed=3)
+    items = tasks.prompt_items(_documents(), 14, seed=3)
     assert len(items) == 14
     for item in items:
         prompts = [context for context, _ in item.options]
-        assert len(set(prompts)) == choices.PROMPTS
+        assert len(set(prompts)) == tasks.PROMPTS
         assert len({text for _, text in item.options}) == 1
         number = item.options[0][1].rpartition(" ")[2]
         assert prompts[0] == f"Prompt {int(number) % 12}.\n\n"
-    assert choices.prompt_items(_documents()[::-1], 14, seed=3) == items
+    assert tasks.prompt_items(_documents()[::-1], 14, seed=3) == items
     with pytest.raises(InputError, match="10 different prompts, and there are 3"):
-        choices.prompt_items(_documents(3), 5, seed=0)
+        tasks.prompt_items(_documents(3), 5, seed=0)
 
 
 def test_true_order_comes_first_and_shuffles_are_others():
-    [item] = choices.order_items([Document("d", "g", STORY)], 5, seed=0)
+    [item] = tasks.order_items([Document("d", "g", STORY)], 5, seed=0)
     texts = [text for _, text in item.options]
-    assert texts[0] == STORY and len(set(texts)) == len(texts) == 1 + choices.SHUFFLES
-    [short] = choices.order_items([Document("d", "g", "One went. Two went. Six went.")], 5, seed=0)
+    assert texts[0] == STORY and len(set(texts)) == len(texts) == 1 + tasks.SHUFFLES
+    [short] = tasks.order_items([Document("d", "g", "One went. Two went. Six went.")], 5, seed=0)
     assert len(short.options) == 6  # all orders of three sentences
     with pytest.raises(InputError, match="three sentences"):
-        choices.order_items([Document("d", "g", "Only one.")], 5, seed=0)
+        tasks.order_items([Document("d", "g", "Only one.")], 5, seed=0)
     with pytest.raises(InputError, match="whose sentences differ"):
-        choices.order_items([Document("d", "g", "Ha. Ha. Ha. Ha.")], 5, seed=0)
+        tasks.order_items([Document("d", "g", "Ha. Ha. Ha. Ha.")], 5, seed=0)
 
 
 def test_story_cloze_is_read_from_the_official_form(tmp_path):
     rows = [["id1", "A.", "B.", "C.", "D.", "Right.", "Wrong.", "1"],
             ["id2", "E.", "F.", "G.", "H.", "Wrong.", "Right.", "2"]]  # fmt: skip
-    first, second = choices.read_cloze(_cloze(tmp_path / "cloze.csv", rows))
+    first, second = tasks.read_cloze(_cloze(tmp_path / "cloze.csv", rows))
     assert first.options == (("A. B. C. D.", " Right."), ("A. B. C. D.", " Wrong."))
     assert second.options[0] == ("E. F. G. H.", " Right.")
     rows[1][-1] = ""
     with pytest.raises(InputError, match="row 2 has no answer"):
-        choices.read_cloze(_cloze(tmp_path / "cloze.csv", rows))
+        tasks.read_cloze(_cloze(tmp_path / "cloze.csv", rows))
     with pytest.raises(InputError, match="InputSentence2 is missing"):
-        choices.read_cloze(_cloze(tmp_path / "cloze.csv", [["1", "A."]], ["InputSentence1"]))
+        tasks.read_cloze(_cloze(tmp_path / "cloze.csv", [["1", "A."]], ["InputSentence1"]))
     with pytest.raises(InputError, match="can't be read"):
-        choices.read_cloze(tmp_path / "none.csv")
+        tasks.read_cloze(tmp_path / "none.csv")
 
 
 def test_answers_compare_sums_of_log_probabilities(tiny_model, tiny_tokenizer):
@@ -83,7 +83,7 @@ def test_answers_compare_sums_of_log_probabilities(tiny_model, tiny_tokenizer):
     items = [
         Item(str(i), (("The sea", f" slept {i}"), ("A king", f" slept {i}"))) for i in range(9)
     ]
-    found = choices.answer(writer, ChoiceTest("any", items, 0.5))
+    found = tasks.answer(writer, ChoiceTest("any", items, 0.5))
     for item, right in zip(items, found.right, strict=True):
         sums = []
         for context, text in item.options:
@@ -98,25 +98,25 @@ def test_answers_compare_sums_of_log_probabilities(tiny_model, tiny_tokenizer):
 
 def test_ranks_ties_and_shares_by_hand(monkeypatch, tiny_tokenizer):
     scores = [-5.0, -1.0, -7.0, -5.0, -2.0, -2.0]  # ranks: 2.5 of 4 (one above, one tie); 1.5 of 2
-    monkeypatch.setattr(choices, "score_continuations", lambda *a, **k: scores)
+    monkeypatch.setattr(tasks, "score_continuations", lambda *a, **k: scores)
     writer = make_writer(None, tiny_tokenizer)
     items = [Item("a", (("", "x"),) * 4), Item("b", (("", "x"),) * 2)]
-    test = ChoiceTest(choices.RANKING, items, 0.1)
-    found = choices.answer(writer, test)
+    test = ChoiceTest(tasks.RANKING, items, 0.1)
+    found = tasks.answer(writer, test)
     assert found == Answers(["a", "b"], [0.0, 0.5], [2.5, 1.5])
-    figures = choices.accuracy(test, found)
+    figures = tasks.accuracy(test, found)
     assert figures["accuracy"] == 0.25
     assert figures["mean_reciprocal_rank"] == pytest.approx((1 / 2.5 + 1 / 1.5) / 2)
     # Of three wrong options one is above and one ties: 1.5 below; of one, half.
-    order = ChoiceTest(choices.ORDER, items, 0.5)
-    assert choices.accuracy(order, found)["accuracy"] == pytest.approx(2 / 4)
+    order = ChoiceTest(tasks.ORDER, items, 0.5)
+    assert tasks.accuracy(order, found)["accuracy"] == pytest.approx(2 / 4)
 
 
 def test_wilson_interval_by_hand():
-    low, high = choices.wilson(0.5, 100)
+    low, high = tasks.wilson(0.5, 100)
     half = 1.959964 * math.sqrt(0.25 / 100 + 1.959964**2 / 40000) / (1 + 1.959964**2 / 100)
     assert (low, high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
-    low, high = choices.wilson(1.0, 10)
+    low, high = tasks.wilson(1.0, 10)
     assert low < 0.8 and high == pytest.approx(1)
 
 

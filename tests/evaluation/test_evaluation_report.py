@@ -9,7 +9,7 @@ from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.evaluation import lm_eval_task, report, svg
+from creativewritinggpt.evaluation import report, svg, tasks
 from creativewritinggpt.evaluation.material import Material
 from creativewritinggpt.evaluation.perplexity import DocumentScore, forgetting
 from creativewritinggpt.evaluation.report import read_earlier, write_report, write_scores
@@ -156,8 +156,8 @@ def test_a_task_that_fails_costs_nothing_that_is_measured(
     def failing(*_, **__):
         raise RunError("the tasks could not be run")
 
-    monkeypatch.setattr(lm_eval_task, "require_lm_eval", lambda: None)
-    monkeypatch.setattr(lm_eval_task, "run_tasks", failing)
+    monkeypatch.setattr(tasks, "require_lm_eval", lambda: None)
+    monkeypatch.setattr(tasks, "run_tasks", failing)
     (tmp_path / "text.txt").write_text(TEXT * 9)
     words = ["evaluate", tmp_path / "text.txt", "--model", tiny_folder("gpt2"), "--tasks=far",
              "--texts=0", "--device=cpu", f"--output-dir={tmp_path / 'kept'}"]  # fmt: skip

@@ -14,9 +14,8 @@ import pytest
 
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation.choices import ChoiceTest, Item, answer
-from creativewritinggpt.evaluation.lm_eval_task import run_tasks
 from creativewritinggpt.evaluation.perplexity import score_documents, summarise
+from creativewritinggpt.evaluation.tasks import ChoiceTest, Item, answer, run_tasks
 from creativewritinggpt.models.loading import load_model
 
 pytest.importorskip(

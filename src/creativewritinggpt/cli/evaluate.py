@@ -138,9 +138,9 @@ def _on_this_device(config: Config, group: ProcessGroup) -> Config:
 def _asked(arguments: argparse.Namespace, config: Config, group: ProcessGroup) -> _Asked:
     """Check what was asked for, and read and load it."""
     from ..data.corpus import load_corpus, read_documents
-    from ..evaluation.lm_eval_task import require_lm_eval
     from ..evaluation.material import gather_material, held_out
     from ..evaluation.report import read_earlier
+    from ..evaluation.tasks import require_lm_eval
     from ..files import check_writable
 
     if group.is_main:
@@ -187,9 +187,9 @@ def _models(names: list[str], config: Config, *, compared: bool) -> list[ModelUn
 
 def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
     """Run what is left to the first process, write the report and show the tables."""
-    from ..evaluation.lm_eval_task import run_tasks
     from ..evaluation.report import write_report
     from ..evaluation.tables import tables
+    from ..evaluation.tasks import run_tasks
 
     folder = Path(asked.config.output_dir)
     found.result["made_by"] = _made_by(asked.config)

@@ -101,14 +101,15 @@ def _plan(model: LoadedModel, windows: Sequence[Window]) -> tuple[list[list[int]
     if not windows:
         return [], lambda _: [], ""
     lengths = [len(window.inputs) for window in windows]
-    fixed = PASS if model.device.torch_device.type == "cpu" else PASS_ON_GPU
-    size = max(fixed, min(model.window, max(lengths)))
     body, weight, bias = body_and_head(model.model)
     if not supports_varlen(model, body):
         return plan_rows(lengths), functools.partial(_score_rows, model), "rows"
+    fixed = PASS if model.device.torch_device.type == "cpu" else PASS_ON_GPU
+    size = max(fixed, min(model.window, max(lengths)))
     if model.device.precision == "bf16":
         weight = weight.to(torch.bfloat16)
-    score = functools.partial(_score_pass, model, size=size, body=body, weight=weight, bias=bias)
+    head = functools.partial(head_nll, weight=weight, bias=bias, chunk=_CHUNK)
+    score = functools.partial(_score_pass, model, size, body, head)
     return plan_passes(lengths, size), score, f"passes of {size}"
 
 
@@ -162,32 +163,26 @@ def plan_rows(lengths: Sequence[int]) -> list[list[int]]:
 
 def _score_pass(
     model: LoadedModel,
-    windows: Sequence[Window],
-    *,
     size: int,
     body: Callable[..., Tensor],
-    weight: Tensor,
-    bias: Tensor | None,
+    head: Callable[[Tensor, Tensor], Tensor],
+    windows: Sequence[Window],
 ) -> list[Nll]:
-    """Score windows that fit into one pass together."""
+    """Score windows that fit into one pass of ``size`` tokens together."""
     lengths = [len(window.inputs) for window in windows]
     fill = size - sum(lengths)
     ids = np.concatenate([*(w.inputs for w in windows), np.full(fill, model.eos_id)])
     targets = np.concatenate([*(w.targets for w in windows), np.full(fill, IGNORE)])
+    fills = [model.window] * (fill // model.window) + [fill % model.window]
     places = np.flatnonzero(targets != IGNORE)
     # Whole chunks only, so that the head's product has always the same shape too.
-    extra = -len(places) % _CHUNK
-    read = np.concatenate([places, np.zeros(extra, dtype=np.int64)])
-    wanted = np.concatenate([targets[places], np.zeros(extra, dtype=np.int64)])
+    padding = (0, -len(places) % _CHUNK)
     device = model.device.torch_device
     with torch.no_grad(), model.device.autocast(), _varlen_attention(model):
-        states = _hidden_states(model, body, ids, lengths, fill)
-        nll = head_nll(
-            states[torch.as_tensor(read).to(device)],
-            torch.as_tensor(wanted).to(device),
-            weight,
-            bias,
-            chunk=_CHUNK,
+        states = _hidden_states(model, body, ids, [n for n in (*lengths, *fills) if n])
+        nll = head(
+            states[torch.as_tensor(np.pad(places, padding)).to(device)],
+            torch.as_tensor(np.pad(targets[places], padding)).to(device),
         )
     values = np.zeros(size)
     values[places] = nll[: len(places)].cpu().numpy()
@@ -195,24 +190,17 @@ def _score_pass(
 
 
 def _hidden_states(
-    model: LoadedModel,
-    body: Callable[..., Tensor],
-    ids: npt.NDArray[np.int64],
-    lengths: list[int],
-    fill: int,
+    model: LoadedModel, body: Callable[..., Tensor], ids: npt.NDArray[np.int64], lengths: list[int]
 ) -> Tensor:
-    """Hidden states [tokens, width] of windows laid end to end, ``fill`` tokens after them."""
+    """Hidden states [tokens, width] of windows laid end to end."""
     device = model.device.torch_device
-    parts = [*lengths, *([min(fill, model.window)] * (fill // model.window))]
-    if sum(parts) < len(ids):
-        parts.append(len(ids) - sum(parts))
-    positions = np.concatenate([np.arange(part) for part in parts])
+    positions = np.concatenate([np.arange(length) for length in lengths])
     return body(
         input_ids=torch.as_tensor(ids)[None].to(device),
         position_ids=torch.as_tensor(positions)[None].to(device),
         attention_mask=None,
         use_cache=False,
-        window_lengths=parts,
+        window_lengths=lengths,
     )[0]
 
 
@@ -293,7 +281,7 @@ def _try_varlen(model: LoadedModel, body: Callable[..., Tensor]) -> bool:
         ])  # fmt: skip
         try:
             with _varlen_attention(model):
-                found = _hidden_states(model, body, ids, [3, 5], 0)
+                found = _hidden_states(model, body, ids, [3, 5])
         except (TypeError, ValueError, KeyError):
             return False
     return bool((found - wanted).abs().max() <= 3e-4 * wanted.abs().max())

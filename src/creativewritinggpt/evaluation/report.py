@@ -11,32 +11,19 @@ generated texts side by side. It fetches nothing and runs no script.
 
 from __future__ import annotations
 
-import html
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import write_json, write_text
-from ..html_page import html_page
+from ..html_page import escape, html_page
 from . import svg
 from .perplexity import DocumentScore
 from .run import Evaluation
-from .tables import (
-    Table,
-    as_markdown,
-    caption,
-    choice_table,
-    forgetting_table,
-    generation_tables,
-    labels,
-    loss_table,
-    originality_tables,
-    passage_source,
-    section_title,
-    task_table,
-)
+from .tables import Table, as_markdown, caption, labels, passage_source, section_title, tables
 
 SCORES, TEXTS = "evaluation.jsonl", "evaluation_texts.jsonl"
 _SHARED = ("source", "group", "title", "digest", "words", "bytes")
@@ -144,73 +131,58 @@ def read_earlier(files: Sequence[Path]) -> dict[str, list[DocumentScore]]:
 
 
 def page(evaluation: Evaluation) -> str:
-    """The page, whole."""
-    result, names = evaluation.result, labels(evaluation.result)
-    first, others = names[0], names[1:]
-    parts = [
-        "<h1>Evaluation</h1>",
-        _models(result),
-        *(_verdict(result, first, label) for label in others),
-    ]
-
-    def add(title: str, key: str, table: Table, picture: str = "") -> None:
-        parts.append(_section(title, picture, _table(table), _quiet(caption(key, result))))
-
-    add("Loss by domain", "", loss_table(result), _loss_bars(result, names))
-    if others:
-        parts.append(_section("By document", *_documents(evaluation, first, others[-1])))
-    if result["forgetting"]:
-        add("Forgetting", "Forgetting", forgetting_table(result), _forgetting(result))
-    if result["tests"]:
-        add("Tests", "Tests", choice_table(result), _test_bars(result))
-    if result.get("tasks"):
-        add("Tasks", "Tasks", task_table(result))
-    if result["generation"]:
-        parts += [_written(result), _samples(result)]
-    if result["originality"]:
-        parts.append(_originality(result))
+    """``evaluation.html``."""
+    result = evaluation.result
+    first, *others = labels(result)
+    named = (f"{escape(m['role'])}: <b>{escape(m['name'])}</b>" for m in result["models"])
+    parts = ["<h1>Evaluation</h1>", f'<p class="quiet">{" · ".join(named)}</p>']
+    parts += [_verdict(result, first, label) for label in others]
+    for key, group in itertools.groupby(tables(result), lambda each: each[0].partition(":")[0]):
+        content = [_PICTURES[key](result)] if key in _PICTURES else []
+        for title, table, _ in group:
+            decoding = title.partition(": ")[2]
+            content += [f"<h3>{escape(decoding)}</h3>"] if decoding else []
+            # Passages are long, and may break.
+            content.append(_table(table, words=(7,) if key == "Originality" else ()))
+            if key == "Originality":
+                content += _passages(result["originality"][decoding])
+        parts.append(_section(_HEADINGS.get(key, key), *content, _quiet(caption(key, result))))
+        if not key and others:
+            parts.append(_section("By document", *_documents(evaluation, first, others[-1])))
+        if key == "Written":
+            parts.append(_samples(result))
     for what, why in result["without"].items():
         parts.append(_quiet(f"{section_title(what)} was not measured: {why}."))
     return html_page("Evaluation", "<main>" + "\n".join(parts) + "</main>", _STYLE)
 
 
 def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{''.join(parts)}</section>"
+    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
 
 
 def _quiet(text: str) -> str:
-    return f'<p class="quiet">{html.escape(text)}</p>'
+    return f'<p class="quiet">{escape(text)}</p>'
 
 
 def _figure(picture: str, text: str) -> str:
-    return f"<figure>{picture}<figcaption>{html.escape(text)}</figcaption></figure>"
+    return f"<figure>{picture}<figcaption>{escape(text)}</figcaption></figure>"
 
 
-def _table(table: Table, text: Sequence[int] = ()) -> str:
-    """A table; the columns in ``text`` hold words and may break."""
-    heads, body = table
-    head = "".join(
-        f"<th{' class=text' if number in text else ''}>{html.escape(cell)}</th>"
-        for number, cell in enumerate(heads)
-    )
-    lines = []
-    for row in body:
-        cells = (
-            f'<td class="text">{html.escape(cell)}</td>'
-            if number in text
-            else f"<td>{html.escape(cell)}</td>"
-            for number, cell in enumerate(row)
+def _table(table: Table, words: Sequence[int] = ()) -> str:
+    """A table; the columns in ``words`` hold text and may break."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        parts = (
+            f"<{tag}{' class=text' if number in words else ''}>{escape(cell)}</{tag}>"
+            for number, cell in enumerate(cells)
         )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+        return f"<tr>{''.join(parts)}</tr>"
+
+    heads, body = table
     return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="scroll"><table><thead>{row(heads, "th")}</thead>'
+        f"<tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table></div>"
     )
-
-
-def _models(result: Mapping[str, Any]) -> str:
-    shown = (f"{html.escape(m['role'])}: <b>{html.escape(m['name'])}</b>" for m in result["models"])
-    return f'<p class="quiet">{" · ".join(shown)}</p>'
 
 
 def _verdict(result: Mapping[str, Any], first: str, label: str) -> str:
@@ -226,22 +198,23 @@ def _verdict(result: Mapping[str, Any], first: str, label: str) -> str:
         else:
             how = "within chance"
         lines.append(
-            f"<li>{html.escape(name)}: loss {abs(share):.1%} {'lower' if share >= 0 else 'higher'} "
-            f"than {html.escape(first)} ({how}); {change['better']:.0%} of the documents are "
+            f"<li>{escape(name)}: loss {abs(share):.1%} {'lower' if share >= 0 else 'higher'} "
+            f"than {escape(first)} ({how}); {change['better']:.0%} of the documents are "
             "predicted better.</li>"
         )
-    return f"<p><b>{html.escape(label)}</b></p><ul>{''.join(lines)}</ul>"
+    return f"<p><b>{escape(label)}</b></p><ul>{''.join(lines)}</ul>"
 
 
-def _loss_bars(result: Mapping[str, Any], names: Sequence[str]) -> str:
+def _loss_bars(result: Mapping[str, Any]) -> str:
+    names = labels(result)
     marks = [
         svg.Bar(domain, number, entry[label]["bits_per_byte"], entry[label]["bits_per_byte_ci95"],
-                f"{label}: {entry[label]['bits_per_byte']:.3f} bits a byte, perplexity "
+                f"{label}: {entry[label]['bits_per_byte']:.3f} bits per byte, perplexity "
                 f"{entry[label]['perplexity']:.2f}")
         for domain, entry in result["domains"].items()
         for number, label in enumerate(names)
     ]  # fmt: skip
-    picture = svg.bars(marks, "bits a byte (less is better)")
+    picture = svg.bars(marks, "bits per byte (lower is better)")
     return svg.legend(names) + _figure(picture, "Whiskers: 95 % intervals over documents.")
 
 
@@ -256,7 +229,7 @@ def _documents(evaluation: Evaluation, first: str, second: str) -> list[str]:
                 f"{before.bits_per_byte:.3f} → {after.bits_per_byte:.3f}")
         for before, after, begins in pairs[:: -(-len(pairs) // MOST_POINTS) or 1]
     ]  # fmt: skip
-    picture = svg.scatter(dots, f"{first}, bits a byte", f"{second}, bits a byte")
+    picture = svg.scatter(dots, f"{first}, bits per byte", f"{second}, bits per byte")
     text = f"Each point is a document; below the line {second} predicts it better."
     if len(dots) < len(pairs):
         text += f" {len(dots):,} of {len(pairs):,} documents, evenly over them."
@@ -272,11 +245,11 @@ def _documents(evaluation: Evaluation, first: str, second: str) -> list[str]:
                 for before, after, begins in chosen
             ]  # fmt: skip
             heads = ["domain", "document", first, second, "difference"]
-            parts.append(f"<h3>{title}</h3>{_table((heads, table), text=(1,))}")
+            parts.append(f"<h3>{title}</h3>{_table((heads, table), words=(1,))}")
     return parts
 
 
-def _forgetting(result: Mapping[str, Any]) -> str:
+def _forgetting_points(result: Mapping[str, Any]) -> str:
     found = result["forgetting"]
     marks = [
         svg.Bar(domain, number + 1, change["relative"] * 100,
@@ -292,8 +265,8 @@ def _forgetting(result: Mapping[str, Any]) -> str:
     return _figure(picture, "Domains that were not trained on.")
 
 
-def _test_bars(result: Mapping[str, Any]) -> str:
-    names = list(result["macro_perplexity"])
+def _accuracy_bars(result: Mapping[str, Any]) -> str:
+    names = labels(result)
     marks = [
         svg.Bar(f"{name.replace('_', ' ')} ({entry['chance']:.0%})",
                 names.index(label), entry["accuracy"], entry["ci95"],
@@ -307,45 +280,38 @@ def _test_bars(result: Mapping[str, Any]) -> str:
     )
 
 
-def _written(result: Mapping[str, Any]) -> str:
-    parts = [
-        f"<h3>{html.escape(key)}</h3>{_table(table)}" for key, table in generation_tables(result)
-    ]
-    return _section("What is written", *parts, _quiet(caption("Written", result)))
-
-
 def _samples(result: Mapping[str, Any]) -> str:
-    """What the models wrote, side by side; each way of decoding but the last folded away."""
-    by_way: dict[str, list[str]] = {}
+    """The generated texts side by side; each decoding but the last is folded."""
+    by_decoding: dict[str, list[str]] = {}
     for sample in result["generation"]["samples"]:
         columns = "".join(
-            f"<div><h4>{html.escape(label)}</h4><p>{html.escape(text.strip())}</p></div>"
+            f"<div><h4>{escape(label)}</h4><p>{escape(text.strip())}</p></div>"
             for label, text in sorted(sample["texts"].items(), key=lambda item: item[0] == "human")
         )
-        by_way.setdefault(sample["decoding"], []).append(
-            f'<div class="sample"><p class="prompt">{html.escape(sample["prompt"].strip())}</p>'
+        by_decoding.setdefault(sample["decoding"], []).append(
+            f'<div class="sample"><p class="prompt">{escape(sample["prompt"].strip())}</p>'
             f'<div class="columns">{columns}</div></div>'
         )
-    last = list(by_way)[-1]
+    last = list(by_decoding)[-1]
     parts = [
-        f"<details{' open' if way == last else ''}><summary>{html.escape(way)}</summary>"
+        f"<details{' open' if decoding == last else ''}><summary>{escape(decoding)}</summary>"
         f"{''.join(shown)}</details>"
-        for way, shown in by_way.items()
+        for decoding, shown in by_decoding.items()
     ]
     return _section("Side by side", *parts)
 
 
-def _originality(result: Mapping[str, Any]) -> str:
-    parts = []
-    for key, table in originality_tables(result):
-        heads, body = table
-        parts.append(f"<h3>{html.escape(key)}</h3>{_table((heads, body), text=(7,))}")
-        for label, entry in result["originality"][key].items():
-            for match in entry["longest"][:1]:
-                before, after = (html.escape(part) for part in match["context"])
-                parts.append(
-                    f'<p class="quiet">{html.escape(label)}, {match["longest_run"]} words in '
-                    f"{html.escape(passage_source(match))}: … {before} "
-                    f"<mark>{html.escape(match['passage'])}</mark> {after} …</p>"
-                )
-    return _section("Originality", *parts, _quiet(caption("Originality", result)))
+def _passages(found: Mapping[str, Any]) -> Iterator[str]:
+    """The longest passage of each model in its context."""
+    for label, entry in found.items():
+        for match in entry["longest"][:1]:
+            before, after = (escape(part) for part in match["context"])
+            yield (
+                f'<p class="quiet">{escape(label)}, {match["longest_run"]} words in '
+                f"{escape(passage_source(match))}: … {before} "
+                f"<mark>{escape(match['passage'])}</mark> {after} …</p>"
+            )
+
+
+_PICTURES = {"": _loss_bars, "Forgetting": _forgetting_points, "Tests": _accuracy_bars}
+_HEADINGS = {"": "Loss by domain", "Written": "What is written"}

@@ -21,7 +21,6 @@ from ..data.document import Document
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
-from .choices import Answers, ChoiceTest, answer, choice_figures, planned_tests
 from .material import Material
 from .perplexity import (
     DocumentScore,
@@ -32,6 +31,7 @@ from .perplexity import (
     score_documents,
 )
 from .settings import EvaluationSettings
+from .tasks import Answers, ChoiceTest, answer, choice_figures, planned_tests
 from .texts import GeneratedTexts
 
 BASE, TUNED = "base", "tuned"

@@ -1,23 +1,23 @@
-"""Small pictures as SVG: they follow the page's colours, light or dark, and need no library.
+"""SVG charts of the report: bars with intervals and a scatter plot, without a plotting library.
 
-Colours are CSS variables of ``html_page`` (``--s0`` to ``--s5`` for the series); every mark has a
-title that the browser shows.
+Colours are CSS variables of ``html_page`` (``--s0`` to ``--s5`` for the series), so charts follow
+light and dark mode; every mark has a title that the browser shows.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from collections.abc import Callable, Sequence
 
+from ..html_page import escape
+
 _WIDTH = 720
 _LEFT, _RIGHT = 190, 60
-_LONGEST_NAME = 22
-"""Letters of a group's name that fit beside the bars."""
-
 _ROW = 24
 _COLOURS = 6
+_LONGEST_NAME = 22
+"""Letters of a group's name that fit beside the bars."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Bar:
         series: The number of its colour.
         value: Where it ends.
         interval: Its whisker.
-        title: What the browser says of it.
+        title: The tooltip.
     """
 
     group: str
@@ -41,7 +41,7 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Dot:
-    """A point with what the browser says of it."""
+    """A point with its tooltip."""
 
     x: float
     y: float
@@ -67,50 +67,46 @@ def bars(marks: Sequence[Bar], axis: str, *, points: bool = False) -> str:
 
     groups = list(dict.fromkeys(mark.group for mark in marks))
     height = len(marks) * _ROW + len(groups) * 10 + 44
-    parts = [_grid(x(tick), 4, height - 40, f"{tick:g}") for tick in ticks]
+    bottom = height - 40
+    parts = [
+        _line("grid", x(tick), x(tick), 4, bottom)
+        + _text(x(tick), bottom + 16, f"{tick:g}", "middle")
+        for tick in ticks
+    ]
     y = 10.0
     for group in groups:
         chosen = [mark for mark in marks if mark.group == group]
         middle = y + len(chosen) * _ROW / 2 + 4
-        parts.append(
-            f"<g><title>{html.escape(group)}</title>"
-            f"{_text(_LEFT - 12, middle, _shortened(group), 'end')}</g>"
-        )
+        parts.append(_titled(group, _text(_LEFT - 12, middle, _shortened(group), "end")))
         for mark in chosen:
             parts.append(_bar(mark, x, y, points))
             y += _ROW
         y += 10
     if points:
-        parts.append(
-            f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{height - 40}"/>'
-        )
+        parts.append(_line("zero", x(0), x(0), 4, bottom))
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, height - 6, axis, "middle"))
     return _svg(_WIDTH, height, "".join(parts), axis, "min-width:520px;")
 
 
 def _bar(mark: Bar, x: Callable[[float], float], y: float, points: bool) -> str:
-    place = x(mark.value)
-    zero = x(0)
-    colour = f"var(--s{mark.series % _COLOURS})"
-    parts = [f"<g><title>{html.escape(mark.title)}</title>"]
+    end, zero = x(mark.value), x(0)
+    colour = f'fill="{_colour(mark.series)}"'
     if points:
-        parts.append(f'<circle cx="{place:.1f}" cy="{y + 10}" r="5" fill="{colour}"/>')
+        shape = f'<circle cx="{end:.1f}" cy="{y + 10}" r="5" {colour}/>'
     else:
-        left, width = min(place, zero), max(1.0, abs(place - zero))
-        parts.append(
-            f'<rect x="{left:.1f}" y="{y + 1}" width="{width:.1f}" height="18" rx="2" '
-            f'fill="{colour}"/>'
+        left, width = min(end, zero), max(1.0, abs(end - zero))
+        shape = (
+            f'<rect x="{left:.1f}" y="{y + 1}" width="{width:.1f}" height="18" rx="2" {colour}/>'
         )
-    end = place
     if mark.interval:
         first, last = (x(edge) for edge in mark.interval)
-        end = max(place, last)
-        parts.append(
+        end = max(end, last)
+        shape += (
             f'<path class="whisker" d="M{first:.1f} {y + 10}H{last:.1f}M{first:.1f} {y + 6}v8'
             f'M{last:.1f} {y + 6}v8"/>'
         )
-    parts.append(_text(end + 6, y + 14, f"{mark.value:+.3f}" if points else f"{mark.value:.3f}"))
-    return "".join(parts) + "</g>"
+    value = f"{mark.value:+.3f}" if points else f"{mark.value:.3f}"
+    return _titled(mark.title, shape + _text(end + 6, y + 14, value))
 
 
 def scatter(dots: Sequence[Dot], across: str, up: str) -> str:
@@ -119,40 +115,39 @@ def scatter(dots: Sequence[Dot], across: str, up: str) -> str:
     ticks = _ticks(min(values), max(values))
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
     size, left, top = 420.0, 70.0, 10.0
+    right, bottom = left + size, top + size
 
     def place(value: float) -> float:
         return (value - low) / ((high - low) or 1) * size
 
     parts = []
     for tick in ticks:
-        at = place(tick)
-        parts.append(_grid(left + at, top, top + size, f"{tick:g}"))
-        y = top + size - at
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{left + size}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        parts.append(_text(left - 8, y + 4, f"{tick:g}", "end"))
-    parts.append(
-        f'<line class="zero" x1="{left}" y1="{top + size}" x2="{left + size}" y2="{top}"/>'
-    )
+        x, y = left + place(tick), bottom - place(tick)
+        parts += [
+            _line("grid", x, x, top, bottom),
+            _text(x, bottom + 16, f"{tick:g}", "middle"),
+            _line("grid", left, right, y, y),
+            _text(left - 8, y + 4, f"{tick:g}", "end"),
+        ]
+    parts.append(_line("zero", left, right, bottom, top))
     for dot in dots:
-        parts.append(
-            f'<circle cx="{left + place(dot.x):.1f}" cy="{top + size - place(dot.y):.1f}" r="4.5" '
-            f'fill="var(--s{dot.series % _COLOURS})" fill-opacity="0.75">'
-            f"<title>{html.escape(dot.title)}</title></circle>"
+        shape = (
+            f'<circle cx="{left + place(dot.x):.1f}" cy="{bottom - place(dot.y):.1f}" r="4.5" '
+            f'fill="{_colour(dot.series)}" fill-opacity="0.75"/>'
         )
-    parts.append(_text(left + size / 2, top + size + 40, across, "middle"))
+        parts.append(_titled(dot.title, shape))
+    parts.append(_text(left + size / 2, bottom + 40, across, "middle"))
     parts.append(
         f'<text transform="translate(18 {top + size / 2}) rotate(-90)" text-anchor="middle">'
-        f"{html.escape(up)}</text>"
+        f"{escape(up)}</text>"
     )
-    return _svg(left + size + 20, top + size + 52, "".join(parts), f"{up} against {across}")
+    return _svg(right + 20, bottom + 52, "".join(parts), f"{up} against {across}")
 
 
 def legend(names: Sequence[str], first: int = 0) -> str:
     """The names of the series with their colours, the first's being number ``first``."""
     items = (
-        f'<span><i style="background:var(--s{number % _COLOURS})"></i>{html.escape(name)}</span>'
+        f'<span><i style="background:{_colour(number)}"></i>{escape(name)}</span>'
         for number, name in enumerate(names, first)
     )
     return f'<p class="legend">{"".join(items)}</p>'
@@ -175,17 +170,24 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-def _grid(x: float, top: float, bottom: float, label: str) -> str:
-    line = f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
-    return line + _text(x, bottom + 16, label, "middle")
+def _colour(series: int) -> str:
+    return f"var(--s{series % _COLOURS})"
+
+
+def _titled(title: str, content: str) -> str:
+    return f"<g><title>{escape(title)}</title>{content}</g>"
+
+
+def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _svg(width: float, height: float, content: str, label: str, style: str = "") -> str:
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" style="{style}max-width:{width:.0f}px" '
-        f'role="img" aria-label="{html.escape(label)}">{content}</svg>'
+        f'role="img" aria-label="{escape(label)}">{content}</svg>'
     )

@@ -18,13 +18,13 @@ _SHOWN = {
     "rep_4": "rep-4",
     "diversity": "diversity",
     "loop_rate": "ends in a loop",
-    "sentence_words": "words a sentence",
-    "sentence_words_sd": "their spread",
+    "sentence_words": "words per sentence",
+    "sentence_words_sd": "standard deviation",
     "flesch_reading_ease": "Flesch ease",
     "coleman_liau": "Coleman-Liau",
     "copied_2gram": "prompt 2-grams copied",
     "prompt_names_used": "prompt names used",
-    "end_of_text_rate": "came to an end",
+    "end_of_text_rate": "ended",
 }
 _TITLES = {
     "prompt_ranking": "prompt ranking",
@@ -221,10 +221,10 @@ _CAPTIONS = {
     "Tests": "Share of right answers; sums of log-probabilities are compared. Gain is against the "
     "first model, paired.",
     "Tasks": "Tasks of lm-evaluation-harness, under its names of the metrics.",
-    "Written": "Texts after the same prompts, beside how people went on, cut to the same length. "
-    "Neither high nor low is good in itself: near the human column is.",
-    "Originality": "Runs of words that stand in the training text, case and punctuation aside; "
-    "people's text was held out and shows what is normal.",
+    "Written": "Texts after the same prompts, beside the human continuation, cut to the same "
+    "length. Neither high nor low is good in itself: near the human column is.",
+    "Originality": "Runs of words that are in the training text, case and punctuation aside; the "
+    "human text was held out and shows what is normal.",
 }
 
 

@@ -1,18 +1,24 @@
-"""Choice tests: does a model tell the right text from wrong ones by their log-probability?
+"""Tasks: choice tests of our own, and tasks of lm-evaluation-harness where it is installed.
 
-Three of them, each with chance beside it. *Prompt ranking* (Fan et al. 2018, "Hierarchical Neural
+A choice test asks whether a model tells the right text from wrong ones by their log-probability.
+There are three, each with chance beside it. *Prompt ranking* (Fan et al. 2018, "Hierarchical Neural
 Story Generation"): of ten prompts, which one was the story written for? *Story Cloze* (Mostafazadeh
 et al. 2016): of two endings, which one is right? *Sentence order* (after See et al. 2019): is the
 story likelier than itself with its sentences shuffled? Sums of log-probabilities of tokens are
 compared, in prompt ranking of the very same tokens under every prompt. Formatting moves such
 figures by several points, so only figures of one protocol can be compared.
+
+The harness is heavy and fetches its tasks' data from the hub, so it is an optional dependency; a
+task can also be a YAML file that names local data.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import math
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +28,8 @@ from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
 from ..data.rows.tokens import encode
 from ..distributed import SINGLE_PROCESS, ProcessGroup
-from ..errors import InputError
+from ..errors import InputError, RunError
+from ..models.checks import first_line, quiet
 from ..models.loaded_model import LoadedModel
 from .bootstrap import Interval, interval_of
 from .perplexity import score_continuations
@@ -287,3 +294,90 @@ def wilson(share: float, count: int) -> Interval:
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     half /= 1 + z * z / count
     return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def require_lm_eval() -> None:
+    """Refuse tasks where lm-evaluation-harness is not installed.
+
+    Raises:
+        InputError: It is not.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise InputError(
+            "--tasks needs lm-evaluation-harness, which is not installed", "pip install lm-eval"
+        )
+
+
+def run_tasks(
+    model: LoadedModel, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 8
+) -> dict[str, dict[str, Any]]:
+    """Run tasks on a model as it is.
+
+    Args:
+        model: The model; its adapter is active unless called within ``model.base()``.
+        tasks: Names of tasks, or YAML files that define one.
+        limit: Maximum items per task.
+        batch_size: Items per batch.
+
+    Returns:
+        The metrics of each task under the harness's names.
+
+    Raises:
+        InputError: The harness is not installed, or there is no such task.
+        RunError: A task's data can't be had.
+    """
+    require_lm_eval()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with quiet():
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager()
+        known = set(manager.all_tasks)
+        chosen = [_task(task, known) for task in tasks]
+        harness_model = HFLM(
+            pretrained=model.model,
+            tokenizer=model.tokenizer,
+            backend="causal",
+            max_length=model.window,
+            batch_size=batch_size,
+        )
+        try:
+            found = simple_evaluate(
+                model=harness_model,
+                tasks=chosen,
+                limit=limit,
+                task_manager=manager,
+                bootstrap_iters=1000,
+            )
+        except (OSError, ConnectionError, ValueError) as error:
+            raise RunError(
+                f"the tasks could not be run: {first_line(error)}",
+                "their data comes from the hub; a YAML file can name local data",
+            ) from error
+    return {
+        task: {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        for task, metrics in found["results"].items()
+    }
+
+
+def _task(name: str, known: set[str]) -> str | dict[str, Any]:
+    """A task's name, or its definition where a file is named."""
+    if name.endswith((".yaml", ".yml")):
+        import yaml
+
+        if not Path(name).is_file():
+            raise InputError(f"there is no task file {name}")
+        try:
+            read = yaml.safe_load(Path(name).read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise InputError(f"{name} is not valid YAML") from error
+        if not isinstance(read, dict) or "task" not in read:
+            raise InputError(f"{name} defines no task", "it needs a line `task: NAME`")
+        return read
+    if name not in known:
+        raise InputError(
+            f"lm-evaluation-harness has no task '{name}'", "lm_eval --tasks list shows what it has"
+        )
+    return name
