@@ -1,10 +1,10 @@
-"""Intervals by resampling groups of documents.
+"""Bootstrap intervals, by resampling groups of documents.
 
-Tokens of one text are not independent, and neither are stories of one prompt; so whole groups are
-drawn with replacement, and every figure is formed anew from the sums of what was drawn. All models
-are resampled together, so that the interval of a difference is that of the paired bootstrap (Koehn
-2004, "Statistical significance tests for machine translation evaluation"). With few groups such
-intervals are too narrow; one group has none.
+Tokens of one text are not independent, nor are stories of one prompt; so whole groups are drawn
+with replacement, and every figure is computed from the sums of the draw. All models are resampled
+together, so the interval of a difference is that of the paired bootstrap (Koehn 2004, "Statistical
+significance tests for machine translation evaluation"). With few groups such intervals are too
+narrow; one group has none.
 """
 
 from __future__ import annotations
@@ -22,12 +22,8 @@ Interval = list[float]
 def grouped(groups: Sequence[str], values: Iterable[float]) -> Floats:
     """Sums of values by group, [groups] in order of appearance."""
     place: dict[str, int] = {}
-    for group in groups:
-        place.setdefault(group, len(place))
-    sums = np.zeros(len(place))
-    for group, value in zip(groups, values, strict=True):
-        sums[place[group]] += value
-    return sums
+    index = [place.setdefault(group, len(place)) for group in groups]
+    return np.bincount(index, weights=list(values))
 
 
 def ratio_interval(

@@ -1,4 +1,4 @@
-"""What an evaluation does beyond scoring the documents, and how much of it."""
+"""The settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from ..config.fields import check, from_mapping, setting
 
-_SCORES = "what is scored"
-_TEXTS = "what is written"
+_SCORES = "scoring"
+_TEXTS = "generated texts"
 _TESTS = "further tests"
 
 
@@ -18,11 +18,11 @@ class EvaluationSettings:
     """The settings of one evaluation; see ``docs/evaluation.md``."""
 
     window: int = setting(
-        1024, "Tokens of context at most.", low=2, high=131072, group=_SCORES, metavar="N"
+        1024, "Maximum context in tokens.", low=2, high=131072, group=_SCORES, metavar="N"
     )
     stride: int | None = setting(
         None,
-        "Score a second time by windows that move on by N tokens, for figures comparable with "
+        "Also score by sliding windows with a stride of N tokens, for figures comparable with "
         "those of that protocol.",
         low=1,
         group=_SCORES,
@@ -30,30 +30,35 @@ class EvaluationSettings:
     )
     legacy_ppl: bool = setting(
         False,
-        "Score the first 512 tokens a further time as the original project did.",
+        "Also score the first 512 tokens as the original project did.",
         group=_SCORES,
     )
     texts: int = setting(
         8,
-        "Texts that each model writes in each way of decoding, after prompts of the documents; "
-        "0 writes none.",
+        "Number of texts that each model generates per decoding, from prompts of the documents; "
+        "0 generates none.",
         low=0,
         group=_TEXTS,
         metavar="N",
     )
     text_tokens: int = setting(
-        100, "Length of these texts, at most.", low=8, high=100_000, group=_TEXTS, metavar="N"
+        100,
+        "Maximum length of these texts in tokens.",
+        low=8,
+        high=100_000,
+        group=_TEXTS,
+        metavar="N",
     )
     decoding: list[str] = setting(
         ["greedy", "top_p=0.9"],
-        "A way of decoding: greedy, a preset, or settings as top_p=0.9,temperature=0.8 on top of "
-        "plain sampling; can be given several times.",
+        "Decoding: greedy, a preset, or settings such as top_p=0.9,temperature=0.8 on top of plain "
+        "sampling; can be given several times.",
         group=_TEXTS,
         metavar="HOW",
     )
     seed: int = setting(
         42,
-        "Seed of what is drawn: prompts, texts, wrong options.",
+        "Random seed: prompts, texts, wrong options.",
         low=0,
         high=2**31 - 1,
         group=_TEXTS,
@@ -81,13 +86,13 @@ class EvaluationSettings:
     )
     forgetting: list[str] | None = setting(
         None,
-        "Texts of a kind that was not trained on, to see what was forgotten; can be given several "
-        "times. Without it those domains of the sample corpus that were not trained on.",
+        "Texts of a domain that was not trained on, to measure forgetting; can be given several "
+        "times. Default: those domains of the sample corpus that were not trained on.",
         group=_TESTS,
         metavar="FILE",
     )
     originality: bool = setting(
-        True, "Look for what is written in the training text.", group=_TESTS
+        True, "Look for the generated texts in the training text.", group=_TESTS
     )
 
     def __post_init__(self) -> None:

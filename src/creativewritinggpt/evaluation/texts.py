@@ -69,12 +69,11 @@ class GeneratedText:
 
 
 def choose_documents(documents: Sequence[Document], count: int, seed: int) -> list[Document]:
-    """``count`` documents, as many of each domain as there are, the same whatever their order."""
+    """``count`` documents, evenly over the domains, the same for any order of ``documents``."""
 
     def rank(document: Document) -> str:
-        return hashlib.sha1(
-            f"{seed}\0{document.digest}".encode(), usedforsecurity=False
-        ).hexdigest()
+        text = f"{seed}\0{document.digest}"
+        return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     by_domain: dict[str, list[Document]] = {}
     for document in sorted(documents, key=rank, reverse=True):
@@ -95,22 +94,20 @@ def prompts_of(documents: Sequence[Document], count: int, seed: int) -> list[Pro
         count: How many, as evenly over the domains as there are documents.
         seed: Seed of the choice of documents.
     """
-    usable = [prompt for document in documents if (prompt := _prompt(document)) is not None]
-    kept = dict(usable)
-    return [kept[d] for d in choose_documents([d for d, _ in usable], count, seed)]
+    prompts = {document: prompt for document in documents if (prompt := _prompt(document))}
+    usable = [document for document in documents if document in prompts]
+    return [prompts[document] for document in choose_documents(usable, count, seed)]
 
 
-def _prompt(document: Document) -> tuple[Document, Prompt] | None:
+def _prompt(document: Document) -> Prompt | None:
     if document.prompt:
-        if not document.text.strip():
-            return None
         text = document.prompt + SEPARATOR
-        return document, Prompt(document.source, text, document.text)
+        return Prompt(document.source, text, document.text) if document.text.strip() else None
     words = list(_WORD.finditer(document.text))
     if len(words) < 8:
         return None
     cut = words[min(PROMPT_WORDS, len(words) // 2) - 1].end()
-    return document, Prompt(document.source, document.text[:cut], document.text[cut:])
+    return Prompt(document.source, document.text[:cut], document.text[cut:])
 
 
 def decoding(text: str) -> GenerationSettings:
@@ -149,10 +146,10 @@ class GeneratedTexts:
     def __init__(self, documents: Sequence[Document], settings: EvaluationSettings) -> None:
         self.prompts = prompts_of(documents, settings.texts, settings.seed)
         self.tokens, seed = settings.text_tokens, settings.seed
+        how = f"{self.tokens} tokens; {len(self.prompts)} texts; seed {seed}"
+        changes = {"max_new_tokens": self.tokens, "seed": seed}
         self.decodings = {
-            f"{name}; {self.tokens} tokens; {len(self.prompts)} texts; seed {seed}": decoding(
-                name
-            ).changed({"max_new_tokens": self.tokens, "seed": seed})
+            f"{name}; {how}": decoding(name).changed(changes)
             for name in (settings.decoding if self.prompts else ())
         }
         self.rows: dict[str, dict[str, list[GeneratedText]]] = {key: {} for key in self.decodings}
