@@ -97,9 +97,8 @@ def ours(corpus: Path, tokenizer: Any, work: Path) -> dict[str, float]:
 def streamed(corpus: Path, tokenizer: Any) -> dict[str, float]:
     """Our way for what is larger than memory or disk: one pass of the stream."""
     from creativewritinggpt.config.run import Config
-    from creativewritinggpt.data.rows.encoder import definition_of
-    from creativewritinggpt.data.rows.stream import open_corpus
-    from creativewritinggpt.data.rows.stream_rows import StreamedRows
+    from creativewritinggpt.data.rows.stream import StreamedRows, open_corpus
+    from creativewritinggpt.data.rows.tokens import definition_of
 
     began = time.perf_counter()
     config = Config(streaming=True, max_steps=1)

@@ -20,7 +20,7 @@ from .analysis.run import Explanation, explain
 from .analysis.settings import AnalysisSettings
 from .config.run import Config, load_config
 from .data.document import Document
-from .data.sources.base import Keep
+from .data.sources import Keep
 from .devices import DeviceChoice
 from .errors import InputError
 from .evaluation.run import evaluate as _evaluate

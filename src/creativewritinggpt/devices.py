@@ -238,14 +238,14 @@ def _choose_threads(wanted: int | None) -> tuple[int, str]:
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told) > 0:
         return int(told), f"OMP_NUM_THREADS is {told}"
-    usable = _usable_cores()
+    usable = usable_cores()
     # Two threads on one core share its arithmetic, so that hyper-threads only add waiting.
     physical = psutil.cpu_count(logical=False) or usable
     count = max(1, min(usable, physical))
     return count, "one for each core" if physical <= usable else "as many as this process may use"
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Logical cores that the affinity mask and the container's quota leave to this process."""
     if sys.platform == "linux":
         count = len(os.sched_getaffinity(0))

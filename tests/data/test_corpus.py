@@ -111,9 +111,9 @@ def test_a_second_run_reads_nothing_again_and_a_changed_file_is_read(
     path = rows(tmp_path / "mine.jsonl")
     first = list(load_corpus(Config(), [str(path)]).train)
     written: list[str] = []
-    write = corpus_module._write
+    write = corpus_module.write_store
     monkeypatch.setattr(
-        corpus_module, "_write", lambda *given: (written.append("again"), write(*given))
+        corpus_module, "write_store", lambda *given: (written.append("again"), write(*given))
     )
     assert list(load_corpus(Config(), [str(path)]).train) == first and not written
     load_corpus(Config(max_documents=5), [str(path)])

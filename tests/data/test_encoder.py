@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from creativewritinggpt.data.rows.encoder import Encoder, definition_of, piece_pattern
+from creativewritinggpt.data.rows.tokens import Encoder, definition_of
 
 TEXT = (
     "The lamp went out, and the captain’s dog laughed — “Who is there?” she asked. Don't I'll  "
@@ -79,33 +78,9 @@ def test_ids_are_those_of_the_tokenizer(kind: str, given_texts: list[str]) -> No
     assert [ids.tolist() for ids in found] == [usual(tokenizer, t) for t in [*given_texts, TEXT]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_pieces_of_known_families_are_looked_up(kind: str) -> None:
-    encoder = Encoder(definition_of(TOKENIZERS[kind]))
-    encoder.encode([TEXT])
-    assert encoder._pattern is not None and " lamp" in encoder._pieces
-
-
-def test_other_kinds_take_the_usual_way() -> None:
-    definition = json.loads(TOKENIZERS["metaspace"].backend_tokenizer.to_str())
-    assert piece_pattern(definition) is None
-    assert piece_pattern({"pre_tokenizer": None, "normalizer": None}) is None
-    lowercase = {"normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "ByteLevel"}}
-    assert piece_pattern(lowercase) is None
-
-
 def test_an_added_token_that_is_not_special_is_recognised_as_the_tokenizer_does() -> None:
     tokenizer = trained("gpt2")
     tokenizer.add_tokens(["<scene break>"])
     found = Encoder(definition_of(tokenizer)).encode(["out <scene break> in"])[0].tolist()
     assert found == usual(tokenizer, "out <scene break> in")
     assert tokenizer.convert_tokens_to_ids("<scene break>") in found
-
-
-def test_a_pattern_that_is_wrong_after_all_is_given_up() -> None:
-    import re
-
-    encoder = Encoder(definition_of(TOKENIZERS["gpt2"]))
-    encoder._pattern = re.compile(r"\S+|\s+")
-    assert encoder.encode([TEXT])[0].tolist() == usual(TOKENIZERS["gpt2"], TEXT)
-    assert encoder._pattern is None

@@ -31,7 +31,7 @@ from creativewritinggpt.data.corpus import load_corpus
 from creativewritinggpt.data.sources import hub
 from creativewritinggpt.errors import UserError
 settings, wait = json.loads(sys.argv[1])
-hub._WAIT_SECONDS = wait
+hub.WAIT_SECONDS = wait
 try:
     corpus = load_corpus(Config(**settings))
     answer = {"reports": {n: r.to_dict() for n, r in corpus.reports.items()},
@@ -46,17 +46,16 @@ sys.stdout.write(json.dumps(answer))
 _STREAM = """
 import json, sys
 from creativewritinggpt.config.run import Config
-from creativewritinggpt.data.report import SourceReport
+from creativewritinggpt.data.corpus import open_named
+from creativewritinggpt.data.document import Reading, SourceReport
 from creativewritinggpt.data.sources import hub
-from creativewritinggpt.data.sources.registry import open_named
-from creativewritinggpt.data.readers.tables import Reading
 settings, parts = json.loads(sys.argv[1])
-hub._WAIT_SECONDS = 0.05
+hub.WAIT_SECONDS = 0.05
 config = Config(streaming=True, max_steps=1, **settings)
 answer = []
-for stripe, stripes, start in parts:
+for shard, num_shards, start in parts:
     [source] = open_named(config.sources[0], config)
-    reading = Reading(SourceReport("x"), stripe=stripe, stripes=stripes, start=start)
+    reading = Reading(SourceReport("x"), shard=shard, num_shards=num_shards, start=start)
     found = [[reading.at, d.prompt or d.title, d.split] for d in source.read(reading)]
     answer.append({"documents": found, "origin": reading.report.origin})
 sys.stdout.write(json.dumps(answer))
@@ -70,7 +69,7 @@ def load(url: str, tmp_path: Path, **settings: Any) -> dict[str, Any]:
 
 
 def streamed(url: str, tmp_path: Path, parts: list[list[int]], **settings: Any) -> Any:
-    """What streaming reads, for each of ``[stripe, stripes, start]``."""
+    """What streaming reads, for each of ``[shard, num_shards, start]``."""
     return answered(url, tmp_path, _STREAM, settings, parts)
 
 

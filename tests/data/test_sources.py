@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.config.run import Config
-from creativewritinggpt.data.content import is_explicit
+from creativewritinggpt.data import sources
 from creativewritinggpt.data.corpus import load_corpus, read_documents
-from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.report import SourceReport
-from creativewritinggpt.data.sources import openwebtext, rocstories, wikitext, writingprompts
-from creativewritinggpt.data.sources.registry import register_source
-from creativewritinggpt.data.sources.treebank import undo_treebank
+from creativewritinggpt.data.document import Document, SourceReport
+from creativewritinggpt.data.sources import (
+    openwebtext,
+    register_source,
+    rocstories,
+    wikitext,
+    writingprompts,
+)
+from creativewritinggpt.data.sources.writingprompts import undo_treebank
+from creativewritinggpt.data.text import is_explicit
 from creativewritinggpt.errors import InputError
 
 MANY = settings(deadline=None, max_examples=200)
@@ -386,6 +392,65 @@ def test_reports_survive_being_stored() -> None:
     report = SourceReport("x")
     report.drop("why", 2)
     report.flag("what")
-    report.say("note")
+    report.note("note")
     assert SourceReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     assert re.match("", report.form)
+
+
+FABLES = '''
+"""Fables: a moral and its tale, a line each."""
+
+from creativewritinggpt.data.document import Document
+from creativewritinggpt.data.readers import row_group
+from creativewritinggpt.data.sources import HubSet, NamedSource, RowForm, per_row
+from creativewritinggpt.data.text import clean, clean_line
+
+
+@per_row
+def _fable(row, reading, label, number):
+    moral, tale = clean_line(row["moral"]), clean(row["tale"])
+    if not tale:
+        reading.report.drop("rows without text")
+        return None
+    return Document("fables", row_group(label, number, moral), tale, prompt=moral)
+
+
+SOURCE = NamedSource(
+    name="fables",
+    rows=(
+        RowForm(
+            description="rows of moral and tale",
+            has_columns={"moral", "tale"}.issubset,
+            looks_right=lambda table: True,
+            documents=_fable,
+        ),
+    ),
+    keep=lambda document: len(document.text.split()) > 3,
+    hub=HubSet("someone/fables"),
+)
+'''
+
+
+def test_a_new_source_is_one_file_and_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fables.py").write_text(FABLES)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    monkeypatch.setattr(sources, "BUILT_IN", (*sources.BUILT_IN, "fables"))
+    sources.named_sources.cache_clear()
+    try:
+        assert "fables" in sources.source_names()
+        rows = [{"moral": f"Moral {i}", "tale": f"A fox met {i} storks."} for i in range(20)]
+        path = tmp_path / "mine.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "tale": ""}]))
+        corpus = load_corpus(Config(), [str(path)])
+        report = corpus.reports["fables"]
+        assert report.form == "rows of moral and tale (JSON lines)" and report.documents == 20
+        assert report.dropped == {"rows without text": 1}
+        assert corpus.train[0].prompt is not None and corpus.train[0].source == "fables"
+        with pytest.raises(InputError, match="built-in"):
+            register_source("fables")
+    finally:
+        monkeypatch.undo()
+        sources.named_sources.cache_clear()
+        sys.modules.pop("creativewritinggpt.data.sources.fables", None)

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.report import SourceReport
+from creativewritinggpt.data.document import Document, SourceReport
 from creativewritinggpt.data.splits import hold_out_tail, split
 from creativewritinggpt.data.store import Documents, DocumentStore, blocks, write_store
 from creativewritinggpt.errors import InputError
@@ -20,7 +19,7 @@ def words(seed: int, length: int = 60) -> str:
 
 def store(folder: Path, documents: list[Document], name: str = "a") -> DocumentStore:
     folder.mkdir(parents=True)
-    write_store(folder, blocks(documents, lambda: 0), SourceReport(name))
+    write_store(folder, blocks(documents), SourceReport(name))
     return DocumentStore(folder)
 
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.readers.columns import Columns, find_columns
-from creativewritinggpt.data.readers.tables import Reading, Row, open_table
-from creativewritinggpt.data.report import SourceReport
+from creativewritinggpt.data.document import Reading, SourceReport
+from creativewritinggpt.data.readers.tables import Columns, Row, find_columns, open_table
 from creativewritinggpt.errors import InputError
 
 

@@ -78,7 +78,7 @@ def test_the_cache_is_never_stale(change: str, tiny_tokenizer: Any, tmp_path: Pa
 def test_a_damaged_entry_is_made_again(tiny_tokenizer: Any, tmp_path: Path) -> None:
     good = tokenize(documents(), tiny_tokenizer, tmp_path).ids.tolist()
     entry = next(entry for entry in (tmp_path / "tokens").iterdir() if entry.is_dir())
-    (entry / "ids.npy").write_bytes((entry / "ids.npy").read_bytes()[:-10])
+    (entry / "ids.bin").write_bytes((entry / "ids.bin").read_bytes()[:-10])
     assert tokenize(documents(), tiny_tokenizer, tmp_path).ids.tolist() == good
 
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from creativewritinggpt.data.text import sentences
 from creativewritinggpt.evaluation import repetition, style
 
 
@@ -92,13 +93,13 @@ def test_zipf_coefficient_of_a_power_law_is_its_exponent():
 
 def test_sentences_end_where_a_reader_would_say_so():
     text = "“Stop!” he said. Mr. Hill left. It was J. R. Then… “Go.” We went.\n\nChapter two"
-    assert style.sentences_of(text) == [
+    assert sentences(text) == [
         "“Stop!” he said.", "Mr. Hill left.", "It was J. R. Then…", "“Go.”", "We went.",
         "Chapter two",
     ]  # fmt: skip
     assert style.sentence_lengths("One two. Three, four five!") == [2, 3]
-    assert style.sentences_of("灯が消えた。夜だ！") == ["灯が消えた。", "夜だ！"]
-    assert style.sentences_of("") == style.sentences_of("…!") == []
+    assert sentences("灯が消えた。夜だ！") == ["灯が消えた。", "夜だ！"]
+    assert sentences("") == sentences("…!") == []
 
 
 def test_most_english_words_have_the_syllables_that_a_speaker_hears():
@@ -147,9 +148,9 @@ def test_names_of_a_prompt_and_their_use():
 
 
 def test_a_long_run_of_signs_is_read_in_one_go():
-    assert style.sentences_of("It went" + "!" * 50_000 + "? She slept.")[1:] == ["She slept."]
+    assert sentences("It went" + "!" * 50_000 + "? She slept.")[1:] == ["She slept."]
     started = time.process_time()
-    style.sentences_of("!" * 50_000)
+    sentences("!" * 50_000)
     assert time.process_time() - started < 2  # quadratic: half a minute
 
 

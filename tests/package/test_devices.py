@@ -165,11 +165,11 @@ def test_other_precisions_and_threads_are_refused(machine: Any) -> None:
 
 def test_threads_are_one_for_each_core_unless_told(machine: Any, monkeypatch: Any) -> None:
     machine()
-    monkeypatch.setattr(devices, "_usable_cores", lambda: 16)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 16)
     monkeypatch.setattr(devices.psutil, "cpu_count", lambda logical=True: 16 if logical else 8)
     assert choose("cpu").threads == 8
     assert choose("cpu").reasons["threads"] == "one for each core"
-    monkeypatch.setattr(devices, "_usable_cores", lambda: 2)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
     assert choose("cpu").threads == 2
     assert choose("cpu").reasons["threads"] == "as many as this process may use"
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
@@ -187,7 +187,7 @@ def test_a_containers_limits_count(monkeypatch: Any) -> None:
     monkeypatch.setattr(devices.os, "cpu_count", lambda: 8)
     if hasattr(devices.os, "sched_getaffinity"):
         monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(8)))
-    assert devices._usable_cores() == 2
+    assert devices.usable_cores() == 2
     assert devices.memory() == (1_000_000, 600_000)
 
 

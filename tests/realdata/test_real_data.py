@@ -16,8 +16,7 @@ import pytest
 
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import load_corpus, read_documents
-from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.report import SourceReport
+from creativewritinggpt.data.document import Document, SourceReport
 
 pytestmark = pytest.mark.realdata
 

@@ -18,7 +18,7 @@ from .fields import from_mapping, setting
 from .machine import PLACES, MachineSettings
 
 _RECIPES = resources.files("creativewritinggpt") / "recipes"
-SOURCES = ("writingprompts", "rocstories", "wikitext", "openwebtext")
+DEFAULT_SOURCES = ("writingprompts", "rocstories", "wikitext", "openwebtext")
 
 _model = functools.partial(setting, group="the model")
 _data = functools.partial(setting, group="the data")
@@ -43,7 +43,7 @@ class Config(MachineSettings):
     )
 
     sources: list[str] = _data(
-        list(SOURCES), "Named sources to train on when no FILE is given.", metavar="NAME,…"
+        list(DEFAULT_SOURCES), "Named sources to train on when no FILE is given.", metavar="NAME,…"
     )
     mix: dict[str, float] | None = _data(
         None, "Weight of each source in the training tokens (name=weight); default: by its size.",

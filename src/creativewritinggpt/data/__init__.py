@@ -1,6 +1,6 @@
-"""From files and named sources to packed rows of tokens.
+"""From files and named sources to packed rows of token ids.
 
-``sources`` yield :class:`~creativewritinggpt.data.document.Document`, ``cleaning`` mends their
-text, ``splits`` holds some out without leaks, ``tokens`` turns the rest into ids once, ``packing``
-lays the ids out in rows. Nothing here imports torch.
+``sources`` and ``readers`` yield :class:`~creativewritinggpt.data.document.Document`, ``text``
+cleans them, ``splits`` keeps some for validation without leaks, ``rows`` turns the rest into token
+ids once and lays these out in rows. Nothing here imports torch.
 """

@@ -14,7 +14,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,13 @@ from ..config.run import Config
 from ..console import ProgressCallback
 from ..errors import InputError, UserError
 from ..files import cache_folder, cached_folder, disk_errors
-from .document import Document
-from .readers.tables import Reading
-from .report import SourceReport
-from .rows.sharing import read_blocks
-from .rows.tokens import digests
-from .sources.base import Keep, Source, kept
+from .document import Document, Reading, SourceReport
+from .rows.pool import in_order
+from .sources import Chunk, Keep, Source, kept, named_sources, open_custom
+from .sources.files import open_files
+from .sources.hub import open_hub
 from .splits import split
-from .store import DocumentStore, blocks, to_json, write_store
+from .store import Block, DocumentStore, blocks, digests, to_json, write_store
 
 
 @dataclass
@@ -118,23 +117,24 @@ def _stores(
 ) -> tuple[list[DocumentStore], dict[str, str]]:
     stores: list[DocumentStore] = []
     missing: dict[str, str] = {}
-    for name, found in opened(config, files, missing):
+    for name, found in opened(config, files, keep, missing):
         with tolerated(name, config, missing):
-            wanted = [
-                source if source.name not in keep else only(source, keep[source.name])
-                for source in found
-            ]
-            made = [_stored(source, config, progress) for source in wanted]
+            made = [_stored(source, config, progress) for source in found]
             for store in made:
                 if not len(store):
                     raise _nothing(store.report)
             stores += made
     if not stores:
-        raise InputError(
-            f"no source could be read: {'; '.join(missing.values()) or 'none was named'}",
-            "name other sources with --sources, or give files",
-        )
+        raise nothing_read(missing)
     return stores, missing
+
+
+def nothing_read(missing: Mapping[str, str]) -> InputError:
+    """The error of a corpus none of whose sources could be read."""
+    return InputError(
+        f"no source could be read: {'; '.join(missing.values()) or 'none was named'}",
+        "name other sources with --sources, or give files",
+    )
 
 
 def only(source: Source, keep: Keep) -> Source:
@@ -143,25 +143,30 @@ def only(source: Source, keep: Keep) -> Source:
     said = f"{getattr(keep, '__module__', type(keep).__module__)}.{name}"
 
     def read(reading: Reading) -> Iterator[Document]:
-        reading.report.say(f"only what {said} keeps")
+        reading.report.note(f"only what {said} keeps")
         yield from kept(source.read(reading), keep, reading, f"not kept by {name}")
 
-    return replace(source, identity=None, read=read, files=())
+    return replace(source, identity=None, read=read, chunks=None)
 
 
 def opened(
-    config: Config, files: Sequence[str], missing: dict[str, str]
+    config: Config, files: Sequence[str], keep: Mapping[str, Keep], missing: dict[str, str]
 ) -> Iterator[tuple[str, list[Source]]]:
     """The sources of files or of ``config.sources``, under the names that the user gave.
 
     Args:
         config: The settings.
         files: The FILE arguments.
+        keep: By source, which of its documents are wanted.
         missing: Gets the sources that can't be read and may be skipped, and why.
     """
-    from .sources.files import open_files
-    from .sources.registry import open_named
+    for name, found in _opened(config, files, missing):
+        yield name, [only(s, keep[s.name]) if s.name in keep else s for s in found]
 
+
+def _opened(
+    config: Config, files: Sequence[str], missing: dict[str, str]
+) -> Iterator[tuple[str, list[Source]]]:
     if files:
         readable = list(files)
         if config.skip_missing:
@@ -177,6 +182,19 @@ def opened(
     for name in dict.fromkeys(config.sources):
         with tolerated(name, config, missing):
             yield name, open_named(name, config)
+
+
+def open_named(name: str, config: Config) -> list[Source]:
+    """The sources behind a name in ``--sources``.
+
+    Raises:
+        InputError: Nothing is known by that name.
+        RunError: The hub can't be reached.
+    """
+    known = named_sources().get(name)
+    if known is None:
+        return [open_custom(name, config)]
+    return [open_hub(known, config)] if known.files is None else open_files(known.files(), config)
 
 
 @contextlib.contextmanager
@@ -243,9 +261,44 @@ def _found(entry: Path) -> DocumentStore | None:
 
 def _write(folder: Path, source: Source, config: Config, progress: ProgressCallback | None) -> None:
     report = SourceReport(source.name)
-    if config.max_documents is None:
-        write_store(folder, read_blocks(source, config, report, progress), report)
-        return
     reading = Reading(report, config.skip_bad_rows, progress, source.size)
-    documents = itertools.islice(source.read(reading), config.max_documents)
-    write_store(folder, blocks(documents, lambda: 0), report)
+    if config.max_documents is not None:
+        documents = itertools.islice(source.read(reading), config.max_documents)
+        write_store(folder, blocks(documents), report)
+    elif source.chunks is None:
+        write_store(folder, blocks(source.read(reading)), report)
+    else:
+        write_store(folder, _blocks_of_chunks(source, config, reading), report)
+
+
+Parsed = tuple[list[Block], SourceReport]
+
+
+def _blocks_of_chunks(source: Source, config: Config, reading: Reading) -> Iterator[Block]:
+    """The documents of a large table, read here, parsed and cleaned by worker processes too."""
+    assert source.chunks is not None
+    for parsed, report in in_order(
+        source.chunks.split(reading),
+        chunk_parser,
+        (source.chunks.files, config, source.name),
+        size=source.size or 0,
+        processes=config.num_workers,
+        here=_parser(source, config),
+    ):
+        reading.report.add(report)
+        yield from parsed
+
+
+def chunk_parser(files: Sequence[str], config: Config, name: str) -> Callable[[Chunk], Parsed]:
+    """What parses and cleans chunks of the source ``name`` of some files."""
+    found = {source.name: source for source in open_files(files, config)}
+    return _parser(found[name], config)
+
+
+def _parser(source: Source, config: Config) -> Callable[[Chunk], Parsed]:
+    def parse(chunk: Chunk) -> Parsed:
+        assert source.chunks is not None
+        reading = Reading(SourceReport(source.name), config.skip_bad_rows)
+        return list(blocks(source.chunks.read(chunk, reading))), reading.report
+
+    return parse

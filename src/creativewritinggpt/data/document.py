@@ -1,12 +1,28 @@
-"""The one thing that every source yields and everything after it takes."""
+"""Documents, how files are read into them, and the account of it: what every source shares."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..console import ProgressCallback, counted
+from ..errors import InputError
 
 SEPARATOR = "\n\n"
-"""What stands between a prompt and its text, in training as in writing."""
+"""What stands between a prompt and its text, in training as in generation."""
+
+CHUNK_ROWS = 128
+"""Consecutive rows of a table that belong to the same shard."""
+
+_NOTES = 5
+"""Notes that are shown; the record has all."""
+_PROGRESS_BYTES = 1_000_000
+
+RawRow = tuple[int, Any]
+"""The number of a row, from 1, and the row as its file has it: a line, or values by column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +64,173 @@ class Document:
     def words(self) -> int:
         """Words of the text, told apart by white space."""
         return len(self.text.split())
+
+
+@dataclass
+class SourceReport:
+    """The account of one source.
+
+    Attributes:
+        name: The source's name, which is the domain of its documents.
+        form: How its files were understood, in words.
+        documents: Documents after cleaning, before duplicates go.
+        words: Their words.
+        dropped: Why things were left out, and how many.
+        flagged: What was noticed but kept, and how many.
+        duplicates: Exact duplicates that went.
+        near_duplicates: Training documents that went because they nearly equal a validation one.
+        train: Documents for training.
+        validation: Documents for validation.
+        notes: What the user should know besides.
+        origin: Where it came from: paths with SHA-256, or hub id with the resolved revision.
+    """
+
+    name: str
+    form: str = ""
+    documents: int = 0
+    words: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    flagged: Counter[str] = field(default_factory=Counter)
+    duplicates: int = 0
+    near_duplicates: int = 0
+    train: int = 0
+    validation: int = 0
+    notes: list[str] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count something that was left out."""
+        if count:
+            self.dropped[reason] += count
+
+    def flag(self, what: str, count: int = 1) -> None:
+        """Count something that was noticed and kept."""
+        if count:
+            self.flagged[what] += count
+
+    def note(self, text: str) -> None:
+        """Add a note for the user, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def add_form(self, form: str) -> None:
+        """Add a way in which files of this source were understood."""
+        if form not in self.form.split("; "):
+            self.form = f"{self.form}; {form}" if self.form else form
+
+    def add(self, other: SourceReport) -> None:
+        """Add the account of another chunk of the same source."""
+        for form in other.form.split("; "):
+            if form:
+                self.add_form(form)
+        self.dropped += other.dropped
+        self.flagged += other.flagged
+        for text in other.notes:
+            self.note(text)
+
+    def summary(self) -> list[str]:
+        """The account in a few lines: form, size and :meth:`details`."""
+        size = f"  {counted(self.documents, 'document')}, {counted(self.words, 'word')}"
+        return [f"{self.name}: {self.form}", size, *self.details()]
+
+    def details(self) -> list[str]:
+        """What was left out, what was noticed, and the first notes; a line each."""
+        gone = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
+        gone += [counted(self.duplicates, "duplicate")] if self.duplicates else []
+        near = self.near_duplicates
+        gone += [f"{counted(near, 'near duplicate')} of held-out documents"] if near else []
+        lines = [f"  left out: {', '.join(gone)}"] if gone else []
+        flagged = [f"{count:,} {what}" for what, count in self.flagged.items()]
+        lines += [f"  noticed and kept: {', '.join(flagged)}"] if flagged else []
+        lines += [f"  note: {note}" for note in self.notes[:_NOTES]]
+        more = len(self.notes) - _NOTES
+        return [*lines, f"  and {more:,} more notes"] if more > 0 else lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return {**asdict(self), "dropped": dict(self.dropped), "flagged": dict(self.flagged)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SourceReport:
+        """The report that :meth:`to_dict` made."""
+        made = cls(**values)
+        made.dropped, made.flagged = Counter(values["dropped"]), Counter(values["flagged"])
+        return made
+
+
+@dataclass
+class Reading:
+    """How a source is read, how far it is, and the account.
+
+    Rows of a divisible table belong to shards, ``CHUNK_ROWS`` at a time and round and round; whole
+    files of a data set on the hub do where there are enough of them.
+
+    Attributes:
+        report: The account.
+        skip_bad_rows: Whether rows that can't be read are left out.
+        progress: Called as the work goes on.
+        total: Bytes to be read, where known.
+        done: Bytes read.
+        shard: Which shard is read here ...
+        num_shards: ... of how many.
+        at: Position of the row read last, in the order of the source: the number of its file in
+            the bits from 40 up, that of its chunk below.
+        start: Position where reading begins; what stands before has been read at another time.
+        by_file: Whether shards are whole files, so that every row of the current one is read.
+        raw: Rows of a table that have been read already; where given, the file is not.
+    """
+
+    report: SourceReport
+    skip_bad_rows: bool = False
+    progress: ProgressCallback | None = None
+    total: int | None = None
+    done: int = 0
+    shard: int = 0
+    num_shards: int = 1
+    at: int = 0
+    start: int = 0
+    by_file: bool = False
+    raw: list[RawRow] | None = None
+    _file: int = -1
+    _told: int = 0
+
+    def next_file(self) -> bool:
+        """Note that another file begins, and say whether any of it is at or after the start."""
+        self._file += 1
+        self.at = self._file << 40
+        return self.start < (self._file + 1) << 40
+
+    @property
+    def rows_before(self) -> int:
+        """How many rows of the current file stand before the start."""
+        if self.start >> 40 != max(self._file, 0):
+            return 0
+        return max(0, (self.start & ((1 << 40) - 1)) * CHUNK_ROWS - 1)
+
+    def is_mine(self, number: int) -> bool:
+        """Note that row ``number`` is next, and say whether it is of this shard."""
+        chunk = number // CHUNK_ROWS
+        self.at = (max(self._file, 0) << 40) + chunk
+        mine = self.by_file or chunk % self.num_shards == self.shard
+        return mine and self.at >= self.start
+
+    def advance(self, count: int) -> None:
+        """Note that so many more bytes have been read."""
+        self.done += count
+        if self.progress is not None and self.done - self._told >= _PROGRESS_BYTES:
+            self._told = self.done
+            self.progress(f"reading {self.report.name}", self.done, self.total)
+
+    def bad_row(self, path: Path, line: int, what: str, unit: str = "line") -> None:
+        """Count a row that can't be read, or stop.
+
+        Raises:
+            InputError: Bad rows are not to be left out.
+        """
+        if not self.skip_bad_rows:
+            raise InputError(
+                f"{path}, {unit} {line}: {what}",
+                "mend it, or leave out such rows with --skip-bad-rows",
+            )
+        self.report.drop("bad rows")
+        self.report.note(f"{path.name}, {unit} {line} was left out: {what}")

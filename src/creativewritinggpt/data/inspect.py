@@ -5,6 +5,8 @@ The numbers come from the very documents, ids and rows that a training with the 
 
 from __future__ import annotations
 
+import itertools
+import operator
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +17,8 @@ import numpy.typing as npt
 
 from ..console import ProgressCallback, counted, printable
 from .corpus import Corpus
+from .document import SourceReport
 from .mixing import mix
-from .report import SourceReport
 from .rows.packing import IGNORE, PackedRows, RowPlan, plan_rows
 from .rows.tokens import tokenize
 from .store import sources_of
@@ -121,34 +123,25 @@ def _source(report: SourceReport, lengths: npt.NDArray[np.int64], tokens: bool) 
         edges[0] = min(edges[0], int(lengths.min()))
         edges[-1] = max(edges[-1], high)
         counts = np.histogram(lengths, bins=edges)[0].tolist()
+    record = report.to_dict()
+    del record["name"]
+    split = {side: record.pop(side) for side in ("train", "validation")}
+    spread = np.percentile(lengths, [0, 50, 95, 100]) if len(lengths) else np.zeros(4)
     return {
-        "form": report.form,
-        "documents": report.documents,
-        "words": report.words,
+        **record,
         "tokens": int(lengths.sum()) if tokens else None,
-        "dropped": dict(report.dropped),
-        "flagged": dict(report.flagged),
-        "duplicates": report.duplicates,
-        "near_duplicates": report.near_duplicates,
-        "split": {"train": report.train, "validation": report.validation},
-        "length": {
-            "min": int(lengths.min()) if len(lengths) else 0,
-            "median": int(np.median(lengths)) if len(lengths) else 0,
-            "p95": int(np.percentile(lengths, 95)) if len(lengths) else 0,
-            "max": int(lengths.max()) if len(lengths) else 0,
-        },
+        "split": split,
+        "length": dict(zip(("min", "median", "p95", "max"), map(int, spread), strict=True)),
         "histogram": {"edges": edges, "counts": counts},
-        "notes": list(report.notes),
-        "origin": report.origin,
     }
 
 
 def _example_rows(plan: RowPlan, sources: Sequence[str]) -> list[int]:
     """A row in which a document begins, of as many sources as there are examples."""
     found: dict[str, int] = {}
-    for piece in np.flatnonzero(plan.starts == 0).tolist():
-        row = int(np.searchsorted(plan.first_piece, piece, side="right")) - 1
-        found.setdefault(sources[int(plan.documents[piece])], row)
+    for chunk in np.flatnonzero(plan.starts == 0).tolist():
+        row = int(np.searchsorted(plan.first_chunk, chunk, side="right")) - 1
+        found.setdefault(sources[int(plan.documents[chunk])], row)
         if len(found) == _EXAMPLES:
             break
     rows = list(dict.fromkeys(found.values()))
@@ -156,7 +149,7 @@ def _example_rows(plan: RowPlan, sources: Sequence[str]) -> list[int]:
 
 
 def _examples(rows: PackedRows, tokenizer: Any, sources: Sequence[str]) -> list[dict[str, Any]]:
-    """Some rows as pieces of text that are trained or masked, as the arrays say."""
+    """Some rows as chunks of text that are trained or masked, as the arrays say."""
     made = []
     for row in range(len(rows)):
         parts: list[dict[str, Any]] = []
@@ -171,7 +164,7 @@ def _examples(rows: PackedRows, tokenizer: Any, sources: Sequence[str]) -> list[
 def _runs(
     rows: PackedRows, row: int, where: npt.NDArray[np.int64], tokenizer: Any
 ) -> list[dict[str, Any]]:
-    """The piece's tokens after the first, grouped by whether they are trained on."""
+    """The chunk's tokens after the first, grouped by whether they are trained on."""
     targets, read = rows.targets[row][where], rows.input_ids[row][where]
     trained = targets != IGNORE
     # What a masked position would have predicted is what the next one reads.
@@ -181,11 +174,11 @@ def _runs(
     if ends:
         tokens, trained = tokens[:-1], trained[:-1]
     runs: list[dict[str, Any]] = []
-    for start in np.flatnonzero(np.diff(trained, prepend=~trained[:1])).tolist():
-        after = np.flatnonzero(trained[start:] != trained[start])
-        stop = start + int(after[0]) if len(after) else len(trained)
-        text = tokenizer.decode(tokens[start:stop].tolist(), clean_up_tokenization_spaces=False)
-        runs.append({"text": text, "trained": bool(trained[start])})
+    for known, group in itertools.groupby(
+        zip(trained.tolist(), tokens.tolist(), strict=True), key=operator.itemgetter(0)
+    ):
+        text = tokenizer.decode([token for _, token in group], clean_up_tokenization_spaces=False)
+        runs.append({"text": text, "trained": known})
     if ends:
         runs.append({"text": _END, "trained": True})
     return runs

@@ -1,33 +1,48 @@
-"""What is trained on and what is held out, without leaks.
+"""What is trained on and what validates, without leaks.
 
-Groups (a prompt, a story, an article, a chapter) never stand on both sides. The groups with the
-smallest hashes of seed and name validate, so that the choice does not depend on the order of files
-or rows; one that holds more than a fifth of its source's text is spared for training. A source's
-official split is used where it has both sides. A source of a single document holds out its tail.
-Every decision is made on a few numbers for each document; texts are read again only to look for
-near duplicates of what validates.
+The validation split of a prepared corpus: groups (a prompt, a story, an article, a chapter) never
+stand on both sides. The groups with the smallest hashes of seed and name validate, so that the
+choice does not depend on the order of files or rows; one that holds more than a fifth of its
+source's text is spared for training. A source's official split is used where it has both sides. A
+source of a single document holds out its tail. Every decision is made on a few numbers for each
+document; texts are read again only to look for near duplicates of what validates.
+
+Reserved groups of a streamed corpus, which is never seen as a whole and can't be split by quotas: a
+group is reserved where the hash of seed and name says so (about one in fifty), or its source's
+official split; the first of them validate. Trade-off: documents that are reserved and not needed
+for validation are lost, and duplicates go only where they equal or nearly equal a validation
+document, not within the training set.
+
+Validation rows: a few dozen chapters are more tokens than a processor scores in a minute, and a run
+validates many times. With a bound, chunks (at most a row of a document each) are taken at random,
+of each source in proportion to its tokens, so that the loss is an unbiased estimate of that of all
+held-out text. The choice depends on the seed, the documents and the settings only: base and tuned
+model, every validation and every process score the same tokens.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..console import ProgressCallback
 from ..errors import InputError
-from .document import Document
-from .rows.sharing import near_duplicates
-from .store import Documents, DocumentStore, hash_text
+from .document import Document, SourceReport
+from .duplicates import NearDuplicates, fingerprint
+from .rows.packing import Chunks, PackedRows, cut_chunks, plan_rows
+from .rows.pool import in_order
+from .rows.tokens import TokenizedDocuments
+from .store import Documents, DocumentStore, hash_text, in_parts
+from .text import paragraph_ends, sentence_ends
 
 _SHARE = 10
 _LARGEST_SHARE = 0.2
 _TRAIN, _VALIDATION = 1, 2
-_PARAGRAPH = re.compile(r"\n\s*\n\s*")
-_SENTENCE = re.compile(r"(?<=[.!?…])[\"”’'»)\]*_]*\s+(?=\S)")
+_RESERVED_ONE_IN = 50
 
 Numbers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -57,15 +72,11 @@ def hold_out_tail(text: str) -> tuple[str, str] | None:
         The part to train on and the part to hold out, or None where there is no place to cut.
     """
     wanted = 1 - 1 / _SHARE
-    for pattern, most in ((_PARAGRAPH, 0.25), (_SENTENCE, 0.5)):
-        cuts = [
-            found
-            for found in pattern.finditer(text)
-            if 1 - most <= found.end() / len(text) <= 1 - 0.2 / _SHARE
-        ]
+    for ends, most in ((paragraph_ends(text), 0.25), (sentence_ends(text), 0.5)):
+        cuts = [end for end in ends if 1 - most <= end / len(text) <= 1 - 0.2 / _SHARE]
         if cuts:
-            cut = min(cuts, key=lambda found: abs(found.end() / len(text) - wanted))
-            return text[: cut.end()].rstrip(), text[cut.end() :].lstrip()
+            cut = min(cuts, key=lambda end: abs(end / len(text) - wanted))
+            return text[:cut].rstrip(), text[cut:].lstrip()
     return None
 
 
@@ -208,7 +219,7 @@ def _choose_tail(choice: _Choice) -> None:
     choice.one_group = True
     if len(numbers) > 1:
         choice.validation[numbers[-max(1, len(numbers) // _SHARE) :]] = True
-        report.say("all documents are of one group; the last ones are held out")
+        report.note("all documents are of one group; the last ones are held out")
         return
     if not len(numbers):
         return
@@ -223,7 +234,7 @@ def _choose_tail(choice: _Choice) -> None:
     parts = replace(document, original_words=None, original_bytes=None)
     choice.extra_train = [replace(parts, text=cut[0])]
     choice.extra_validation = [replace(parts, text=cut[1], prompt=None)]
-    report.say("it is a single document; its last part is held out")
+    report.note("it is a single document; its last part is held out")
 
 
 def _keep_groups_apart(choices: Sequence[_Choice]) -> None:
@@ -267,19 +278,29 @@ def _drop_near_duplicates(
         held += [document.full_text() for document in choice.extra_validation]
     chosen = [np.flatnonzero(choice.train) for choice in choices]
     train = Documents([choice.store for choice in choices], chosen)
-    parts = [np.zeros(0, dtype=np.bool_)]
+    found = [np.zeros(0, dtype=np.bool_)]
     done = 0
-    for part in near_duplicates(train, held, processes):
-        parts.append(part)
+    for part in in_order(
+        in_parts(train), near_duplicate_finder, (held,), size=train.size, processes=processes
+    ):
+        found.append(part)
         done += len(part)
         if progress is not None:
             progress("looking for near duplicates", done, len(train))
     ends = np.cumsum([len(numbers) for numbers in chosen])
     for choice, numbers, near in zip(
-        choices, chosen, np.split(np.concatenate(parts), ends[:-1]), strict=True
+        choices, chosen, np.split(np.concatenate(found), ends[:-1]), strict=True
     ):
         choice.left[numbers[near]] = False
         choice.store.report.near_duplicates += int(near.sum())
+
+
+def near_duplicate_finder(validation: list[str]) -> Callable[[list[Document]], Mask]:
+    """What says of some documents whether each nearly equals one of ``validation``."""
+    find = NearDuplicates(validation).find
+    return lambda documents: np.array(
+        [find(d.full_text()) is not None for d in documents], np.bool_
+    )
 
 
 def _collect(choices: Sequence[_Choice], side: str) -> Documents:
@@ -288,3 +309,138 @@ def _collect(choices: Sequence[_Choice], side: str) -> Documents:
         [np.flatnonzero(getattr(choice, side)) for choice in choices],
         [document for c in choices for document in getattr(c, f"extra_{side}")],
     )
+
+
+@dataclass
+class ReservedGroups:
+    """The rule of a streamed corpus, and the documents that validate.
+
+    Attributes:
+        seed: Another seed reserves other groups.
+        documents: Those that validate.
+        groups: Groups reserved besides, by hash: of sources too small to have one by the rule.
+        without_training: Sources that are an official validation part and nothing else: they are
+            split like any other text, since reserving them would leave nothing of them.
+    """
+
+    seed: int
+    documents: list[Document] = field(default_factory=list)
+    groups: set[int] = field(default_factory=set)
+    without_training: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._near: NearDuplicates | None = None
+        self._fingerprints: set[int] = set()
+
+    def by_rule(self, document: Document) -> bool:
+        """Whether a document is reserved whatever else the corpus has."""
+        if document.split == "validation" and document.source not in self.without_training:
+            return True
+        return self._hash(document) < 2**64 // _RESERVED_ONE_IN
+
+    def _hash(self, document: Document) -> int:
+        return hash_text(document.group, str(self.seed))
+
+    def take(self, documents: Iterable[Document], most: int, words: float) -> int:
+        """Take a source's documents for validation, and say how many.
+
+        Args:
+            documents: The source from its beginning; it is read until there are enough.
+            most: Documents to take, at most.
+            words: Words after which no more are taken.
+        """
+        found: list[Document] = []
+        smallest: tuple[int, list[Document]] | None = None
+        for document in documents:
+            if self.by_rule(document):
+                found.append(document)
+                words -= document.words
+                if len(found) >= most or words <= 0:
+                    break
+            elif not found:
+                place = self._hash(document)
+                if smallest is None or place < smallest[0]:
+                    smallest = (place, [document])
+                elif place == smallest[0]:
+                    smallest[1].append(document)
+        if not found and smallest is not None:
+            self.groups.add(smallest[0])
+            found = smallest[1][:most]
+        self.documents += found
+        return len(found)
+
+    def index(self) -> None:
+        """Make ready for :meth:`may_train` once all sources have been asked."""
+        texts = [document.full_text() for document in self.documents]
+        self._near = NearDuplicates(texts)
+        self._fingerprints = {fingerprint(text) for text in texts}
+
+    def may_train(self, document: Document, report: SourceReport) -> bool:
+        """Whether a document may be trained on; if not, it is counted."""
+        if self.by_rule(document) or self._hash(document) in self.groups:
+            report.drop("held back")
+            return False
+        text = document.full_text()
+        assert self._near is not None
+        if fingerprint(text) in self._fingerprints or self._near.find(text) is not None:
+            report.near_duplicates += 1
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class ValidationRows:
+    """What validations score.
+
+    Attributes:
+        rows: The packed rows.
+        tokens: The held-out tokens that are targets, each document's end counted as one.
+        scored: Those of them that are in the rows.
+    """
+
+    rows: PackedRows
+    tokens: int
+    scored: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts, ready for JSON."""
+        return {"tokens": self.tokens, "scored": self.scored}
+
+
+def validation_rows(
+    tokens: TokenizedDocuments, sources: Sequence[str], *, most: int | None, seed: int, **shape: Any
+) -> ValidationRows:
+    """Pack held-out documents, or a part of them.
+
+    Args:
+        tokens: The ids of the documents.
+        sources: [documents] the source of each.
+        most: Tokens to be scored, at most about so many (a chunk of each source always is);
+            without it, all.
+        seed: Which chunks are taken, and which share a row.
+        **shape: ``max_length``, ``bos_id``, ``eos_id`` and ``mask_prompt`` of the rows.
+    """
+    mask_prompt = bool(shape.get("mask_prompt", False))
+    chunks = cut_chunks(tokens, max_length=shape["max_length"], mask_prompt=mask_prompt)
+    total = int(chunks.target_counts(tokens, mask_prompt).sum())
+    if most is not None and total > most:
+        chunks = chunks.take(_part(chunks, sources, most / total, seed))
+    plan = plan_rows(tokens, **shape, chunks=chunks, seed=seed)
+    scored = int(chunks.target_counts(tokens, mask_prompt).sum())
+    return ValidationRows(plan.take(slice(None)), total, scored)
+
+
+def _part(chunks: Chunks, sources: Sequence[str], share: float, seed: int) -> Numbers:
+    """Numbers of random chunks that hold a share of each source's tokens, one of each at least."""
+    names = {name: number for number, name in enumerate(dict.fromkeys(sources))}
+    belongs = np.array([names[name] for name in sources], dtype=np.int64)[chunks.documents]
+    chosen = [np.zeros(0, dtype=np.int64)]
+    for number in names.values():
+        own = np.flatnonzero(belongs == number)
+        own = own[np.random.default_rng([seed, number]).permutation(len(own))]
+        # A chunk that is nothing but an end of text says nothing of a source by itself.
+        own = own[np.argsort(chunks.lengths[own] == 1, kind="stable")]
+        sums = np.cumsum(chunks.lengths[own])
+        fitting = int(np.searchsorted(sums, share * sums[-1], side="right")) if len(own) else 0
+        chosen.append(own[: max(1, fitting)])
+    return np.sort(np.concatenate(chosen))

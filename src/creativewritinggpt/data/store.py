@@ -1,17 +1,16 @@
 """Documents on disk, read back by number, so that memory does not grow with the corpus.
 
 A source's documents are written once, cleaned, as lines of JSON; what the split needs of each (a
-few numbers) stands beside in arrays. For each document 60 bytes or so are in memory, whatever its
-length; the price is that reading one costs a seek and some parsing, which is far cheaper than
-tokenizing it. Stores are kept in the cache under a key of what made them, so that a second run
-finds them; those of sources without such a key live in a temporary folder.
+few numbers) stands beside in arrays, 60 bytes or so per document.
+
+Trade-off: reading a document costs a seek and some parsing, far less than tokenizing it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -19,12 +18,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from .document import Document
+from .document import Document, SourceReport
 from .duplicates import fingerprint
-from .report import SourceReport
 
 # Characters of documents that are handled together.
-_BLOCK = 1_000_000
+PART_CHARACTERS = 1_000_000
+# What the split needs of each document.
+_ARRAYS = ("groups", "fingerprints", "digests", "splits")
 _SPLITS = {None: 0, "train": 1, "validation": 2}
 
 
@@ -34,7 +34,27 @@ def hash_text(text: str, salt: str = "") -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-class DocumentStore(Sequence[Document]):
+class _OnDisk(Sequence[Document]):
+    """Documents that are read from disk one by one."""
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return self.read(index)
+
+    def read(self, index: int) -> Document:
+        """The document with this number, which is in range."""
+        raise NotImplementedError
+
+
+class DocumentStore(_OnDisk):
     """The documents of one source.
 
     Attributes:
@@ -52,26 +72,16 @@ class DocumentStore(Sequence[Document]):
         self.folder = folder
         described = json.loads((folder / "report.json").read_text("utf-8"))
         self.report = SourceReport.from_dict(described)
-        self.offsets: npt.NDArray[np.int64] = np.load(folder / "offsets.npy")
-        self.groups: npt.NDArray[np.uint64] = np.load(folder / "groups.npy")
-        self.fingerprints: npt.NDArray[np.uint64] = np.load(folder / "fingerprints.npy")
-        self.digests: npt.NDArray[np.uint8] = np.load(folder / "digests.npy")
-        self.splits: npt.NDArray[np.uint8] = np.load(folder / "splits.npy")
+        names = ("offsets", *_ARRAYS)
+        arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in names]
+        self.offsets, self.groups, self.fingerprints, self.digests, self.splits = arrays
         self._stream = (folder / "documents.jsonl").open("rb")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Document: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Document]: ...
-    def __getitem__(self, index: int | slice) -> Document | list[Document]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def read(self, index: int) -> Document:
+        """See :class:`_OnDisk`."""
         self._stream.seek(self.offsets[index])
         line = self._stream.read(int(self.offsets[index + 1] - self.offsets[index]))
         return Document(*json.loads(line.decode("utf-8", "surrogatepass")))
@@ -82,62 +92,54 @@ class Block:
     """Some documents as they go to disk.
 
     Attributes:
-        key: Where they belong in the order of their source.
-        lines: uint8, their lines one after another.
+        lines: Their lines one after another.
         lengths: [documents] int64, of each line.
-        groups: As in :class:`DocumentStore`.
-        fingerprints: As in :class:`DocumentStore`.
-        digests: [documents × 20] as in :class:`DocumentStore`.
-        splits: As in :class:`DocumentStore`.
-        words: [documents] int64, how many words each has.
+        words: Words of all documents.
+        groups, fingerprints, digests, splits: As in :class:`DocumentStore`.
     """
 
-    key: int
-    lines: npt.NDArray[np.uint8]
+    lines: bytes
     lengths: npt.NDArray[np.int64]
+    words: int
     groups: npt.NDArray[np.uint64]
     fingerprints: npt.NDArray[np.uint64]
     digests: npt.NDArray[np.uint8]
     splits: npt.NDArray[np.uint8]
-    words: npt.NDArray[np.int64]
 
 
-def blocks(documents: Iterable[Document], key: Callable[[], int]) -> Iterator[Block]:
-    """Documents as they go to disk; those of a block have the same key.
-
-    Args:
-        documents: In order.
-        key: Asked after each document where it belongs.
-    """
-    waiting: list[Document] = []
-    current = size = 0
+def in_parts(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in lists of about a million characters."""
+    part: list[Document] = []
+    size = 0
     for document in documents:
-        at = key()
-        if waiting and (at != current or size >= _BLOCK):
-            yield _block(current, waiting)
-            waiting, size = [], 0
-        current = at
-        waiting.append(document)
+        part.append(document)
         size += len(document.text)
-    if waiting:
-        yield _block(current, waiting)
+        if size >= PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
-def _block(key: int, documents: Sequence[Document]) -> Block:
+def blocks(documents: Iterable[Document]) -> Iterator[Block]:
+    """Documents as they go to disk, in order."""
+    return map(_block, in_parts(documents))
+
+
+def _block(documents: Sequence[Document]) -> Block:
     rows = ([getattr(d, name) for name in Document.__slots__] for d in documents)
     lines = [
         json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for row in rows
     ]
-    digests = b"".join(bytes.fromhex(document.digest) for document in documents)
+    hashes = b"".join(bytes.fromhex(document.digest) for document in documents)
     return Block(
-        key=key,
-        lines=np.frombuffer(b"".join(lines), dtype=np.uint8),
+        lines=b"".join(lines),
         lengths=np.array([len(line) for line in lines], dtype=np.int64),
         groups=np.array([hash_text(d.group) for d in documents], dtype=np.uint64),
         fingerprints=np.array([fingerprint(d.full_text()) for d in documents], dtype=np.uint64),
-        digests=np.frombuffer(digests, dtype=np.uint8),
+        digests=np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 20),
         splits=np.array([_SPLITS[d.split] for d in documents], dtype=np.uint8),
-        words=np.array([d.words for d in documents], dtype=np.int64),
+        words=sum(d.words for d in documents),
     )
 
 
@@ -146,27 +148,21 @@ def write_store(folder: Path, documents: Iterable[Block], report: SourceReport) 
 
     ``report`` is filled by the iteration and counted here; it is written last.
     """
-    kept: list[Block] = []
+    kept = [_block([])]
     with (folder / "documents.jsonl").open("wb") as stream:
         for block in documents:
-            stream.write(block.lines.tobytes())
+            stream.write(block.lines)
             report.documents += len(block.lengths)
-            report.words += int(block.words.sum())
-            kept.append(replace(block, lines=np.zeros(0, dtype=np.uint8)))
-
-    def joined(name: str, dtype: Any) -> npt.NDArray[Any]:
-        return np.concatenate([np.zeros(0, dtype), *(getattr(block, name) for block in kept)])
-
-    lengths = joined("lengths", np.int64)
+            report.words += block.words
+            kept.append(replace(block, lines=b""))
+    lengths = np.concatenate([block.lengths for block in kept])
     np.save(folder / "offsets.npy", np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
-    np.save(folder / "groups.npy", joined("groups", np.uint64))
-    np.save(folder / "fingerprints.npy", joined("fingerprints", np.uint64))
-    np.save(folder / "digests.npy", joined("digests", np.uint8).reshape(-1, 20))
-    np.save(folder / "splits.npy", joined("splits", np.uint8))
+    for name in _ARRAYS:
+        np.save(folder / f"{name}.npy", np.concatenate([getattr(block, name) for block in kept]))
     (folder / "report.json").write_text(json.dumps(report.to_dict()), "utf-8")
 
 
-class Documents(Sequence[Document]):
+class Documents(_OnDisk):
     """Chosen documents of several stores, in a fixed order; a list in all but memory."""
 
     def __init__(
@@ -184,20 +180,11 @@ class Documents(Sequence[Document]):
     def __len__(self) -> int:
         return len(self._index) + len(self._extra)
 
-    @overload
-    def __getitem__(self, index: int) -> Document: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Document]: ...
-    def __getitem__(self, index: int | slice) -> Document | list[Document]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def read(self, index: int) -> Document:
+        """See :class:`_OnDisk`."""
         if index >= len(self._index):
             return self._extra[index - len(self._index)]
-        document: Document = self._stores[int(self._store[index])][int(self._index[index])]
-        return document
+        return self._stores[int(self._store[index])].read(int(self._index[index]))
 
     def digests(self) -> Iterator[str]:
         """The digest of each document, without reading the texts."""
@@ -206,21 +193,27 @@ class Documents(Sequence[Document]):
         for document in self._extra:
             yield document.digest
 
-    def on_disk(self) -> tuple[list[Path], npt.NDArray[np.int64], npt.NDArray[np.int64], list[int]]:
-        """Where another process finds the documents.
-
-        Returns:
-            The folders of the stores; of each document but the extra ones at the end, which store
-            it is in and its number there; and its size in bytes.
-        """
-        sizes = [np.diff(store.offsets) for store in self._stores]
-        size = [int(sizes[s][i]) for s, i in zip(self._store, self._index, strict=True)]
-        return [store.folder for store in self._stores], self._store, self._index, size
+    @property
+    def size(self) -> int:
+        """Bytes of the documents on disk."""
+        return sum(
+            int(np.diff(store.offsets)[self._index[self._store == number]].sum())
+            for number, store in enumerate(self._stores)
+        )
 
     def sources(self) -> list[str]:
         """The source of each document, without reading the texts."""
         names = [store.report.name for store in self._stores]
         return [names[i] for i in self._store] + [document.source for document in self._extra]
+
+
+def digests(documents: Sequence[Document]) -> Iterator[str]:
+    """The digest of each document; collections on disk are not read for it."""
+    known = getattr(documents, "digests", None)
+    if known is not None:
+        yield from known()
+    else:
+        yield from (document.digest for document in documents)
 
 
 def to_json(value: Any) -> str:

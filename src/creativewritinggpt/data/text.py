@@ -1,13 +1,18 @@
-"""Bytes to text: which encoding a file is in, said when it is not the usual one.
+"""Text: bytes to characters, the damage of encodings and tools mended, sentences.
 
-UTF-8 is tried first and strictly, since text in another encoding almost never passes for it. What
-fails is judged by ``charset-normalizer`` on the lines that fail, so a file that mixes encodings is
-read right line by line and nothing is replaced or lost.
+Encoding: UTF-8 is tried first and strictly, since text in another encoding almost never passes for
+it. What fails is judged by ``charset-normalizer`` on the lines that fail, so that a file that mixes
+encodings is read right line by line and no character is replaced or lost.
+
+Cleaning: letters, words and their order never change, and :func:`clean` is idempotent. The costly
+mending of mojibake (``ftfy``) is called only for paragraphs that show its signs.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,11 +85,11 @@ def _decode_line(line: bytes, encoding: str) -> str:
         return line.decode("latin-1")
 
 
-def _said(encoding: str) -> str:
+def _encoding_name(encoding: str) -> str:
     return {"cp1252": "Windows-1252", "latin-1": "Latin-1"}.get(encoding, encoding)
 
 
-def decode(data: bytes, path: Path, say: Callable[[str], None]) -> str:
+def decode(data: bytes, path: Path, note: Callable[[str], None]) -> str:
     """The text of a whole file; anything unusual about its encoding is said.
 
     Raises:
@@ -100,15 +105,15 @@ def decode(data: bytes, path: Path, say: Callable[[str], None]) -> str:
                 "save it again as UTF-8",
             ) from error
         if encoding != "utf-8-sig":
-            say(f"{path.name} was read as {encoding.upper()}")
+            note(f"{path.name} was read as {encoding.upper()}")
         return text
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return "".join(_mixed(data.splitlines(keepends=True), path, say))
+        return "".join(_mixed(data.splitlines(keepends=True), path, note))
 
 
-def _mixed(lines: list[bytes], path: Path, say: Callable[[str], None]) -> Iterator[str]:
+def _mixed(lines: list[bytes], path: Path, note: Callable[[str], None]) -> Iterator[str]:
     failing, fine = [], 0
     for line in lines:
         try:
@@ -118,7 +123,7 @@ def _mixed(lines: list[bytes], path: Path, say: Callable[[str], None]) -> Iterat
             failing.append(line)
     encoding = guess(b"".join(failing))
     what = f"{len(failing)} lines of {path.name} were" if fine else f"{path.name} was"
-    say(f"{what} read as {_said(encoding)}")
+    note(f"{what} read as {_encoding_name(encoding)}")
     for line in lines:
         try:
             yield line.decode("utf-8")
@@ -127,13 +132,13 @@ def _mixed(lines: list[bytes], path: Path, say: Callable[[str], None]) -> Iterat
 
 
 def lines(
-    path: Path, say: Callable[[str], None], advance: Callable[[int], None] | None = None
+    path: Path, note: Callable[[str], None], advance: Callable[[int], None] | None = None
 ) -> Iterator[str]:
     """The lines of a file of any size, with their newlines; memory does not grow with the file.
 
     Args:
         path: The file.
-        say: Told when lines are not in UTF-8.
+        note: Told when lines are not in UTF-8.
         advance: Told the bytes of each line.
 
     Raises:
@@ -143,7 +148,7 @@ def lines(
         encoding = sniff(stream.read(_HEAD), path)
         stream.seek(0)
         if encoding not in ("utf-8", "utf-8-sig"):
-            say(f"{path.name} was read as {encoding.upper()}")
+            note(f"{path.name} was read as {encoding.upper()}")
             with path.open("r", encoding=encoding, newline="\n") as text:
                 try:
                     for line in text:
@@ -166,5 +171,160 @@ def lines(
             except UnicodeDecodeError:
                 if other is None:
                     other = guess(raw)
-                    say(f"lines of {path.name} that are not UTF-8 were read as {_said(other)}")
+                    used = _encoding_name(other)
+                    note(f"lines of {path.name} that are not UTF-8 were read as {used}")
                 yield _decode_line(raw, other)
+
+
+# What UTF-8 looks like when it was read as Latin-1 or Windows-1252: a lead byte's letter followed
+# by a continuation byte's sign.
+_MOJIBAKE = re.compile(
+    "\u00e2\u20ac|[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
+    "\u2013-\u203a\u20ac\u2122]"
+)
+# A closing quotation mark whose last byte has no sign in Windows-1252, so that converters lost it.
+_LOST_BYTE = re.compile(
+    "\u00e2\u20ac(?![\u0080-\u009f\u00a1-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6"
+    "\u02dc\u2013-\u203a\u20ac\u2122])"
+)
+# Controls, soft hyphens, zero-width spaces, marks of direction, noncharacters, lone surrogates.
+# Joiners (U+200C, U+200D) stay: scripts and emoji need them.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069"
+    "\ufdd0-\ufdef\ufeff\ufff9-\ufffc\ufffe\uffff\ud800-\udfff]"
+)
+_NEWLINES = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_SPACES = re.compile("[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_INNER_SPACES = re.compile(r"(?<=\S) {2,}")
+_TRAILING = re.compile(r" +$", re.MULTILINE)
+_EMPTY_LINES = re.compile(r"\n{3,}")
+# A lost apostrophe is certain only inside English contractions.
+_LOST_APOSTROPHE = re.compile("(?<=[A-Za-z])\ufffd(?=(?:s|t|re|ve|ll|d|m)\\b)")
+
+
+def _mend_paragraph(paragraph: str) -> str:
+    if not _MOJIBAKE.search(paragraph):
+        return paragraph
+    import ftfy
+
+    fixed: str = ftfy.fix_encoding(_LOST_BYTE.sub("\u00e2\u20ac\u009d", paragraph))
+    return fixed
+
+
+def mend_mojibake(text: str) -> str:
+    """Undo text that was decoded with the wrong encoding, paragraph by paragraph."""
+    if text.isascii() or not _MOJIBAKE.search(text):
+        return text
+    return "\n".join(_mend_paragraph(line) for line in text.split("\n"))
+
+
+def _normalise_characters(text: str) -> str:
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if text.replace("\n", "").isprintable():
+        return text  # no controls, no invisible characters, no spaces but the usual one
+    text = _NEWLINES.sub("\n", text)
+    text = _SPACES.sub(" ", text)
+    return _INVISIBLE.sub("", text)
+
+
+def _once(text: str) -> str:
+    # First, since the controls between 0x80 and 0x9f are part of what mojibake is mended from.
+    text = mend_mojibake(text)
+    if "\ufffd" in text:
+        text = _LOST_APOSTROPHE.sub("'", text).replace("\ufffd", "")
+    return _normalise_characters(text)
+
+
+def clean_characters(text: str) -> str:
+    """Mend mojibake and normalise newlines, spaces and invisible characters; keep the layout."""
+    while True:
+        cleaned = _once(text)
+        # ASCII comes out right at once; what was mended may show new signs.
+        if cleaned == text or cleaned.isascii():
+            return cleaned
+        text = cleaned
+
+
+def tidy_layout(text: str) -> str:
+    """Single spaces inside lines, none at their ends, at most one empty line, none around.
+
+    Spaces at the beginning of a line stay: verse needs them.
+    """
+    if "  " in text:
+        text = _INNER_SPACES.sub(" ", text)
+    if " \n" in text or text.endswith(" "):
+        text = _TRAILING.sub("", text)
+    if "\n\n\n" in text:
+        text = _EMPTY_LINES.sub("\n\n", text)
+    return text.strip("\n").rstrip(" ")
+
+
+def clean(text: str) -> str:
+    """A text as its author meant it; see the module's docstring."""
+    return tidy_layout(clean_characters(text)).lstrip(" ")
+
+
+def clean_line(text: str) -> str:
+    """The same for something that must be one line: a title, a group's name."""
+    return " ".join(clean_characters(text).split())
+
+
+# A short list misses much and is wrong now and then: it counts, and nothing is filtered by it.
+_EXPLICIT = re.compile(
+    r"\b(?:cocks?|cunts?|dicks?|cum(?:ming)?|orgasms?|blowjobs?|handjobs?|masturbat\w+|penis(?:es)?"
+    r"|vaginas?|erections?|clit(?:oris)?|nipples?|porn\w*|rap(?:ed|ist|ing)|fucking (?:her|him|me)"
+    r"|disembowel\w+|entrails|decapitat\w+|mutilat\w+)\b",
+    re.IGNORECASE,
+)
+
+
+def is_explicit(text: str) -> bool:
+    """Whether a text has at least two different words of sex or gore."""
+    return len({found.lower() for found in _EXPLICIT.findall(text)}) >= 2
+
+
+_PARAGRAPH_END = re.compile(r"\n\s*\n\s*")
+_CLOSING = r"[.!?…][\"”’'»)\]*_]*"
+_SENTENCE_ENDS = re.compile(rf"{_CLOSING}(?:\s+(?=\S)|\Z)")
+_ENDS_SENTENCE = re.compile(rf"{_CLOSING}\Z")
+# A run of marks is looked at from its first one only, or ten thousand of them would take minutes.
+_SENTENCE = re.compile(
+    r"(?<![.!?…])[.!?…]+[\"”’'»)\]*_]*\s+(?=[\"“‘'«(\[*_]*[^\W_a-z])|\n\s*\n|[。！？]+"
+)
+_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|Prof|Capt|Col|Gen|Lt|[A-HJ-Z])\.$")
+_LETTER = re.compile(r"[^\W_]")
+
+
+def paragraph_ends(text: str) -> list[int]:
+    """Offsets after empty lines and the white space that follows."""
+    return [found.end() for found in _PARAGRAPH_END.finditer(text)]
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Where a sentence may end: offsets after . ! ? …, what closes around it, and white space.
+
+    Every candidate is given, those after abbreviations too, and the end of the text where it closes
+    a sentence. :func:`sentences` is stricter.
+    """
+    return [found.end() for found in _SENTENCE_ENDS.finditer(text)]
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether a text ends with . ! ? … and what closes around it."""
+    return bool(_ENDS_SENTENCE.search(text))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text: they end at . ! ? … before a capital, and at empty lines.
+
+    Abbreviations such as ``Mr.`` end none; what holds no letter or digit is left out.
+    """
+    found_sentences, start = [], 0
+    for found in _SENTENCE.finditer(text):
+        if _ABBREVIATION.search(text[max(0, found.start() - 6) : found.start() + 1]):
+            continue
+        found_sentences.append(text[start : found.end()].strip())
+        start = found.end()
+    found_sentences.append(text[start:].strip())
+    return [sentence for sentence in found_sentences if _LETTER.search(sentence)]

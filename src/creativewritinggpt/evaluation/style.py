@@ -15,14 +15,10 @@ import math
 import re
 from collections.abc import Sequence
 
+from ..data.text import sentences
 from .repetition import ngrams
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+(?:[.,]\d+)*")
-# A run of signs is looked at from its first one only, or ten thousand of them would take minutes.
-_END = re.compile(
-    r"(?<![.!?…])[.!?…]+[\"”’'»)\]*_]*\s+(?=[\"“‘'«(\[*_]*[^\W_a-z])|\n\s*\n|[。！？]+"
-)
-_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|Prof|Capt|Col|Gen|Lt|[A-HJ-Z])\.$")
 _VOWELS = re.compile(r"[aeiouyàáâäèéêëìíîïòóôöùúûü]+")
 _SILENT = re.compile(
     r"[^aeiouyl]e$|[aeiouy]le$|[^aeioudt]ed$|(?<![aeioucgsxz])(?<![cs]h)es$"
@@ -50,21 +46,9 @@ def words_of(text: str) -> list[str]:
     return [word.casefold().replace("’", "'") for word in _WORD.findall(text)]
 
 
-def sentences_of(text: str) -> list[str]:
-    """The sentences of a text: they end at . ! ? … before a capital, and at empty lines."""
-    sentences, start = [], 0
-    for found in _END.finditer(text):
-        if _ABBREVIATION.search(text[max(0, found.start() - 6) : found.start() + 1]):
-            continue
-        sentences.append(text[start : found.end()].strip())
-        start = found.end()
-    sentences.append(text[start:].strip())
-    return [sentence for sentence in sentences if words_of(sentence)]
-
-
 def sentence_lengths(text: str) -> list[int]:
     """Words in each sentence."""
-    return [len(words_of(sentence)) for sentence in sentences_of(text)]
+    return [len(words_of(sentence)) for sentence in sentences(text)]
 
 
 def syllables(word: str) -> int:
@@ -95,11 +79,11 @@ def readability(texts: Sequence[str]) -> dict[str, float | None]:
     need no syllables. None where there are no words.
     """
     words = [word for text in texts for word in words_of(text)]
-    sentences = sum(len(sentences_of(text)) for text in texts)
+    count = sum(len(sentences(text)) for text in texts)
     names = ("flesch_reading_ease", "flesch_kincaid_grade", "automated_readability", "coleman_liau")
     if not words:
         return dict.fromkeys(names)
-    length = len(words) / sentences
+    length = len(words) / count
     beats = sum(map(syllables, words)) / len(words)
     letters = sum(character.isalnum() for word in words for character in word) / len(words)
     values = (

@@ -27,6 +27,7 @@ from typing import Any
 from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
 from ..data.rows.tokens import encode
+from ..data.text import sentences
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError, RunError
 from ..models.checks import first_line, quiet
@@ -34,7 +35,6 @@ from ..models.loaded_model import LoadedModel
 from .bootstrap import Interval, interval_of
 from .perplexity import score_continuations
 from .settings import EvaluationSettings
-from .style import sentences_of
 from .texts import choose_documents
 
 RANKING, CLOZE, ORDER = "prompt_ranking", "story_cloze", "sentence_order"
@@ -139,7 +139,7 @@ def order_items(documents: Sequence[Document], count: int, seed: int) -> list[It
     Raises:
         InputError: No document has three sentences, or none whose order shows.
     """
-    usable = {d: s for d in documents if len(s := sentences_of(d.text)[:SENTENCES]) >= 3}
+    usable = {d: s for d in documents if len(s := sentences(d.text)[:SENTENCES]) >= 3}
     if not usable:
         raise InputError(
             "the sentence-order test needs documents of three sentences or more",
@@ -147,12 +147,12 @@ def order_items(documents: Sequence[Document], count: int, seed: int) -> list[It
         )
     items = []
     for number, document in enumerate(choose_documents(list(usable), count, seed)):
-        sentences = usable[document]
+        parts = usable[document]
         generator = random.Random(f"{seed} {number}")
-        found = [" ".join(sentences)]
-        wanted = 1 + min(SHUFFLES, math.factorial(min(len(sentences), 9)) - 1)
+        found = [" ".join(parts)]
+        wanted = 1 + min(SHUFFLES, math.factorial(min(len(parts), 9)) - 1)
         for _ in range(50 * SHUFFLES):
-            shuffled = " ".join(generator.sample(sentences, len(sentences)))
+            shuffled = " ".join(generator.sample(parts, len(parts)))
             if shuffled not in found:
                 found.append(shuffled)
             if len(found) == wanted:

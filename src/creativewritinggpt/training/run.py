@@ -18,7 +18,7 @@ from .. import console, devices
 from ..config.run import Config
 from ..data.corpus import load_corpus
 from ..data.rows.stream import open_corpus
-from ..data.sources.base import Keep
+from ..data.sources import Keep
 from ..distributed import ProcessGroup, init_process_group
 from ..errors import InputError
 from ..files import write_json, write_text

@@ -7,9 +7,9 @@ import dataclasses
 from .. import console, devices
 from ..config.run import Config
 from ..data.corpus import Corpus
-from ..data.held_out import HeldOut
 from ..data.mixing import Mixture
 from ..data.rows.packing import RowPlan
+from ..data.splits import ValidationRows
 from ..models.loaded_model import LoadedModel
 from .schedule import Plan
 from .validation import Validation
@@ -36,7 +36,7 @@ class Announcement:
     corpus: Corpus
     mixture: Mixture | None
     rows: RowPlan | None
-    held_out: HeldOut
+    held_out: ValidationRows
     plan: Plan
     before: Validation
     sizes: tuple[int, int]
@@ -95,7 +95,7 @@ def _show_data(run: Announcement) -> None:
         console.warn(f"going on without {name}: {reason}")
     reports = run.corpus.reports
     for report in reports.values():
-        for said in report.told():
+        for said in report.summary():
             console.note(said)
     if run.mixture is None:
         held_out = console.counted(len(run.corpus.validation), "document")

@@ -17,13 +17,12 @@ import numpy as np
 from .. import console
 from ..config.run import Config
 from ..data.corpus import Corpus
-from ..data.held_out import HeldOut, held_out_rows
 from ..data.mixing import Mixture, mix
 from ..data.rows.batches import Batches, PreparedBatches, StreamedBatches
-from ..data.rows.encoder import definition_of
 from ..data.rows.packing import RowPlan, plan_rows
 from ..data.rows.stream import StreamedCorpus
-from ..data.rows.tokens import tokenize
+from ..data.rows.tokens import definition_of, tokenize
+from ..data.splits import ValidationRows, validation_rows
 from ..data.store import sources_of
 from ..distributed import ProcessGroup
 from ..errors import InputError
@@ -72,7 +71,7 @@ class Parts:
     mixture: Mixture | None
     rows: RowPlan | None
     batches: Batches
-    held_out: HeldOut
+    held_out: ValidationRows
     domains: list[str]
     domain_ids: np.ndarray
     manifest: dict[str, Any]
@@ -207,7 +206,7 @@ def prepare(
         mixture, rows = _rows(config, corpus, writer, shape, cache)
         plan = plan_run(config, len(rows))
         batches = PreparedBatches(rows, plan.rows_of_step, group)
-    held_out = held_out_rows(
+    held_out = validation_rows(
         tokenize(known.validation, writer.tokenizer, cache), sources_of(known.validation),
         most=config.val_tokens, seed=config.seed, **shape,
     )  # fmt: skip

@@ -11,12 +11,12 @@ Everything is computed in fp32, unless a quick answer is asked for: there are fe
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...console import CountCallback
+from ...data.text import paragraph_ends, sentence_ends
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from ..registry import Attribution, Method, Score
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 UNITS = ("token", "word", "sentence", "part")
 REPLACEMENTS = ("end_of_text", *LAWS)
-# An end mark with what closes around it, and the white space after it; or an empty line.
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|\n\s*\n")
 
 
 def leave_one_out(
@@ -115,7 +113,7 @@ def units_of(subject: Subject, unit: str) -> list[list[int]]:
     if unit == "part":
         groups = [[word for word in words if word.written is written] for written in (False, True)]
         return [[token for word in group for token in word.tokens] for group in groups if group]
-    ends = [match.end() for match in _SENTENCE_END.finditer(subject.text)]
+    ends = sorted([*sentence_ends(subject.text), *paragraph_ends(subject.text)])
     sentences: dict[int, list[int]] = {}
     for word in words:
         number = int(np.searchsorted(ends, word.span[0], side="right"))

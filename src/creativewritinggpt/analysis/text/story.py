@@ -10,12 +10,12 @@ it takes what has nowhere else to go. Someone who comes back as *she* is not not
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...data.text import ends_sentence
 from ..methods.attention import AttentionMaps, masked_sink
 from ..registry import Method
 from ..subject import Subject
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 KINDS = ("name", "place", "dialogue", "action", "prompt")
 # Below this the scores of a target are noise, and their shares would be noise blown up.
 _NOISE = 1e-9
-_SENTENCE = re.compile(r"[.!?…][\"”’')\]]*\Z|\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +208,7 @@ def sentences_of(words: Sequence[Word]) -> list[list[int]]:
         if not word.text:
             continue
         result[-1].append(index)
-        if _SENTENCE.search(word.text) and not is_title(word.text):
+        if ("\n" in word.text or ends_sentence(word.text)) and not is_title(word.text):
             result.append([])
     return [sentence for sentence in result if sentence]
 

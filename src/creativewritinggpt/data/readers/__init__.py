@@ -1,1 +1,180 @@
-"""File formats: each reader yields documents."""
+"""Readers: the ending of a file's name says how it is read into documents.
+
+``BOOKS`` are files of running text, a document per chapter; ``tables.FORMATS`` are files with rows.
+A new format of either kind is one entry in its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...files import file_sha256
+from .. import text as encoding
+from ..document import Document, Reading
+from ..text import clean, clean_line
+from .books import Book, read_book, separate, strip_emphasis
+from .manuscripts import read_manuscript, read_markdown
+from .tables import FORMATS, Columns, Row, Table
+
+PARTNER = ".wp_target"
+"""The ending of the file that goes with a ``.wp_source``."""
+
+_HEAD = 1 << 16
+
+
+@dataclass(frozen=True)
+class BookFormat:
+    """A file format of running text.
+
+    Attributes:
+        kind: What it is, for the user.
+        read: The books of a file; text whose encoding is unusual is noted in the report.
+        is_text: Whether its bytes are characters.
+    """
+
+    kind: str
+    read: Callable[[Path, Reading], list[Book]]
+    is_text: bool = True
+
+
+def _texts(read: Callable[[str], Book]) -> Callable[[Path, Reading], list[Book]]:
+    """A reader of one book's text as a reader of a file, which may hold several."""
+
+    def read_file(path: Path, reading: Reading) -> list[Book]:
+        whole = encoding.decode(path.read_bytes(), path, reading.report.note)
+        return [read(text) for text in separate(whole)]
+
+    return read_file
+
+
+def _manuscripts(path: Path, _: Reading) -> list[Book]:
+    return [read_manuscript(path)]
+
+
+_TEXT = BookFormat("text", _texts(read_book))
+_MARKDOWN = BookFormat("Markdown", _texts(read_markdown))
+BOOKS = {
+    **dict.fromkeys((".txt", ".text"), _TEXT),
+    **dict.fromkeys((".md", ".markdown"), _MARKDOWN),
+    **dict.fromkeys((".raw", ".tokens", ".wp_source"), _TEXT),
+    ".docx": BookFormat("Word file", _manuscripts, is_text=False),
+    ".epub": BookFormat("e-book", _manuscripts, is_text=False),
+}
+"""The formats of running text by the ending of a file's name."""
+
+ENDINGS = (*BOOKS, *FORMATS)
+"""The endings of all files that can be read."""
+
+
+def existing_file(path: Path) -> Path:
+    """``path``, if it is a file that can be read and holds something.
+
+    Raises:
+        InputError: It is missing, empty, not readable or of a kind that can't be read.
+    """
+    if path.suffix == PARTNER:
+        raise InputError(f"{path} holds stories only", "give the .wp_source beside it")
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(
+            f"{path}: files with the ending '{path.suffix}' can't be read",
+            f"save it as one of {' '.join(ENDINGS)}",
+        )
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(1)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist", "check the path") from error
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from error
+    if not head:
+        raise InputError(f"{path} is empty", "give a file with text")
+    return path
+
+
+def partners(path: Path) -> list[Path]:
+    """The files that are read along with ``path``."""
+    partner = path.with_suffix(PARTNER)
+    return [partner] if path.suffix.lower() == ".wp_source" and partner.is_file() else []
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """The file's name, size and SHA-256."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def head(path: Path) -> str:
+    """The first characters of a text, for telling what it is."""
+    with path.open("rb") as stream:
+        data = stream.read(_HEAD)
+    return data.decode(encoding.sniff(data, path), errors="ignore")
+
+
+def book_documents(path: Path, reading: Reading, domain: str, label: str) -> Iterator[Document]:
+    """A file of running text: a document per chapter, each a group of its own.
+
+    Args:
+        path: The file.
+        reading: Where it is accounted for.
+        domain: The source of the documents.
+        label: What tells its groups from those of other files.
+    """
+    form = BOOKS[path.suffix.lower()]
+    books = form.read(path, reading)
+    for number, book in enumerate(books, 1):
+        name = label if len(books) == 1 else f"{label}#{number}"
+        for reason, count in book.dropped.items():
+            reading.report.drop(reason, count)
+        for place, chapter in enumerate(book.chapters, 1):
+            text = clean(chapter.text)
+            if text:
+                title = clean_line(chapter.title) if chapter.title else None
+                yield Document(domain, f"{name}/{place:04d}", text, title=title or None)
+    chapters = sum(len(book.chapters) for book in books)
+    if len(books) > 1:
+        described = f"{form.kind}s set apart by <|endoftext|>"
+    elif chapters > 1:
+        described = f"{form.kind} in {chapters} chapters"
+    else:
+        described = f"{form.kind} without chapters"
+    wrapped = any(book.wrapped for book in books)
+    reading.report.add_form(described + (", wrapped lines joined" if wrapped else ""))
+    reading.advance(path.stat().st_size)
+
+
+def _value(row: Row, column: str | None) -> str:
+    """What a cell holds, as text; a list of texts as paragraphs."""
+    value = row.get(column) if column else None
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return "\n\n".join(part for part in value if isinstance(part, str))
+    return value if isinstance(value, str) else str(value)
+
+
+def row_documents(
+    table: Table, columns: Columns, reading: Reading, domain: str, label: str
+) -> Iterator[Document]:
+    """The rows of a table whose columns are known by name.
+
+    Rows of the same prompt are one group, or else of the same title, or else each row.
+    """
+    reading.report.add_form(f"{table.format.kind}, {columns.describe()}")
+    for number, row in table.rows(reading):
+        text = strip_emphasis(clean(_value(row, columns.text)))
+        if not text:
+            reading.report.drop("rows without text")
+            continue
+        prompt = clean(_value(row, columns.prompt)) or None
+        title = clean_line(_value(row, columns.title)) or None
+        yield Document(domain, row_group(label, number, prompt or title), text, prompt, title)
+
+
+def row_group(label: str, number: int, common: str | None) -> str:
+    """The group of a row: what it has in common with others (the same in every file), or itself."""
+    if common is None:
+        return f"{label}:{number}"
+    return f"prompt:{' '.join(common.casefold().split())}"

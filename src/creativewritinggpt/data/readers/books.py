@@ -1,10 +1,19 @@
-"""A book as it comes, cut into its chapters.
+"""Plain text as books: blocks of lines, headings of chapters, chapters of unwrapped paragraphs.
 
-What is not the story is told apart and counted: the licence and notices of Project Gutenberg, title
-page, contents, and what follows ``THE END``. Lines wrapped inside paragraphs are joined, verse and
-scene breaks stay, marks of emphasis (``_so_``) and ``[Illustration]`` go. A text without chapters
-comes out as one. Prose is never dropped for standing in an unusual place: a passage of some length
-before the first heading is a chapter without a title.
+Blocks. Files from Project Gutenberg and old mail programs break the lines inside paragraphs near
+column 72, where the next word did not fit; a poem's lines were broken by the poet, mostly long
+before that. :func:`unwrap` tells them apart by that test, joins the first and keeps the second. No
+hyphen is removed: a line that ends in one is joined without a space.
+
+Headings. Chapters are marked in many ways: ``CHAPTER I``, ``Chapter 1. Title``, ``I.`` with the
+title on the next line, ``3``, ``BOOK ONE``, ``Prologue``, a Markdown ``##``, or a title in capitals
+alone. Each is a style, which counts only where the whole text speaks for it (numbers that go up,
+text between the headings), so that a lone numeral or a shouted line is not taken for a chapter.
+
+Books. What is not the story is counted and left out: the licence and notices of Project Gutenberg,
+title page, contents, page numbers, and what follows ``THE END``. Verse and scene breaks stay, marks
+of emphasis (``_so_``) and ``[Illustration]`` go. A text without chapters comes out as one. Prose is
+never dropped for its position: a long passage before the first heading is a chapter without title.
 """
 
 from __future__ import annotations
@@ -12,10 +21,350 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
-from ..cleaning import clean_characters, tidy_layout
-from .headings import Heading, find_headings, is_matter, is_prose, page_numbers
-from .layout import SCENE_BREAK, Block, blocks, unwrap, wrap_width
+from ..text import clean_characters, ends_sentence, tidy_layout
+
+SCENE_BREAK = "* * *"
+"""How every scene break is written."""
+
+_BREAK = re.compile(r"\s*(?:[*#~=_\-–—•·◆⁂※§+]\s*){1,40}\s*", re.UNICODE)
+_SHORTEST_WRAP, _LONGEST_WRAP = 40, 110
+_PAIR = re.compile(r"(?:and|or|to)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Lines without an empty line among them.
+
+    Attributes:
+        lines: The lines, without trailing spaces.
+        gap: How many empty lines stand before it.
+    """
+
+    lines: tuple[str, ...]
+    gap: int
+
+    @property
+    def text(self) -> str:
+        """The lines joined by spaces."""
+        return " ".join(line.strip() for line in self.lines)
+
+    @property
+    def words(self) -> int:
+        """Words in all lines."""
+        return sum(len(line.split()) for line in self.lines)
+
+    @property
+    def is_break(self) -> bool:
+        """Whether it is a scene break: a line of stars, dashes or the like."""
+        return len(self.lines) == 1 and bool(_BREAK.fullmatch(self.lines[0]))
+
+
+def blocks(text: str) -> list[Block]:
+    """Cut a text at its empty lines."""
+    made: list[Block] = []
+    lines: list[str] = []
+    gap = gap_before = 0
+    for line in [*text.split("\n"), ""]:
+        stripped = line.rstrip()
+        if stripped:
+            if not lines:
+                gap_before = gap
+            lines.append(stripped)
+            gap = 0
+        else:
+            if lines:
+                made.append(Block(tuple(lines), gap_before))
+                lines = []
+            gap += 1
+    return made
+
+
+def _first_word(line: str) -> int:
+    return len(line.split(None, 1)[0])
+
+
+def _natural(line: str, following: str, width: int, slack: int) -> bool:
+    """Whether the next word would not have fitted on the line."""
+    return len(line) + 1 + _first_word(following) > width - slack
+
+
+def wrap_width(text: Sequence[Block]) -> int | None:
+    """The column at which paragraphs were wrapped, or None where lines were not wrapped."""
+    pairs = [pair for block in text for pair in zip(block.lines, block.lines[1:], strict=False)]
+    if len(pairs) < 4:
+        return None
+    lengths = sorted(len(line) for line, _ in pairs)
+    width = lengths[min(len(lengths) - 1, int(0.98 * len(lengths)))]
+    if not _SHORTEST_WRAP <= width <= _LONGEST_WRAP:
+        return None
+    natural = sum(_natural(line, following, width, 4) for line, following in pairs)
+    return width if natural > 0.6 * len(pairs) else None
+
+
+def _join(lines: Sequence[str]) -> str:
+    made = [lines[0].strip()]
+    for line in lines[1:]:
+        before, line = made[-1], line.strip()
+        hyphen = before.endswith("-") and before[-2:-1].isalnum() and not _PAIR.match(line)
+        made.append(line if hyphen or before.endswith(("--", "—", "–")) else f" {line}")
+    return "".join(made)
+
+
+def _verse(lines: Sequence[str]) -> str:
+    """The lines as they are, without the indentation that all of them share."""
+    shared = min(len(line) - len(line.lstrip()) for line in lines)
+    return "\n".join(line[shared:] for line in lines)
+
+
+def _split_paragraphs(lines: Sequence[str], width: int) -> list[list[str]]:
+    """Cut where a line is indented among others that are not, or the one before it ends early."""
+    indents = [len(line) - len(line.lstrip()) for line in lines]
+    least = min(indents)
+    flush = sum(indent == least for indent in indents)
+    made: list[list[str]] = [[lines[0]]]
+    for before, line, indent in zip(lines, lines[1:], indents[1:], strict=False):
+        indented = indent >= least + 2 and flush > len(lines) / 2
+        ended = len(before) < 0.7 * width and ends_sentence(before)
+        if indented or (ended and not _natural(before, line, width, 8)):
+            made.append([line])
+        else:
+            made[-1].append(line)
+    return made
+
+
+def unwrap(block: Block, width: int | None) -> str:
+    """The block as one or more paragraphs, or as verse.
+
+    Args:
+        block: The lines.
+        width: What :func:`wrap_width` says of the whole text.
+    """
+    lines = block.lines
+    if len(lines) == 1:
+        return lines[0].strip()
+    if width is None:
+        # Unbroken lines are paragraphs; short ones are the author's own.
+        average = sum(map(len, lines)) / len(lines)
+        return "\n\n".join(line.strip() for line in lines) if average > 110 else _verse(lines)
+    longest = max(map(len, lines))
+    if len(lines) >= 4 and 0.75 * width <= longest < width:
+        width = longest  # a letter or quotation set narrower than the rest
+    breaks = list(zip(lines, lines[1:], strict=False))
+    natural = sum(_natural(line, following, width, 8) for line, following in breaks)
+    indented = sum(len(line) - len(line.lstrip()) >= 2 for line in lines) == len(lines)
+    if natural < (0.8 if indented else 0.5) * len(breaks):
+        return _verse(lines)
+    return "\n\n".join(_join(paragraph) for paragraph in _split_paragraphs(lines, width))
+
+
+_ONES = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+_MORE = "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty"
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth last"
+_SPELLED = "|".join(f"{_ONES} {_MORE}".split())
+_NUMBER = (
+    rf"(?:\d{{1,3}}|[ivxlcdm]+|(?:{_SPELLED})(?:[- ](?:{_SPELLED}))?"
+    rf"|(?:the\s+)?(?:{'|'.join(_ORDINALS.split())}))"
+)
+_PART = r"book|part|volume|act|canto"
+_KEYWORD = re.compile(
+    rf"(?P<word>{_PART}|chapter|letter|stave|section|episode|scene)\s+(?:the\s+)?"
+    rf"{_NUMBER}(?=$|[\s.:;,—–-])(?P<rest>.*)",
+    re.IGNORECASE,
+)
+_ROMAN = re.compile(r"(?P<number>[IVXLC]+)(?:[.:)]|\s*[—–-]+)?\s*(?P<rest>.*)")
+_ARABIC = re.compile(r"(?P<number>\d{1,3})(?:[.:)]|\s*[—–-]+)?\s*(?P<rest>.*)")
+_NAMED = re.compile(
+    r"(?:prologue|epilogue|interlude|prelude|preface|foreword|introduction|afterword|postscript"
+    r"|conclusion|intermezzo|coda)(?:\s*[.:—–-]+\s*(?P<rest>\S.*))?[.]?",
+    re.IGNORECASE,
+)
+_MARKDOWN = re.compile(r"(?P<marks>#{1,6})\s+(?P<rest>\S.*?)\s*#*")
+_MATTER = re.compile(
+    r"(?:table of )?contents|(?:list of )?illustrations|dedication|copyright|(?:©|copyright).{0,60}"
+    r"|acknowledge?ments?|about the authors?|(?:also|books|other (?:books|works)) by .{2,60}"
+    r"|by the same author|transcriber[’']?s[’']? notes?|footnotes|index|bibliography|glossary"
+    r"|advertisements?|colophon|errata",
+    re.IGNORECASE,
+)
+_TITLE_LENGTH = 80
+_ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading and where it stands.
+
+    Attributes:
+        first: The number of its block.
+        after: The number of the block after it (and after its title's block).
+        level: 0 for books and parts, larger for what is inside them.
+        title: The heading in one line.
+    """
+
+    first: int
+    after: int
+    level: int
+    title: str
+
+
+def is_matter(block: Block) -> bool:
+    """Whether the block is the heading of something that is not the story."""
+    return len(block.lines) == 1 and bool(_MATTER.fullmatch(block.text.strip(" .:*#_")))
+
+
+def is_prose(block: Block) -> bool:
+    """Whether the block reads as sentences: mostly words in lower case."""
+    words = [word for word in block.text.split() if word[:1].isalpha()]
+    lower = sum(word[0].islower() for word in words)
+    return len(words) >= 8 and lower > 0.5 * len(words)
+
+
+def _roman(numeral: str) -> int:
+    values = [_ROMAN_VALUES[letter] for letter in numeral]
+    pairs = zip(values, [*values[1:], 0], strict=True)
+    return sum(value if value >= following else -value for value, following in pairs)
+
+
+def _is_title(text: str) -> bool:
+    """Whether a short line can be a title: capitals, or capitalised words without a full stop."""
+    words = [word.strip("“”‘’\"'(),.:;!?—-_*") for word in text.split()]
+    words = [word for word in words if word[:1].isalpha()]
+    if not words or len(text) > _TITLE_LENGTH or len(words) > 14:
+        return False
+    if text.upper() == text:
+        return True
+    if text.rstrip()[-1] in '.,;:”"’' or text.lstrip()[0] in "“\"‘'—-":
+        return False
+    return all(word[0].isupper() for word in words if len(word) > 3) and words[0][0].isupper()
+
+
+def _rest_is_title(rest: str) -> bool:
+    rest = rest.strip(" .:;,—–-")
+    return not rest or (len(rest) <= _TITLE_LENGTH and not rest[0].islower())
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    block: int
+    style: str
+    level: int
+    number: int | None
+    titled: bool
+
+
+def _candidate(number: int, block: Block) -> _Candidate | None:
+    if len(block.lines) > 3 or len(block.text) > 2 * _TITLE_LENGTH:
+        return None
+    line = block.lines[0].strip().strip("*_").strip()
+    several = len(block.lines) > 1
+    if any(_KEYWORD.fullmatch(further.strip()) for further in block.lines[1:]):
+        return None  # a list of contents
+    if (found := _MARKDOWN.fullmatch(line)) and not several:
+        return _Candidate(number, "markdown", len(found["marks"]), None, True)
+    if (found := _KEYWORD.fullmatch(line)) and line[0].isupper() and _rest_is_title(found["rest"]):
+        word = found["word"].lower()
+        level = 0 if word in _PART.split("|") else 3 if word == "scene" else 1
+        return _Candidate(number, word, level, None, several or bool(found["rest"].strip(" .:—")))
+    if (found := _NAMED.fullmatch(line)) and line[0].isupper():
+        return _Candidate(number, "named", 1, None, several or bool(found["rest"]))
+    for style, pattern in (("roman", _ROMAN), ("arabic", _ARABIC)):
+        found = pattern.fullmatch(line)
+        if found is None:
+            continue
+        rest = found["rest"].strip()
+        marked = not rest or line[len(found["number"])] in ".:)—–- "
+        if marked and (not rest or (_is_title(rest) and found["number"] != line.split()[0])):
+            value = _roman(found["number"]) if style == "roman" else int(found["number"])
+            return _Candidate(number, style, 2, value, several or bool(rest))
+    capitals = sum(letter.isalpha() for letter in line) >= 3 and line.upper() == line
+    if capitals and (block.gap >= 2 or number == 0) and not several and len(line) <= 60:
+        return _Candidate(number, "capitals", 2, None, True)
+    return None
+
+
+def _goes_up(numbers: Sequence[int]) -> bool:
+    """Whether numbers count from 1, beginning again here and there, with few mistakes."""
+    steps = list(zip(numbers, numbers[1:], strict=False))
+    good = sum(after == before + 1 or after == 1 for before, after in steps)
+    return len(numbers) >= 2 and numbers[0] == 1 and good >= 0.7 * len(steps)
+
+
+def _between(candidates: Sequence[_Candidate], text: Sequence[Block]) -> float:
+    """The median number of words between one candidate and the next."""
+    ends = [candidate.block for candidate in candidates[1:]] + [len(text)]
+    return median(
+        sum(block.words for block in text[candidate.block + 1 : end])
+        for candidate, end in zip(candidates, ends, strict=True)
+    )
+
+
+def page_numbers(text: Sequence[Block]) -> set[int]:
+    """The blocks that are page numbers: alone on a line, rising, and often amid a sentence."""
+    found = [
+        (number, int(match[0]))
+        for number, block in enumerate(text)
+        if len(block.lines) == 1
+        and (match := re.search(r"\d{1,4}", block.text))
+        and re.fullmatch(r"[-–—\[ ]*(?:p(?:age|g)?\.? *)?\d{1,4}[-–—\] ]*", block.text, re.I)
+    ]
+    if len(found) < 5:
+        return set()
+    rising = sum(b == a + 1 for (_, a), (_, b) in zip(found, found[1:], strict=False))
+    amid = sum(
+        number > 0 and text[number - 1].text[-1:] not in ".!?…”\"’'»)*" for number, _ in found
+    )
+    if rising < 0.8 * (len(found) - 1) or amid < 0.15 * len(found):
+        return set()
+    return {number for number, _ in found}
+
+
+def find_headings(text: Sequence[Block]) -> list[Heading]:
+    """The headings of chapters, in order; contents lists are still among them."""
+    styles: dict[str, list[_Candidate]] = {}
+    for number, block in enumerate(text):
+        candidate = _candidate(number, block)
+        if candidate is not None:
+            styles.setdefault(candidate.style, []).append(candidate)
+    capitals = styles.pop("capitals", [])
+    for style in ("roman", "arabic"):
+        if style in styles and not _goes_up([c.number or 0 for c in styles[style]]):
+            del styles[style]
+    if set(styles) <= {"named"} and len(capitals) >= 3 and _between(capitals, text) >= 150:
+        styles["capitals"] = capitals
+    chosen = sorted((c for found in styles.values() for c in found), key=lambda c: c.block)
+    starts = {candidate.block for candidate in chosen}
+    headings = []
+    for candidate in chosen:
+        after = candidate.block + 1
+        parts = [_plain(line) for line in text[candidate.block].lines]
+        following = text[after] if after + 1 < len(text) and after not in starts else None
+        if (
+            not candidate.titled
+            and following is not None
+            and len(following.lines) <= 2
+            and not is_matter(following)
+            and _is_title(following.text)
+        ):
+            parts += [_plain(line) for line in following.lines]
+            after += 1
+        headings.append(Heading(candidate.block, after, candidate.level, _one_line(parts)))
+    return headings
+
+
+def _plain(line: str) -> str:
+    """A line of a heading without the marks of emphasis."""
+    return line.replace("_", "").strip(" #*")
+
+
+def _one_line(parts: Sequence[str]) -> str:
+    """``I.`` and ``THE EVE OF THE WAR.`` as ``I. THE EVE OF THE WAR``."""
+    title = parts[0]
+    for part in parts[1:]:
+        title += f" {part}" if title[-1:] in ".:—" else f". {part}"
+    return title.rstrip(" .:") or title
+
 
 _START = re.compile(r"^.*\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG.*?\*\*\*.*$", re.M | re.I)
 _END = re.compile(

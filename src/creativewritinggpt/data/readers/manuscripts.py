@@ -1,29 +1,28 @@
-"""Word files and e-books, as their writers' chapters.
+"""Manuscripts whose headings are marked: Markdown, Word files and e-books.
 
-Headings are known here by their styles and tags, so nothing needs to be told from the look of a
-line; a Word file whose chapters are plain lines is read like a plain text. Reading these needs the
-extra ``documents`` (``python-docx``, ``lxml``).
+Each is parsed (by ``markdown-it``, ``python-docx``, ``lxml``) into parts, headings with their level
+and texts, which are cut at the level that has chapters. A Word file without heading styles is read
+like a plain text. Word files and e-books need the extra ``documents``.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ...errors import InputError
-from ..cleaning import clean_characters, tidy_layout
-from .books import Book, Chapter, read_book
-from .headings import is_prose
-from .layout import SCENE_BREAK, Block, blocks
-from .markdown import Part, chapter_level, chapters
+from ..text import clean_characters, tidy_layout
+from .books import SCENE_BREAK, Block, Book, Chapter, blocks, is_matter, is_prose, read_book
 
-MANUSCRIPTS = (".docx", ".epub")
-"""The endings that are read here."""
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n(?:---|\.\.\.)\s*(?:\n|\Z)", re.DOTALL)
+_TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--.*?--)>", re.DOTALL)
 _HEADING_STYLE = re.compile(r"(?:heading|überschrift|titre|título|titolo) (\d)", re.IGNORECASE)
 _TEXT_TAGS = {"p", "li", "pre", "td", "th", "dt", "dd", "figcaption"}
 _BLOCKS = _TEXT_TAGS | {"div", "section", "article", "blockquote", "hr", "ul", "ol", "table"}
@@ -33,6 +32,95 @@ _OPENING_WORDS = 60
 _TITLE_PAGE_WORDS = 20
 _FEWEST_WORDS = 50
 _LARGEST_MEMBER = 200_000_000
+
+Part = tuple[int, str]
+"""The level of a heading (0 for anything else) and the text."""
+
+
+def _inline(token: Token) -> str:
+    """The words of a paragraph; a hard break is a new line, a soft one a space."""
+    made: list[str] = []
+    for child in token.children or []:
+        if child.type in ("text", "code_inline", "text_special"):
+            made.append(child.content)
+        elif child.type == "softbreak":
+            made.append(" ")
+        elif child.type == "hardbreak":
+            made.append("\n")
+    return re.sub(r" *\n *", "\n", "".join(made)).strip()
+
+
+def parts(text: str) -> Iterator[Part]:
+    """The headings, paragraphs and scene breaks of a Markdown text, in order."""
+    from markdown_it import MarkdownIt
+
+    level = 0
+    # Indented text is a paragraph's first line far more often than code in what writers write.
+    for token in MarkdownIt("commonmark").disable("code").enable("table").parse(text):
+        if token.type == "heading_open":
+            level = int(token.tag[1:])
+        elif token.type == "heading_close":
+            level = 0
+        elif token.type == "inline" and (words := _inline(token)):
+            yield level, words
+        elif token.type in ("fence", "code_block") and token.content.strip():
+            yield 0, token.content.rstrip("\n")
+        elif token.type == "html_block" and (words := _TAG.sub("", token.content).strip()):
+            yield 0, words
+        elif token.type == "hr":
+            yield 0, SCENE_BREAK
+
+
+def chapter_level(levels: Sequence[int]) -> int | None:
+    """The level whose headings are chapters: the highest that occurs more than once."""
+    several = [level for level in range(1, 7) if levels.count(level) > 1]
+    return several[0] if several else None
+
+
+def chapters(text: Sequence[Part], book: Book) -> Iterator[Chapter]:
+    """Cut parts at the headings of the level that has chapters.
+
+    A heading of a higher level lends its title to what follows it; lower ones stay as lines of
+    the text. Contents, acknowledgements and the like are dropped and counted.
+    """
+    level = chapter_level([level for level, _ in text])
+    above: list[Part] = []
+    body: list[str] = []
+    matter = False
+
+    def finished() -> Iterator[Chapter]:
+        while body and body[-1] == SCENE_BREAK:
+            body.pop()
+        if body:
+            yield Chapter(", ".join(title for _, title in above) or None, "\n\n".join(body))
+            body.clear()
+
+    for rank, words in text:
+        if rank and (level is None or rank <= level):
+            yield from finished()
+            while above and above[-1][0] >= rank:
+                above.pop()
+            title = " ".join(words.split())
+            above.append((rank, title))
+            matter = is_matter(Block((title,), 1))
+        elif matter:
+            book.drop("lines of front and back matter", [Block(tuple(words.splitlines()), 0)])
+        elif words != SCENE_BREAK or (body and body[-1] != SCENE_BREAK):
+            body.append(words)
+    yield from finished()
+
+
+def read_markdown(text: str) -> Book:
+    """Cut a Markdown text into chapters; a header between ``---`` lines is dropped and counted."""
+    book = Book()
+    text = clean_characters(text)
+    header = _FRONT_MATTER.match(text)
+    if header and ":" in header[1]:
+        book.drop("lines of front matter", [Block(tuple(header[1].splitlines()), 0)])
+        text = text[header.end() :]
+    for chapter in chapters(list(parts(text)), book):
+        book.chapters.append(Chapter(chapter.title, tidy_layout(chapter.text)))
+    return book
 
 
 def read_manuscript(path: Path) -> Book:

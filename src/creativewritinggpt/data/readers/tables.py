@@ -1,8 +1,11 @@
-"""Files with rows: JSON lines, CSV, TSV and parquet, read row by row.
+"""Tables: JSON lines, JSON, CSV, TSV and parquet read row by row, and which columns hold what.
 
 A row that can't be read stops the work with its line number, unless bad rows are to be left out;
 then each is counted. A broken quote in a CSV would swallow all lines up to the next quote: such a
 row is taken back, only its first line counts as bad, and reading goes on with the next.
+
+Columns of prompt and text are told by well-known names. Where several could be meant, or none, the
+user is asked; what was chosen is said.
 """
 
 from __future__ import annotations
@@ -10,96 +13,38 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...console import ProgressCallback
 from ...errors import InputError
 from .. import text as encoding
-from ..report import SourceReport
+from ..document import CHUNK_ROWS, RawRow, Reading, SourceReport
 
 Row = dict[str, Any]
 
 _PEEK = 50
 # A quoted field longer than this is a quote that was never closed.
 _LONGEST_ROW = 64_000_000
-_PROGRESS_BYTES = 1_000_000
-# Rows of a divisible table that one process reads before the next one's turn.
-STRIPE = 128
 
 
-@dataclass
-class Reading:
-    """How files are read, and where that is accounted for.
+@dataclass(frozen=True)
+class TableFormat:
+    """A file format with rows.
 
     Attributes:
-        report: The account.
-        skip_bad_rows: Whether rows that can't be read are left out.
-        progress: Called as the work goes on.
-        total: Bytes to be read, where known.
-        done: Bytes read.
-        stripe: Which stripes of a divisible table are read here ...
-        stripes: ... of how many, counted round and round.
-        at: Where the row read last belongs in the order of the source.
-        start: Where reading begins in that order; what stands before has been read at another time.
-        by_file: Whether whole files are dealt out, so that every row of the current one is read.
+        kind: What it is, for the user.
+        raw_rows: The rows of a file as they stand there, numbered.
+        parse: Turns one into values by column, or None where it can't be read (which is counted);
+            without it they are that already.
+        divisible: Whether the rows of a shard can be told before they are parsed.
     """
 
-    report: SourceReport
-    skip_bad_rows: bool = False
-    progress: ProgressCallback | None = None
-    total: int | None = None
-    done: int = 0
-    stripe: int = 0
-    stripes: int = 1
-    at: int = 0
-    start: int = 0
-    by_file: bool = False
-    _file: int = -1
-    _told: int = 0
-
-    def next_file(self) -> bool:
-        """Note that another file begins, and say whether it is to be read from the start on."""
-        self._file += 1
-        self.at = self._file << 40
-        return self.start < (self._file + 1) << 40
-
-    @property
-    def rows_before(self) -> int:
-        """How many rows of the current file stand before the start."""
-        if self.start >> 40 != max(self._file, 0):
-            return 0
-        return max(0, (self.start & ((1 << 40) - 1)) * STRIPE - 1)
-
-    def is_mine(self, number: int) -> bool:
-        """Note that row ``number`` is next, and say whether it is read here."""
-        stripe = number // STRIPE
-        self.at = (max(self._file, 0) << 40) + stripe
-        mine = self.by_file or stripe % self.stripes == self.stripe
-        return mine and self.at >= self.start
-
-    def advance(self, count: int) -> None:
-        """Note that so many more bytes have been read."""
-        self.done += count
-        if self.progress is not None and self.done - self._told >= _PROGRESS_BYTES:
-            self._told = self.done
-            self.progress(f"reading {self.report.name}", self.done, self.total)
-
-    def bad_row(self, path: Path, line: int, what: str, unit: str = "line") -> None:
-        """Count a row that can't be read, or stop.
-
-        Raises:
-            InputError: Bad rows are not to be left out.
-        """
-        if not self.skip_bad_rows:
-            raise InputError(
-                f"{path}, {unit} {line}: {what}",
-                "mend it, or leave out such rows with --skip-bad-rows",
-            )
-        self.report.drop("bad rows")
-        self.report.say(f"{path.name}, {unit} {line} was left out: {what}")
+    kind: str
+    raw_rows: Callable[[Path, Reading], Iterator[RawRow]]
+    parse: Callable[[Path, RawRow, Reading], Row | None] | None = None
+    divisible: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,19 +53,27 @@ class Table:
 
     Attributes:
         path: The file.
-        kind: What it is, for the user.
+        format: Its format.
         columns: The names of its columns.
         head: Its first rows.
     """
 
     path: Path
-    kind: str
+    format: TableFormat
     columns: list[str]
     head: list[Row]
 
     def rows(self, reading: Reading) -> Iterator[tuple[int, Row]]:
         """Every row with its line number (its own number in a parquet file, from 1)."""
-        return _ROWS[self.path.suffix.lower()](self.path, reading)
+        return _rows(self.path, self.format, reading)
+
+
+def _rows(path: Path, form: TableFormat, reading: Reading) -> Iterator[tuple[int, Row]]:
+    raw_rows = form.raw_rows(path, reading) if reading.raw is None else iter(reading.raw)
+    for number, raw in raw_rows:
+        row = raw if form.parse is None else form.parse(path, (number, raw), reading)
+        if row is not None:
+            yield number, row
 
 
 def open_table(path: Path) -> Table:
@@ -129,48 +82,51 @@ def open_table(path: Path) -> Table:
     Raises:
         InputError: It has no rows that can be read.
     """
-    suffix = path.suffix.lower()
+    form = FORMATS[path.suffix.lower()]
     # Bad rows among the first are met again, and reported, when the file is read.
     peek = Reading(SourceReport(path.stem), skip_bad_rows=True)
-    head = [row for _, row in itertools.islice(_ROWS[suffix](path, peek), _PEEK)]
+    head = [row for _, row in itertools.islice(_rows(path, form, peek), _PEEK)]
     if not head:
         bad = peek.report.dropped.total()
         raise InputError(
             f"{path} has no row that can be read" if bad else f"{path} is empty: it has no rows",
             peek.report.notes[0] if bad else "give a file with rows",
         )
-    columns = list(dict.fromkeys(itertools.chain.from_iterable(head)))
-    return Table(path, KINDS[suffix], columns, head)
+    return Table(path, form, list(dict.fromkeys(itertools.chain.from_iterable(head))), head)
 
 
-def _json_lines(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(encoding.lines(path, reading.report.say, reading.advance), 1):
-        if not reading.is_mine(number) or not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            what = str(error)
-            if isinstance(error, json.JSONDecodeError):
-                what = f"{error.msg.removesuffix(' at')} at character {error.colno}"
-            reading.bad_row(path, number, f"not valid JSON ({what})")
-            continue
-        if isinstance(value, str):
-            value = {"text": value}
-        if not isinstance(value, dict):
-            reading.bad_row(path, number, "not a JSON object")
-            continue
-        yield number, value
+def _json_lines(path: Path, reading: Reading) -> Iterator[RawRow]:
+    for number, line in enumerate(encoding.lines(path, reading.report.note, reading.advance), 1):
+        if reading.is_mine(number) and line.strip():
+            yield number, line
 
 
-def _json(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
-    text = encoding.decode(path.read_bytes(), path, reading.report.say)
+def _parse_json(path: Path, raw: RawRow, reading: Reading) -> Row | None:
+    number, line = raw
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        what = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            what = f"{error.msg.removesuffix(' at')} at character {error.colno}"
+        reading.bad_row(path, number, f"not valid JSON ({what})")
+        return None
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, dict):
+        reading.bad_row(path, number, "not a JSON object")
+        return None
+    return value
+
+
+def _json(path: Path, reading: Reading) -> Iterator[RawRow]:
+    text = encoding.decode(path.read_bytes(), path, reading.report.note)
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         # Many files of JSON lines are called .json.
         if error.msg == "Extra data":
-            yield from _json_lines(path, reading)
+            yield from _rows(path, FORMATS[".jsonl"], reading)
             return
         raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
     if isinstance(value, dict):
@@ -225,10 +181,10 @@ def _record(lines: _Lines, delimiter: str) -> tuple[list[str], list[str] | None,
         return taken, None, "a quote is never closed" if unclosed else f"broken quotes ({error})"
 
 
-def _delimited(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
+def _delimited(path: Path, reading: Reading) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = _Lines(encoding.lines(path, reading.report.say, reading.advance))
+    lines = _Lines(encoding.lines(path, reading.report.note, reading.advance))
     taken, header, what = _record(lines, delimiter)
     if not taken:
         return
@@ -255,7 +211,7 @@ def _delimited(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
             yield start, dict(zip(names, fields, strict=True))
 
 
-def _parquet(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
+def _parquet(path: Path, reading: Reading) -> Iterator[RawRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -267,7 +223,9 @@ def _parquet(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             while first < len(groups) and number + groups[first] <= reading.rows_before:
                 number, first = number + groups[first], first + 1
-            for batch in file.iter_batches(batch_size=STRIPE, row_groups=range(first, len(groups))):
+            for batch in file.iter_batches(
+                batch_size=CHUNK_ROWS, row_groups=range(first, len(groups))
+            ):
                 mine = [i for i in range(len(batch)) if reading.is_mine(number + 1 + i)]
                 rows_of_mine = batch.take(pyarrow.array(mine, pyarrow.int64())).to_pylist()
                 for i, row in zip(mine, rows_of_mine, strict=True):
@@ -283,24 +241,94 @@ def _parquet(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
         ) from error
 
 
-_ROWS = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json,
-    ".csv": _delimited,
-    ".tsv": _delimited,
-    ".parquet": _parquet,
+_JSON_LINES = TableFormat("JSON lines", _json_lines, _parse_json, divisible=True)
+FORMATS = {
+    ".jsonl": _JSON_LINES,
+    ".ndjson": _JSON_LINES,
+    ".json": TableFormat("JSON", _json),
+    ".csv": TableFormat("CSV", _delimited),
+    ".tsv": TableFormat("TSV", _delimited),
+    ".parquet": TableFormat("parquet", _parquet, divisible=True),
 }
+"""The formats by the ending of a file's name."""
 
-DIVISIBLE = (".jsonl", ".ndjson", ".parquet")
-"""The endings of files whose rows can be read in stripes."""
+TEXT = (
+    "text", "story", "content", "body", "completion", "response", "output", "continuation",
+    "chapter", "article", "document", "passage", "essay", "poem", "target",
+)  # fmt: skip
+PROMPT = ("prompt", "instruction", "premise", "writing_prompt", "question", "source_text")
+TITLE = ("title", "storytitle", "name", "headline", "heading")
 
-KINDS = {
-    ".jsonl": "JSON lines",
-    ".ndjson": "JSON lines",
-    ".json": "JSON",
-    ".csv": "CSV",
-    ".tsv": "TSV",
-    ".parquet": "parquet",
-}
-"""The endings of files with rows."""
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that hold what a document is made of."""
+
+    text: str
+    prompt: str | None = None
+    title: str | None = None
+
+    def describe(self) -> str:
+        """For the user: ``prompt from 'prompt', text from 'story'``."""
+        prompt = f"prompt from '{self.prompt}', " if self.prompt else ""
+        return f"{prompt}text from '{self.text}'"
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [column for column in columns if _plain(column) in names]
+
+
+def _chosen(path: Path, columns: Sequence[str], name: str, flag: str) -> str:
+    if name in columns:
+        return name
+    raise InputError(
+        f"{path} has no column '{name}' ({flag})", f"its columns: {', '.join(columns)}"
+    )
+
+
+def find_columns(
+    path: Path,
+    columns: Sequence[str],
+    prompt_column: str | None = None,
+    text_column: str | None = None,
+) -> Columns:
+    """The columns of prompt, text and title.
+
+    Args:
+        path: The file, for the messages.
+        columns: All columns that could hold text.
+        prompt_column: The user's word on the prompt.
+        text_column: The user's word on the text.
+
+    Raises:
+        InputError: It can't be told; the message lists the columns and names the flags.
+    """
+    listed = f"its columns: {', '.join(columns)}"
+    prompt = _chosen(path, columns, prompt_column, "--prompt-column") if prompt_column else None
+    if text_column:
+        text = _chosen(path, columns, text_column, "--text-column")
+    else:
+        found = [column for column in _named(columns, TEXT) if column != prompt]
+        if not found and len(columns) == 1:
+            found = [column for column in columns if column != prompt]
+        if len(found) != 1:
+            which = " or ".join(found) or "none of its columns, as far as their names tell"
+            raise InputError(
+                f"{path} could hold the text in {which}; {listed}",
+                "name the column with --text-column (and --prompt-column, if there are prompts)",
+            )
+        text = found[0]
+    if prompt is None:
+        prompts = [column for column in _named(columns, PROMPT) if column != text]
+        if len(prompts) > 1:
+            raise InputError(
+                f"{path} could hold the prompt in {' or '.join(prompts)}; {listed}",
+                "name the column with --prompt-column",
+            )
+        prompt = prompts[0] if prompts else None
+    titles = [column for column in _named(columns, TITLE) if column not in (text, prompt)]
+    return Columns(text, prompt, titles[0] if titles else None)

@@ -10,20 +10,19 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...config.run import Config
 from .packing import RowPlan, Rows
-from .stream import StreamedCorpus
-from .stream_rows import StreamedRows, together
+from .stream import StreamedCorpus, StreamedRows, together
 
 if TYPE_CHECKING:
     from ...distributed import ProcessGroup
 
 
-class Batches(Protocol):
+class Batches:
     """What the training loop takes rows from.
 
     Attributes:
@@ -41,24 +40,32 @@ class Batches(Protocol):
         Returns:
             Rows, the numbers of this process's among them, and the target tokens of all processes.
         """
+        raise NotImplementedError
 
     def first(self, count: int) -> tuple[Rows, np.ndarray]:
         """This process's part of the first ``count`` rows, which stay to be trained on."""
+        raise NotImplementedError
 
     def applied(self) -> None:
         """Note that the step asked for last has been applied."""
 
     def state(self) -> dict[str, Any] | None:
         """The position for a checkpoint, of all processes, each of which must call this."""
+        return None
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Continue from a position."""
+        """Continue from a position.
+
+        Raises:
+            InputError: There are more processes than stream shards.
+        """
 
     def stats(self) -> dict[str, Any] | None:
         """What this process has read of each source, where that is not known beforehand."""
+        return None
 
 
-class PreparedBatches:
+class PreparedBatches(Batches):
     """Rows of a corpus that was prepared before training; their position is the step's number.
 
     Args:
@@ -73,43 +80,23 @@ class PreparedBatches:
         self._rows, self._rows_of_step = rows, rows_of_step
         self._mine = slice(group.rank, None, group.size)
         self.max_length = rows.max_length
-
-    @functools.cached_property
-    def _targets(self) -> np.ndarray:
-        return self._rows.target_counts()
+        self._targets = functools.cache(rows.target_counts)
 
     def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
         """See :class:`Batches`."""
         indices = self._rows_of_step(step)
-        return self._rows, indices[self._mine], int(self._targets[indices].sum())
+        return self._rows, indices[self._mine], int(self._targets()[indices].sum())
 
     def first(self, count: int) -> tuple[Rows, np.ndarray]:
         """See :class:`Batches`."""
         return self._rows, self._rows_of_step(0)[:count][self._mine]
 
-    def applied(self) -> None:
-        """Nothing to note."""
 
-    def state(self) -> dict[str, Any] | None:
-        """None."""
-        return None
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Nothing to restore."""
-
-    def stats(self) -> dict[str, Any] | None:
-        """None: the mixture has them."""
-        return None
-
-
-class StreamedBatches:
+class StreamedBatches(Batches):
     """Rows of a corpus that is read while it is trained on.
 
     Args:
-        corpus: What is streamed.
-        config: The settings.
-        definition: The tokenizer's, as :func:`~.encoder.definition_of` gives it.
-        shape: ``max_length``, ``bos_id``, ``eos_id`` and ``mask_prompt`` of the rows.
+        corpus, config, definition, shape: As in :class:`~.stream.StreamedRows`.
         rows_per_step: Rows of a step, of all processes.
         group: The processes that share them.
     """
@@ -123,8 +110,8 @@ class StreamedBatches:
         rows_per_step: int,
         group: ProcessGroup,
     ) -> None:
-        def opened(parts: int) -> StreamedRows:
-            return StreamedRows(corpus, config, definition, shape, group.rank, group.size, parts)
+        def opened(shards: int) -> StreamedRows:
+            return StreamedRows(corpus, config, definition, shape, group.rank, group.size, shards)
 
         self._opened, self._rows_per_step, self._group = opened, rows_per_step, group
         self._rows = opened(group.size)
@@ -153,11 +140,7 @@ class StreamedBatches:
         return together([json.loads(state) for state in states])
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """See :class:`Batches`.
-
-        Raises:
-            InputError: There are more processes than stream shards.
-        """
+        """See :class:`Batches`."""
         if state is not None:
             self._rows = self._opened(state["lanes"])
             self._rows.restore(state)

@@ -6,13 +6,13 @@ reads one token and is to predict the next. A document of n ids has n + 1 such p
     reads     bos  i1  i2  i3
     predicts  i1   i2  i3  eos
 
-A row takes ``max_length`` pairs. A document with more is cut into pieces; the next piece begins by
+A row takes ``max_length`` pairs. A document with more is cut into chunks; the next chunk begins by
 reading what the last one ended by predicting, so every token is predicted exactly once and an
-end-of-text is predicted only where a document truly ends. Pieces are placed longest first, each
+end-of-text is predicted only where a document truly ends. Chunks are placed longest first, each
 into the fullest row that still takes it (best fit decreasing). Positions restart at 0 in each
-piece, and ``segment_ids`` tell the pieces of a row apart for the attention mask.
+chunk, and ``segment_ids`` tell the chunks of a row apart for the attention mask.
 
-Only the plan (a few numbers for each piece) is kept for the whole corpus; the arrays of a batch are
+Only the plan (a few numbers for each chunk) is kept for the whole corpus; the arrays of a batch are
 made when they are asked for, so that memory does not grow with the tokens.
 """
 
@@ -20,12 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .pieces import Pieces, cut, place, ranges
 from .tokens import TokenizedDocuments
 
 IGNORE = -100
@@ -56,9 +55,9 @@ class PackedRows:
         input_ids: What is read; the end-of-text token in the padding.
         targets: The token to be predicted at this position (already shifted); ``IGNORE`` in the
             padding and in masked prompts.
-        position_ids: Restart at 0 for each piece.
-        segment_ids: 1, 2, … for the pieces of a row; 0 in the padding.
-        document_ids: Which document the piece is of; -1 in the padding.
+        position_ids: Restart at 0 for each chunk.
+        segment_ids: 1, 2, … for the chunks of a row; 0 in the padding.
+        document_ids: Which document the chunk is of; -1 in the padding.
         is_eos: The target is the end-of-text token that ends a document.
     """
 
@@ -88,32 +87,121 @@ class PackedRows:
         return PackedRows(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
-def no_rows(max_length: int) -> PackedRows:
+def empty_rows(max_length: int) -> PackedRows:
     """Rows of this length, none of them."""
     kinds = (np.int64, np.int64, np.int64, np.int32, np.int32, np.bool_)
     return PackedRows(*(np.zeros((0, max_length), dtype=kind) for kind in kinds))
 
 
-def joined(parts: Sequence[PackedRows]) -> PackedRows:
+def concatenate_rows(parts: Sequence[PackedRows]) -> PackedRows:
     """Rows of the same length, one part after another; at least one part."""
     return PackedRows(
         *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PackedRows))
     )
 
 
+def ranges(starts: Array, counts: Array) -> Array:
+    """``start, start + 1, …`` for each start, as many as its count, one after another."""
+    total = int(counts.sum())
+    before = np.cumsum(counts) - counts
+    numbers: Array = np.arange(total, dtype=np.int64) + np.repeat(starts - before, counts)
+    return numbers
+
+
+class Chunks(NamedTuple):
+    """What documents are cut into before they are placed in rows; every array is [chunks].
+
+    Attributes:
+        documents: The document of each chunk.
+        starts: The first pair of the chunk, counted within its document.
+        lengths: The number of pairs in the chunk.
+    """
+
+    documents: Array
+    starts: Array
+    lengths: Array
+
+    def take(self, chosen: Array) -> Chunks:
+        """The chunks with these numbers."""
+        return Chunks(*(array[chosen] for array in self))
+
+    def target_counts(self, tokens: TokenizedDocuments, mask_prompt: bool) -> Array:
+        """[chunks] how many targets each has."""
+        if not mask_prompt:
+            return self.lengths
+        prompts = np.asarray(tokens.prompt_lengths, dtype=np.int64)[self.documents]
+        counts: Array = self.lengths - np.clip(prompts - self.starts, 0, self.lengths)
+        return counts
+
+
+def cut_chunks(
+    tokens: TokenizedDocuments,
+    *,
+    max_length: int,
+    mask_prompt: bool = False,
+    documents: Array | None = None,
+) -> Chunks:
+    """Cut documents into chunks of at most a row; those without a target are left out.
+
+    Args:
+        tokens: The ids of the documents.
+        max_length: Positions in a row, at least 1.
+        mask_prompt: Whether the prompt's tokens are no targets.
+        documents: The numbers of the documents, repeats allowed; without it, each once.
+    """
+    chosen = np.arange(len(tokens)) if documents is None else np.asarray(documents, dtype=np.int64)
+    offsets = np.asarray(tokens.offsets, dtype=np.int64)
+    pairs = offsets[chosen + 1] - offsets[chosen] + 1
+    counts = -(-pairs // max_length)
+    places = np.repeat(np.arange(len(pairs), dtype=np.int64), counts)
+    starts = ranges(np.zeros_like(counts), counts) * max_length
+    chunks = Chunks(chosen[places], starts, np.minimum(max_length, pairs[places] - starts))
+    if mask_prompt:
+        chunks = chunks.take(np.flatnonzero(chunks.target_counts(tokens, mask_prompt)))
+    return chunks
+
+
+def place(lengths: Array, max_length: int, order: Array) -> tuple[Array, Array]:
+    """Row and column of each chunk by best fit; ``order`` has the longest first."""
+    rows = np.empty(len(lengths), dtype=np.int64)
+    columns = np.empty(len(lengths), dtype=np.int64)
+    open_rows: dict[int, list[int]] = {}
+    # Bit r is set while a row has exactly r free positions: the fullest row that takes a chunk is
+    # the lowest set bit from its length up.
+    free = 0
+    made = 0
+    for chunk, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        fitting = free >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            candidates = open_rows[room]
+            row = candidates.pop()
+            if not candidates:
+                free &= ~(1 << room)
+        else:
+            row, room = made, max_length
+            made += 1
+        rows[chunk], columns[chunk] = row, max_length - room
+        left = room - length
+        if left:
+            open_rows.setdefault(left, []).append(row)
+            free |= 1 << left
+    return rows, columns
+
+
 @dataclass(frozen=True)
 class RowPlan:
-    """Which piece of which document goes where; the rows themselves are made by :meth:`take`.
+    """Which chunk of which document goes where; the rows themselves are made by :meth:`take`.
 
-    The arrays are [pieces], sorted by row and then by column.
+    The arrays are [chunks], sorted by row and then by column.
 
     Attributes:
         tokens: The ids of the documents.
-        documents: The document of each piece.
-        starts: The first pair of the piece, counted within its document.
-        lengths: The number of pairs in the piece.
-        columns: The position in its row where the piece begins.
-        first_piece: [rows + 1] where each row's pieces begin in the arrays above.
+        documents: The document of each chunk.
+        starts: The first pair of the chunk, counted within its document.
+        lengths: The number of pairs in the chunk.
+        columns: The position in its row where the chunk begins.
+        first_chunk: [rows + 1] where each row's chunks begin in the arrays above.
         max_length: Positions in a row.
         bos_id: The token that a document begins with.
         eos_id: The token that a document ends with; also the padding.
@@ -125,14 +213,14 @@ class RowPlan:
     starts: Array
     lengths: Array
     columns: Array
-    first_piece: Array
+    first_chunk: Array
     max_length: int
     bos_id: int
     eos_id: int
     mask_prompt: bool
 
     def __len__(self) -> int:
-        return len(self.first_piece) - 1
+        return len(self.first_chunk) - 1
 
     @property
     def filled(self) -> float:
@@ -141,9 +229,9 @@ class RowPlan:
 
     def target_counts(self) -> Array:
         """The number of targets in each row, [rows], without making the rows."""
-        pieces = Pieces(self.documents, self.starts, self.lengths)
-        sums = np.concatenate([[0], np.cumsum(pieces.target_counts(self.tokens, self.mask_prompt))])
-        counts: Array = sums[self.first_piece[1:]] - sums[self.first_piece[:-1]]
+        chunks = Chunks(self.documents, self.starts, self.lengths)
+        sums = np.concatenate([[0], np.cumsum(chunks.target_counts(self.tokens, self.mask_prompt))])
+        counts: Array = sums[self.first_chunk[1:]] - sums[self.first_chunk[:-1]]
         return counts
 
     def take(self, rows: Sequence[int] | slice | Array) -> PackedRows:
@@ -157,17 +245,17 @@ class RowPlan:
             chosen = np.asarray(rows, dtype=np.int64).reshape(-1)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
-        counts = self.first_piece[chosen + 1] - self.first_piece[chosen]
-        pieces = ranges(self.first_piece[chosen], counts)
-        lengths, documents = self.lengths[pieces], self.documents[pieces]
+        counts = self.first_chunk[chosen + 1] - self.first_chunk[chosen]
+        chunks = ranges(self.first_chunk[chosen], counts)
+        lengths, documents = self.lengths[chunks], self.documents[chunks]
         rank = ranges(np.zeros_like(counts), counts)
 
         shape = (len(chosen), self.max_length)
         # One entry for every pair: where it goes, and which pair of its document it is.
         within = ranges(np.zeros_like(lengths), lengths)
         row = np.repeat(np.repeat(np.arange(len(chosen)), counts), lengths)
-        place = row * self.max_length + np.repeat(self.columns[pieces], lengths) + within
-        pair = np.repeat(self.starts[pieces], lengths) + within
+        place = row * self.max_length + np.repeat(self.columns[chunks], lengths) + within
+        pair = np.repeat(self.starts[chunks], lengths) + within
         offsets = np.asarray(self.tokens.offsets, dtype=np.int64)
         begin = np.repeat(offsets[documents], lengths)
         count = np.repeat(offsets[documents + 1] - offsets[documents], lengths)
@@ -210,8 +298,9 @@ def plan_rows(
     mask_prompt: bool = False,
     seed: int = 0,
     documents: Array | None = None,
+    chunks: Chunks | None = None,
 ) -> RowPlan:
-    """Decide which piece goes where, without making the rows.
+    """Decide which chunk goes where, without making the rows.
 
     Args:
         tokens: The ids of the documents.
@@ -219,35 +308,17 @@ def plan_rows(
         bos_id: The token that a document begins with.
         eos_id: The token that a document ends with.
         mask_prompt: Leave the prompt's tokens (and the empty line after it) out of the targets;
-            pieces without a target are left out.
-        seed: Which of the equally long pieces share a row.
+            chunks without a target are left out.
+        seed: Which of the equally long chunks share a row.
         documents: The numbers of the documents that are laid out, repeats allowed (as
             :func:`~creativewritinggpt.data.mixing.mix` chooses them); without it, each once.
+        chunks: What is laid out instead, where documents have been cut already.
     """
-    pieces = cut(tokens, max_length=max_length, mask_prompt=mask_prompt, documents=documents)
-    return lay_out(
-        tokens,
-        pieces,
-        max_length=max_length,
-        bos_id=bos_id,
-        eos_id=eos_id,
-        mask_prompt=mask_prompt,
-        seed=seed,
-    )
-
-
-def lay_out(
-    tokens: TokenizedDocuments,
-    pieces: Pieces,
-    *,
-    max_length: int,
-    bos_id: int,
-    eos_id: int,
-    mask_prompt: bool = False,
-    seed: int = 0,
-) -> RowPlan:
-    """Decide where each piece goes; see :func:`plan_rows`."""
-    documents, starts, lengths = pieces
+    if chunks is None:
+        chunks = cut_chunks(
+            tokens, max_length=max_length, mask_prompt=mask_prompt, documents=documents
+        )
+    documents, starts, lengths = chunks
     shuffled = np.random.default_rng(seed).permutation(len(lengths))
     order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
     rows, columns = place(lengths, max_length, order)
@@ -259,7 +330,7 @@ def lay_out(
         starts=starts[by_row],
         lengths=lengths[by_row],
         columns=columns[by_row],
-        first_piece=np.searchsorted(rows[by_row], np.arange(count + 1)).astype(np.int64),
+        first_chunk=np.searchsorted(rows[by_row], np.arange(count + 1)).astype(np.int64),
         max_length=max_length,
         bos_id=bos_id,
         eos_id=eos_id,
@@ -267,22 +338,6 @@ def lay_out(
     )
 
 
-def pack(
-    tokens: TokenizedDocuments,
-    *,
-    max_length: int,
-    bos_id: int,
-    eos_id: int,
-    mask_prompt: bool = False,
-    seed: int = 0,
-) -> PackedRows:
-    """All rows at once, for what fits in memory (33 bytes a position); see :func:`plan_rows`."""
-    plan = plan_rows(
-        tokens,
-        max_length=max_length,
-        bos_id=bos_id,
-        eos_id=eos_id,
-        mask_prompt=mask_prompt,
-        seed=seed,
-    )
-    return plan.take(slice(None))
+def pack(tokens: TokenizedDocuments, **shape: Any) -> PackedRows:
+    """All rows at once, for what fits in memory (33 bytes per position); see :func:`plan_rows`."""
+    return plan_rows(tokens, **shape).take(slice(None))

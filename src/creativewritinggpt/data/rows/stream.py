@@ -1,22 +1,47 @@
-"""What a run streams, and what it validates on; nothing else of the corpus is kept."""
+"""A corpus that is read while it is trained on; nothing of it is kept, in memory or on disk.
+
+    files, hub ──► shard 0 ──► group: about 64 rows of documents ──► rows in random order
+                   shard 1 ──► …
+
+Each process reads stream shards of its own: chunks of rows of a table, files of a data set on the
+hub, or else every n-th document. A shard gathers documents until they fill some rows, packs these
+as a corpus that fits into memory is packed, and gives the rows out in random order. Its position is
+therefore a few numbers: the place in each source where its group began, and how many of its rows
+have been given. A run that is resumed reads that one group again and goes on bit for bit.
+
+Row k of the run comes from shard k modulo their number. How many shards there are is decided once:
+with fewer processes later, each reads several, and the rows stay the same.
+
+Trade-off: documents come in the order of their files, mixed among sources and within a group only;
+see :mod:`~creativewritinggpt.data.splits` for what validates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
 
 from ...config.run import Config
 from ...console import ProgressCallback
 from ...errors import InputError
-from ..corpus import Corpus, only, opened, tolerated
-from ..document import Document
+from ..corpus import Corpus, nothing_read, opened, tolerated
+from ..document import Document, Reading, SourceReport
 from ..mixing import TEMPERATURE
-from ..readers.tables import Reading
-from ..report import SourceReport
-from ..sources.base import Keep, Source
-from .reserved import HeldBack
+from ..sources import Keep, Source
+from ..splits import ReservedGroups
+from .packing import PackedRows, RowPlan, concatenate_rows, empty_rows, plan_rows
+from .tokens import Encoder, TokenizedDocuments
+
+GROUP_ROWS = 64
+"""Rows of a group, about."""
 
 _WORDS = 0.75  # of a token, about
+_CHARACTERS = 4  # of a token, about; it only says how much text a group takes
+
+State = dict[str, Any]
 
 
 @dataclass
@@ -25,24 +50,24 @@ class StreamedCorpus:
 
     Attributes:
         sources: The sources that can be read.
-        weights: How much text of each comes beside how much of the others.
+        weights: Relative amounts of text of each.
         repeats: Whether a source that has ended begins again beside the others; without it all
             are read to their ends before any begins again.
-        held_back: What validates and what is not trained on.
+        reserved: What validates and what is not trained on.
         reports: The account of what was read for validation, by source.
-        missing: The sources that could not be read and were to be skipped, and why.
+        missing: The sources that were skipped, and why.
     """
 
     sources: list[Source]
     weights: dict[str, float]
     repeats: bool
-    held_back: HeldBack
+    reserved: ReservedGroups
     reports: dict[str, SourceReport]
     missing: dict[str, str] = field(default_factory=dict)
 
     def known(self) -> Corpus:
         """What is known of it before training: the validation documents and the accounts."""
-        return Corpus([], self.held_back.documents, self.reports, self.missing)
+        return Corpus([], self.reserved.documents, self.reports, self.missing)
 
 
 def open_corpus(
@@ -71,22 +96,17 @@ def open_corpus(
             raise InputError(what, "say with max_steps how long to train")
     missing: dict[str, str] = {}
     sources: list[Source] = []
-    held_back = HeldBack(config.seed)
-    for name, found in opened(config, files, missing):
+    reserved = ReservedGroups(config.seed)
+    for name, found in opened(config, files, keep or {}, missing):
         with tolerated(name, config, missing):
-            wanted = keep or {}
-            found = [only(s, wanted[s.name]) if s.name in wanted else s for s in found]
             for source in found:
                 # What fails, fails now.
                 documents = source.read(_reading(source.name, config))
                 if all(document.split == "validation" for document in documents):
-                    held_back.without_training.add(source.name)
+                    reserved.without_training.add(source.name)
             sources += found
     if not sources:
-        raise InputError(
-            f"no source could be read: {'; '.join(missing.values()) or 'none was named'}",
-            "name other sources with --sources, or give files",
-        )
+        raise nothing_read(missing)
     reports: dict[str, SourceReport] = {}
     words = float("inf") if config.val_tokens is None else config.val_tokens * _WORDS
     for source in sources:
@@ -94,10 +114,10 @@ def open_corpus(
         reports[source.name] = reading.report
         documents = _counted(source.read(reading), reading.report)
         most = -(-config.val_size // len(sources))
-        reading.report.validation = held_back.take(documents, most, words / len(sources))
-    held_back.index()
+        reading.report.validation = reserved.take(documents, most, words / len(sources))
+    reserved.index()
     return StreamedCorpus(
-        sources, _weights(sources, config.mix), config.mix is not None, held_back, reports, missing
+        sources, _weights(sources, config.mix), config.mix is not None, reserved, reports, missing
     )
 
 
@@ -118,11 +138,8 @@ def _weights(sources: Sequence[Source], mix: Mapping[str, float] | None) -> dict
     """How much text of each source comes beside the others, as the user says or as there is."""
     names = [source.name for source in sources]
     if mix is None:
-        sizes = [source.size for source in sources]
-        known = [float(size) for size in sizes if size is not None]
-        return dict(
-            zip(names, known if len(known) == len(names) else [1.0] * len(names), strict=True)
-        )
+        known = all(source.size is not None for source in sources)
+        return {source.name: float(source.size or 0) if known else 1.0 for source in sources}
     if TEMPERATURE in mix:
         raise InputError(
             "mix: a temperature needs the sizes of all sources, which streaming does not know",
@@ -134,3 +151,293 @@ def _weights(sources: Sequence[Source], mix: Mapping[str, float] | None) -> dict
             f"they are: {', '.join(names)}",
         )
     return {name: mix[name] for name in names if mix.get(name, 0) > 0}
+
+
+@dataclass
+class Place:
+    """Where a shard stands in a source.
+
+    Attributes:
+        at: Position of what was read last (see :class:`~creativewritinggpt.data.document.Reading`).
+        number: Documents of it that have been read.
+        passes: How often the source has been read to its end.
+        documents: Documents trained on.
+        tokens: Their tokens, each document's end counted as one.
+    """
+
+    at: int = 0
+    number: int = 0
+    passes: int = 0
+    documents: int = 0
+    tokens: int = 0
+
+
+class _Cursor:
+    """The documents of one source that a shard trains on, from a place on."""
+
+    def __init__(
+        self, source: Source, reserved: ReservedGroups, config: Config, shard: tuple[int, int]
+    ) -> None:
+        self.source, self.place, self.ended = source, Place(), False
+        self.report = SourceReport(source.name)
+        self._reserved, self._config, self._shard = reserved, config, shard
+        self._documents: Iterator[Document] | None = None
+
+    def go_to(self, place: Place) -> None:
+        self.place, self.ended, self._documents = place, False, None
+
+    def begin_again(self) -> None:
+        passes = self.place.passes + 1
+        self.go_to(Place(0, 0, passes, self.place.documents, self.place.tokens))
+
+    def next(self) -> Document | None:
+        """The next document, or None at the end."""
+        if self._documents is None:
+            self._documents = self._read()
+        document = next(self._documents, None)
+        self.ended = document is None
+        return document
+
+    def _read(self) -> Iterator[Document]:
+        shard, shards = self._shard
+        reading = Reading(self.report, self._config.skip_bad_rows)
+        if self.source.sharded:
+            reading.shard, reading.num_shards = shard, shards
+        begin = self.place.at, self.place.number
+        reading.start = begin[0]
+        at, number = begin[0], 0
+        for document in self.source.read(reading):
+            if reading.at != at:
+                at, number = reading.at, 0
+            number += 1
+            mine = self.source.sharded or ((at >> 40) + number) % shards == shard
+            if (at, number) <= begin or not mine:
+                continue
+            self.place.at, self.place.number = at, number
+            if self._reserved.may_train(document, self.report):
+                yield document
+
+
+class StreamShard:
+    """One of the streams that a corpus is divided into."""
+
+    def __init__(
+        self,
+        corpus: StreamedCorpus,
+        config: Config,
+        encoder: Encoder,
+        shape: Mapping[str, Any],
+        shard: tuple[int, int],
+    ) -> None:
+        self._encoder, self._shape, self._seed, self._shard = encoder, shape, config.seed, shard
+        self._weights, self._repeats = corpus.weights, corpus.repeats
+        self.cursors = [
+            _Cursor(source, corpus.reserved, config, shard)
+            for source in corpus.sources
+            if source.name in corpus.weights
+        ]
+        self._group, self._row = 0, 0
+        self._begun = self._places()
+        self._plan: RowPlan | None = None
+        self._order = np.zeros(0, dtype=np.int64)
+
+    def _places(self) -> dict[str, dict[str, int]]:
+        return {cursor.source.name: asdict(cursor.place) for cursor in self.cursors}
+
+    def state(self) -> State:
+        """Where the shard stands, ready for JSON."""
+        return {"group": self._group, "row": self._row, "sources": self._begun}
+
+    def restore(self, state: State) -> None:
+        """Go on from there.
+
+        Raises:
+            InputError: The state is of other sources.
+        """
+        names = {cursor.source.name for cursor in self.cursors}
+        if set(state["sources"]) != names:
+            raise InputError(
+                f"the checkpoint's place is in {', '.join(state['sources'])}, and "
+                f"{', '.join(sorted(names))} is streamed",
+                "give the same files or sources, or start anew with --overwrite",
+            )
+        for cursor in self.cursors:
+            cursor.go_to(Place(**state["sources"][cursor.source.name]))
+        self._group, self._row, self._plan = state["group"], state["row"], None
+        self._begun = self._places()
+
+    def take(self, count: int) -> PackedRows:
+        """The next rows."""
+        parts: list[PackedRows] = []
+        while count:
+            if self._plan is None:
+                self._gather()
+            assert self._plan is not None
+            chosen = self._order[self._row : self._row + count]
+            if len(chosen):
+                parts.append(self._plan.take(chosen))
+            self._row += len(chosen)
+            count -= len(chosen)
+            if self._row >= len(self._order):
+                self._group, self._row, self._plan = self._group + 1, 0, None
+                self._begun = self._places()
+        return concatenate_rows(parts)
+
+    def _gather(self) -> None:
+        """Read and pack the group that begins here."""
+        documents, owners = self._read_group()
+        ids, counts, prompts = self._encoder.encode_documents(documents)
+        for owner, tokens in zip(owners, counts.tolist(), strict=True):
+            owner.place.documents += 1
+            owner.place.tokens += tokens + 1
+        offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        seed = [self._seed, self._shard[0], self._group]
+        self._plan = plan_rows(
+            TokenizedDocuments(ids, offsets, prompts), **self._shape, seed=self._seed
+        )
+        self._order = np.random.default_rng(seed).permutation(len(self._plan))
+
+    def _read_group(self) -> tuple[list[Document], list[_Cursor]]:
+        """Documents for about a group's rows, and where each is from; at least one."""
+        room = GROUP_ROWS * self._shape["max_length"] * _CHARACTERS
+        documents: list[Document] = []
+        owners: list[_Cursor] = []
+        given = {cursor.source.name: float(cursor.place.tokens) for cursor in self.cursors}
+        fruitless = 0
+        while room > 0:
+            cursor = self._turn(given)
+            if cursor is None:
+                if documents:
+                    break  # a pass ends with the group
+                fruitless += 1
+                self._begin_again(self.cursors, fruitless)
+                continue
+            document = cursor.next()
+            if document is None:
+                if self._repeats:
+                    fruitless += 1
+                    self._begin_again([cursor], fruitless)
+                continue
+            size = len(document.text) + len(document.prompt or "")
+            documents.append(document)
+            owners.append(cursor)
+            room -= size
+            given[cursor.source.name] += size / _CHARACTERS + 1
+            fruitless = 0
+        return documents, owners
+
+    def _turn(self, given: Mapping[str, float]) -> _Cursor | None:
+        """The source whose turn it is, or None where all have ended."""
+        left = [cursor for cursor in self.cursors if not cursor.ended]
+
+        def behind(cursor: _Cursor) -> float:
+            return given[cursor.source.name] / self._weights[cursor.source.name]
+
+        return min(left, key=behind, default=None)
+
+    def _begin_again(self, cursors: Sequence[_Cursor], fruitless: int) -> None:
+        if fruitless > 1:
+            shard, shards = self._shard
+            raise InputError(
+                f"there is nothing to train on in part {shard + 1} of {shards} of "
+                f"{', '.join(cursor.source.name for cursor in cursors)}",
+                "give more text, start fewer processes, or train without --streaming",
+            )
+        for cursor in cursors:
+            cursor.begin_again()
+
+
+class StreamedRows:
+    """The rows of a run, in order, as far as they are this process's.
+
+    Args:
+        corpus: What is streamed.
+        config: The settings.
+        definition: The tokenizer's, as :func:`~.tokens.definition_of` gives it.
+        shape: ``max_length``, ``bos_id``, ``eos_id`` and ``mask_prompt`` of the rows.
+        rank, processes: The number of this process, of how many.
+        shards: Shards that the corpus is divided into, ``processes`` of them without it.
+
+    Raises:
+        InputError: There are fewer shards than processes.
+    """
+
+    def __init__(
+        self,
+        corpus: StreamedCorpus,
+        config: Config,
+        definition: str,
+        shape: Mapping[str, Any],
+        rank: int = 0,
+        processes: int = 1,
+        shards: int | None = None,
+    ) -> None:
+        self._count = shards or processes
+        if self._count < processes:
+            raise InputError(
+                f"the run streams in {self._count} parts, which {processes} processes can't share",
+                f"start at most {self._count} processes",
+            )
+        encoder = Encoder(definition)
+        self.max_length = int(shape["max_length"])
+        self._next = 0
+        self._shards = {
+            number: StreamShard(corpus, config, encoder, shape, (number, self._count))
+            for number in range(rank, self._count, processes)
+        }
+
+    def take(self, count: int) -> PackedRows:
+        """This process's part of the next ``count`` rows of the run, which may be none."""
+        numbers = np.arange(self._next, self._next + count)
+        self._next += count
+        parts, places = [], []
+        for number, shard in self._shards.items():
+            own = numbers[numbers % self._count == number]
+            if len(own):
+                parts.append(shard.take(len(own)))
+                places.append(own)
+        if not parts:
+            return empty_rows(self.max_length)
+        return concatenate_rows(parts).take(np.argsort(np.concatenate(places)))
+
+    def state(self) -> State:
+        """Where this process stands, ready for JSON."""
+        shards = {str(number): shard.state() for number, shard in self._shards.items()}
+        return {"next": self._next, "lanes": self._count, "lane": shards}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state, of one process or of all (see :func:`together`).
+
+        Raises:
+            InputError: The state is of another number of shards, or lacks one of this process.
+        """
+        absent = [number for number in self._shards if str(number) not in state["lane"]]
+        if state["lanes"] != self._count or absent:
+            raise InputError(
+                f"the run streams in {state['lanes']} parts, of which this process finds "
+                f"{len(state['lane'])}",
+                "go on with the checkpoint of all processes",
+            )
+        self._next = state["next"]
+        for number, shard in self._shards.items():
+            shard.restore(state["lane"][str(number)])
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """By source, what this process has trained on and left out."""
+        made: dict[str, dict[str, Any]] = {}
+        for shard in self._shards.values():
+            for cursor in shard.cursors:
+                entry = made.setdefault(
+                    cursor.source.name, {"documents": 0, "tokens": 0, "passes": 0, "left_out": 0}
+                )
+                entry["documents"] += cursor.place.documents
+                entry["tokens"] += cursor.place.tokens
+                entry["passes"] = max(entry["passes"], cursor.place.passes)
+                entry["left_out"] += cursor.report.near_duplicates + cursor.report.dropped.total()
+        return made
+
+
+def together(states: Sequence[State]) -> State:
+    """The states of all processes as one, which any number of them can go on from."""
+    shards = {number: shard for state in states for number, shard in state["lane"].items()}
+    return {"next": states[0]["next"], "lanes": states[0]["lanes"], "lane": shards}

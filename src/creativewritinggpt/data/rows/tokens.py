@@ -1,15 +1,14 @@
 """Token ids of documents: made once, then memory-mapped.
 
-The cache is keyed by what the ids depend on and nothing else: the prompt and text of every document
-in their order, and the tokenizer (its whole definition, as JSON). Row length, masking and mixing
-come later and share one entry. An entry is a folder that appears whole or not at all; a second
-process that wants the same entry waits for the first.
+The cache is keyed by what the ids depend on: the prompt and text of every document in their order,
+and the tokenizer's definition. Row length, masking and mixing come later and share one entry. An
+entry is a folder that appears whole or not at all; a second process that wants it waits.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ import numpy.typing as npt
 
 from ...console import ProgressCallback
 from ...files import cached_folder
-from ..document import Document
-from .encoder import Encoder, Ids, definition_of
-from .sharing import encoded
+from ..document import SEPARATOR, Document
+from ..store import digests, in_parts
 
-_FORMAT = "1"
+_FORMAT = "2"
+
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,61 @@ class TokenizedDocuments:
         return np.diff(self.offsets)
 
 
+def definition_of(tokenizer: Any) -> str:
+    """All that a fast tokenizer of transformers is, as JSON."""
+    definition: str = tokenizer.backend_tokenizer.to_str()
+    return definition
+
+
 def tokenizer_identity(tokenizer: Any) -> str:
     """SHA-256 of all that the tokenizer is, as JSON."""
     return hashlib.sha256(definition_of(tokenizer).encode()).hexdigest()
+
+
+class Encoder:
+    """Encodes texts as plain characters: no special token is added or recognised.
+
+    The ``tokenizers`` library encodes a batch on all cores (``RAYON_NUM_THREADS`` bounds them).
+
+    Args:
+        definition: A tokenizer's, as :func:`definition_of` gives it.
+    """
+
+    def __init__(self, definition: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(definition)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each text."""
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encoded]
+
+    def encode_documents(self, batch: Sequence[Document]) -> tuple[Ids, Ids, Ids]:
+        """The ids of some documents, prompt and text together.
+
+        Returns:
+            All ids one after another; [documents] how many each has; [documents] how many of those
+            are its prompt and the empty line after it (a token that spans both counts as text).
+        """
+        ids = self.encode([document.full_text() for document in batch])
+        lengths = np.zeros(len(batch), dtype=np.int32)
+        prompted = [i for i, document in enumerate(batch) if document.prompt]
+        prompts = self.encode([f"{batch[i].prompt}{SEPARATOR}" for i in prompted])
+        for i, prompt in zip(prompted, prompts, strict=True):
+            lengths[i] = _common(prompt, ids[i])
+        counts = np.array([len(document) for document in ids], dtype=np.int32)
+        return np.concatenate([np.zeros(0, np.int32), *ids]), counts, lengths
+
+
+def _common(first: Ids, second: Ids) -> int:
+    """How many leading ids agree."""
+    shorter = min(len(first), len(second))
+    differ = np.flatnonzero(first[:shorter] != second[:shorter])
+    return int(differ[0]) if len(differ) else shorter
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -71,13 +123,14 @@ def _encode_all(
     tokenizer: Any,
     write: Callable[[Ids], Any],
     progress: ProgressCallback | None,
-    processes: int | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Hand the ids to ``write`` batch by batch; returns offsets and prompt lengths."""
+    encoder = Encoder(definition_of(tokenizer))
     counts: list[Ids] = [np.zeros(1, dtype=np.int32)]
     prompts: list[Ids] = [np.zeros(0, dtype=np.int32)]
     done = 0
-    for ids, lengths, prompt_lengths in encoded(documents, definition_of(tokenizer), processes):
+    for batch in in_parts(documents):
+        ids, lengths, prompt_lengths = encoder.encode_documents(batch)
         write(ids)
         counts.append(lengths)
         prompts.append(prompt_lengths)
@@ -94,22 +147,13 @@ def _key(documents: Sequence[Document], tokenizer: Any) -> str:
     return content.hexdigest()
 
 
-def digests(documents: Sequence[Document]) -> Iterator[str]:
-    """The digest of each document; collections that know theirs are asked for them."""
-    known = getattr(documents, "digests", None)
-    if known is not None:
-        yield from known()
-    else:
-        for document in documents:
-            yield document.digest
-
-
 def _load(entry: Path) -> TokenizedDocuments | None:
     """The entry's arrays, or None where there is none that is whole."""
     try:
-        ids = np.load(entry / "ids.npy", mmap_mode="r", allow_pickle=False)
         offsets = np.load(entry / "offsets.npy", allow_pickle=False)
         prompts = np.load(entry / "prompt_lengths.npy", allow_pickle=False)
+        # An empty file can't be mapped.
+        ids = np.memmap(entry / "ids.bin", "<i4", "r") if offsets[-1] else np.zeros(0, np.int32)
     except (OSError, ValueError, EOFError):
         return None
     if len(offsets) != len(prompts) + 1 or len(ids) != offsets[-1]:
@@ -117,30 +161,11 @@ def _load(entry: Path) -> TokenizedDocuments | None:
     return TokenizedDocuments(ids, offsets, prompts)
 
 
-def _write_ids(path: Path) -> tuple[Any, Callable[[Ids], Any]]:
-    """Open a growing ``.npy`` of int32; its header is completed by :func:`_finish_ids`."""
-    stream = path.open("wb")
-    _header(stream, 0)
-
-    def write(ids: Ids) -> None:
-        stream.write(ids.tobytes())
-
-    return stream, write
-
-
-def _header(stream: Any, count: int) -> None:
-    # A fixed width for the shape keeps the header's length, so that it can be written again.
-    text = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({count:>20d},), }}"
-    text = text.ljust(128 - 10 - 1) + "\n"
-    stream.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1"))
-
-
 def tokenize(
     documents: Sequence[Document],
     tokenizer: Any,
     cache: Path | None,
     progress: ProgressCallback | None = None,
-    processes: int | None = None,
 ) -> TokenizedDocuments:
     """The ids of ``documents``, from the cache where it has them.
 
@@ -149,7 +174,6 @@ def tokenize(
         tokenizer: A fast tokenizer of transformers.
         cache: The folder that holds cache entries; None encodes in memory.
         progress: Called after each batch with documents done and to be done.
-        processes: How many share the work; one for each core without it. The ids are the same.
 
     Raises:
         RunError: The disk is full.
@@ -157,17 +181,14 @@ def tokenize(
     """
     if cache is None:
         parts: list[Ids] = [np.zeros(0, dtype=np.int32)]
-        offsets, prompts = _encode_all(documents, tokenizer, parts.append, progress, processes)
+        offsets, prompts = _encode_all(documents, tokenizer, parts.append, progress)
         return TokenizedDocuments(np.concatenate(parts), offsets, prompts)
 
     entry = cache / "tokens" / _key(documents, tokenizer)
 
     def make(folder: Path) -> None:
-        stream, write = _write_ids(folder / "ids.npy")
-        with stream:
-            offsets, prompts = _encode_all(documents, tokenizer, write, progress, processes)
-            stream.seek(0)
-            _header(stream, int(offsets[-1]))
+        with (folder / "ids.bin").open("wb") as stream:
+            offsets, prompts = _encode_all(documents, tokenizer, stream.write, progress)
         np.save(folder / "offsets.npy", offsets)
         np.save(folder / "prompt_lengths.npy", prompts)
 

@@ -15,23 +15,23 @@ from pathlib import Path
 from ...config.run import Config
 from ...errors import InputError
 from ...files import from_home
-from ..document import Document
-from ..readers.columns import find_columns
-from ..readers.manuscripts import MANUSCRIPTS
-from ..readers.tables import DIVISIBLE, KINDS, Reading, Table, open_table
-from ..readers.text import (
+from ..document import Document, RawRow, Reading
+from ..readers import (
+    BOOKS,
     ENDINGS,
     PARTNER,
+    book_documents,
     existing_file,
     file_identity,
     head,
-    manuscript_documents,
     partners,
     row_documents,
-    text_documents,
 )
-from .base import Keep, NamedSource, RowForm, Source, TextForm, kept
-from .registry import named_sources
+from ..readers.tables import Table, find_columns, open_table
+from . import Chunk, Keep, NamedSource, RowChunks, RowForm, Source, TextForm, kept, named_sources
+
+# Bytes and rows of a chunk: enough that handing it over is little beside parsing and cleaning it.
+CHUNK_BYTES, _CHUNK_ROWS = 500_000, 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _File:
         domain: The source of its documents.
         documents: Reads it.
         keep: Which of its documents are wanted, where it is of a named source.
-        divisible: Whether it can be read in stripes.
+        divisible: Its table, where each row is a document whatever the others are.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class _File:
     domain: str
     documents: Callable[[Reading], Iterator[Document]]
     keep: Keep | None = None
-    divisible: bool = False
+    divisible: Table | None = None
 
 
 def open_files(files: Sequence[str], config: Config) -> list[Source]:
@@ -130,28 +130,33 @@ def _folder(path: Path) -> tuple[list[Path], int]:
 
 def _open(path: Path, label: str, domain: str, name: str | None, config: Config) -> _File:
     """Tell what a file is."""
-    named = named_sources()
+    # The sample stands for files and has no form of its own.
+    named = {known: source for known, source in named_sources().items() if not source.files}
     asked = [named[name]] if name in named else list(named.values())
     chosen = name or domain
-    if path.suffix.lower() in MANUSCRIPTS:
-        return _File(path, label, chosen, lambda r: manuscript_documents(path, r, chosen, label))
-    if path.suffix.lower() not in KINDS:
-        text_source, text_form = _text_form(path, asked, certain=name in named)
-        if text_source is None or text_form is None:
-            return _File(path, label, chosen, lambda r: text_documents(path, r, chosen, label))
-        chosen = name or text_source.name
-        keep = text_source.keep
-        return _File(path, label, chosen, lambda r: _from_text(text_form, path, r, label), keep)
+    ending = path.suffix.lower()
+    if ending in BOOKS:
+        source, text_form = None, None
+        if BOOKS[ending].is_text:
+            source, text_form = _text_form(path, asked, certain=name in named)
+        if source is None or text_form is None:
+            return _File(path, label, chosen, lambda r: book_documents(path, r, chosen, label))
+        chosen = name or source.name
+        return _File(
+            path, label, chosen, lambda r: _from_text(text_form, path, r, label), source.keep
+        )
     table = open_table(path)
+    divisible = table if table.format.divisible else None
     source, form = _row_form(table, asked, certain=name in named, config=config)
     if source is not None and form is not None:
-        chosen, keep = name or source.name, source.keep
-        divisible = form.divisible and path.suffix.lower() in DIVISIBLE
+        chosen = name or source.name
+        if not form.divisible:
+            divisible = None
         return _File(
-            path, label, chosen, lambda r: _from_rows(form, table, r, label), keep, divisible
+            path, label, chosen, lambda r: _from_rows(form, table, r, label), source.keep, divisible
         )
     if name in named and not config.text_column:
-        forms = "; ".join(form.said for form in named[name].rows)
+        forms = "; ".join(form.description for form in named[name].rows)
         raise InputError(
             f"{path} has none of the forms of {name}: {forms}",
             f"its columns are {', '.join(table.columns)}; name one with --text-column",
@@ -162,7 +167,7 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
         label,
         chosen,
         lambda r: row_documents(table, columns, r, chosen, label),
-        divisible=path.suffix.lower() in DIVISIBLE,
+        divisible=divisible,
     )
 
 
@@ -191,12 +196,12 @@ def _text_form(
 
 
 def _from_rows(form: RowForm, table: Table, reading: Reading, label: str) -> Iterator[Document]:
-    reading.report.understood(f"{form.said} ({table.kind})")
+    reading.report.add_form(f"{form.description} ({table.format.kind})")
     yield from form.documents(table.rows(reading), reading, label)
 
 
 def _from_text(form: TextForm, path: Path, reading: Reading, label: str) -> Iterator[Document]:
-    reading.report.understood(form.said)
+    reading.report.add_form(form.description)
     yield from form.documents(path, reading, label)
 
 
@@ -206,23 +211,49 @@ def _source(
     paths = [(path, file.label) for file in files for path in (file.path, *partners(file.path))]
     identities = [{**file_identity(path), "label": label} for path, label in paths]
 
-    def read(reading: Reading) -> Iterator[Document]:
-        if reading.stripe == 0:
+    def files_to_read(reading: Reading) -> Iterator[tuple[int, _File]]:
+        if reading.shard == 0:
             reading.report.drop("files of other kinds, or empty", skipped)
         reading.report.origin = {"files": identities}
-        for file in files:
-            if not reading.next_file():
-                continue
-            for document in kept(file.documents(reading), file.keep, reading):
-                if document.source != domain:
-                    document = dataclasses.replace(document, source=domain)
-                yield document
+        yield from ((number, file) for number, file in enumerate(files) if reading.next_file())
 
+    def documents_of(file: _File, reading: Reading) -> Iterator[Document]:
+        for document in kept(file.documents(reading), file.keep, reading):
+            same = document.source == domain
+            yield document if same else dataclasses.replace(document, source=domain)
+
+    def read(reading: Reading) -> Iterator[Document]:
+        for _, file in files_to_read(reading):
+            yield from documents_of(file, reading)
+
+    def split(reading: Reading) -> Iterator[Chunk]:
+        for number, file in files_to_read(reading):
+            assert file.divisible is not None
+            raw_rows = file.divisible.format.raw_rows(file.path, reading)
+            while rows := _next_rows(raw_rows, reading):
+                yield number, rows
+
+    def read_chunk(chunk: Chunk, reading: Reading) -> Iterator[Document]:
+        number, reading.raw = chunk
+        return documents_of(files[number], reading)
+
+    divisible = all(file.divisible is not None for file in files)
     return Source(
         name=domain,
         identity={"files": identities, "skipped": skipped},
         read=read,
         size=sum(identity["bytes"] for identity in identities),
-        files=arguments if all(file.divisible for file in files) else (),
-        striped=all(file.divisible for file in files),
+        sharded=divisible,
+        chunks=RowChunks(arguments, split, read_chunk) if divisible else None,
     )
+
+
+def _next_rows(raw_rows: Iterator[RawRow], reading: Reading) -> list[RawRow]:
+    """The next rows of a file, as many as make a chunk."""
+    begun = reading.done
+    rows: list[RawRow] = []
+    for row in raw_rows:
+        rows.append(row)
+        if reading.done - begun >= CHUNK_BYTES or len(rows) >= _CHUNK_ROWS:
+            break
+    return rows

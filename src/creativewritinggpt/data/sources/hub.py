@@ -17,17 +17,17 @@ from typing import Any
 from ...config.run import Config
 from ...errors import InputError, RunError
 from ...files import cache_folder, read_json, write_json
-from ..document import Document
-from ..readers.tables import Reading, Row
-from .base import HubSet, NamedSource, RowForm, Source, kept
+from ..document import Document, Reading
+from ..readers.tables import Row
+from . import HubSet, NamedSource, RowForm, Source, kept
 
 _RETRIES = 4
-_WAIT_SECONDS = 2.0
+WAIT_SECONDS = 2.0
 _ANSWER_SECONDS = 20
 
 
 def open_hub(source: NamedSource, config: Config) -> Source:
-    """A named source on the hub.
+    """A named source on the hub; for a stream all of it, a file (shard) at a time.
 
     Args:
         source: What to read.
@@ -40,15 +40,14 @@ def open_hub(source: NamedSource, config: Config) -> Source:
     assert source.hub is not None
     hub = source.hub
     revision = _revision(source.name, hub, config)
-    if config.streaming:
-        return _open_stream(source, hub, revision)
     limits = _limits(hub, config)
+    origin = {"hub": hub.repository, "name": hub.name, "revision": revision}
+    sides = sorted(hub.splits.items(), key=lambda item: item[1] == "train")
 
     def read(reading: Reading) -> Iterator[Document]:
-        reading.report.origin = {"hub": hub.repository, "name": hub.name, "revision": revision}
-        total = sum(limits.values())
-        done = 0
-        for split, side in sorted(hub.splits.items(), key=lambda item: item[1] == "train"):
+        reading.report.origin = origin
+        done, total = 0, sum(limits.values())
+        for split, side in sides:
             documents = _documents(source, split, side, revision, reading)
             for document in itertools.islice(kept(documents, source.keep, reading), limits[side]):
                 yield document
@@ -56,32 +55,21 @@ def open_hub(source: NamedSource, config: Config) -> Source:
                 if reading.progress is not None and done % 50 == 0:
                     reading.progress(f"reading {source.name} from the hub", done, total)
 
-    identity = {
-        "hub": hub.repository,
-        "name": hub.name,
-        "revision": revision,
-        "splits": dict(hub.splits),
-        "limits": limits,
-    }
-    return Source(source.name, identity, read)
-
-
-def _open_stream(source: NamedSource, hub: HubSet, revision: str) -> Source:
-    """All of a data set, a file (shard) at a time, from where and in the stripes that are asked."""
-
-    def read(reading: Reading) -> Iterator[Document]:
-        reading.report.origin = {"hub": hub.repository, "name": hub.name, "revision": revision}
-        for split, side in sorted(hub.splits.items(), key=lambda item: item[1] == "train"):
+    def read_stream(reading: Reading) -> Iterator[Document]:
+        reading.report.origin = origin
+        for split, side in sides:
             shards = _shards(source, hub, split, revision, reading)
             # With files enough for everybody, none is fetched twice.
-            reading.by_file = 1 < reading.stripes <= shards
+            reading.by_file = 1 < reading.num_shards <= shards
             for shard in range(shards):
-                mine = not reading.by_file or shard % reading.stripes == reading.stripe
+                mine = not reading.by_file or shard % reading.num_shards == reading.shard
                 if reading.next_file() and mine:
                     documents = _documents(source, split, side, revision, reading, shard)
                     yield from kept(documents, source.keep, reading)
 
-    return Source(source.name, None, read, striped=_divisible(source))
+    if config.streaming:
+        return Source(source.name, None, read_stream, sharded=_divisible(source))
+    return Source(source.name, {**origin, "splits": dict(hub.splits), "limits": limits}, read)
 
 
 def _divisible(source: NamedSource) -> bool:
@@ -191,7 +179,7 @@ def _documents(
     if first is None:
         return
     form = _form(source, list(first[1]))
-    reading.report.understood(f"{form.said} (the hub's {source.hub.repository})")
+    reading.report.add_form(f"{form.description} (the hub's {source.hub.repository})")
     label = f"{side}-{source.hub.repository.replace('/', '-')}"
     yield from form.documents(itertools.chain([first], rows), reading, label)
 
@@ -248,8 +236,7 @@ def _wait(
     if lasting or failures > _RETRIES:
         where = f" after {done} rows" if done else ""
         raise RunError(
-            f"{name}: {hub.repository} could not be read{where} ({_cause(error)})",
-            _ways_out(name),
+            f"{name}: {hub.repository} could not be read{where} ({_cause(error)})", _ways_out(name)
         ) from error
-    reading.report.say("the connection broke and was taken up again")
-    time.sleep(_WAIT_SECONDS * 2 ** (failures - 1))
+    reading.report.note("the connection broke and was taken up again")
+    time.sleep(WAIT_SECONDS * 2 ** (failures - 1))

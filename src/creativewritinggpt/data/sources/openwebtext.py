@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import text as encoding
-from ..cleaning import clean
-from ..content import is_explicit
-from ..document import Document
-from ..readers.tables import Reading
-from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
+from ..document import Document, Reading
+from ..readers.tables import Row
+from ..text import clean, is_explicit
+from . import HubSet, NamedSource, RowForm, TextForm, official_split, per_row
 
 _FURNITURE = re.compile(
     r"(?:story continues(?: below)?(?: advertisement)?|advertisements?|sponsored(?: content)?"
@@ -78,17 +77,15 @@ def _document(text: str, reading: Reading, group: str, split: str | None) -> Doc
     return Document("openwebtext", group, cleaned, split=split)
 
 
-def _from_rows(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
-    split = official_split(label)
-    for number, row in rows:
-        made = _document(str(row.get("text") or ""), reading, f"{label}:{number}", split)
-        if made is not None:
-            yield made
+@per_row
+def _from_rows(row: Row, reading: Reading, label: str, number: int) -> Document | None:
+    text = str(row.get("text") or "")
+    return _document(text, reading, f"{label}:{number}", official_split(label))
 
 
 def _from_text(path: Path, reading: Reading, label: str) -> Iterator[Document]:
     data = path.read_bytes()
-    text = encoding.decode(data, path, reading.report.say)
+    text = encoding.decode(data, path, reading.report.note)
     reading.advance(len(data))
     made = _document(text, reading, label, official_split(label))
     if made is not None:
@@ -99,7 +96,7 @@ SOURCE = NamedSource(
     name="openwebtext",
     rows=(
         RowForm(
-            said="OpenWebText rows",
+            description="OpenWebText rows",
             has_columns=lambda columns: "text" in columns,
             looks_right=lambda _: False,
             documents=_from_rows,
@@ -107,7 +104,7 @@ SOURCE = NamedSource(
     ),
     texts=(
         TextForm(
-            said="OpenWebText pages",
+            description="OpenWebText pages",
             endings=(".txt", ".text"),
             looks_right=lambda _: False,
             documents=_from_text,

@@ -7,21 +7,19 @@ the prompt, so that the same story is the same document whatever file it came fr
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from ..cleaning import clean_line
-from ..content import is_explicit
-from ..document import Document
-from ..readers.tables import Reading, Row, Table
-from ..readers.text import row_group
-from .base import HubSet, NamedSource, RowForm, Rows, official_split
+from ..document import Document, Reading
+from ..readers import row_group
+from ..readers.tables import Row, Table
+from ..text import clean_line, is_explicit, sentence_ends
+from . import HubSet, NamedSource, RowForm, official_split, per_row
 
 _SENTENCES = tuple(f"sentence{i}" for i in range(1, 6))
 _CLOZE = tuple(f"InputSentence{i}" for i in range(1, 5))
 _ENDINGS = ("RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2")
 _ANSWER = "AnswerRightEnding"
-_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)]*(?:\s|$)")
+_PAIR = ("prompt", "continuation")
 
 
 def is_story(document: Document) -> bool:
@@ -53,65 +51,55 @@ def _cells(row: Row, columns: Sequence[str]) -> list[str]:
     return [str(row.get(column) or "") for column in columns]
 
 
-def _from_official(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
-    for number, row in rows:
-        title = str(row.get("storytitle") or "")
-        made = _document(_cells(row, _SENTENCES), reading, label, number, title)
-        if made is not None:
-            yield made
+@per_row
+def _from_official(row: Row, reading: Reading, label: str, number: int) -> Document | None:
+    title = str(row.get("storytitle") or "")
+    return _document(_cells(row, _SENTENCES), reading, label, number, title)
 
 
-def _from_cloze(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
-    for number, row in rows:
-        answer = str(row.get(_ANSWER) or "").strip()
-        if answer not in ("1", "2"):
-            reading.report.drop("rows without a right ending")
-            continue
-        sentences = [*_cells(row, _CLOZE), *_cells(row, [_ENDINGS[int(answer) - 1]])]
-        made = _document(sentences, reading, label, number)
-        if made is not None:
-            yield made
+@per_row
+def _from_cloze(row: Row, reading: Reading, label: str, number: int) -> Document | None:
+    answer = str(row.get(_ANSWER) or "").strip()
+    if answer not in ("1", "2"):
+        reading.report.drop("rows without a right ending")
+        return None
+    sentences = [*_cells(row, _CLOZE), *_cells(row, [_ENDINGS[int(answer) - 1]])]
+    return _document(sentences, reading, label, number)
 
 
-def _from_pairs(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
-    for number, row in rows:
-        made = _document(_cells(row, ("prompt", "continuation")), reading, label, number)
-        if made is not None:
-            yield made
+@per_row
+def _from_pairs(row: Row, reading: Reading, label: str, number: int) -> Document | None:
+    return _document(_cells(row, _PAIR), reading, label, number)
 
 
 def _pairs_look_right(table: Table) -> bool:
     """Whether most rows are one sentence and a few more."""
     right = 0
     for row in table.head:
-        prompt, text = _cells(row, ("prompt", "continuation"))
-        sentences = len(_SENTENCE_END.findall(text))
+        prompt, text = _cells(row, _PAIR)
+        sentences = len(sentence_ends(text.strip()))
         right += len(prompt.split()) <= 30 and 2 <= sentences <= 6 and len(text.split()) <= 120
     return right >= 0.8 * len(table.head)
-
-
-def _among(wanted: Sequence[str], columns: Sequence[str]) -> bool:
-    return set(wanted) <= set(columns)
 
 
 SOURCE = NamedSource(
     name="rocstories",
     rows=(
         RowForm(
-            said="ROCStories with a column for each sentence",
-            has_columns=lambda columns: _among(_SENTENCES, columns),
+            description="ROCStories with a column for each sentence",
+            has_columns=set(_SENTENCES).issubset,
             looks_right=lambda _: True,
             documents=_from_official,
         ),
         RowForm(
-            said="Story Cloze with its right endings",
-            has_columns=lambda columns: _among((*_CLOZE, *_ENDINGS, _ANSWER), columns),
+            description="Story Cloze with its right endings",
+            has_columns={*_CLOZE, *_ENDINGS, _ANSWER}.issubset,
             looks_right=lambda _: True,
             documents=_from_cloze,
         ),
         RowForm(
-            said="ROCStories rows of first sentence and continuation",
-            has_columns=lambda columns: _among(("prompt", "continuation"), columns),
+            description="ROCStories rows of first sentence and continuation",
+            has_columns=set(_PAIR).issubset,
             looks_right=_pairs_look_right,
             documents=_from_pairs,
         ),

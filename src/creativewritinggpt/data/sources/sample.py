@@ -1,17 +1,17 @@
-"""The corpus that comes with the package: original pieces in the four named sources' forms."""
+"""The corpus that comes with the package: original pieces in the forms of four named sources."""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
 
-from ...config.run import Config
-from .base import Source
-from .files import open_files
+from . import NamedSource
 
 
-def open_sample(config: Config) -> list[Source]:
-    """The sources of the sample corpus, one for each of its files."""
+def sample_files() -> list[str]:
+    """FILE arguments, one for each domain of the sample."""
     folder = Path(str(resources.files("creativewritinggpt.data") / "sample"))
-    files = sorted(folder.glob("*.jsonl"))
-    return open_files([f"{file.stem}={file}" for file in files], config)
+    return [f"{file.stem}={file}" for file in sorted(folder.glob("*.jsonl"))]
+
+
+SOURCE = NamedSource(name="sample", files=sample_files)

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .. import text as encoding
-from ..cleaning import clean
-from ..document import Document
-from ..readers.tables import Reading, Table
-from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
+from ..document import Document, Reading
+from ..readers.tables import Table
+from ..text import clean
+from . import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
 
 _HEADING = re.compile(r"\s*(?P<marks>=(?: =)*) (?P<title>[^=\s](?:.*[^=\s])?) (?P=marks)\s*")
 _AT = re.compile(r" @([-,.])@ ")
@@ -94,7 +94,7 @@ def _documents(lines: Iterable[str], reading: Reading, label: str) -> Iterator[D
             )
     if unknown:
         reading.report.flag("words lost as <unk>", unknown)
-        reading.report.say(
+        reading.report.note(
             f"{label} is WikiText's old form, in which rare words are <unk>: use the raw one"
         )
 
@@ -104,7 +104,7 @@ def _from_rows(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
 
 
 def _from_text(path: Path, reading: Reading, label: str) -> Iterator[Document]:
-    lines = encoding.lines(path, reading.report.say, reading.advance)
+    lines = encoding.lines(path, reading.report.note, reading.advance)
     return _documents(lines, reading, label)
 
 
@@ -125,7 +125,7 @@ SOURCE = NamedSource(
     name="wikitext",
     rows=(
         RowForm(
-            said="WikiText rows of lines",
+            description="WikiText rows of lines",
             has_columns=lambda columns: "text" in columns,
             looks_right=_rows_look_right,
             documents=_from_rows,
@@ -134,7 +134,7 @@ SOURCE = NamedSource(
     ),
     texts=(
         TextForm(
-            said="WikiText lines",
+            description="WikiText lines",
             endings=(".raw", ".txt", ".tokens"),
             looks_right=lambda beginning: _has_headings(beginning.splitlines()),
             documents=_from_text,
@@ -142,8 +142,6 @@ SOURCE = NamedSource(
     ),
     keep=is_article,
     hub=HubSet(
-        "Salesforce/wikitext",
-        "wikitext-103-raw-v1",
-        {"train": "train", "validation": "validation"},
+        "Salesforce/wikitext", "wikitext-103-raw-v1", {"train": "train", "validation": "validation"}
     ),
 )

@@ -5,25 +5,41 @@ Known as rows of prompt and story, as on the hub, and as fairseq's pairs of file
 to readers (``EDIT:``), links and advertisements of the author's own page. Posts that are no stories
 (off-topic threads, removed ones, notes of moderators and bots) are not kept. The forum has explicit
 stories: they are flagged and counted, not filtered.
+
+Copies of the set went through a tokeniser of the Penn Treebank's kind, in full or in part: it sets
+punctuation, quotation marks and ``n't`` apart by spaces and writes quotation marks as ```` `` ````
+and ``''``. :func:`undo_treebank` changes only spaces and those marks, and is idempotent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 from ...errors import InputError
 from .. import text as encoding
-from ..cleaning import clean, clean_line
-from ..content import is_explicit
-from ..document import Document
-from ..readers.layout import SCENE_BREAK
-from ..readers.tables import Reading, Table
-from ..readers.text import row_group
-from .base import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
-from .treebank import spaced_share, undo_treebank
+from ..document import Document, Reading
+from ..readers import row_group
+from ..readers.books import SCENE_BREAK
+from ..readers.tables import Row, Table
+from ..text import clean, clean_line, is_explicit
+from . import HubSet, NamedSource, RowForm, TextForm, official_split, per_row
+
+# Each pattern begins with what is rare in prose, and is tried only where that occurs at all.
+_CLOSING_BACKTICKS = re.compile(r" ?``(?= ?(?:[,.!?;:)]|\n|$))")
+_OPENING_BACKTICKS = re.compile(r"`` ?")
+_OPENING_TICKS = re.compile(r"''(?<![^\n(*]'') ?(?=\w)")
+_CLOSING_TICKS = re.compile(r" ?''")
+_NEGATION = re.compile(r" n(?<=\w n)(['’])t\b")
+_SET_APART = re.compile(r" (?<=\w )(['’]) ?(s|d|ll|re|ve|m|t)\b(?!['’])")
+_TORN = re.compile(r"['’](?<=\w['’]) (?=(?:s|d|ll|re|ve|m|t)\b(?!['’]))")
+_OPENING = re.compile(r"([“‘(\[{]) (?=\S)")
+_CLOSING = re.compile(r" (?<=\S )([”’)\]}])(?!\w)")
+_PUNCTUATION = re.compile(r" (?<=\S )([,.!?;:…%])(?![\w(])")
+_CURRENCY = re.compile(r"([$£€]) (?=\d)")
+_SCHEME = re.compile(r"(?<=http:) (?=//)|(?<=https:) (?=//)")
 
 _TAGS = (
     "wp|sp|eu|cw|tt|pi|rf|ip|mp|pm|ot|cc|ff|cs|tl|nano|nsfw|meta|mod|modpost|mod post|theme|poetry"
@@ -44,6 +60,48 @@ _BOT = re.compile(
 )
 _GONE = re.compile(r"\s*\[? ?(?:deleted|removed) ?\]?\s*", re.IGNORECASE)
 _FEWEST_WORDS = 30
+
+
+def _any(marks: str, text: str, before: str = "", after: str = "") -> bool:
+    return any(f"{before}{mark}{after}" in text for mark in marks)
+
+
+def _undo_once(text: str) -> str:
+    if "``" in text:
+        text = _OPENING_BACKTICKS.sub('"', _CLOSING_BACKTICKS.sub('"', text))
+    if "''" in text:
+        text = _CLOSING_TICKS.sub('"', _OPENING_TICKS.sub('"', text))
+    if _any("'’", text, before=" n", after="t"):
+        text = _NEGATION.sub(r"n\1t", text)
+    if _any("'’", text, before=" "):
+        text = _SET_APART.sub(r"\1\2", text)
+    if _any("'’", text, after=" "):
+        text = _TORN.sub(lambda found: found[0][0], text)
+    if _any(",.!?;:…%", text, before=" "):
+        text = _PUNCTUATION.sub(r"\1", text)
+    if _any("“‘([{", text, after=" "):
+        text = _OPENING.sub(r"\1", text)
+    if _any("”’)]}", text, before=" "):
+        text = _CLOSING.sub(r"\1", text)
+    if _any("$£€", text, after=" "):
+        text = _CURRENCY.sub(r"\1", text)
+    if ": //" in text:
+        text = _SCHEME.sub("", text)
+    return text
+
+
+def undo_treebank(text: str) -> str:
+    """Prose with its punctuation where writers put it."""
+    # What one step removes can bring two others together; every step makes the text shorter.
+    while (changed := _undo_once(text)) != text:
+        text = changed
+    return text
+
+
+def spaced_share(texts: list[str]) -> float:
+    """The share of texts that show the marks of such a tokeniser."""
+    marks = re.compile(r"\w [,.!?](?: |$)|``|\bn't\b(?<= n't)| <newline> |\( \w|“ \w")
+    return sum(bool(marks.search(text)) for text in texts) / max(1, len(texts))
 
 
 def clean_prompt(prompt: str) -> tuple[str, set[str]]:
@@ -148,13 +206,10 @@ def make_document(
     return Document("writingprompts", group, text, prompt=said or None, split=split)
 
 
-def _from_rows(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
-    split = official_split(label)
-    for number, row in rows:
-        prompt, story = str(row.get("prompt") or ""), str(row.get("story") or "")
-        made = make_document(prompt, story, reading, f"{label}:{number}", split)
-        if made is not None:
-            yield made
+@per_row
+def _from_rows(row: Row, reading: Reading, label: str, number: int) -> Document | None:
+    prompt, story = str(row.get("prompt") or ""), str(row.get("story") or "")
+    return make_document(prompt, story, reading, f"{label}:{number}", official_split(label))
 
 
 def _from_pairs(path: Path, reading: Reading, label: str) -> Iterator[Document]:
@@ -165,8 +220,8 @@ def _from_pairs(path: Path, reading: Reading, label: str) -> Iterator[Document]:
         )
     split = official_split(label)
     pairs = zip_longest(
-        encoding.lines(path, reading.report.say, reading.advance),
-        encoding.lines(target, reading.report.say, reading.advance),
+        encoding.lines(path, reading.report.note, reading.advance),
+        encoding.lines(target, reading.report.note, reading.advance),
     )
     for number, (prompt, story) in enumerate(pairs, 1):
         if prompt is None or story is None:
@@ -186,23 +241,19 @@ def _rows_look_right(table: Table) -> bool:
     return tagged > 0.3 or spaced_share(prompts) > 0.5
 
 
-def _has_columns(columns: Sequence[str]) -> bool:
-    return {"prompt", "story"} <= set(columns)
-
-
 SOURCE = NamedSource(
     name="writingprompts",
     rows=(
         RowForm(
-            said="WritingPrompts rows of prompt and story",
-            has_columns=_has_columns,
+            description="WritingPrompts rows of prompt and story",
+            has_columns={"prompt", "story"}.issubset,
             looks_right=_rows_look_right,
             documents=_from_rows,
         ),
     ),
     texts=(
         TextForm(
-            said="WritingPrompts pairs of fairseq",
+            description="WritingPrompts pairs of fairseq",
             endings=(".wp_source",),
             looks_right=lambda _: True,
             documents=_from_pairs,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.cleaning import clean, clean_characters, clean_line, tidy_layout
+from creativewritinggpt.data.text import clean, clean_characters, clean_line, tidy_layout
 
 MANY = settings(deadline=None, max_examples=300)
 # Text with the troubles that files have, more often than chance would give them.

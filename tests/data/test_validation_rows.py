@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.held_out import HeldOut, held_out_rows
 from creativewritinggpt.data.rows.packing import IGNORE, pack
 from creativewritinggpt.data.rows.tokens import TokenizedDocuments
+from creativewritinggpt.data.splits import ValidationRows, validation_rows
 
 SHAPE = {"max_length": 16, "bos_id": 900, "eos_id": 901, "seed": 3}
 corpora = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 70)), min_size=1, max_size=25)
@@ -21,9 +21,9 @@ def tokenized(lengths: list[int]) -> TokenizedDocuments:
     return TokenizedDocuments(ids, offsets, np.zeros(len(lengths), dtype=np.int32))
 
 
-def held(corpus: list[tuple[str, int]], most: int | None) -> HeldOut:
+def held(corpus: list[tuple[str, int]], most: int | None) -> ValidationRows:
     sources, lengths = [name for name, _ in corpus], [count for _, count in corpus]
-    return held_out_rows(tokenized(lengths), sources, most=most, **SHAPE)
+    return validation_rows(tokenized(lengths), sources, most=most, **SHAPE)
 
 
 @settings(deadline=None, max_examples=60)

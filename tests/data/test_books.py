@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.readers.books import read_book, separate, strip_emphasis
-from creativewritinggpt.data.readers.layout import blocks, unwrap, wrap_width
-from creativewritinggpt.data.readers.markdown import parts, read_markdown
+from creativewritinggpt.data.readers.books import (
+    blocks,
+    read_book,
+    separate,
+    strip_emphasis,
+    unwrap,
+    wrap_width,
+)
+from creativewritinggpt.data.readers.manuscripts import parts, read_markdown
 
 SAID = (
     "the harbour lay still under a lid of cloud and nobody in town would say whose boat had come "

@@ -14,15 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.config.run import Config
+from creativewritinggpt.data import document
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.readers import tables
-from creativewritinggpt.data.rows import encoder, stream_shard
-from creativewritinggpt.data.rows.encoder import definition_of
+from creativewritinggpt.data.rows import stream
 from creativewritinggpt.data.rows.packing import IGNORE, PackedRows
-from creativewritinggpt.data.rows.reserved import HeldBack
-from creativewritinggpt.data.rows.stream import StreamedCorpus, open_corpus
-from creativewritinggpt.data.rows.stream_rows import StreamedRows, together
-from creativewritinggpt.data.sources.registry import register_source
+from creativewritinggpt.data.rows.stream import StreamedCorpus, StreamedRows, open_corpus, together
+from creativewritinggpt.data.rows.tokens import definition_of
+from creativewritinggpt.data.sources import register_source
+from creativewritinggpt.data.splits import ReservedGroups
 from creativewritinggpt.errors import InputError
 
 SHAPE = {"max_length": 64, "bos_id": 0, "eos_id": 0, "mask_prompt": False}
@@ -72,9 +71,9 @@ class Streams:
         self.tokenizer = tokenizer
         self.corpus: StreamedCorpus = open_corpus(self.config, files)
 
-    def rows(self, rank: int = 0, processes: int = 1, lanes: int | None = None) -> StreamedRows:
+    def rows(self, rank: int = 0, processes: int = 1, shards: int | None = None) -> StreamedRows:
         definition = definition_of(self.tokenizer)
-        return StreamedRows(self.corpus, self.config, definition, SHAPE, rank, processes, lanes)
+        return StreamedRows(self.corpus, self.config, definition, SHAPE, rank, processes, shards)
 
     def marks(self, rows: PackedRows) -> list[int]:
         """The numbers of the documents whose beginnings are in the rows."""
@@ -86,19 +85,19 @@ class Streams:
                 found += [int(number) for number in re.findall(r"#(\d+)#", said)]
         return found
 
-    def held_back(self) -> set[int]:
-        return {int(document.text.split("#")[1]) for document in self.corpus.held_back.documents}
+    def reserved(self) -> set[int]:
+        return {int(document.text.split("#")[1]) for document in self.corpus.reserved.documents}
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups and stripes so small that a test goes through many."""
-    monkeypatch.setattr(stream_shard, "GROUP_ROWS", 3)
-    monkeypatch.setattr(tables, "STRIPE", 8)
+    """Groups and chunks so small that a test goes through many."""
+    monkeypatch.setattr(stream, "GROUP_ROWS", 3)
+    monkeypatch.setattr(document, "CHUNK_ROWS", 8)
 
 
 def first_pass(streams: Streams, rows: StreamedRows) -> list[int]:
-    """What one lane gives until it begins again."""
+    """What one shard gives until it begins again."""
     found: list[int] = []
     while True:
         given_rows = rows.take(1)
@@ -121,7 +120,7 @@ def test_every_document_is_trained_on_exactly_once_a_pass(
     given_out = Counter(mark for part in parts for mark in part)
     held = {number for number in range(150) if number not in given_out}
     assert set(given_out.values()) == {1}
-    assert streams.held_back() <= held and 1 <= len(held) <= 12
+    assert streams.reserved() <= held and 1 <= len(held) <= 12
     assert all(len(part) > 20 for part in parts)
 
 
@@ -130,13 +129,13 @@ def test_every_document_is_trained_on_exactly_once_a_pass(
 )
 @given(
     before=st.integers(0, 25),
-    lanes=st.integers(1, 4),
+    shards=st.integers(1, 4),
     then=st.integers(1, 4),
     form=st.sampled_from(FORMS),
 )
 def test_an_interruption_changes_nothing_whatever_the_processes(
     before: int,
-    lanes: int,
+    shards: int,
     then: int,
     form: str,
     tmp_path_factory: pytest.TempPathFactory,
@@ -146,11 +145,11 @@ def test_an_interruption_changes_nothing_whatever_the_processes(
     files.append(write(tmp_path_factory.mktemp("d"), "more.jsonl", 30, start=500))
     streams = Streams(files, tiny_tokenizer)
     step, after = 4, 12
-    alone = streams.rows(lanes=lanes)
+    alone = streams.rows(shards=shards)
     whole = [alone.take(step) for _ in range(before + after)]
 
     def steps(processes: int, state: dict[str, Any] | None, count: int) -> tuple[Any, ...]:
-        team = [streams.rows(rank, processes, lanes) for rank in range(processes)]
+        team = [streams.rows(rank, processes, shards) for rank in range(processes)]
         for rows in team:
             if state is not None:
                 rows.restore(state)
@@ -160,23 +159,23 @@ def test_an_interruption_changes_nothing_whatever_the_processes(
             numbers = np.arange(start, start + step)
             ids = np.zeros((step, SHAPE["max_length"]), dtype=np.int64)
             for rank, rows in enumerate(team):
-                own = np.flatnonzero(numbers % lanes % processes == rank)
+                own = np.flatnonzero(numbers % shards % processes == rank)
                 part = rows.take(step)
                 ids[own] = part.input_ids
             taken.append(ids)
         return taken, json.loads(json.dumps(together([rows.state() for rows in team])))
 
-    first, state = steps(lanes, None, before)
-    rest, _ = steps(min(then, lanes), state, after)
+    first, state = steps(shards, None, before)
+    rest, _ = steps(min(then, shards), state, after)
     for found, expected in zip([*first, *rest], whole, strict=True):
         assert np.array_equal(found, expected.input_ids)
-    assert len(json.dumps(state)) < 400 * lanes
+    assert len(json.dumps(state)) < 400 * shards
 
 
 def test_more_processes_than_parts_are_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
     streams = Streams([write(tmp_path, "rows.jsonl", 40)], tiny_tokenizer)
     with pytest.raises(InputError, match="streams in 2 parts, which 3 processes can't share"):
-        streams.rows(0, 3, lanes=2)
+        streams.rows(0, 3, shards=2)
     state = streams.rows(0, 2).state()
     with pytest.raises(InputError, match="in 2 parts"):
         streams.rows(1, 2).restore(state)
@@ -208,19 +207,19 @@ def test_what_validates_is_never_trained_on_nor_its_copies(
     tmp_path: Path, tiny_tokenizer: Any
 ) -> None:
     file = Path(write(tmp_path, "rows.jsonl", 300))
-    rule = HeldBack(seed=42)
+    rule = ReservedGroups(seed=42)
     held = next(
         n for n in range(300) if rule.by_rule(Document("rows", f"rows.jsonl:{n + 1}", text(n)))
     )
     copy = text(held, 5 + held % 40)
     near = copy.replace(f"#{held}#", "#777777#")
-    with file.open("a") as stream:
-        stream.write(json.dumps({"text": copy}) + "\n" + json.dumps({"text": near}) + "\n")
+    with file.open("a") as file_stream:
+        file_stream.write(json.dumps({"text": copy}) + "\n" + json.dumps({"text": near}) + "\n")
     streams = Streams([str(file)], tiny_tokenizer)
     rows = streams.rows()
     seen = set(first_pass(streams, rows))
-    assert held in streams.held_back()
-    assert not seen & (streams.held_back() | {777777})
+    assert held in streams.reserved()
+    assert not seen & (streams.reserved() | {777777})
     assert rows.stats()["rows"]["left_out"] >= 2
 
 
@@ -228,7 +227,7 @@ def test_a_source_too_small_for_the_rule_holds_back_a_group_all_the_same(
     tmp_path: Path, tiny_tokenizer: Any
 ) -> None:
     streams = Streams([write(tmp_path, "rows.jsonl", 5)], tiny_tokenizer)
-    held = streams.held_back()
+    held = streams.reserved()
     assert len(held) == 1
     assert set(first_pass(streams, streams.rows())) == set(range(5)) - held
     lonely = Streams([write(tmp_path, "one.jsonl", 1)], tiny_tokenizer)
@@ -261,15 +260,12 @@ def test_an_official_validation_part_is_held_back_only_beside_a_training_part(
     streams = Streams([], tiny_tokenizer, sources=["official"])
     seen = set(first_pass(streams, streams.rows()))
     assert (seen <= set(range(40, 60))) if trains else (len(seen) >= 60 - 6)
-    assert seen and not seen & streams.held_back()
+    assert seen and not seen & streams.reserved()
 
 
 def test_memory_stays_flat_as_the_corpus_grows(
     tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What the encoder remembers of words has a bound of its own.
-    monkeypatch.setattr(encoder, "_MOST_WORDS", 700)
-
     def peak(count: int) -> int:
         streams = Streams([write(tmp_path, f"{count}.jsonl", count)], tiny_tokenizer)
         rows = streams.rows()
@@ -293,7 +289,7 @@ def test_targets_are_every_token_of_the_documents(tmp_path: Path, tiny_tokenizer
         if rows.stats()["rows"]["passes"]:
             break
         count += int((part.targets != IGNORE).sum())
-    held = streams.held_back()
+    held = streams.reserved()
     wanted = [text(n, 5 + n % 40) for n in range(30) if n not in held]
     lengths = [len(tiny_tokenizer(said)["input_ids"]) + 1 for said in wanted]
     assert count == sum(lengths)
