@@ -131,6 +131,7 @@ def _judgement(generator: np.random.Generator, *, good: bool) -> dict[str, Any]:
             "sufficiency": float(generator.normal(1, 0.5)),
             "deletion": _curve(True, good), "insertion": _curve(False, good),
             "p_value": 0.05, "better_than_random": good,
+            "verdict": "better than random" if good else "no better than random",
         }
         for law in ("end_of_text", "unigram")
     }  # fmt: skip

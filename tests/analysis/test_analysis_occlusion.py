@@ -12,7 +12,7 @@ from writers import make_writer
 
 from creativewritinggpt.analysis.methods.occlusion import UNITS, leave_one_out, units_of
 from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets
-from creativewritinggpt.analysis.text.words import by_word, words_of
+from creativewritinggpt.analysis.text.words import word_sums, words_of
 from creativewritinggpt.errors import InputError
 
 FAMILIES = ("gpt2", "llama", "qwen")
@@ -109,7 +109,7 @@ def test_words_sum_what_their_tokens_share(tiny_model: Any, tiny_tokenizer: Any)
     length = read(writer, TEXT).length
     subject = a_subject(writer, Target(4, 80), Target(length, 70))
     found = leave_one_out(writer, subject, unit="word")
-    summed = by_word(found.scores, words_of(subject))[:, 1:]
+    summed = word_sums(found.scores, [word.tokens for word in words_of(subject)])[:, 1:]
     scores = np.array(found.settings["unit_scores"])
     before = [
         [piece["tokens"][0] < target.position for piece in found.settings["units"]]

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_records import PROMPT, STORY, long_text, make_record
 
-from creativewritinggpt.analysis.report import page_data as packing
-from creativewritinggpt.analysis.report.page import page, write_page
+from creativewritinggpt.analysis.report import page as page_module
+from creativewritinggpt.analysis.report.page import page, page_data, text_pieces
 from creativewritinggpt.analysis.subject import Subject
 from creativewritinggpt.analysis.text.words import words_of
 
@@ -118,9 +118,9 @@ def test_scores_arrive_as_they_are(record, elements):
 
 
 def test_many_scores_are_halved_and_stay_within_a_step(record, monkeypatch):
-    monkeypatch.setattr(packing, "MOST_SCORE_BYTES", 0)
+    monkeypatch.setattr(page_module, "MOST_SCORE_BYTES", 0)
     found = record["methods"]["integrated_gradients"]["tuned"]
-    packed = packing.page_data(record)["methods"]["integrated_gradients"]["tuned"]["scores"]
+    packed = page_data(record)["methods"]["integrated_gradients"]["tuned"]["scores"]
     whole = np.frombuffer(base64.b64decode(packed["i16"]), "<i2").astype(float)
     steps = np.repeat(_floats(packed["scale"]), [t["position"] for t in record["targets"]])
     expected = _rows(found["scores"], record["targets"])
@@ -128,7 +128,7 @@ def test_many_scores_are_halved_and_stay_within_a_step(record, monkeypatch):
 
 
 def test_attention_keeps_small_weights_apart(record):
-    packed = packing.page_data(record)["attention"]
+    packed = page_data(record)["attention"]
     assert not packed["reduced"]
     weights = record["attention"]["rows"]
     decoded = (np.frombuffer(base64.b64decode(packed["rows"]), np.uint8) / 255.0) ** 2
@@ -140,8 +140,8 @@ def test_attention_keeps_small_weights_apart(record):
 
 
 def test_too_many_heads_become_their_mean_and_largest(record, monkeypatch):
-    monkeypatch.setattr(packing, "MOST_ATTENTION_BYTES", 1000)
-    packed = packing.page_data(record)["attention"]
+    monkeypatch.setattr(page_module, "MOST_ATTENTION_BYTES", 1000)
+    packed = page_data(record)["attention"]
     assert packed["reduced"]
     assert len(packed["views"]) == 2
     decoded = np.frombuffer(base64.b64decode(packed["rows"]), np.uint8).reshape(4, 2, -1)
@@ -150,25 +150,25 @@ def test_too_many_heads_become_their_mean_and_largest(record, monkeypatch):
 
 
 def test_without_an_adapter_there_is_one_model():
-    data = packing.page_data(make_record(base=False, next_only=True))
+    data = page_data(make_record(base=False, next_only=True))
     assert all(list(models) == ["tuned"] for models in data["methods"].values())
     assert "difference" not in data
 
 
 def test_what_the_record_does_not_have_is_left_out(record):
     bare = {k: v for k, v in record.items() if k not in ("attention", "lens", "story", "influence")}
-    data = packing.page_data({**bare, "faithfulness": {}, "difference": None})
+    data = page_data({**bare, "faithfulness": {}, "difference": None})
     assert not {"attention", "lens", "story", "difference", "faithfulness"} & set(data)
 
 
 def test_numbers_that_json_does_not_know_become_null(record):
     odd = {**record, "settings": {"a": float("nan"), "b": np.float32(0.5), "c": np.arange(2)}}
-    settings = packing.page_data(odd)["settings"]
+    settings = page_data(odd)["settings"]
     assert settings == {"a": None, "b": 0.5, "c": [0, 1]}
 
 
 def test_what_is_out_of_view_stands_before_the_text():
-    data = packing.page_data(make_record(view_start=30))
+    data = page_data(make_record(view_start=30))
     assert data["before"] == (PROMPT + STORY)[:30]
     assert "".join(piece["text"] for piece in data["pieces"]) == (PROMPT + STORY)[30:]
 
@@ -189,15 +189,10 @@ def test_pieces_are_the_text_and_hold_every_token_once(data):
         {"position": i, "char_span": list(span), "word": word_of.get(i)}
         for i, span in enumerate(spans)
     ]
-    pieces = packing._pieces({"text": text, "input": entries, "view_start": 0})
+    pieces = text_pieces({"text": text, "input": entries, "view_start": 0})
     assert "".join(piece["text"] for piece in pieces) == text
     tokens = [token for piece in pieces for token in piece.get("tokens", [])]
     assert tokens == list(range(1, len(spans)))
-
-
-def test_the_file_is_the_page(tmp_path, record):
-    write_page(record, tmp_path / "results" / "report.html")
-    assert (tmp_path / "results" / "report.html").read_text("utf-8") == page(record)
 
 
 # --- in a browser ------------------------------------------------------------------------------
@@ -249,7 +244,7 @@ def _told_by(record, target_word):
 
 
 @in_browser
-@pytest.mark.slow
+@pytest.mark.browser
 def test_a_person_can_move_and_switch_everything(tmp_path, record):
     result = _act(record, tmp_path)
     assert result["problems"] == []
@@ -276,7 +271,7 @@ def test_a_person_can_move_and_switch_everything(tmp_path, record):
 
 
 @in_browser
-@pytest.mark.slow
+@pytest.mark.browser
 def test_one_next_word_without_an_adapter(tmp_path):
     text = "The enchanted castle held secrets that"
     record = make_record(text, len(text), base=False, next_only=True)
@@ -291,7 +286,7 @@ def test_one_next_word_without_an_adapter(tmp_path):
 
 
 @in_browser
-@pytest.mark.slow
+@pytest.mark.browser
 def test_what_was_interrupted_early_still_shows_text_and_alternatives(tmp_path):
     record = {k: v for k, v in make_record().items() if k in KEPT} | {"methods": {}}
     result = _act(record, tmp_path)
@@ -301,7 +296,7 @@ def test_what_was_interrupted_early_still_shows_text_and_alternatives(tmp_path):
 
 
 @in_browser
-@pytest.mark.slow
+@pytest.mark.browser
 def test_a_story_of_300_words_works_and_stays_small(tmp_path):
     text = long_text(400)
     prompt = len(" ".join(text.split(" ")[:100])) + 1

@@ -17,8 +17,8 @@ from creativewritinggpt.analysis import run as analysis_run
 from creativewritinggpt.analysis import why as why_module
 from creativewritinggpt.analysis.methods.attention import NoAttention
 from creativewritinggpt.analysis.methods.occlusion import leave_one_out
-from creativewritinggpt.analysis.report.save import aggregate, folder_name, save
-from creativewritinggpt.analysis.report.summary import told
+from creativewritinggpt.analysis.report.save import folder_name, save
+from creativewritinggpt.analysis.report.summary import aggregate, text_summary
 from creativewritinggpt.analysis.run import explain
 from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
 from creativewritinggpt.analysis.subject import Target, read, tokens_of, with_targets
@@ -72,7 +72,7 @@ def test_the_next_token_is_explained_by_every_method(writer: Any, tmp_path: Path
     assert read["gradients"]["convergence_delta"] == record["gradients"]["convergence_delta"]
     assert np.shape(read["attention"]["first_token_mass"]) == (2, 4)
     assert "rows" not in read["attention"]
-    assert any("integrated gradients" in line for line in told(found))
+    assert any("integrated gradients" in line for line in text_summary(found.record))
 
 
 def test_what_the_model_writes_is_explained_token_by_token(writer: Any) -> None:
@@ -110,7 +110,10 @@ def test_a_word_of_the_text_and_a_contrast(writer: Any) -> None:
     set_against = explain(writer, TEXT, contrast)
     against = set_against.record["target"]
     assert against["foil"] and against["foil"]["id"] != against["id"]
-    assert f"and not “{against['foil']['text'].strip()}”: probability" in told(set_against)[1]
+    assert (
+        f"and not “{against['foil']['text'].strip()}”: probability"
+        in text_summary(set_against.record)[1]
+    )
 
 
 @pytest.mark.parametrize(

@@ -233,3 +233,8 @@ def needed(method: Method) -> list[str]:
 def scores() -> dict[str, Score]:
     """All kinds of scores by name, in the order of their methods."""
     return {score.name: score for name in names() for score in get(name).scores}
+
+
+def score(name: str) -> Score:
+    """A kind of scores by its name; one that is not registered has its name for a title."""
+    return scores().get(name) or Score(name, name.replace("_", " "), "")

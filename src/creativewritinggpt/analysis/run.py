@@ -186,8 +186,8 @@ class Analysis:
 
 def _check_drawn(writer: LoadedModel, settings: AnalysisSettings) -> None:
     """Refuse pictures of layers or heads that the model does not have, before any computing."""
-    from .plots.attention import chosen
+    from .plots.grids import in_range
 
     for noun, wanted in (("layer", settings.layers), ("head", settings.heads)):
         name = {"layer": "num_hidden_layers", "head": "num_attention_heads"}[noun]
-        chosen(wanted, int(getattr(writer.bare.config, name, 0)), noun)
+        in_range(wanted, int(getattr(writer.bare.config, name, 0)), noun)

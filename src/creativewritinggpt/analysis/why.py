@@ -15,7 +15,7 @@ import numpy as np
 
 from .predictions import predictions
 from .subject import Target, read, tokens_of, with_targets
-from .text.words import by_word, words_of
+from .text.words import word_sums, words_of
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -70,7 +70,7 @@ def why(writer: LoadedModel, text: str, word: str, count: int = 6) -> str:
         return lines[0] + "\nNothing stands before it."
     found = leave_one_out(writer, subject, first=max(1, subject.length - _VIEW), exact=False)
     words = words_of(subject)
-    scores = by_word(found.scores, words)[0]
+    scores = word_sums(found.scores[0], [word.tokens for word in words])
     order = np.argsort(-np.abs(scores))
     for name, sign in (("for it", 1), ("against it", -1)):
         some = [i for i in order if scores[i] * sign > _LEAST][:count]

@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(load_config(None, given(arguments, Config)).results_dir)
     texts = _texts(arguments)
     from ..analysis.report.record import as_json
-    from ..analysis.report.save import aggregate, folder_name, save, save_aggregate
-    from ..analysis.report.summary import told
+    from ..analysis.report.save import folder_name, save
+    from ..analysis.report.summary import aggregate, save_aggregate, text_summary
     from ..analysis.run import explain
     from ..files import check_writable
     from ..models.loading import load_from_settings
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             found.record["command"] = command_line()
             save(found, place, settings, console.counting(progress, "drawing"))
         records.append(found.record)
-        for line in told(found):
+        for line in text_summary(found.record):
             console.note(line)
         report = place / "report.html"
         console.note(f"open {report} in a browser; numbers in results.json beside it\n")

@@ -245,7 +245,7 @@ def _explain(model: LoadedModel, folder: Path, seed: int, extent: Extent) -> dic
     """Let the tuned model write some tokens, and explain each of them."""
     from ..analysis.report.record import as_json
     from ..analysis.report.save import save
-    from ..analysis.report.summary import told
+    from ..analysis.report.summary import text_summary
     from ..analysis.run import explain
     from ..analysis.settings import METHODS, AnalysisSettings
 
@@ -257,7 +257,7 @@ def _explain(model: LoadedModel, folder: Path, seed: int, extent: Extent) -> dic
         found = explain(model, PROMPTS[1], settings, progress=progress)
         found.record["command"] = "cwgpt demo"
         save(found, folder, settings, console.counting(progress, "drawing"))
-    for line in told(found):
+    for line in text_summary(found.record):
         console.note(line)
     if found.unfinished:
         raise Stopped(*_STOPPED)

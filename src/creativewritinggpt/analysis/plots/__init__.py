@@ -1,1 +1,1 @@
-"""Figures of the analyses."""
+"""Pictures of the analyses, by kind: coloured words with bars, matrices, curves."""

@@ -1,38 +1,56 @@
-"""A text as a strip of words whose background says how much each counts."""
+"""Pictures of one target: its text as a strip of coloured words, and one bar per word.
+
+A picture has to stand alone: the strip, the same numbers as bars with figures, and a caption with
+all that produced them. Of several targets the first is drawn; matrices and the page have them all.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ...plotting import word_label
+import numpy as np
+
+from ...plotting import (
+    ACCENT,
+    INK,
+    MARGIN,
+    OPPOSES,
+    QUIET,
+    SUPPORTS,
+    WIDTH,
+    label_width,
+    new_axes,
+    new_figure,
+    plot_text,
+    save_figure,
+    score_colour,
+    word_label,
+    write,
+)
+from .. import registry
+from ..report.record import model_name
+from ..text.words import word_sums
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUPPORTS, OPPOSES, SIZE = "#e66101", "#1464be", "#7a42a0"
-_STRONGEST = 0.75
-_POINTS = 12.0
-_LINE, _SPACE = 0.33, 0.07  # inches
+# Up to so many words every one has a bar; of more, those that count most.
+MOST_BARS, KEPT_BARS = 60, 40
 # Of a longer text the strip would be a wall; the bars say what counts.
 MOST_WORDS = 150
-
-
-def colour(value: float, signed: bool = True) -> str:
-    """The pure colour of a direction, or of a size without one."""
-    return SIZE if not signed else SUPPORTS if value > 0 else OPPOSES
-
-
-@functools.lru_cache(maxsize=4096)
-def label_width(label: str, size: float = _POINTS) -> float:
-    """Inches that a label of so many points takes, measured in the font it is drawn with."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    drawn = label.replace(r"\$", "$").replace("$", "S") or " "
-    return float(TextPath((0, 0), drawn, prop=FontProperties(size=size)).get_extents().x1) / 72
+# Inches: of a line of the strip and of the space around a word, of a bar where there are few and
+# where there are many, of the labels beside the bars.
+_LINE, _SPACE = 0.33, 0.07
+_BAR, _THIN_BAR, _MANY = 0.235, 0.185, 30
+_LABELS = 1.75
+_POINTS = 12.0
+_STRONGEST = 0.75
+_LATER = "#9aa1ab"
 
 
 @dataclasses.dataclass
@@ -54,7 +72,7 @@ class Strip:
     width: float
 
     @functools.cached_property
-    def _lines(self) -> list[list[tuple[int, str, float]]]:
+    def lines(self) -> list[list[tuple[int, str, float]]]:
         """Index, label and place from the left in inches, by line; -1 is the word that follows."""
         entries = [(i, word_label(text, 30)) for i, (text, _, _) in enumerate(self.words)]
         if len(entries) > MOST_WORDS:
@@ -64,7 +82,7 @@ class Strip:
         lines: list[list[tuple[int, str, float]]] = [[]]
         at = 0.0
         for index, label in entries:
-            wide = label_width(label)
+            wide = label_width(label, _POINTS)
             if at and at + wide > self.width:
                 lines.append([])
                 at = 0.0
@@ -78,7 +96,7 @@ class Strip:
     @property
     def height(self) -> float:
         """Inches."""
-        return _LINE * len(self._lines)
+        return _LINE * len(self.lines)
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
         """Draw it so many inches from the left and from the top."""
@@ -86,7 +104,7 @@ class Strip:
 
         across, down = figure.get_size_inches()
         most = max((abs(v) for t, v, later in self.words if t and not later), default=0.0)
-        for number, line in enumerate(self._lines):
+        for number, line in enumerate(self.lines):
             middle = top + _LINE * (number + 0.5)
             for index, label, at in line:
                 text, value, later = self.words[index] if index >= 0 else ("", 0.0, False)
@@ -96,15 +114,157 @@ class Strip:
                     strength = 0.0
                 box = FancyBboxPatch(
                     ((left + at) / across, 1 - (middle + 0.1) / down),
-                    label_width(label) / across, 0.2 / down,
+                    label_width(label, _POINTS) / across, 0.2 / down,
                     boxstyle=f"round,pad={0.04 / across},rounding_size={0.03 / across}",
                     mutation_aspect=across / down, transform=figure.transFigure,
-                    facecolor=(colour(value, self.signed), strength),
-                    edgecolor=SIZE if is_target and not self.signed else
-                    "#0b5cad" if is_target else "none", linewidth=1.6 if is_target else 0,
+                    facecolor=(score_colour(value, self.signed), strength),
+                    edgecolor=ACCENT if is_target else "none", linewidth=1.6 if is_target else 0,
                 )  # fmt: skip
                 figure.add_artist(box)
-                figure.text(
-                    (left + at) / across, 1 - middle / down, label, fontsize=_POINTS,
-                    va="center_baseline", color="#9aa1ab" if later and not is_target else "#1d1f23",
+                write(
+                    figure, left + at, middle, label, _POINTS, va="center_baseline",
+                    colour=_LATER if later and not is_target else INK,
                 )  # fmt: skip
+
+
+def draw_bars(
+    record: dict[str, Any], path: Path, names: Sequence[str], svg: bool = False
+) -> list[Path]:
+    """Scores of the first target: the coloured text, a bar per word, how they were computed.
+
+    Args:
+        record: The record of an explanation, as in ``results.json``.
+        path: Where the picture goes, as ``results/gradients.png``.
+        names: Of ``record["methods"]``: the first colours the text, a second one has bars beside
+            those of the first. What the record lacks is left out.
+        svg: Whether to write it as SVG too.
+
+    Returns:
+        The files written.
+    """
+    target, tokens = record["targets"][0], [word["tokens"] for word in record["words"]]
+    found = {name: record["methods"][name]["tuned"] for name in names if name in record["methods"]}
+    sums = {name: word_sums(one["scores"][0], tokens) for name, one in found.items()}
+    first = next(iter(found))
+    kept, selection = _kept(record, sums[first], target["position"])
+    facts = registry.score(first).facts
+    notes = [_which(record), selection, facts(record) if facts else registry.score(first).title]
+    notes = [note for note in notes if note] + [caption(record)]
+    strip = _strip(record, sums[first], target["position"], found[first]["signed"])
+    bars = (_BAR if len(kept) <= _MANY else _THIN_BAR) * len(kept) + 0.3
+    top = 1.43 + strip.height
+    figure = new_figure(top + bars + 0.55 + 0.19 * len(notes) + 0.15)
+    _head(figure, record, target, strip)
+    gap = 0.35
+    width = (WIDTH - _LABELS - MARGIN - gap * (len(found) - 1)) / len(found)
+    for number, (name, one) in enumerate(found.items()):
+        axes = new_axes(figure, _LABELS + number * (width + gap), top, width, bars)
+        labels = [word_label(record["words"][i]["text"], 22) for i in kept]
+        errors = one.get("standard_error")
+        if errors is not None:  # as if the errors of a word's tokens were independent
+            errors = 2 * np.sqrt(word_sums(np.square(errors[0]), tokens))[kept]
+        _bars(axes, [""] * len(kept) if number else labels, sums[name][kept], one["signed"], errors)
+        label = registry.score(name).axis.format(score=score_name(record))
+        axes.set_xlabel(label, fontsize=9, color=QUIET)
+    write(figure, MARGIN, top + bars + 0.55, "\n".join(notes))
+    return save_figure(figure, path, svg)
+
+
+def caption(record: dict[str, Any]) -> str:
+    """The last line of every caption: the model and the seed."""
+    return plot_text(f"{model_name(record)} · seed {record.get('seed')}", 110)
+
+
+def score_name(record: dict[str, Any]) -> str:
+    """What the scores are of: the log-probability of the target, or its lead over a foil."""
+    foil = record["targets"][0].get("foil")
+    return f"lead over “{plot_text(foil['text'].strip(), 20)}”" if foil else "log-probability"
+
+
+def _kept(record: dict[str, Any], values: np.ndarray, position: int) -> tuple[list[int], str]:
+    """Indices of the words that get a bar, in the order of the text, and what to say of them."""
+    seen = [i for i, word in enumerate(record["words"]) if word["tokens"][0] < position]
+    if not values[0]:  # the start token is worth a line only where it counts
+        seen = seen[1:] or seen
+    if len(seen) <= MOST_BARS:
+        return seen, ""
+    kept = sorted(sorted(seen, key=lambda i: -abs(values[i]))[:KEPT_BARS])
+    return kept, f"the {KEPT_BARS} of {len(seen)} words that count most, in the order of the text"
+
+
+def _which(record: dict[str, Any]) -> str:
+    count = len(record["targets"])
+    return f"the first of {count} explained tokens; report.html shows them all" if count > 1 else ""
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form).replace("-", "−")
+
+
+def _about_target(target: dict[str, Any]) -> str:
+    parts = [f"p = {100 * target['probability']:.2f} %", f"rank {target['rank']}"]
+    parts.append(f"log-probability {_number(target['log_probability'], '.2f')} nats")
+    if target.get("base"):
+        parts.append(f"base model: {100 * target['base']['probability']:.2f} %")
+    if target.get("foil"):
+        parts.append(f"against “{plot_text(target['foil']['text'].strip(), 20)}”")
+    return " · ".join(parts)
+
+
+def _head(figure: Figure, record: dict[str, Any], target: dict[str, Any], strip: Strip) -> None:
+    """Title, what is known of the target, and the coloured text."""
+    name = plot_text(target["text"].strip() or "\n", 40)
+    word = None if target.get("word") is None else record["words"][target["word"]]["text"]
+    whole = word is None or word.strip() == target["text"].strip()
+    title = f"Why “{name}”?" if whole else f"Why “{name}”, a part of “{plot_text(str(word), 30)}”?"
+    write(figure, MARGIN, 0.25, title, size=16, colour=INK)
+    write(figure, MARGIN, 0.62, _about_target(target), size=10)
+    strip.draw(figure, MARGIN, 0.98)
+
+
+def _strip(record: dict[str, Any], values: np.ndarray, position: int, signed: bool) -> Strip:
+    target = record["targets"][0]
+    ended = position >= len(record["input"])
+    return Strip(
+        [(word["text"], float(value), word["tokens"][0] >= position)
+         for word, value in zip(record["words"], values, strict=True)],
+        chosen=None if ended else target.get("word"),
+        following=target["text"].strip() or "\n" if ended else None,
+        signed=signed, width=WIDTH - 2 * MARGIN,
+    )  # fmt: skip
+
+
+def _bars(
+    axes: Axes, labels: list[str], values: np.ndarray, signed: bool, errors: np.ndarray | None
+) -> None:
+    """Horizontal bars from top to bottom with their numbers; words that repeat stay apart."""
+    places = np.arange(len(values))
+    whiskers = {"ecolor": INK, "elinewidth": 1, "capsize": 2}
+    axes.barh(
+        places, values, color=[score_colour(v, signed) for v in values], height=0.72, xerr=errors,
+        error_kw=whiskers,
+    )  # fmt: skip
+    axes.set_yticks(places, labels, fontsize=9 if len(values) <= _MANY else 8)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    spread = 0 if errors is None else errors
+    ends = np.where(values < 0, values - spread, values + spread)
+    low, high = min(ends.min(initial=0.0), 0.0), max(ends.max(initial=0.0), 0.0)
+    span = high - low if high - low > 1e-9 else 1.0
+    room = 0.1 if errors is None else 0.16  # for the numbers beside the bars
+    if signed:
+        axes.set_xlim(low - max(room, 0.2) * span, max(high, low + span) + max(room, 0.2) * span)
+        axes.set_title("← opposes", loc="left", fontsize=9, color=OPPOSES)
+        axes.set_title("supports →", loc="right", fontsize=9, color=SUPPORTS)
+    else:
+        axes.set_xlim(0, span * (1 + room))
+    for place, value, end in zip(places, values, ends, strict=True):
+        left = signed and value < 0
+        axes.annotate(
+            _number(value, "+.3f" if signed else ".3f"), (end, place),
+            xytext=(-4 if left else 4, 0), textcoords="offset points", fontsize=7.5,
+            color=QUIET, va="center", ha="right" if left else "left",
+        )  # fmt: skip
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8, colors=QUIET)
+    axes.axvline(0, color=QUIET, linewidth=0.8)

@@ -1,7 +1,7 @@
 """The record of an explanation: ``results.json``, and what the page and the pictures draw from.
 
-The first keys are those of the original (`tokens`, `gradient_scores`, `perturbation_scores`, each
-0…1); everything that they leave out stands beside them: signs, units, errors, settings.
+The first keys are those of the original program (``tokens``, ``gradient_scores`` and
+``perturbation_scores`` in 0…1); signs, units, errors and settings stand beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._version import __version__
-from ...files import atomic_file
+from ...files import write_text
 from ...generation.text import vocabulary
 from .. import registry
 from ..predictions import Prediction
@@ -146,28 +146,39 @@ def as_json(record: dict[str, Any]) -> dict[str, Any]:
         kept["attention"] = {
             name: value for name, value in kept["attention"].items() if name not in _PICTURES_ONLY
         }
-    plain: dict[str, Any] = _plain(kept)
-    return plain
+    result: dict[str, Any] = plain(kept)
+    return result
 
 
 def write_results(record: dict[str, Any], path: Path) -> None:
     """Write ``results.json``."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(
-            json.dumps(as_json(record), ensure_ascii=False, allow_nan=False), "utf-8"
-        )
+    write_text(path, json.dumps(as_json(record), ensure_ascii=False, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
-    """Python's own numbers, and null for what is none."""
+def model_name(record: dict[str, Any]) -> str:
+    """The model, its adapter and its base."""
+    model = str(record.get("model") or "a model")
+    adapter, base = record.get("adapter"), record.get("base")
+    if adapter and str(adapter) != model:
+        model += f" with the adapter {adapter}"
+    return model + (f", on {base}" if base and str(base) not in model else "")
+
+
+def plain(value: Any, digits: int | None = None) -> Any:
+    """A value as JSON knows it: numpy's as Python's own, null for NaN and infinity.
+
+    Args:
+        value: Of dictionaries, lists, arrays and numbers.
+        digits: Significant digits to which numbers are rounded.
+    """
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
+        return [plain(item, digits) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist(), digits)
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            return None
+        return value if digits is None else float(f"{value:.{digits}g}")
     return value

@@ -1,26 +1,20 @@
-"""An explanation as files: pictures, ``results.json`` and one page that opens anywhere."""
+"""An explanation as files: pictures, ``results.json`` and ``report.html``."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ...console import CountCallback
-from ...files import disk_errors, write_json
+from ...files import disk_errors, write_text
+from .. import registry
 from ..run import Explanation
 from ..settings import AnalysisSettings
+from .page import page
 from .record import write_results
 
 _SLUG = 40
-_PICTURE = re.compile(
-    r"(gradients|perturbation|faithfulness|(integrated_gradients|kl)_matrix|attention_overview"
-    r"|attention_(without_sink_)?layer\d+)\.(png|svg)"
-)
 
 
 def save(
@@ -44,104 +38,73 @@ def save(
         InputError: A layer or head is out of range, or the folder can't be written.
         RunError: The disk is full.
     """
-    from ..plots.plots import draw_faithfulness, draw_gradients, draw_matrix, draw_perturbation
-    from .page import write_page
-
-    record, svg = explanation.record, settings.svg
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        written = _draw_attention(explanation, folder, settings, progress)
-        methods = record["methods"]
-        if "integrated_gradients" in methods:
-            written += draw_gradients(record, folder / "gradients.png", svg)
-        if "kl" in methods:
-            written += draw_perturbation(record, folder / "perturbation.png", svg)
-        if record.get("faithfulness"):
-            written += draw_faithfulness(record, folder / "faithfulness.png", svg)
-        if len(record["targets"]) > 1:
-            for name in ("integrated_gradients", "kl"):
-                if name in methods:
-                    written += draw_matrix(record, folder / f"{name}_matrix.png", name, svg)
+        figures = [figure for name in registry.names() for figure in registry.get(name).figures]
+        written = [
+            path for figure in figures for path in _draw(figure, explanation, folder, settings,
+                                                         progress)
+        ]  # fmt: skip
         # Pictures of an earlier run that this one does not draw would be taken for its own.
+        names = "|".join(map(_file_names, figures))
         for old in folder.iterdir():
-            if _PICTURE.fullmatch(old.name) and old not in written:
+            if re.fullmatch(rf"({names})\.(png|svg)", old.name) and old not in written:
                 old.unlink()
-        for path, write in (
-            (folder / "results.json", write_results),
-            (folder / "report.html", write_page),
-        ):
-            write(record, path)
-            written.append(path)
-    return written
+        results, report = folder / "results.json", folder / "report.html"
+        write_results(explanation.record, results)
+        write_text(report, page(explanation.record))
+    return [*written, results, report]
+
+
+def _file_names(figure: registry.Figure) -> str:
+    """A regular expression for the names of a figure's files, without their endings."""
+    several = r"_(overview|(without_sink_)?layer\d+)" if figure.kind == "attention" else ""
+    return re.escape(figure.file) + several
+
+
+def _draw(
+    figure: registry.Figure, explanation: Explanation, folder: Path, settings: AnalysisSettings,
+    progress: CountCallback | None,
+) -> list[Path]:  # fmt: skip
+    """Draw a figure where the record has what it shows, and name its files."""
+    from ..plots import grids, strip
+
+    record, path = explanation.record, folder / f"{figure.file}.png"
+    if figure.kind == "attention":
+        return _draw_attention(explanation, folder, settings, progress)
+    if figure.kind == "curves":
+        judged = record.get("faithfulness")
+        return grids.draw_curves(record, path, settings.svg) if judged else []
+    if figure.scores[0] not in record["methods"]:
+        return []
+    if figure.kind == "bars":
+        return strip.draw_bars(record, path, figure.scores, settings.svg)
+    several = len(record["targets"]) > 1
+    return grids.draw_matrix(record, path, figure.scores[0], settings.svg) if several else []
 
 
 def _draw_attention(
-    explanation: Explanation,
-    folder: Path,
-    settings: AnalysisSettings,
+    explanation: Explanation, folder: Path, settings: AnalysisSettings,
     progress: CountCallback | None,
-) -> list[Path]:
-    maps, subject = explanation.attention, explanation.subject
+) -> list[Path]:  # fmt: skip
+    from ..methods.attention import without_sink
+    from ..plots.grids import draw_layers, draw_overview
+
+    maps, subject, svg = explanation.attention, explanation.subject, settings.svg
     if maps is None:
         return []
-    from ..methods.attention import without_sink
-    from ..plots.attention import draw_layers, draw_overview
-
     model = str(explanation.record["model"])
-    written = draw_layers(
-        maps, subject, folder, model=model, layers=settings.layers, heads=settings.heads,
-        svg=settings.svg, progress=progress,
-    )  # fmt: skip
-    if settings.without_sink:
+    written = []
+    for shown in (maps, without_sink(maps)) if settings.without_sink else (maps,):
         written += draw_layers(
-            without_sink(maps), subject, folder, model=model, layers=settings.layers,
-            heads=settings.heads, svg=settings.svg, progress=progress,
+            shown, subject, folder, model=model, layers=settings.layers, heads=settings.heads,
+            svg=svg, progress=progress,
         )  # fmt: skip
-    return written + draw_overview(maps, subject, folder, model=model, svg=settings.svg)
+    return written + draw_overview(maps, subject, folder, model=model, svg=svg)
 
 
 def folder_name(number: int, text: str) -> str:
-    """``01-the-enchanted-castle``: the place of one of several texts."""
+    """``01-the-enchanted-castle``: the folder of one of several texts."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     slug = "-".join(re.findall(r"[a-z0-9]+", plain))[:_SLUG].strip("-")
     return f"{number:02d}-{slug}" if slug else f"{number:02d}"
-
-
-def aggregate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over several texts, with standard errors over the texts.
-
-    Returns:
-        For the log-probability of the targets, the mass on the first token and every method's
-        faithfulness: ``mean``, ``standard_error`` (null for one text) and ``texts``.
-    """
-    values: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        values.setdefault(name, []).append(float(value))
-
-    for record in records:
-        note("log_probability", np.mean([t["log_probability"] for t in record["targets"]]))
-        if "attention" in record:
-            note("first_token_mass", np.mean(record["attention"]["first_token_mass"]))
-        for name, found in record.get("faithfulness", {}).items():
-            for key in ("comprehensiveness", "sufficiency"):
-                if found.get(key) is not None:
-                    note(f"{name}.{key}", found[key])
-            note(f"{name}.better_than_random", found["better_than_random"])
-    return {
-        name: {
-            "mean": float(np.mean(found)),
-            "standard_error": (
-                float(np.std(found, ddof=1) / len(found) ** 0.5) if len(found) > 1 else None
-            ),
-            "texts": len(found),
-        }
-        for name, found in values.items()
-    }
-
-
-def save_aggregate(records: Sequence[dict[str, Any]], folder: Path) -> Path:
-    """Write ``summary.json`` beside the folders of several texts."""
-    path = folder / "summary.json"
-    write_json(path, {"texts": len(records), "aggregate": aggregate(records)})
-    return path

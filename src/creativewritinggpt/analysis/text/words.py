@@ -1,4 +1,6 @@
-"""From tokens to words, by their places in the text and never by how a tokenizer writes a space.
+"""Words of a text and sums of token scores by word.
+
+Tokens are assigned by their places in the text, never by how a tokenizer writes a space.
 
 A word is a run of characters without white space; a run of white space that holds a line break is
 a piece of its own, since models look at paragraph ends. Tokens of one character (the bytes of an
@@ -10,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,23 +67,15 @@ def words_of(subject: Subject) -> list[Word]:
     return words
 
 
-def matrix(words: list[Word], length: int) -> np.ndarray:
-    """``[words, length]`` of 0 and 1, whose product with token scores sums them by word."""
-    result = np.zeros((len(words), length))
-    for index, word in enumerate(words):
-        result[index, list(word.tokens)] = 1.0
-    return result
-
-
-def by_word(scores: np.ndarray, words: list[Word]) -> np.ndarray:
+def word_sums(scores: Any, tokens: Sequence[Sequence[int]]) -> np.ndarray:
     """Sums of token scores.
 
     Args:
         scores: ``[…, tokens]``.
-        words: The words whose tokens they are.
+        tokens: The positions of each word's tokens.
 
     Returns:
-        ``[…, words]``.
+        ``[…, words]`` float64.
     """
-    result: np.ndarray = scores @ matrix(words, scores.shape[-1]).T
-    return result
+    scores = np.asarray(scores, dtype=np.float64)
+    return np.stack([scores[..., list(positions)].sum(-1) for positions in tokens], axis=-1)

@@ -21,10 +21,6 @@ function putPixel(image, at, value, most, withSign) {
   const [r, g, b] = !withSign ? colours.size : value > 0 ? colours.plus : colours.minus;
   image.data.set([r, g, b, Math.round(255 * Math.min(1, strength(value, most) / colours.most))], 4 * at);
 }
-function maskColour() {
-  const hex = colours.mask.replace("#", "");
-  return [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
-}
 const FONT = "11px system-ui, sans-serif";
 function clip(context, text, width) {
   if (context.measureText(text).width <= width) return text;
@@ -40,7 +36,6 @@ function computeMatrix() {
   const columns = items[state.unit];
   const [picture, image] = pixels(columns.length, rows.length);
   const withSign = isSigned();
-  const masked = maskColour();
   const found = new Float64Array(tokenCount);
   matrix.values = new Float32Array(rows.length * columns.length);
   rows.forEach((stop, y) => {
@@ -53,7 +48,7 @@ function computeMatrix() {
     });
     columns.forEach((item, x) => {
       const at = y * columns.length + x;
-      if (item.tokens[0] >= stop.position) image.data.set([...masked, 255], 4 * at);
+      if (item.tokens[0] >= stop.position) image.data.set([...colours.mask, 255], 4 * at);
       else putPixel(image, at, matrix.values[at], most, withSign);
     });
   });

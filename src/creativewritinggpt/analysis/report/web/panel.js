@@ -90,10 +90,10 @@ function paintAlternatives(target) {
     row.line.className = entry.id === target.id ? "this" : "";
     setText(row.name, label + (entry.id === target.id ? " ✓" : target.foil && entry.id === target.foil.id ? " (instead)" : ""));
     row.name.title = label;
-    place(row.bars[0], 0, (100 * (entry.tuned || 0)) / most, colours.tuned);
+    place(row.bars[0], 0, (100 * (entry.tuned || 0)) / most, colours.accent);
     setText(row.number, entry.tuned === undefined ? "–" : percent(entry.tuned));
     if (hasBase) {
-      place(row.bars[1], 0, (100 * (entry.base || 0)) / most, colours.base);
+      place(row.bars[1], 0, (100 * (entry.base || 0)) / most, colours.s0);
       row.number.append(make("small", {}, entry.base === undefined ? "–" : percent(entry.base)));
     }
   });
@@ -172,8 +172,7 @@ function paintAbout() {
   const list = [];
   const judged = record.faithfulness && record.faithfulness[shownName()];
   if (judged) {
-    list.push(judged.better_than_random
-      ? badge("✓ better than random", "good") : badge("✗ no better than random: read it with care", "bad"));
+    list.push(badge(...verdictOf(judged)));
     list[0].title = judged.sentence || "";
   }
   const converged = convergenceBadge(stop);

@@ -1,41 +1,36 @@
 // What is asked of the record: for a choice of method, model, layer and head, the score of every
 // token for a word (the sum over the word's tokens, or the mean where weights are shares).
 
-const METHODS = {
-  integrated_gradients: ["integrated gradients", "What each word adds to the log-probability of the chosen one, along the way from a text without content (the baseline) to this one. The parts sum to the whole."],
-  gradient_x_input: ["gradient × input", "The gradient of the log-probability times the word's embedding: quick, and right only close to where the model stands."],
-  saliency: ["saliency", "How strongly the log-probability reacts to the word's embedding; a size without a direction."],
-  occlusion: ["occlusion", "How much log-probability is lost when the word is taken out (replaced where it stands)."],
-  probability_change: ["change in probability", "How much log-probability is lost, on average, when the word is replaced by random others."],
-  kl: ["perturbation (KL)", "How far the model's expectation of the next word moves when the word is replaced by random others; a size without a direction."],
-};
-const ATTENTION = ["attention", "Where the model looks before it writes the chosen word. Attention is not attribution: what is looked at need not be used."];
-// Attributions made of attention; they are chosen by layer and head, not by name.
-const FAMILY = ["attention", "attention_without_sink", "rollout", "rollout_without_sink"];
+// {title, about, family} of every kind of scores, from the registry of methods. Scores of the family
+// "attention" are chosen by layer and head, not by name.
+const titles = record.titles;
+const FAMILY = Object.keys(titles).filter((name) => titles[name].family === "attention");
 
 const state = {
   method: "", model: "tuned", layer: "rollout", head: "mean", unit: "words", sink: true,
   numbers: false, stop: 0, part: 0, held: false,
 };
 
-const methodNames = [
-  ...Object.keys(METHODS).filter((name) => methods[name]),
-  ...Object.keys(methods).filter((name) => !METHODS[name] && !FAMILY.includes(name)),
-];
+const methodNames = Object.keys(titles).filter((name) => !FAMILY.includes(name));
 const hasRollout = Boolean(methods.rollout || methods.rollout_without_sink);
 const hasMean = Boolean(methods.attention || methods.attention_without_sink);
 const hasRows = Boolean(attention && attention.rows);
 if (hasRows || hasRollout || hasMean) methodNames.push("attention");
-function methodLabel(name) {
-  if (name === "attention") return ATTENTION[0];
-  if (FAMILY.includes(name)) return spaced(name).replace("without sink", "without the start token");
-  return METHODS[name] ? METHODS[name][0] : spaced(name) || "nothing was computed";
-}
+const methodLabel = (name) => (titles[name] ? titles[name].title : spaced(name) || "nothing was computed");
 // Against a foil every score is of the lead over it, and not of the log-probability.
 const against = targets.find((target) => target.foil);
 const scoreName = against ? `lead over “${pretty(against.foil.text, against.glued)}”` : "log-probability";
 for (const name of document.querySelectorAll(".score-name")) name.textContent = scoreName;
-const methodAbout = (name) => (name === "attention" ? ATTENTION : METHODS[name] || ["", ""])[1].replaceAll("log-probability", () => scoreName);
+const methodAbout = (name) => {
+  const known = titles[name === "attention" ? FAMILY[0] : name];
+  return known ? known.about.replaceAll("log-probability", () => scoreName) : "";
+};
+// What the faithfulness test says of scores, and how it looks.
+function verdictOf(found) {
+  if (found.better_than_random) return ["✓ " + found.verdict, "good"];
+  if (found.verdict === "too short to tell") return ["? too short to tell whether this is better than a random order", ""];
+  return [`✗ ${found.verdict}: read it with care`, "bad"];
+}
 
 // The attribution of the record that is meant: by its name, or attention over all layers and heads;
 // nothing for single layers and heads, which are in the rows.

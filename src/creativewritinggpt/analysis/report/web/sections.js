@@ -252,7 +252,7 @@ function drawFaithfulness() {
     return make("tr", {}, make("th", { scope: "row" }, methodLabel(name)),
       cell(plain(found.comprehensiveness), "n"), cell(plain(found.sufficiency), "n"),
       cell(plain(found.deletion.auc), "n"), cell(plain(found.insertion.auc), "n"), cell(plain(found.p_value, 2), "n"),
-      cell(found.better_than_random ? "✓ better than random" : "✗ no better than random", found.better_than_random ? "" : "hit"));
+      cell((found.better_than_random ? "✓ " : "") + found.verdict, found.better_than_random ? "" : "hit"));
   });
   const judged = (record.faithfulness[names[0]] || {}).settings || {};
   if (judged.targets && judged.targets.length < judged.targets_in_all) {

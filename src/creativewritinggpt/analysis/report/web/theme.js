@@ -6,14 +6,14 @@ const onTheme = [];
 
 function readColours() {
   const style = getComputedStyle(document.documentElement);
-  const triple = (name) => style.getPropertyValue(name).split(",").map(Number);
-  colours.plus = triple("--plus");
-  colours.minus = triple("--minus");
-  colours.size = triple("--size");
-  colours.most = Number(style.getPropertyValue("--most"));
-  for (const name of ["page", "ink", "quiet", "line", "mask", "accent", "base", "tuned"]) {
+  for (const name of ["page", "ink", "quiet", "line", "accent", "s0"]) {
     colours[name] = style.getPropertyValue("--" + name).trim();
   }
+  for (const name of ["plus", "minus", "size", "mask"]) { // [red, green, blue]
+    const hex = style.getPropertyValue("--" + name).trim().slice(1);
+    colours[name] = [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  }
+  colours.most = Number(style.getPropertyValue("--most"));
 }
 
 const system = matchMedia("(prefers-color-scheme: dark)");
