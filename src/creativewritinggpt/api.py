@@ -1,4 +1,4 @@
-"""The Python API: the same four jobs as the command line, with objects instead of files.
+"""Python API: the jobs of the command line, with objects instead of files.
 
 from creativewritinggpt import load, train
 
@@ -38,34 +38,34 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class LoadedModel(loaded_model.LoadedModel):
-    """A loaded model that writes; every room of the package takes it."""
+    """A loaded model with methods that generate text."""
 
     def write(self, prompt: str = "", *, preset: str | None = None, **settings: Any) -> str:
         """Continue ``prompt``.
 
         Args:
-            prompt: The text so far; empty starts a new text.
-            preset: Ready settings by genre or mood, as ``fantasy``.
-            **settings: Fields of ``GenerationSettings``, as ``max_new_tokens=100``, ``seed=1``.
+            prompt: The text so far; empty for a new text.
+            preset: Name of a preset, such as ``fantasy``.
+            **settings: Fields of ``GenerationSettings``, such as ``max_new_tokens=100``.
 
         Returns:
             The continuation, without the prompt.
 
         Raises:
-            InputError: A setting that does not exist or does not fit.
+            InputError: An unknown setting, or a value that does not fit.
         """
         return self.alternatives(prompt, 1, preset=preset, **settings)[0].text
 
     def alternatives(
         self, prompt: str = "", n: int = 4, *, preset: str | None = None, **settings: Any
     ) -> list[Generated]:
-        """Continue ``prompt`` in ``n`` ways at once, with all that is known of each."""
+        """``n`` continuations of ``prompt`` from one batch, with scores and settings."""
         return _write(self, prompt, settings_for(preset, settings), n)
 
     def stream(
         self, prompt: str = "", *, preset: str | None = None, **settings: Any
     ) -> Iterator[Piece]:
-        """Continue ``prompt``, handing out each piece of text as soon as it is settled."""
+        """Pieces of a continuation of ``prompt``, each as soon as it is final."""
         return _stream(self, prompt, settings_for(preset, settings))
 
 
@@ -77,14 +77,14 @@ def load(
     cache_dir: str | None = None,
     starter_file: str | None = None,
 ) -> LoadedModel:
-    """Load what can write.
+    """Load a model.
 
     Args:
         model: An adapter or model folder, a hub id, or ``starter``.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; the best there is without it.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; default: the best available.
         precision: ``auto``, ``fp32`` or ``bf16``.
-        cache_dir: Where the starter is kept.
-        starter_file: The starter's wheel or GGUF, where it is already on disk.
+        cache_dir: Cache folder of the starter.
+        starter_file: Local copy of the starter's wheel or GGUF.
 
     Raises:
         InputError: There is no such model, or it can't be used.
@@ -112,12 +112,11 @@ def train(
     Args:
         files: Texts to train on; without any, the named sources.
         config: A recipe, a YAML file or a ready ``Config``.
-        resume: Go on with the run in the output folder.
+        resume: Continue the run in the output folder.
         overwrite: Replace the run in the output folder.
-        force: Resume although data or settings have changed.
-        keep: By source (a file's is its stem), a function that says of a document whether it is
-            wanted.
-        **settings: Fields of ``Config``, which win over ``config``.
+        force: Resume although data or settings changed.
+        keep: By source (of a file: its stem), a filter of documents.
+        **settings: Fields of ``Config``; they win over ``config``.
 
     Raises:
         InputError: Settings, files or the output folder can't be used.
@@ -141,7 +140,7 @@ def train(
 def generate(
     prompt: str = "", *, model: str | os.PathLike[str] = loading.DEFAULT_MODEL, **settings: Any
 ) -> str:
-    """Load a model and continue ``prompt`` once; to write more, :func:`load` it."""
+    """Load a model and continue ``prompt`` once; for more texts :func:`load` it."""
     return load(model).write(prompt, **settings)
 
 
@@ -152,14 +151,14 @@ def evaluate(
     documents: Sequence[Document] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Judge a model and its base on the same documents.
+    """Evaluate a model and its base on the same documents.
 
     Args:
-        model: What to load, or a loaded writer.
+        model: A loaded model, or the name of one to load.
         files: Texts to evaluate on.
         documents: Documents to evaluate on, instead of files.
-        **settings: Fields of ``EvaluationSettings``, as ``texts=32``, ``rank=50``; without
-            ``texts`` nothing is written here, which is what takes longest.
+        **settings: Fields of ``EvaluationSettings``, such as ``rank=50``; ``texts`` is 0 by
+            default: generating them takes longest.
 
     Returns:
         The content of ``evaluation.json``.
@@ -183,17 +182,17 @@ def analyze(
     folder: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Explanation:
-    """Explain what a model makes of a text.
+    """Explain a model's predictions for a text.
 
     Args:
         text: The text.
-        model: What to load, a loaded writer, or a model of transformers or PEFT in memory.
-        tokenizer: The tokenizer of a model in memory.
-        folder: Write pictures, ``results.json`` and ``report.html`` there.
-        **settings: Fields of ``AnalysisSettings``, as ``write=20``, ``target="door"``.
+        model: A loaded model, the name of one to load, or a model of transformers or PEFT.
+        tokenizer: The tokenizer of a model of transformers or PEFT.
+        folder: Folder for figures, ``results.json`` and ``report.html``.
+        **settings: Fields of ``AnalysisSettings``, such as ``write=20``, ``target="door"``.
 
     Returns:
-        What was found; ``record`` is the content of ``results.json``.
+        The explanation; its ``record`` is the content of ``results.json``.
 
     Raises:
         InputError: Text, model or settings don't fit.
@@ -210,7 +209,7 @@ def analyze(
         else:
             if tokenizer is None:
                 raise InputError("a model in memory needs its tokenizer", "give tokenizer=…")
-            stack.enter_context(_modes_kept(model))
+            stack.enter_context(_training_modes_restored(model))
             loaded = loading.wrap(model, tokenizer)
         found = explain(loaded, text, chosen)
     if folder is not None:
@@ -219,8 +218,8 @@ def analyze(
 
 
 @contextlib.contextmanager
-def _modes_kept(model: Any) -> Iterator[None]:
-    """A model that is being trained has its dropout again after the block."""
+def _training_modes_restored(model: Any) -> Iterator[None]:
+    """Put each module back into its ``train()`` or ``eval()`` mode after the block."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
 PROMPTS = (
-    "[WP] The old clockmaker has repaired everything in town but one thing.",
     "The night ferry was two hours late, and",
+    "[WP] The old clockmaker has repaired everything in town but one thing.",
     "My aunt taught the parrot to",
 )
 _SETTINGS = ("output_dir", "results_dir", "seed", "max_steps")
@@ -254,7 +254,7 @@ def _explain(model: LoadedModel, folder: Path, seed: int, extent: Extent) -> dic
         write=extent.explained, preset="literary", samples=10, seed=seed, methods=methods
     )
     with console.progress("explaining") as progress:
-        found = explain(model, PROMPTS[1], settings, progress=progress)
+        found = explain(model, PROMPTS[0], settings, progress=progress)
         found.record["command"] = "cwgpt demo"
         save(found, folder, settings, console.counting(progress, "drawing"))
     for line in text_summary(found.record):
