@@ -84,8 +84,8 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     from creativewritinggpt.data.rows.packing import plan_rows
     from creativewritinggpt.models.adapter import attach
     from creativewritinggpt.training.checkpoint import trained_parameters
-    from creativewritinggpt.training.engine import accumulate_gradient, rows_at_once
-    from creativewritinggpt.training.fast.body import MOST_TOKENS
+    from creativewritinggpt.training.fast.block import MOST_TOKENS, rows_per_pass
+    from creativewritinggpt.training.trainer import accumulate_gradient
 
     rows_per_step, rank, alpha = MODELS[model]
     writer = load(model, ours=True)
@@ -109,7 +109,7 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     with _path(writer, kind):
         # ours-plain and ours-projections with as many tokens at once as the fast path has.
         most = rows_per_step if kind == "full" else min(rows_per_step, MOST_TOKENS // ROW)
-        at_once = rows_at_once(writer, ROW, most)
+        at_once = rows_per_pass(writer, ROW, most)
         course.notes["rows_at_once"] = at_once
         for step in range(min(steps, len(rows) // rows_per_step)):
             began = time.perf_counter()
@@ -127,8 +127,8 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
 
 def _path(writer: Any, kind: str) -> contextlib.AbstractContextManager[Any]:
     """The way that the model's passes take, by the kind of contender."""
-    from creativewritinggpt.training.engine import fast_path
-    from creativewritinggpt.training.projections import fused_projections
+    from creativewritinggpt.training.fast.block import fast_path
+    from creativewritinggpt.training.fast.lora_linear import fused_projections
 
     if kind == "plain":
         return contextlib.nullcontext()

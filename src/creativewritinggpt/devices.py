@@ -300,3 +300,12 @@ def peak_memory_bytes(device: str = "cpu") -> int:
     import resource
 
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the machine or the device is out of memory."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError)
+        and any(part in text for part in ("out of memory", "not enough memory", "can't allocate"))
+    )

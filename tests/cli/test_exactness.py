@@ -2,12 +2,12 @@
 
 import json
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from corpora import write_stories
+
+from creativewritinggpt.cli.main import main
 
 pytestmark = [pytest.mark.cli, pytest.mark.slow, pytest.mark.invariant]
 FAST = ["--device", "cpu", "--precision", "fp32", "--num-workers", "1"]
@@ -15,12 +15,7 @@ FAST = ["--device", "cpu", "--precision", "fp32", "--num-workers", "1"]
 
 def _train(folder, *words):
     """Run ``cwgpt train`` into a folder and read its metrics."""
-    done = subprocess.run(
-        [sys.executable, "-m", "creativewritinggpt", "train", *map(str, words),
-         "--output-dir", str(folder), *FAST],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert main(["train", *map(str, words), "--output-dir", str(folder), *FAST]) == 0
     return json.loads((folder / "metrics.json").read_text())
 
 

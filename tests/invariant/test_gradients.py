@@ -8,7 +8,8 @@ from writers import make_writer, random_rows
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.training.checkpoint import trained_parameters
-from creativewritinggpt.training.engine import accumulate_gradient, summed_loss
+from creativewritinggpt.training.loss import summed_loss
+from creativewritinggpt.training.trainer import accumulate_gradient
 
 pytestmark = pytest.mark.invariant
 FAMILIES = ["gpt2", "llama", "qwen"]

@@ -24,10 +24,10 @@ from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.adapter import attach
-from creativewritinggpt.training import choice, memory, trainer
+from creativewritinggpt.training import memory, trainer
 from creativewritinggpt.training import run as training_run
-from creativewritinggpt.training.checkpoint import newest_checkpoint
-from creativewritinggpt.training.memory import MicroBatch, bytes_of_a_row, fitting_rows
+from creativewritinggpt.training.checkpoint import TrainState
+from creativewritinggpt.training.memory import MicroBatch, bytes_per_row, fitting_rows
 from creativewritinggpt.training.run import train
 
 SMALL = {
@@ -157,7 +157,7 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
         monkeypatch.undo()
         said = capsys.readouterr().err
         assert "error: the disk is full" in said and "step-3 could not be written" in said
-        found = newest_checkpoint(Path(config.output_dir) / "checkpoints")
+        found = TrainState.load(Path(config.output_dir) / "checkpoints")
         assert found is not None and found[1].step == 2
         (disk / "filler").unlink()
         assert main(_words(config, stories, "--resume")) == 0
@@ -188,11 +188,11 @@ def test_any_damage_to_a_checkpoint_is_named_and_the_one_before_it_used(
                 (newest / name).unlink()
             else:
                 (newest / name).write_bytes(damage(whole))
-            path, state = newest_checkpoint(folder)
+            path, state = TrainState.load(folder)
             assert (path.name, state.step) == ("step-3", 3), (name, damage)
             assert "step-4 is damaged" in capsys.readouterr().err
         (newest / name).write_bytes(whole)
-    assert newest_checkpoint(folder)[0] == newest
+    assert TrainState.load(folder)[0] == newest
 
 
 def test_resume_without_a_checkpoint_does_not_cost_the_model(
@@ -253,7 +253,13 @@ def test_resume_uses_what_was_found_out_when_the_run_began(
     config = _config(tiny_folder, tmp_path / "out", precision="bf16", max_steps=2)
     train(config, [stories])
     # A machine that would now choose otherwise.
-    monkeypatch.setattr(devices, "_choose_precision", lambda name, wanted, threads: (wanted, ""))
+    choose = devices.choose
+    monkeypatch.setattr(
+        devices, "choose",
+        lambda device, precision, threads: choose(
+            device, "fp32" if precision == "auto" else precision, threads
+        ),
+    )  # fmt: skip
     metrics = _metrics(config)
     more = ["train", "--resume", f"--output-dir={config.output_dir}"]
     assert main(more) == 0
@@ -265,28 +271,22 @@ def test_resume_uses_what_was_found_out_when_the_run_began(
     assert "precision was 'bf16', is 'fp32'" in capsys.readouterr().err
 
 
-def test_rows_that_were_tried_and_chosen_are_those_of_the_continuation(
-    tiny_folder, tmp_path, stories, monkeypatch, capsys
-):
-    """Two micro-steps of two rows round differently from one of four: the record decides."""
+def test_rows_of_a_micro_batch_are_those_of_the_record(tiny_folder, tmp_path, stories, monkeypatch):
+    """Two passes of two rows round differently from one of four: the record decides."""
     whole = _config(tiny_folder, tmp_path / "whole")
     train(whole, [stories])
-    monkeypatch.setattr(choice, "_STEPS", 1)
-    monkeypatch.setattr(training_run, "probe", lambda job: 1.0 + job.micro.rows)  # fewer are faster
     straight = _config(tiny_folder, tmp_path / "straight", save_total_limit=6)
     broken = _config(tiny_folder, tmp_path / "broken", save_total_limit=6)
-    train(straight, [stories])
-    said = "a step takes 1.67 times as long with 4"
-    assert f"Rows at once: 2 ({said})" in capsys.readouterr().err
-    monkeypatch.undo()
+    with monkeypatch.context() as little_memory:
+        little_memory.setattr(training_run, "fitting_rows", lambda *arguments: 2)
+        train(straight, [stories])
     shutil.copytree(straight.output_dir, broken.output_dir)
     for step in (5, 6):
         shutil.rmtree(Path(broken.output_dir) / "checkpoints" / f"step-{step}")
     train(broken, [stories], resume=True)
     _same_result(straight, broken)
-    probed = json.loads((Path(broken.output_dir) / "final_model" / "run.json").read_text())
-    probed = probed["training"]["probed"]
-    assert probed["micro_batch"] == 2 and probed["reasons"]["micro_batch"] == "as the run began"
+    run = json.loads((Path(broken.output_dir) / "final_model" / "run.json").read_text())
+    assert run["training"]["probed"]["micro_batch"] == 2
     assert _metrics(broken)["batch_losses"] != _metrics(whole)["batch_losses"]
 
 
@@ -311,7 +311,7 @@ def test_full_gpu_halves_the_micro_batch_and_the_result_stays(
     monkeypatch.setattr(trainer, "accumulate_gradient", small_gpu)
     train(config, [stories])
     assert used == [4, 4, 4, 4, 1, 1, 1]
-    assert "out of memory: going on with micro-steps of 1 rows" in capsys.readouterr().err
+    assert "out of memory: going on with micro-batches of 1 row" in capsys.readouterr().err
     _same_result(straight, config, tolerance=1e-5)
     run = json.loads((Path(config.output_dir) / "final_model" / "run.json").read_text())
     assert run["training"]["probed"]["micro_batch"] == 1
@@ -322,13 +322,13 @@ def test_memory_too_small_for_one_row_is_one_line():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore")
 
     with pytest.raises(RunError, match="not enough memory for one row of 512 tokens"):
-        MicroBatch(8, 512).fitted(full, lambda: None)
+        MicroBatch(8, 512).run(full)
 
     def other(rows):
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        MicroBatch(8, 512).fitted(other, lambda: None)
+        MicroBatch(8, 512).run(other)
 
 
 def test_micro_batch_on_a_processor_is_what_free_memory_holds(
@@ -336,10 +336,10 @@ def test_micro_batch_on_a_processor_is_what_free_memory_holds(
 ):
     writer = make_writer(tiny_model("gpt2"))
     attach(writer, Config())
-    row = bytes_of_a_row(writer, 128)
+    row = bytes_per_row(writer, 128)
     # Twice the tokens take at least twice the memory, and far less than four times as much.
-    assert 2 * bytes_of_a_row(writer, 64) <= row < 3.5 * bytes_of_a_row(writer, 64)
-    free = (3.5 * row + memory._fixed_bytes(writer)) / memory._SPARE
+    assert 2 * bytes_per_row(writer, 64) <= row < 3.5 * bytes_per_row(writer, 64)
+    free = (3.5 * row + memory.fixed_bytes(writer)) / memory.SPARE
     monkeypatch.setattr(devices, "memory", lambda device="cpu": (2 * free, free))
     assert fitting_rows(writer, 128, 8) == 3
     assert fitting_rows(writer, 128, 2) == 2
@@ -389,7 +389,7 @@ def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatc
     monkeypatch.setattr(trainer, "accumulate_gradient", breaking)
     with pytest.raises(RunError, match="at step 3, .* earlier checkpoints stay"):
         train(config, [stories])
-    assert newest_checkpoint(Path(config.output_dir) / "checkpoints")[1].step == 2
+    assert TrainState.load(Path(config.output_dir) / "checkpoints")[1].step == 2
 
 
 def test_two_runs_in_one_folder_the_second_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
@@ -421,7 +421,7 @@ def test_two_runs_in_one_folder_the_second_is_refused_and_a_killed_one_leaves_no
 def test_estimating_memory_lets_go_of_the_model(tiny_model, tiny_tokenizer):
     writer = make_writer(tiny_model("llama"), tiny_tokenizer)
     attach(writer, Config())
-    assert bytes_of_a_row(writer, 64) > 0
+    assert bytes_per_row(writer, 64) > 0
     model = weakref.ref(writer.model)
     del writer
     gc.collect()

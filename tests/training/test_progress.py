@@ -17,7 +17,7 @@ from rich.console import Console
 from creativewritinggpt import console
 from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
-from creativewritinggpt.training import metrics_log
+from creativewritinggpt.training import run_dir
 from creativewritinggpt.training.curves import draw_curves, spread_apart
 from creativewritinggpt.training.display import Display
 from creativewritinggpt.training.metrics import overfitting
@@ -250,7 +250,7 @@ def test_tracker_that_is_not_there_is_refused_before_anything_is_written(
     words = ["train", stories, f"--output-dir={config.output_dir}", "--model-name=starter"]
     assert main([*words, "--track=tensorbored"]) == 2
     assert "no tracker 'tensorbored'" in capsys.readouterr().err
-    monkeypatch.setattr(metrics_log.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(run_dir.importlib.util, "find_spec", lambda name: None)
     assert main([*words, "--track=tensorboard"]) == 2
     assert "the tracker tensorboard is not installed" in capsys.readouterr().err
     assert not Path(config.output_dir).exists()

@@ -9,8 +9,12 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.scoring import token_nll
 from creativewritinggpt.training.checkpoint import trained_parameters
-from creativewritinggpt.training.engine import accumulate_gradient
-from creativewritinggpt.training.projections import dropout_mask, fused_projections
+from creativewritinggpt.training.fast.lora_linear import (
+    dropout_mask,
+    fused_projections,
+    lora_projection,
+)
+from creativewritinggpt.training.trainer import accumulate_gradient
 
 pytestmark = pytest.mark.invariant
 
@@ -88,8 +92,6 @@ def test_dropout_keeps_the_expected_share_and_the_mean():
 
 def test_gradient_with_dropout_is_that_of_the_masked_branch(tiny_model):
     """Numerically: with the mask held fixed, the backward pass is the forward pass's derivative."""
-    from creativewritinggpt.training.projections import _LoraProjection
-
     generator = torch.Generator().manual_seed(1)
 
     def draw(*shape):
@@ -98,7 +100,7 @@ def test_gradient_with_dropout_is_that_of_the_masked_branch(tiny_model):
     x, first, second = draw(5, 6), draw(3, 6), draw(4, 3)
     base, bias = draw(6, 4).detach(), draw(4).detach()
     mask = torch.rand(5, 6, generator=generator) > 0.3
-    y = _LoraProjection.apply(x, base, bias, first, second, 0.7, mask)
+    y = lora_projection(x, base, bias, first, second, 0.7, mask)
     expected = x @ base + bias + 0.7 * (x * mask) @ first.T @ second.T
     torch.testing.assert_close(y, expected)
     weights = torch.randn(5, 4, generator=generator, dtype=torch.float64)

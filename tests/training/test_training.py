@@ -18,8 +18,8 @@ from creativewritinggpt import console
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.loading import load_model
-from creativewritinggpt.training import choice, trainer
-from creativewritinggpt.training.fast.kernels import can_compile
+from creativewritinggpt.training import trainer
+from creativewritinggpt.training.fast.elementwise import can_compile
 from creativewritinggpt.training.run import train
 
 SMALL = {
@@ -89,7 +89,7 @@ def test_best_model_has_the_loss_that_the_record_names(tiny_folder, tmp_path, st
     from creativewritinggpt.data.corpus import load_corpus
     from creativewritinggpt.data.rows.packing import pack
     from creativewritinggpt.data.rows.tokens import tokenize
-    from creativewritinggpt.training.validation import validate
+    from creativewritinggpt.training.metrics import validate
 
     config = _config(tiny_folder, tmp_path)
     train(config, [stories])
@@ -180,12 +180,9 @@ def test_patience_counts_evaluations_without_an_improvement_after_the_warm_up(
 def test_stopped_and_resumed_run_equals_one_that_was_not(
     family, stop, precision, compiled, request_signal, tiny_folder, tmp_path, stories, monkeypatch
 ):
-    if compiled:  # as if the run were long enough to repay it, and the compiled step faster
-        monkeypatch.setattr(choice, "_COST", -1.0)
-        monkeypatch.setattr(choice, "_WORTH", 1e9)
     straight = _config(
         tiny_folder, tmp_path, family, output="straight", eval_steps=2, max_steps=16,
-        precision=precision,
+        precision=precision, compile=compiled,
     )  # fmt: skip
     train(straight, [stories])
     broken = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "broken")})
@@ -202,7 +199,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
 
     monkeypatch.setattr(trainer, "accumulate_gradient", interrupted)
     assert train(broken, [stories]).outcome == "interrupted"
-    monkeypatch.undo()  # a compiled run goes on so although it would now choose otherwise
+    monkeypatch.undo()
     assert (
         _metrics(broken.output_dir)["batch_losses"] != _metrics(straight.output_dir)["batch_losses"]
     )
@@ -274,6 +271,23 @@ def test_failed_overwrite_leaves_the_old_run(tiny_folder, tmp_path, stories):
     with pytest.raises(InputError):
         train(config, [str(tmp_path / "missing.txt")], overwrite=True)
     assert (Path(config.output_dir) / "best_model" / "adapter_model.safetensors").is_file()
+
+
+def test_compile_is_refused_without_a_fast_path_or_a_compiler(
+    tiny_folder, tmp_path, stories, monkeypatch
+):
+    with pytest.raises(InputError, match="compile trains LoRA adapters"):
+        train(_config(tiny_folder, tmp_path, compile=True, method="full"), [stories])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="no C\\+\\+ compiler"):
+        train(_config(tiny_folder, tmp_path, compile=True), [stories])
+
+
+def test_compile_is_taken_from_the_record(tiny_folder, tmp_path, stories):
+    config = _config(tiny_folder, tmp_path, max_steps=1)
+    train(config, [stories])
+    with pytest.raises(InputError, match="compiled was False, is True"):
+        train(dataclasses.replace(config, compile=True), [stories], resume=True)
 
 
 def test_only_the_newest_checkpoints_stay(tiny_folder, tmp_path, stories):

@@ -148,6 +148,10 @@ class Config(MachineSettings):
         "outputs", "Folder for models and records of the run.", metavar="FOLDER"
     )
     results_dir: str = _place("results", "Folder for explanations.", metavar="FOLDER")
+    compile: bool = _place(
+        False,
+        "Compile what runs between matrix products (LoRA on a CPU); worth it for long runs.",
+    )
     precision: str = _place(
         "auto",
         "Number format of matrix products; auto: bf16 where measured faster; int8: only for "

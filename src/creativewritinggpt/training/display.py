@@ -1,4 +1,6 @@
-"""What a person sees of a running training: a live panel on a terminal, plain lines elsewhere.
+"""Messages of a training run: the summary before it, and its progress.
+
+Progress is a live panel on a terminal and a line now and then elsewhere:
 
 training ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 24/60  1 min 20 s left
 loss 3.412   validation 3.501   best 3.498 at step 20   1,240 tokens/s   2.1 GB
@@ -12,22 +14,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .. import console, devices
+from .metrics import Validation
+from .setup import TrainingSetup
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 _SMOOTH = 0.9
-"""What a step leaves of the running means: a single one is too noisy to read."""
+"""Decay of the running means of loss and speed per step."""
 
 
 class Display:
-    """Progress of the optimizer steps with losses, speed, memory and time left.
+    """Progress of a run: losses, speed, memory and time left.
 
     Args:
         total: Optimizer steps of the run.
-        start: Steps already taken by an earlier part of the run.
-        device: The device whose memory is shown.
-        every: Seconds between two lines where there is no terminal.
+        start: Steps taken before a resumption.
+        device: Device whose memory is shown.
+        every: Seconds between two lines without a terminal.
     """
 
     def __init__(
@@ -60,13 +64,13 @@ class Display:
             self._panel.stop()
 
     def step(self, step: int, loss: float, tokens: int, seconds: float) -> None:
-        """Show a step that was taken.
+        """Show an optimizer step.
 
         Args:
             step: Steps taken so far.
-            loss: Its loss, in nats a token.
-            tokens: Target tokens it was computed over.
-            seconds: How long it took.
+            loss: Loss of the step in nats per token.
+            tokens: Target tokens of the step.
+            seconds: Duration of the step.
         """
         self.done = step
         self.loss = _running(self.loss, loss)
@@ -133,3 +137,92 @@ class Display:
 def _running(mean: float | None, value: float) -> float:
     """A running mean with one more value in it."""
     return value if mean is None else _SMOOTH * mean + (1 - _SMOOTH) * value
+
+
+def announce(
+    setup: TrainingSetup,
+    base: Validation,
+    sizes: tuple[int, int],
+    micro_batch: int,
+    seconds: tuple[float, float],
+) -> None:
+    """Summarise data and plan of a run before its first step.
+
+    Args:
+        setup: The run.
+        base: Validation of the base model.
+        sizes: Trained and total parameters.
+        micro_batch: Rows per micro-batch.
+        seconds: Durations of a validation and of an optimizer step.
+    """
+    config, plan, rows, say = setup.config, setup.plan, setup.rows, console.note
+    _show_data(setup, base)
+    evaluations = sum(plan.evaluates_after(step) for step in range(1, plan.total_steps + 1))
+    expected = plan.total_steps * seconds[1] + evaluations * (seconds[0] + 1.0)
+    trained, total = sizes
+    what = "all weights" if config.method == "full" else f"a LoRA adapter of rank {config.lora_r}"
+    say(
+        f"Training {what} of {setup.writer.name}: {trained:,} of {total:,} parameters "
+        f"({100 * trained / total:.2f} %)."
+    )
+    steps = f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows"
+    if rows is None:
+        say(f"The texts are read meanwhile: {steps}; validation every {plan.eval_steps} steps.")
+    else:
+        say(
+            f"{int(rows.target_counts().sum()):,} tokens in {len(rows):,} rows of "
+            f"{rows.max_length}; {steps}, {plan.epochs:.2g} epochs; validation every "
+            f"{plan.eval_steps} steps."
+        )
+    held_out = setup.held_out
+    if held_out.scored < held_out.tokens:
+        say(
+            f"Each validation scores the same {held_out.scored:,} of {held_out.tokens:,} held-out "
+            "tokens (--val-tokens); cwgpt evaluate scores all."
+        )
+    device = setup.writer.device
+    reasons = device.reasons
+    compiled = ", compiled" if config.compile else ""
+    say(
+        f"Device {device.device} ({reasons['device']}), {device.precision} "
+        f"({reasons['precision']}), threads: {device.threads} ({reasons['threads']}), "
+        f"micro-batches of {console.counted(micro_batch, 'row')}{compiled}."
+    )
+    say(
+        f"Before training: validation loss {base.loss:.4f}, perplexity {base.perplexity:.2f}. "
+        f"This will take about {console.duration(expected)} and "
+        f"{console.size(devices.peak_memory_bytes(device.device))} of memory."
+    )
+
+
+def _show_data(setup: TrainingSetup, base: Validation) -> None:
+    """Show what was read from each source and its share in the training tokens."""
+    for name, reason in setup.corpus.missing.items():
+        console.warn(f"going on without {name}: {reason}")
+    reports = setup.corpus.reports
+    for report in reports.values():
+        for said in report.summary():
+            console.note(said)
+    if setup.mixture is None:
+        held_out = console.counted(len(setup.corpus.validation), "document")
+        console.note(f"  {held_out} to validate on")
+        return
+    shares = {share.name: share for share in setup.mixture.shares}
+    rows = []
+    for name, report in reports.items():
+        share = shares.get(name)
+        rows.append(
+            (
+                name,
+                f"{report.train:,}",
+                f"{report.validation:,}",
+                f"{share.tokens:,}" if share else "0",
+                f"{share.share:.1%}" if share else "",
+                f"{share.epochs:.2f}" if share else "",
+                f"{share.cut:,}" if share else "",
+                f"{base.domains[name]:.3f}" if name in base.domains else "",
+            )
+        )
+    # Headings are broken by hand, so that the table fits into 80 columns.
+    heads = ["source", "train", "held\nout", "tokens", "share", "passes", "over\na row"]
+    console.table("", [*heads, "base\nloss"], rows)

@@ -1,12 +1,12 @@
-"""Cross-entropy of a large vocabulary without the large matrix of logits.
+"""Training loss: summed cross-entropy without the whole matrix of logits.
 
     hidden [N, d] ──chunk──► logits [C, V] ──► nats, softmax − one-hot ──► gradient [C, d]
 
-The head of a language model turns every position into a row of 50,000 numbers; kept for the
-backward pass they are most of the memory of a small model's training step. Here they live for one
-chunk only: since the loss is a plain sum, the gradient with respect to the hidden states is known
-as soon as the logits are, and is all that is kept. A frozen head costs two matrix products this way
-instead of three. The price: a backward pass through this function can't be differentiated again.
+Logits exist for one chunk of positions at a time: the loss is a plain sum, so the gradient of the
+hidden states follows from a chunk's logits at once and is all that is kept for the backward pass. A
+frozen head takes two matrix products this way instead of three.
+
+Trade-off: the backward pass can't be differentiated again.
 """
 
 from __future__ import annotations
@@ -17,33 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.rows.packing import IGNORE, PackedRows
+from ..models.attention import packed_inputs
+from ..models.loaded_model import LoadedModel
+from ..models.scoring import body_and_head
+from .fast.attention import end_to_end
+
 Head = Callable[[Tensor], Tensor]
-"""Logits of hidden states, [C, d] to float32 [C, V]; the result is the caller's to change."""
+"""Logits of hidden states, [C, d] to float32 [C, V]; the caller may modify the result."""
 
 CHUNK = 512
-"""Positions that go through the head at once: at 50,000 columns, 100 MB of float32."""
-
-
-def plain_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
-) -> Tensor:
-    """The same sum with all logits at once: what :func:`chunked_cross_entropy` must equal.
-
-    Args:
-        hidden: Hidden states after the last norm, [N, d].
-        weight: The head, [V, d].
-        bias: The head's bias, [V], or None.
-        targets: Token ids, [N].
-
-    Returns:
-        The sum of the negative log-probabilities, in nats (scalar, float32).
-    """
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+"""Positions per chunk: 100 MB of float32 logits for a vocabulary of 50,000."""
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities in float32, in the place of float32 logits."""
+    """Log-probabilities in float32, in place where the logits are float32."""
     if logits.dtype != torch.float32:
         return torch.log_softmax(logits, -1, dtype=torch.float32)
     # Each row is read whole before it is written.
@@ -72,8 +60,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             weight_gradient = torch.zeros_like(weight) if wants_weight else None
             bias_gradient = torch.zeros_like(bias) if wants_bias and bias is not None else None
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            # One place for the logits of all chunks: fresh memory of that size costs more than
-            # what is done with it.
+            # Memory reused for the logits of all chunks: allocating it costs more than the work.
             size = (min(chunk, len(hidden)), len(weight))
             place = hidden.new_empty(size if head_forward is None else 0, dtype=dtype)
             for start in range(0, hidden.shape[0], chunk):
@@ -115,18 +102,17 @@ def chunked_cross_entropy(
     chunk: int = CHUNK,
     head_forward: Head | None = None,
 ) -> Tensor:
-    """The sum of negative log-probabilities, its gradient computed in the forward pass.
+    """Sum of negative log-probabilities, with its gradient computed in the forward pass.
 
-    Products run in autocast's number format where it is on, sums and exponentials in float32.
+    Products run in autocast's dtype where it is on, sums and exponentials in float32.
 
     Args:
         hidden: Hidden states after the last norm, [N, d].
         weight: The head, [V, d]; gets a gradient only where it requires one.
         bias: The head's bias, [V], or None.
         targets: Token ids, [N].
-        chunk: Positions that go through the head at once.
-        head_forward: Another way from hidden states to logits; the gradient goes through ``weight``
-            all the same.
+        chunk: Positions per chunk.
+        head_forward: Computes the logits instead of ``weight``; the gradient still uses ``weight``.
 
     Returns:
         The sum in nats (scalar, float32).
@@ -135,3 +121,29 @@ def chunked_cross_entropy(
         hidden, weight, bias, targets, chunk, head_forward
     )
     return result
+
+
+def summed_loss(writer: LoadedModel, batch: PackedRows) -> Tensor:
+    """Sum of the negative log-probabilities of the rows' target tokens, in nats.
+
+    Args:
+        writer: The model.
+        batch: Packed rows, [rows, tokens].
+    """
+    body, weight, bias = body_and_head(writer.model)
+    if writer.fast_body is not None:
+        documents = end_to_end(batch)
+        hidden, targets = writer.fast_body(documents), documents.targets
+        chosen = targets != IGNORE
+        with writer.device.autocast():
+            return chunked_cross_entropy(
+                hidden[chosen], weight, bias, targets[chosen], head_forward=writer.fast_body.head
+            )
+    ids, targets, positions, segments = (
+        torch.from_numpy(array).to(writer.device.torch_device)
+        for array in (batch.input_ids, batch.targets, batch.position_ids, batch.segment_ids)
+    )
+    with writer.device.autocast():
+        hidden = body(input_ids=ids, **packed_inputs(segments, positions, writer.model))
+        chosen = targets != IGNORE
+        return chunked_cross_entropy(hidden[chosen], weight, bias, targets[chosen])

@@ -1,11 +1,10 @@
-"""How many rows go through the model at once: what fits, and fewer where it does not.
+"""Micro-batch size: rows per pass that fit into memory.
 
-The rows of an optimizer step are the user's to choose, how they are cut into micro-steps is ours:
-the gradient is that of the whole step either way. On a processor too large a cut is no error but a
-machine that swaps or a process that is killed, so what a row takes is measured on short rows before
-the first step, and compared with the memory that is free. A GPU says when it is full: the step is
-then done again with half the rows. The price of a measurement instead of a formula is some passes
-over short rows, well under a second for a small model.
+The gradient of an optimizer step is that of all its rows for any micro-batch. On a CPU too large a
+micro-batch swaps or gets the process killed, so the memory per row is measured on short rows before
+the first step; a GPU reports that it is full, and the pass is repeated with half the rows.
+
+Trade-off: measuring takes three forward passes over short rows, but needs no formula per model.
 """
 
 from __future__ import annotations
@@ -21,50 +20,40 @@ from .. import console, devices
 from ..data.rows.packing import PackedRows
 from ..errors import RunError
 from ..models.loaded_model import LoadedModel
-from .engine import summed_loss
-from .loss import CHUNK
+from .loss import CHUNK, summed_loss
 
 T = TypeVar("T")
 
 _LENGTHS = (32, 64, 96)
-"""Short rows; what they keep gives the share that grows with a row and with its square."""
+"""Lengths of the measured rows; a quadratic through them is extrapolated."""
 
 _BACKWARD = 1.3
-"""What the backward pass adds at its height to what the forward pass has kept."""
+"""Peak memory of the backward pass over that of the forward pass."""
 
 _MPS_ROWS = 4
-"""An Apple GPU shares its memory with the machine, which gets slow long before it is full."""
+"""An Apple GPU shares its memory with the machine, which gets slow before it is full."""
 
-_SPARE = 0.9
-"""The share of the free memory that is counted on."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that the device is full."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text)
-    )
+SPARE = 0.9
+"""Share of the free memory that is used."""
 
 
 class MicroBatch:
-    """The rows of a micro-step; fewer once the device was full.
+    """Rows per pass, halved when the device is out of memory.
 
     Args:
         rows: Rows to begin with, at least 1.
-        max_length: Tokens of a row, for the message.
+        max_length: Tokens per row, for the message.
     """
 
     def __init__(self, rows: int, max_length: int) -> None:
         self.rows, self.max_length = rows, max_length
 
-    def fitted(self, work: Callable[[int], T], undo: Callable[[], None]) -> T:
-        """Do ``work(rows)``, again with half the rows as long as they don't fit.
+    def run(self, work: Callable[[int], T], undo: Callable[[], None] = lambda: None) -> T:
+        """Call ``work(rows)``, again with half the rows as long as they don't fit.
 
         Args:
             work: What takes memory.
-            undo: Puts back what ``work`` has changed before it failed.
+            undo: Reverts what ``work`` has changed before it failed.
 
         Raises:
             RunError: Not even one row fits.
@@ -73,7 +62,7 @@ class MicroBatch:
             try:
                 return work(self.rows)
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if not devices.is_out_of_memory(error):
                     raise
                 text = str(error)
             # Outside the handler: the error's traceback holds the tensors of the failed pass.
@@ -90,22 +79,22 @@ class MicroBatch:
                 )
             self.rows = math.ceil(self.rows / 2)
             console.note(
-                f"out of memory: going on with micro-steps of {self.rows} rows; the rows of an "
-                "optimizer step stay the same"
+                f"out of memory: going on with micro-batches of "
+                f"{console.counted(self.rows, 'row')}; the rows of an optimizer step stay the same"
             )
 
 
 def fitting_rows(writer: LoadedModel, max_length: int, wanted: int, processes: int = 1) -> int:
-    """How many of the rows wanted fit into the memory that a processor has free.
+    """Rows per pass that fit into a CPU's free memory.
 
     Args:
         writer: The model, made trainable.
-        max_length: Tokens of a row.
-        wanted: Rows of a micro-step as the settings ask.
+        max_length: Tokens per row.
+        wanted: Rows that the settings ask for.
         processes: Processes that share the machine.
 
     Returns:
-        ``wanted``, or fewer; on CUDA always ``wanted``, since it says when it is full.
+        ``wanted`` or fewer; on CUDA always ``wanted``.
 
     Raises:
         RunError: Not even one row fits.
@@ -114,8 +103,8 @@ def fitting_rows(writer: LoadedModel, max_length: int, wanted: int, processes: i
     if kind != "cpu":
         return min(wanted, _MPS_ROWS) if kind == "mps" else wanted
     free = devices.memory()[1] / processes
-    row, fixed = bytes_of_a_row(writer, max_length), _fixed_bytes(writer)
-    rows = int((_SPARE * free - fixed) / row)
+    row, fixed = bytes_per_row(writer, max_length), fixed_bytes(writer)
+    rows = int((SPARE * free - fixed) / row)
     if rows < 1:
         raise RunError(
             f"one row of {max_length} tokens takes about {console.size(fixed + row)} to train on, "
@@ -130,8 +119,8 @@ def fitting_rows(writer: LoadedModel, max_length: int, wanted: int, processes: i
     return min(rows, wanted)
 
 
-def _fixed_bytes(writer: LoadedModel) -> float:
-    """What a step takes however many rows it has: gradients, moments, logits of a chunk."""
+def fixed_bytes(writer: LoadedModel) -> float:
+    """Memory of a step for any number of rows: gradients, moments, logits of a chunk."""
     trained: int = sum(
         p.numel() * p.element_size() for p in writer.model.parameters() if p.requires_grad
     )
@@ -139,26 +128,24 @@ def _fixed_bytes(writer: LoadedModel) -> float:
     return float(3 * trained + 12 * CHUNK * vocabulary)
 
 
-def bytes_of_a_row(writer: LoadedModel, max_length: int) -> float:
-    """Memory that one row takes in a training step, in bytes.
+def bytes_per_row(writer: LoadedModel, max_length: int) -> float:
+    """Memory of a row in a training step, extrapolated from what autograd keeps of short rows.
 
-    Measured on rows of two short documents: what autograd keeps of them, extrapolated with a share
-    that grows with the row and one that grows with its square (attention masks).
+    One part grows with the row, one with its square (attention masks).
 
     Args:
         writer: The model, made trainable.
-        max_length: Tokens of a row.
+        max_length: Tokens per row.
     """
     lengths = [length for length in _LENGTHS if length <= writer.window] or [writer.window]
     kept = [_kept_bytes(writer, length) for length in lengths]
     curve = np.polyfit(lengths, kept, len(lengths) - 1)
-    square, line = ([0.0, 0.0, *curve[:-1]])[-2:]
-    # The part that no row changes is left out: it is there already.
+    square, line = ([0.0, 0.0, *curve[:-1]])[-2:]  # without the constant part
     return float(_BACKWARD * (max(square, 0.0) * max_length**2 + max(line, 1.0) * max_length))
 
 
 def _kept_bytes(writer: LoadedModel, length: int) -> int:
-    """What autograd keeps of one row of two documents."""
+    """Bytes that autograd keeps of one row with two documents."""
     half = length // 2
     segments = np.where(np.arange(length) < half, 1, 2).astype(np.int32)[None]
     ids = np.zeros((1, length), dtype=np.int64)
@@ -172,7 +159,7 @@ def _kept_bytes(writer: LoadedModel, length: int) -> int:
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        # Without its history: with it, what a function saves of its own output is never let go.
+        # Detached: otherwise what a function saves of its own output is never freed.
         return tensor.detach()
 
     was_training = writer.model.training
@@ -181,7 +168,7 @@ def _kept_bytes(writer: LoadedModel, length: int) -> int:
         torch.random.fork_rng(devices=[]),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        # The loss holds the pass's tensors until it is gone, so that no address comes twice.
+        # The loss holds the pass's tensors until it is deleted, so no address comes twice.
         loss = summed_loss(writer, row)
     del loss
     writer.model.train(was_training)

@@ -1,4 +1,4 @@
-"""A whole fine-tuning run: from documents to a folder with a model, its curves and its record."""
+"""A fine-tuning run: from documents to a folder with a model, its metrics and its record."""
 
 from __future__ import annotations
 
@@ -25,29 +25,44 @@ from ..files import write_json, write_text
 from ..models.adapter import attach, trainable
 from ..models.loaded_model import LoadedModel
 from ..models.loading import load_base
-from .checkpoint import State, newest_checkpoint, restore, trained_parameters
-from .choice import choose, choose_compiled
-from .engine import check_int8, fast_path, rows_at_once
-from .memory import MicroBatch, fitting_rows
+from .checkpoint import TrainState, restore, resumed_settings, state_before_first_step
+from .display import announce
+from .fast.block import (
+    fast_path,
+    has_fast_body,
+    knows_family,
+    rows_per_pass,
+    warn_if_int8_is_slow,
+)
+from .fast.elementwise import check_compile
+from .memory import fitting_rows
 from .metrics import new_metrics, note_base, note_samples, write_metrics
-from .metrics_log import Journal, check_trackers, journal
-from .resume import begun, choices, recorded, take_up
-from .run_dir import CHECKPOINTS, FINAL, MANIFEST, VALIDATION, check_spared, claimed, clear
-from .run_summary import Announcement, announce
-from .setup import Parts, prepare
-from .trainer import Job, fit, probe
-from .validation import Validation
+from .run_dir import (
+    CHECKPOINTS,
+    FINAL,
+    MANIFEST,
+    VALIDATION,
+    MetricsLog,
+    check_no_model,
+    check_trackers,
+    claimed,
+    clear,
+    open_metrics_log,
+)
+from .setup import TrainingSetup, prepare
+from .trainer import Trainer
 
 INT8 = "int8"
-
 _LOST_ADVICE = "its own message says why; go on with --resume, with as many processes as you like"
 
 Sample = Callable[[LoadedModel], list[dict[str, str]]]
+Found = tuple[Path | None, TrainState]
+"""A checkpoint, whose folder only the main process knows, and its state."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What came of a run. Losses are in nats a token."""
+    """Result of a run; losses in nats per token."""
 
     outcome: str
     output_dir: str
@@ -62,7 +77,7 @@ class TrainingResult:
     domains: dict[str, dict[str, float | None]]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, and the perplexities, ready for JSON."""
+        """All fields and the perplexities, as JSON."""
         best = self.best_val_loss
         return {
             **dataclasses.asdict(self),
@@ -86,15 +101,15 @@ def train(
 
     Args:
         config: The settings.
-        files: The texts to train on; without any, ``config.sources``.
-        resume: Go on with the run in ``config.output_dir``.
+        files: Texts to train on; without any, ``config.sources``.
+        resume: Continue the run in ``config.output_dir``.
         overwrite: Replace the run in ``config.output_dir``.
         force: Resume although settings or data have changed.
-        said: Names of the settings that were given, for ``resume``: the others are those of the
-            run. Without it all count where any differs from its default.
-        keep: By source, which of its documents are wanted; the others are counted.
-        sampler: Makes of the settings what continues fixed prompts with the model as it is
-            (``prompt`` and ``text`` of each); that is asked at each validation.
+        said: Names of the settings that were given, for ``resume``: the others are the run's own.
+            Without it all count where any differs from its default.
+        keep: By source, a filter of its documents; the others are counted.
+        sampler: Makes of the settings a function that continues fixed prompts with the model
+            (``prompt`` and ``text`` of each), called at each validation.
 
     Raises:
         InputError: Settings, files or the output folder can't be used.
@@ -115,18 +130,20 @@ def train(
     with group.running(), contextlib.ExitStack() as stack:
         if group.is_main:
             stack.enter_context(claimed(output, resume=resume, overwrite=overwrite))
-        found = _checkpoint(output, group) if resume else None
-        if resume and found is None:
+        found = _newest_checkpoint(output, group) if resume else None
+        state = found[1] if found else None
+        if resume and state is None:
             if group.is_main:
-                check_spared(output)
+                check_no_model(output)
             console.note(f"no checkpoint in {output}: starting from the first step")
-        then = found[1] if found else begun(output / MANIFEST, config, group) if resume else None
-        if then is not None:
-            config, files = recorded(
-                then, config, files, said=said, force=force, processes=group.size
+            state = state_before_first_step(output / MANIFEST, config, group)
+        if state is not None:
+            config, files = resumed_settings(
+                state, config, files, said=said, force=force, processes=group.size
             )
         sample = sampler(config) if group.is_main else None
         device = _device(config, group)
+        _check_path(config, device.torch_device.type == "cpu", resumed=found is not None)
         with group.main_process_first():
             with console.progress("reading") as tell:
                 read = open_corpus if config.streaming else load_corpus
@@ -135,24 +152,25 @@ def train(
                 config.model_name, device, cache_dir=config.cache_dir,
                 starter_file=config.starter_file,
             )  # fmt: skip
-            parts = prepare(config, files, corpus, writer, group)
-        group.assert_same(lambda: parts.manifest["manifest_hash"], "documents")
-        return _go(parts, device, found, group, force, sample)
+            _check_path(config, knows_family(writer), resumed=found is not None)
+            setup = prepare(config, files, corpus, writer, group)
+        group.assert_same(lambda: str(setup.manifest["manifest_hash"]), "documents")
+        return _run(setup, found, force, sample)
 
 
-def _checkpoint(output: Path, group: ProcessGroup) -> tuple[Path | None, State] | None:
-    """The newest checkpoint, which only the first process must be able to read."""
-    found = newest_checkpoint(output / CHECKPOINTS) if group.is_main else None
+def _newest_checkpoint(output: Path, group: ProcessGroup) -> Found | None:
+    """The newest checkpoint, read by the main process."""
+    found = TrainState.load(output / CHECKPOINTS) if group.is_main else None
     state = group.broadcast_text("" if found is None else json.dumps(dataclasses.asdict(found[1])))
     if not state:
         return None
-    return (None, State(**json.loads(state))) if found is None else found
+    return (None, TrainState(**json.loads(state))) if found is None else found
 
 
 def _device(config: Config, group: ProcessGroup) -> devices.DeviceChoice:
-    """This process's device, in the number format of the first one."""
+    """This process's device, with the precision of the main process."""
     name = group.device(config.device)
-    # What is not made in int8 takes the format that is best here.
+    # What does not run in int8 takes the best other precision.
     wanted = "auto" if config.precision == INT8 else config.precision
     chosen = devices.choose(name, wanted, config.num_workers)
     if (precision := group.broadcast_text(chosen.precision)) != chosen.precision:
@@ -161,110 +179,102 @@ def _device(config: Config, group: ProcessGroup) -> devices.DeviceChoice:
     return chosen
 
 
-def _go(
-    parts: Parts,
-    device: devices.DeviceChoice,
-    found: tuple[Path | None, State] | None,
-    group: ProcessGroup,
-    force: bool,
-    sample: Sample | None,
+def _check_path(config: Config, has_fast_path: bool, resumed: bool) -> None:
+    """Refuse int8 and compilation without a fast path; a resume may do without compilation.
+
+    Raises:
+        InputError: They are asked for and can't be had.
+    """
+    has_fast_path = has_fast_path and config.method == "lora" and not config.use_dora
+    for what, flag, asked in (
+        ("precision int8", "--precision", config.precision == INT8),
+        ("compile", "--compile", config.compile and not resumed),
+    ):
+        if asked and not has_fast_path:
+            raise InputError(
+                f"{what} trains LoRA adapters of GPT-2, Llama and Qwen models on a CPU only",
+                f"leave {flag} out",
+            )
+
+
+def _run(
+    setup: TrainingSetup, found: Found | None, force: bool, sample: Sample | None
 ) -> TrainingResult:
-    """Run from the start or from a checkpoint, and save what comes of it."""
-    config, writer, output = parts.config, parts.writer, Path(parts.config.output_dir)
-    state = State() if found is None else found[1]
-    anew = found is None or take_up(state, parts, force)
-    micro, scored = (MicroBatch(config.batch_size, parts.batches.max_length) for _ in range(2))
+    """Train from the start or from a checkpoint, and save the results."""
+    config, writer, group = setup.config, setup.writer, setup.group
+    folder, state = (None, TrainState()) if found is None else found
+    fingerprint = setup.fingerprint()
+    changed = found is not None and state.check_same_run(fingerprint, config, force)
     began = time.monotonic()
-    before = _validate(parts, scored, group) if anew else None
+    base = setup.validate() if changed or found is None else None
     samples = None if sample is None else lambda: sample(writer)
-    note_samples(first := State(metrics={"samples": []}), samples if found is None else None)
+    first = TrainState(metrics={"samples": []})
+    if found is None:
+        note_samples(first, samples)
     scoring_seconds = time.monotonic() - began
     torch.manual_seed(config.seed)
     attach(writer, config)
     sizes = trainable(writer.model)
-    optimizer = torch.optim.AdamW(
-        trained_parameters(writer.model).values(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
-    job = Job(
-        writer=writer,
-        batches=parts.batches,
-        plan=parts.plan,
-        config=config,
-        state=state,
-        optimizer=optimizer,
-        micro=micro,
-        group=group,
-        validate=lambda: _validate(parts, scored, group),
-        save=lambda folder: parts.save(folder, state),
-        sample=samples,
-    )
+    _check_path(config, has_fast_body(writer), resumed=found is not None)
+    compiled = config.compile and has_fast_body(writer)
+    if compiled:
+        check_compile()
     if config.precision == INT8:
-        check_int8(writer)
-    with fast_path(writer, config.precision == INT8):
-        most = micro.rows
-        if found is not None:
-            micro.rows = min(micro.rows, state.fingerprint["probed"]["micro_batch"])
-        else:
-            most = fitting_rows(writer, parts.batches.max_length, micro.rows, group.local_size)
-            micro.rows = rows_at_once(writer, parts.batches.max_length, most)
+        warn_if_int8_is_slow()
+    trainer = Trainer(setup, state, samples)
+    with fast_path(writer, int8=config.precision == INT8, compiled=compiled):
+        micro, length = trainer.micro, setup.batches.max_length
         if found is None:
-            assert before is not None
-            state.metrics = {**new_metrics(config, before, sizes), **first.metrics}
-            state.fingerprint = {**parts.fingerprint(), "shown": parts.shown()}
-            told = Announcement(
-                config, writer, parts.corpus, parts.mixture, parts.rows, parts.held_out,
-                parts.plan, before, sizes,
-            )  # fmt: skip
-            # Several processes must do the same, so none of them tries.
-            fixed = "several processes do the same" if group.size > 1 else ""
-            chosen = choose(writer, micro, most, lambda: probe(job), parts.plan.total_steps, fixed)
-            announce(told, scoring_seconds, chosen.step_seconds or probe(job))
-            console.note(f"Compiled: {'yes' if chosen.compiled else 'no'} ({chosen.reason}).")
-            console.note(f"Rows at once: {micro.rows} ({chosen.rows_reason}).")
+            assert base is not None
+            micro.rows = fitting_rows(writer, length, micro.rows, group.local_size)
+            micro.rows = rows_per_pass(writer, length, micro.rows)
+            state.metrics = {**new_metrics(config, base, sizes), **first.metrics}
+            state.fingerprint = fingerprint
+            announce(setup, base, sizes, micro.rows, (scoring_seconds, trainer.time_step()))
             if group.is_main:
-                clear(output)
-                write_json(output / MANIFEST, {**parts.manifest, "run": parts.begun()})
-                write_text(output / VALIDATION, parts.held_out_lines())
+                clear(setup.output)
+                write_json(setup.output / MANIFEST, setup.full_manifest())
+                write_text(setup.output / VALIDATION, setup.held_out_lines())
         else:
-            if before is not None:
-                note_base(state.metrics, before)
-            restore(found[0], writer.model, optimizer, group)
-            parts.batches.restore(state.stream)
-            before_it = bool(state.fingerprint["probed"]["compiled"])
-            chosen = choose_compiled(writer, lambda: probe(job), parts.plan.total_steps, before_it)
-            console.note(f"going on from step {state.step} of {parts.plan.total_steps}")
-        state.fingerprint["probed"] = choices(parts, group.size, micro.rows, chosen)
+            micro.rows = min(micro.rows, state.choices["micro_batch"])
+            if base is not None:
+                note_base(state.metrics, base)
+            restore(folder, writer.model, trainer.optimizer, group)
+            setup.batches.restore(state.stream)
+            console.note(f"going on from step {state.step} of {setup.plan.total_steps}")
+        device = writer.device
+        state.fingerprint["probed"] = {
+            "precision": INT8 if config.precision == INT8 else device.precision,
+            "compiled": compiled,
+            "threads": device.threads,
+            "processes": group.size,
+            "micro_batch": micro.rows,
+            "reasons": dict(device.reasons),
+        }
         with (
-            journal(config, state.step, device.device)
+            open_metrics_log(config, state.step, device.device)
             if group.is_main
-            else contextlib.nullcontext(Journal()) as log
+            else contextlib.nullcontext(MetricsLog()) as trainer.log
         ):
-            job.journal = log
-            outcome = fit(job)
-    return _finish(parts, job, outcome)
+            outcome = trainer.fit()
+    return _finish(trainer, outcome)
 
 
-def _validate(parts: Parts, scored: MicroBatch, group: ProcessGroup) -> Validation:
-    return scored.fitted(lambda rows: parts.validate(rows, group), lambda: None)
-
-
-def _finish(parts: Parts, job: Job, outcome: str) -> TrainingResult:
-    """Save the last model and the metrics, and say what came of the run."""
-    state, output = job.state, job.output
+def _finish(trainer: Trainer, outcome: str) -> TrainingResult:
+    """Save the last model and the metrics, and return the result."""
+    setup, state = trainer.setup, trainer.state
     metrics = state.metrics
     metrics["seconds"] = state.seconds
     metrics["useful_tokens_per_second"] = state.useful_tokens / max(state.step_seconds, 1e-9)
-    metrics["peak_memory_bytes"] = devices.peak_memory_bytes(job.writer.device.device)
-    if job.group.is_main:
-        job.save(output / FINAL)
-        write_metrics(output, state)
+    metrics["peak_memory_bytes"] = devices.peak_memory_bytes(setup.writer.device.device)
+    if setup.group.is_main:
+        setup.save(setup.output / FINAL, state)
+        write_metrics(setup.output, state)
     return TrainingResult(
         outcome=outcome,
-        output_dir=str(output),
+        output_dir=str(setup.output),
         steps=state.step,
-        total_steps=parts.plan.total_steps,
+        total_steps=setup.plan.total_steps,
         best_step=state.best_step,
         base_val_loss=metrics["base_val_loss"],
         best_val_loss=state.best_loss,
@@ -276,7 +286,7 @@ def _finish(parts: Parts, job: Job, outcome: str) -> TrainingResult:
 
 
 def _at_best(metrics: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Each domain's validation loss, of the base model and of the best one."""
+    """Validation loss of the base model and of the best model, by domain."""
     best, at = metrics["best_step"], metrics["evaluation_steps"]
     place = at.index(best) if best in at else None
     return {

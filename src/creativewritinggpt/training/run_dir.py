@@ -1,27 +1,36 @@
-"""The folder a run writes into: claimed by one run at a time, never overwritten unasked."""
+"""Output folder of a run: names of its files, its lock, and the log of metrics (``metrics.jsonl``).
+
+One run at a time holds the folder, and a run in it is overwritten only on request. The log gets a
+line per step and per validation as they happen; a resumed run first removes the lines after its
+checkpoint. The same numbers go to the trackers of ``--track``; texts never do.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
+from ..config.run import Config
 from ..errors import InputError
-from ..files import clean_up, disk_errors
+from ..files import clean_up, disk_errors, write_text
 
 BEST, FINAL, CHECKPOINTS = "best_model", "final_model", "checkpoints"
 METRICS, CURVES = "metrics.json", "training_curves.png"
-JOURNAL, TRACKING = "metrics.jsonl", "tracking"
+METRICS_LOG, TRACKING = "metrics.jsonl", "tracking"
 VALIDATION, MANIFEST = "validation.jsonl", "manifest.json"
 EVALUATION = (
     "evaluation.json", "evaluation.md", "evaluation.html", "evaluation.jsonl",
     "evaluation_texts.jsonl",
 )  # fmt: skip
 
-_OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, JOURNAL, TRACKING, VALIDATION, MANIFEST,
+_OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, METRICS_LOG, TRACKING, VALIDATION, MANIFEST,
               *EVALUATION)  # fmt: skip
 
 
@@ -32,9 +41,7 @@ def holds_run(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Hold the folder for one run.
-
-    The lock belongs to the process: one that is killed leaves none behind.
+    """Lock the folder for one run; the lock ends with the process, even if it is killed.
 
     Raises:
         InputError: The folder holds a run and neither ``resume`` nor ``overwrite`` is given,
@@ -65,11 +72,11 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.release()
 
 
-def check_spared(folder: Path) -> None:
-    """Refuse to start over, for want of a checkpoint, where that would cost a model.
+def check_no_model(folder: Path) -> None:
+    """Refuse to start over without a checkpoint where that would overwrite a finished model.
 
-    A run that was killed before its first checkpoint may start over. One that has ended, or whose
-    checkpoints are all damaged, leaves a model that took its time.
+    A run that was killed before its first checkpoint may start over; one that has ended, or whose
+    checkpoints are all damaged, may not.
 
     Raises:
         InputError: There is such a model.
@@ -85,10 +92,128 @@ def check_spared(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier run wrote; other files in the folder stay."""
+    """Remove the files of an earlier run; other files in the folder stay."""
     for name in _OF_A_RUN:
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+class MetricsLog:
+    """Open log of metrics.
+
+    Args:
+        stream: ``metrics.jsonl``, open for appending, or None.
+        tracker: An ``Accelerator`` with trackers, or None.
+    """
+
+    def __init__(self, stream: TextIO | None = None, tracker: Any = None) -> None:
+        self._stream, self._tracker = stream, tracker
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append a line.
+
+        Args:
+            entry: ``step`` and the values known at it; None is left out.
+
+        Raises:
+            RunError: The disk is full.
+        """
+        if self._stream is not None:
+            known = {key: value for key, value in entry.items() if value is not None}
+            with disk_errors(Path(self._stream.name)):
+                self._stream.write(json.dumps(known, ensure_ascii=False) + "\n")
+                self._stream.flush()
+        if self._tracker is not None:
+            numbers = {
+                k: v for k, v in entry.items() if isinstance(v, (int, float)) and k != "step"
+            }
+            for name, value in (entry.get("domains") or {}).items():
+                numbers[f"val_loss/{name}"] = value
+            self._tracker.log(numbers, step=entry["step"])
+
+
+@contextlib.contextmanager
+def open_metrics_log(config: Config, step: int, device: str) -> Iterator[MetricsLog]:
+    """Open the log of metrics and the trackers.
+
+    Args:
+        config: The settings; ``output_dir`` and ``track`` are used here.
+        step: Steps taken so far; later lines are removed.
+        device: Device of the training.
+
+    Raises:
+        InputError: A tracker that does not exist or is not installed.
+    """
+    folder = Path(config.output_dir)
+    tracker = _trackers(config, folder, step, device) if config.track else None
+    path = folder / METRICS_LOG
+    _cut(path, step)
+    try:
+        with disk_errors(path), path.open("a", encoding="utf-8") as stream:
+            yield MetricsLog(stream, tracker)
+    finally:
+        if tracker is not None:
+            for one in tracker.trackers:
+                one.finish()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Remove lines after a step, and incomplete ones."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_text(path, "".join(kept))
+
+
+def check_trackers(names: list[str] | None) -> None:
+    """Check that Accelerate knows the trackers and that they are installed.
+
+    Raises:
+        InputError: Naming the tracker.
+    """
+    if not names:
+        return
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known = [str(kind.value) for kind in LoggerType if kind.value != "all"]
+    installed = [str(kind.value) for kind in get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise InputError(f"no tracker '{name}'", f"there are: {', '.join(known)}")
+        if name not in installed or (
+            name == "tensorboard" and importlib.util.find_spec("tensorboard") is None
+        ):
+            raise InputError(f"the tracker {name} is not installed", f"pip install {name}")
+
+
+def _trackers(config: Config, folder: Path, step: int, device: str) -> Any:
+    """Accelerate with its trackers started."""
+    from accelerate import Accelerator
+
+    names = config.track or []
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no",
+        log_with=names,
+        project_dir=folder / TRACKING,
+    )
+    settings = {
+        key: value if isinstance(value, (int, float, str, bool)) else json.dumps(value)
+        for key, value in config.to_dict().items()
+        # Paths are private.
+        if value is not None and not key.endswith(("_dir", "_file", "_prompts"))
+    }
+    # Repeated steps replace the earlier ones.
+    options = {"tensorboard": {"purge_step": step + 1}} if "tensorboard" in names else {}
+    accelerator.init_trackers("creativewritinggpt", config=settings, init_kwargs=options)
+    return accelerator

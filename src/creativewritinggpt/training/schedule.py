@@ -1,7 +1,7 @@
-"""How many steps a run has, which rows each takes, and the learning rate of each.
+"""Schedule of a run: number of steps, rows of each step, learning rate, validations, checkpoints.
 
-Everything here is a function of the settings, the number of rows and the seed. There is no iterator
-whose state would have to be saved: a run that is resumed computes the same order again.
+All of it is a function of the settings, the number of rows and the seed, so a checkpoint needs no
+state of a data iterator.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from ..config.run import Config
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """The share of the highest learning rate at an optimizer step.
+    """Learning rate at an optimizer step, relative to the peak, as transformers' ``get_scheduler``.
 
-    The shapes are those of transformers' ``get_scheduler``, so that runs can be compared: the first
-    warm-up step has 0, step ``warmup`` has 1, and the line or cosine would reach 0 at ``total``.
+    Step 0 has 0, step ``warmup`` has 1, and linear and cosine would reach 0 at step ``total``.
 
     Args:
         step: Optimizer steps taken so far, from 0.
-        total: Optimizer steps of the whole run.
-        warmup: Steps in which the rate rises.
+        total: Optimizer steps of the run.
+        warmup: Warm-up steps.
         schedule: ``linear``, ``cosine`` or ``constant``.
     """
     if step < warmup:
@@ -39,7 +38,7 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> f
 
 @functools.lru_cache(maxsize=1)
 def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """The order of an epoch's rows; kept, since millions of them take longer than a step."""
+    """Order of an epoch's rows; cached, since for millions of rows it takes longer than a step."""
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     order.setflags(write=False)
     return order
@@ -47,7 +46,7 @@ def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The course of a run, in optimizer steps."""
+    """Schedule of a run, in optimizer steps."""
 
     rows: int
     rows_per_step: int
@@ -61,17 +60,17 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every row is seen once; the last one may have fewer rows."""
+        """Steps per epoch; the last one may have fewer rows."""
         return math.ceil(self.rows / self.rows_per_step)
 
     @property
     def epochs(self) -> float:
-        """Passes over the data that the whole run makes."""
+        """Epochs of the run."""
         whole, rest = divmod(self.total_steps, self.steps_per_epoch)
         return whole + rest * self.rows_per_step / self.rows
 
     def rows_of_step(self, step: int) -> np.ndarray:
-        """Indices of the rows of a step, a function of (seed, epoch) and the place in the epoch.
+        """Indices of the rows of a step, from the epoch's shuffled order.
 
         Args:
             step: Optimizer steps taken so far, from 0.
@@ -88,16 +87,16 @@ class Plan:
         )
 
     def evaluates_after(self, steps_taken: int) -> bool:
-        """Whether a validation follows when so many steps have been taken."""
+        """Whether a validation follows step number ``steps_taken``."""
         return steps_taken % self.eval_steps == 0 or steps_taken == self.total_steps
 
     def saves_after(self, steps_taken: int) -> bool:
-        """Whether a checkpoint follows when so many steps have been taken."""
+        """Whether a checkpoint follows step number ``steps_taken``."""
         return steps_taken % self.save_steps == 0 or steps_taken == self.total_steps
 
 
 def plan_stream(config: Config) -> Plan:
-    """Lay out a run over a stream: ``max_steps`` steps, whatever that is of the corpus."""
+    """Schedule of a run over a stream: ``max_steps`` steps."""
     assert config.max_steps is not None
     return plan_run(
         config, config.max_steps * config.batch_size * config.gradient_accumulation_steps
@@ -105,7 +104,7 @@ def plan_stream(config: Config) -> Plan:
 
 
 def plan_run(config: Config, rows: int) -> Plan:
-    """Lay out a run over ``rows`` packed rows.
+    """Schedule of a run over ``rows`` packed rows.
 
     Args:
         config: The settings.

@@ -1,7 +1,7 @@
-"""The parts of a run: rows to train on, rows to validate on, the plan, and what they were made of.
+"""Setup of a run: rows to train on, rows to validate on, schedule, and records of the data.
 
-All of it is a function of the settings, the documents and the model's tokenizer, so that each
-process of a run, and each continuation of it, makes the same parts again.
+All of it is a function of the settings, the documents and the model's tokenizer, so every process
+and every resume of a run builds the same setup.
 """
 
 from __future__ import annotations
@@ -29,39 +29,32 @@ from ..errors import InputError
 from ..files import cache_folder
 from ..models.adapter import save_model
 from ..models.loaded_model import LoadedModel
-from .checkpoint import State
-from .model_card import model_card
-from .record import run_record
+from .checkpoint import FREE_TO_CHANGE, SHOWN, TrainState
+from .memory import MicroBatch
+from .metrics import Validation, validate
+from .record import model_card, run_record
 from .schedule import Plan, plan_run, plan_stream
-from .validation import Validation, validate
-
-# Settings that may change between a run and its continuation without a word: they name places, or
-# say how the work is done (that of the run is in its record) ...
-PLACES = frozenset(
-    {"output_dir", "results_dir", "cache_dir", "device", "precision", "num_workers", "starter_file"}
-)
-# ... or what is kept and shown of it.
-SHOWN = frozenset({"save_total_limit", "samples", "sample_prompts", "track"})
-FREE_TO_CHANGE = PLACES | SHOWN
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """What a run is made of.
+class TrainingSetup:
+    """Model, data and schedule of a run.
 
     Attributes:
         config: The settings.
         files: The files that were given.
-        corpus: What was read.
+        corpus: The documents.
         writer: The model.
-        mixture: What an epoch holds of each source; None of a stream.
-        batches: The rows to train on, as the loop asks for them.
-        rows: The same where they were prepared; None of a stream.
-        held_out: What validations score.
+        mixture: Share of each source in an epoch; None of a stream.
+        batches: The rows of each step.
+        rows: All rows of a prepared corpus; None of a stream.
+        held_out: The validation rows.
         domains: Names of the sources that validate.
-        domain_ids: Index into ``domains`` for each validation document.
+        domain_ids: Index into ``domains`` for each validation document, [documents].
         manifest: Hashes of all documents.
-        plan: The course of the run.
+        plan: The schedule.
+        group: The processes that train.
+        scored: Rows per forward pass of a validation.
     """
 
     config: Config
@@ -76,35 +69,41 @@ class Parts:
     domain_ids: np.ndarray
     manifest: dict[str, Any]
     plan: Plan
+    group: ProcessGroup
+    scored: MicroBatch
 
-    def validate(self, batch_size: int, group: ProcessGroup) -> Validation:
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output_dir)
+
+    def validate(self) -> Validation:
         """Score the held-out rows with the model as it is."""
         rows, ids = self.held_out.rows, self.domain_ids
-        return validate(self.writer, rows, ids, self.domains, batch_size, group)
+        return self.scored.run(
+            lambda size: validate(self.writer, rows, ids, self.domains, size, self.group)
+        )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a continuation must find unchanged."""
+        """What a resume is compared with, and the settings that it takes over (``shown``)."""
         config = self.config.to_dict()
         return {
             "config": {key: config[key] for key in config if key not in FREE_TO_CHANGE},
             "files": self.files,
             "data": self.manifest["manifest_hash"],
             "base": self.base(),
+            "shown": {name: config[name] for name in SHOWN},
         }
 
-    def shown(self) -> dict[str, Any]:
-        """Settings that a continuation takes over where it says nothing else."""
-        return {name: getattr(self.config, name) for name in SHOWN}
-
-    def begun(self) -> dict[str, Any]:
-        """What a run that ends before its first checkpoint begins again with."""
+    def full_manifest(self) -> dict[str, Any]:
+        """Content of ``manifest.json``: the documents, and what a restart needs."""
         now = self.fingerprint()
-        return {
-            "config": now["config"],
-            "files": self.files,
-            "shown": self.shown(),
+        run = {
+            **{key: now[key] for key in ("config", "files", "shown")},
             "precision": self.config.precision,
+            "compile": self.config.compile,
         }
+        return {**self.manifest, "run": run}
 
     def base(self) -> dict[str, Any]:
         """The base model, as the records name it."""
@@ -116,7 +115,7 @@ class Parts:
             "revision": writer.revision,
         }
 
-    def save(self, folder: Path, state: State) -> None:
+    def save(self, folder: Path, state: TrainState) -> None:
         """Write the model as it is now, with its record and card."""
         metrics = state.metrics
         at = metrics["evaluation_steps"]
@@ -141,7 +140,7 @@ class Parts:
             "seconds": state.seconds,
             "useful_tokens": state.useful_tokens,
             "resumed_from": metrics["resumed_from"],
-            "probed": state.fingerprint["probed"],
+            "probed": state.choices,
             "samples": metrics["samples"],
         }
         data = {
@@ -157,7 +156,7 @@ class Parts:
         save_model(self.writer, folder, run, model_card(run))
 
     def held_out_lines(self) -> str:
-        """The held-out documents as JSON lines, so that later evaluations read the same ones."""
+        """The validation documents as JSON lines, for later evaluations on the same ones."""
         return "".join(
             json.dumps(dataclasses.asdict(document), ensure_ascii=False) + "\n"
             for document in self.corpus.validation
@@ -170,13 +169,13 @@ def prepare(
     corpus: Corpus | StreamedCorpus,
     writer: LoadedModel,
     group: ProcessGroup,
-) -> Parts:
-    """Make the parts of a run.
+) -> TrainingSetup:
+    """Tokenize, mix and pack the corpus, and plan the run.
 
     Args:
         config: The settings.
         files: The files that were given.
-        corpus: What was read of them, or opened to be streamed.
+        corpus: The documents, read or opened for streaming.
         writer: The base model.
         group: The processes that train.
 
@@ -203,7 +202,14 @@ def prepare(
         )
     else:
         known = corpus
-        mixture, rows = _rows(config, corpus, writer, shape, cache)
+        tokens = tokenize(corpus.train, writer.tokenizer, cache)
+        mixture = mix(
+            sources_of(corpus.train), tokens.lengths(), config.mix,
+            max_length=max_length, seed=config.seed,
+        )  # fmt: skip
+        rows = plan_rows(tokens, **shape, seed=config.seed, documents=mixture.documents)
+        if not len(rows):
+            raise _too_little("train on")
         plan = plan_run(config, len(rows))
         batches = PreparedBatches(rows, plan.rows_of_step, group)
     held_out = validation_rows(
@@ -213,8 +219,8 @@ def prepare(
     if not held_out.scored:
         raise _too_little("validate on")
     domains = sorted({document.source for document in known.validation})
-    place = {name: index for index, name in enumerate(domains)}
-    return Parts(
+    index = {name: number for number, name in enumerate(domains)}
+    return TrainingSetup(
         config=config,
         files=list(files),
         corpus=known,
@@ -224,25 +230,12 @@ def prepare(
         batches=batches,
         held_out=held_out,
         domains=domains,
-        domain_ids=np.array([place[document.source] for document in known.validation]),
+        domain_ids=np.array([index[document.source] for document in known.validation]),
         manifest=known.manifest(),
         plan=plan,
+        group=group,
+        scored=MicroBatch(config.batch_size, max_length),
     )
-
-
-def _rows(
-    config: Config, corpus: Corpus, writer: LoadedModel, shape: dict[str, Any], cache: Path
-) -> tuple[Mixture, RowPlan]:
-    """What an epoch holds, and the rows that it is laid out in."""
-    tokens = tokenize(corpus.train, writer.tokenizer, cache)
-    mixture = mix(
-        sources_of(corpus.train), tokens.lengths(), config.mix,
-        max_length=shape["max_length"], seed=config.seed,
-    )  # fmt: skip
-    rows = plan_rows(tokens, **shape, seed=config.seed, documents=mixture.documents)
-    if not len(rows):
-        raise _too_little("train on")
-    return mixture, rows
 
 
 def _too_little(what: str) -> InputError:

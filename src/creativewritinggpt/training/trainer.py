@@ -1,29 +1,31 @@
-"""The training loop: steps, validation, early stopping, saving.
+"""Training loop: optimizer steps, validation, early stopping, checkpoints.
 
-Dropout noise is seeded for every step from (seed, step), and rows come in an order computed from
-(seed, epoch); a run that was interrupted therefore goes on exactly as it would have.
+The loss of a step is the sum over its target tokens divided by their number, so 8 rows at once,
+2 × 4 and 8 × 1 give the same gradient. Dropout noise is seeded from (seed, step) and the order of
+rows from (seed, epoch), so a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..config.run import Config
-from ..data.rows.batches import Batches
-from ..distributed import ProcessGroup, ProcessLost
+from ..data.rows.packing import Rows
+from ..distributed import ProcessLost
 from ..errors import RunError
 from ..models.loaded_model import LoadedModel
-from .checkpoint import State, save_checkpoint, trained_parameters
+from .checkpoint import TrainState, trained_parameters
 from .display import Display
-from .engine import accumulate_gradient
-from .interrupt import Interrupt
+from .loss import summed_loss
 from .memory import MicroBatch
 from .metrics import (
     evaluation_line,
@@ -33,245 +35,289 @@ from .metrics import (
     patience_ends,
     write_metrics,
 )
-from .metrics_log import Journal
-from .run_dir import BEST, CHECKPOINTS
-from .schedule import Plan
-from .validation import Validation
+from .run_dir import BEST, CHECKPOINTS, MetricsLog
+from .setup import TrainingSetup
 
 _DRAW_EVERY = 30.0
-"""Seconds between two pictures of the curves while a run goes on."""
+"""Seconds between two drawings of the training curves during a run."""
+
+_SAME_REQUEST = 1.0
+"""Seconds in which further signals count as one: launchers pass on what the terminal sends too."""
 
 
-@dataclasses.dataclass
-class Job:
-    """What the loop works with.
+class Interrupt:
+    """Request to stop by Ctrl-C or SIGTERM: after the step, or at once if repeated.
 
     Attributes:
-        writer: The model with its adapter attached.
-        batches: Where the rows of each step come from.
-        plan: The course of the run.
-        config: The settings.
-        state: Where the run stands; changed as it goes.
-        optimizer: AdamW over the trained parameters.
-        micro: How many rows go through the model at once.
-        group: The processes that train together.
-        validate: Scores the held-out rows.
-        save: Writes the model into a folder.
-        sample: Continues fixed prompts, if anything does: ``prompt`` and ``text`` of each.
-        journal: Where steps and validations are noted as they happen.
+        asked: Whether a signal has come.
     """
 
-    writer: LoadedModel
-    batches: Batches
-    plan: Plan
-    config: Config
-    state: State
-    optimizer: torch.optim.Optimizer
-    micro: MicroBatch
-    group: ProcessGroup
-    validate: Callable[[], Validation]
-    save: Callable[[Path], None]
-    sample: Callable[[], list[dict[str, str]]] | None = None
-    journal: Journal = dataclasses.field(default_factory=Journal)
+    def __init__(self) -> None:
+        self.asked = False
+        self._at = 0.0
 
-    @property
-    def output(self) -> Path:
-        """The run's folder."""
-        return Path(self.config.output_dir)
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Interrupt]:
+        """Handle the signals within the context; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            now = time.monotonic()
+            if self.asked and now - self._at > _SAME_REQUEST:
+                raise KeyboardInterrupt
+            if not self.asked:
+                self.asked, self._at = True, now
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def fit(job: Job) -> str:
-    """Train until the plan ends, nothing improves any more, or somebody asks to stop.
+def accumulate_gradient(
+    writer: LoadedModel,
+    rows: Rows,
+    indices: np.ndarray,
+    batch_size: int,
+    tokens: int | None = None,
+) -> tuple[float, int]:
+    """Add the gradient of an optimizer step to the parameters.
+
+    Args:
+        writer: The model.
+        rows: Packed rows; every row has a target.
+        indices: The step's rows, or this process's share of them, [rows].
+        batch_size: Rows per micro-batch.
+        tokens: Target tokens of the whole step; those of ``indices`` without it.
 
     Returns:
-        ``finished``, ``early`` or ``interrupted``.
-
-    Raises:
-        RunError: The loss is not finite; the last good state is saved.
+        The loss of the step in nats per token (or this share's part), and its target tokens.
     """
-    plan, state, device = job.plan, job.state, job.writer.device.device
-    began, before = time.monotonic(), state.seconds
-    drawn = began
-    with (
-        Interrupt().listening() as interrupt,
-        Display(plan.total_steps, state.step, device) as display,
-    ):
-        _show_validation(display, state)
+    if tokens is None:
+        tokens = int(rows.target_counts()[indices].sum())
+    total = 0.0
+    for start in range(0, len(indices), batch_size):
+        loss = summed_loss(writer, rows.take(indices[start : start + batch_size]))
+        (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return (total / tokens if tokens else 0.0), tokens
+
+
+class Trainer:
+    """Training of a prepared run.
+
+    Args:
+        setup: Model, data and schedule; the model has its adapter attached.
+        state: Progress of the run; changed by the training.
+        sample: Continues fixed prompts (``prompt`` and ``text`` of each), or None.
+
+    Attributes:
+        optimizer: AdamW over the trained parameters.
+        micro: Rows per micro-batch.
+        log: Log of steps and validations.
+    """
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        state: TrainState,
+        sample: Callable[[], list[dict[str, str]]] | None = None,
+    ) -> None:
+        self.setup, self.state, self.sample = setup, state, sample
+        self.writer, self.config, self.plan = setup.writer, setup.config, setup.plan
+        self.group, self.batches = setup.group, setup.batches
+        self.parameters = list(trained_parameters(setup.writer.model).values())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=setup.config.learning_rate,
+            weight_decay=setup.config.weight_decay,
+        )
+        self.micro = MicroBatch(setup.config.batch_size, setup.batches.max_length)
+        self.log = MetricsLog()
+        self.interrupt = Interrupt()
+
+    def fit(self) -> str:
+        """Train until the schedule ends, patience runs out or a signal asks to stop.
+
+        Returns:
+            ``finished``, ``early`` or ``interrupted``.
+
+        Raises:
+            RunError: The loss is not finite; the last good state is saved.
+        """
+        device = self.writer.device.device
+        with (
+            self.interrupt.listening(),
+            Display(self.plan.total_steps, self.state.step, device) as display,
+        ):
+            return self._run_loop(display)
+
+    def _run_loop(self, display: Display) -> str:
+        plan, state = self.plan, self.state
+        began, before = time.monotonic(), state.seconds
+        drawn = began
+        self._show_validation(display)
         while state.step < plan.total_steps:
             step_began = time.monotonic()
-            loss, tokens, asked = _step(job, interrupt)
+            loss, tokens, asked = self._step()
             state.seconds = before + time.monotonic() - began
             display.step(state.step, loss, tokens, time.monotonic() - step_began)
 
             stop_early = False
             if plan.evaluates_after(state.step):
-                stop_early = _evaluate(job, display)
+                stop_early = self._evaluate(display)
                 state.seconds = before + time.monotonic() - began
-                # The picture takes longer than a short run's step: not with every validation.
+                # Drawing takes longer than a step of a short run.
                 draw = time.monotonic() - drawn >= _DRAW_EVERY
                 drawn = time.monotonic() if draw else drawn
-                if job.group.is_main:
-                    write_metrics(job.output, state, draw)
+                if self.group.is_main:
+                    write_metrics(self.setup.output, state, draw)
             if plan.saves_after(state.step) or stop_early or asked:
-                keep(job)
+                self.save_checkpoint()
             if stop_early and state.step < plan.total_steps:
                 return "early"
             if asked and state.step < plan.total_steps:
                 return "interrupted"
-    return "finished"
+        return "finished"
 
+    def _show_validation(self, display: Display) -> None:
+        """Pass the last and the best validation loss to the display."""
+        state, losses = self.state, self.state.metrics["val_loss"]
+        display.validation = losses[-1] if losses else None
+        display.best = None if state.best_loss is None else (state.best_loss, state.best_step)
 
-def _show_validation(display: Display, state: State) -> None:
-    """Tell the display what validation has found so far."""
-    losses = state.metrics["val_loss"]
-    display.validation = losses[-1] if losses else None
-    display.best = None if state.best_loss is None else (state.best_loss, state.best_step)
+    def _evaluate(self, display: Display) -> bool:
+        """Validate and save the best model; whether patience has run out."""
+        state, metrics = self.state, self.state.metrics
+        result = self.setup.validate()
+        if not math.isfinite(result.loss):
+            what = f"the validation loss is {result.loss} after step {state.step}"
+            self._give_up(what, good=False)
+        note_evaluation(state, result)
+        note_samples(state, self.sample)
+        if state.best_loss is None or result.loss < state.best_loss:
+            state.best_loss, state.best_step = result.loss, state.step
+            metrics["best_step"] = state.step
+            if self.group.is_main:
+                self.setup.save(self.setup.output / BEST, state)
+        ended = patience_ends(state, result.loss, self.plan.warmup_steps, self.config)
+        self._show_validation(display)
+        display.say(evaluation_line(state, result))
+        for sample in metrics["samples"][-1:] if self.sample is not None else ():
+            display.say(f"  {sample['prompt']} …{' '.join(sample['text'].split())}")
+        if (warning := overfitting(metrics)) is not None:
+            display.say(warning)
+        self.log.write(
+            {
+                "step": state.step,
+                "val_loss": result.loss,
+                "val_perplexity": result.perplexity,
+                "val_eos_loss": result.eos_loss,
+                "train_loss": metrics["train_loss"][-1],
+                "best_step": state.best_step,
+                "domains": result.domains,
+            }
+        )
+        return ended
 
+    def _step(self) -> tuple[float, int, bool]:
+        """One optimizer step; its loss, its target tokens, and whether to stop after it."""
+        state, group, optimizer = self.state, self.group, self.optimizer
+        began = time.monotonic()
+        rate = self.plan.learning_rate(state.step)
+        for settings in optimizer.param_groups:
+            settings["lr"] = rate
+        rows, indices, tokens = self.batches.step(state.step)
+        self.writer.model.train()
 
-def _evaluate(job: Job, display: Display) -> bool:
-    """Validate, keep the model if it is the best so far, and say whether patience has ended."""
-    state, metrics = job.state, job.state.metrics
-    result = job.validate()
-    if not math.isfinite(result.loss):
-        what = f"the validation loss is {result.loss} after step {state.step}"
-        _give_up(job, what, good=False)
-    note_evaluation(state, result)
-    note_samples(state, job.sample)
-    if state.best_loss is None or result.loss < state.best_loss:
-        state.best_loss, state.best_step = result.loss, state.step
-        metrics["best_step"] = state.step
-        if job.group.is_main:
-            job.save(job.output / BEST)
-    ended = patience_ends(state, result.loss, job.plan.warmup_steps, job.config)
-    _show_validation(display, state)
-    display.say(evaluation_line(state, result))
-    for sample in metrics["samples"][-1:] if job.sample is not None else ():
-        display.say(f"  {sample['prompt']} …{' '.join(sample['text'].split())}")
-    if (warning := overfitting(metrics)) is not None:
-        display.say(warning)
-    job.journal.write(
-        {
-            "step": state.step,
-            "val_loss": result.loss,
-            "val_perplexity": result.perplexity,
-            "val_eos_loss": result.eos_loss,
-            "train_loss": metrics["train_loss"][-1],
-            "best_step": state.best_step,
-            "domains": result.domains,
-        }
-    )
-    return ended
+        def gradient(batch_size: int) -> float:
+            # Each of several processes has noise of its own.
+            seeds = [self.config.seed, state.step, *([group.rank] if group.rank else [])]
+            torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+            return accumulate_gradient(self.writer, rows, indices, batch_size, tokens)[0]
 
+        loss = self.micro.run(gradient, self._clear_gradient)
+        try:
+            # Several processes stop after the step in which all have heard of the request.
+            group.all_reduce_gradients(self.parameters)
+            loss, asked = group.all_reduce(np.array([loss, float(self.interrupt.asked)])).tolist()
+        except ProcessLost as lost:
+            # Nothing of this step has been applied. A stream's position is known only by all.
+            if group.is_main and not self.config.streaming:
+                self.save_checkpoint()
+                lost.message += f"; the state after step {state.step} is saved"
+            raise
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
+            self._give_up(f"{what} at step {state.step + 1}, at a learning rate of {rate:.2g}")
+        optimizer.step()
+        self._clear_gradient()
+        state.step += 1
+        self.batches.applied()
+        state.useful_tokens += tokens
+        state.step_seconds += time.monotonic() - began
+        state.metrics["batch_losses"].append(loss)
+        state.metrics["learning_rate"].append(rate)
+        state.since_evaluation.append((loss, tokens))
+        self.log.write(
+            {
+                "step": state.step,
+                "loss": loss,
+                "gradient_norm": norm,
+                "learning_rate": rate,
+                "tokens": tokens,
+                "step_seconds": time.monotonic() - began,
+            }
+        )
+        return loss, tokens, self.interrupt.asked if group.size == 1 else asked > 0
 
-def _step(job: Job, interrupt: Interrupt) -> tuple[float, int, bool]:
-    """One optimizer step; its loss, its target tokens, and whether to stop after it."""
-    state, group, config, optimizer = job.state, job.group, job.config, job.optimizer
-    began = time.monotonic()
-    parameters = list(trained_parameters(job.writer.model).values())
-    rate = job.plan.learning_rate(state.step)
-    for settings in optimizer.param_groups:
-        settings["lr"] = rate
-    rows_of_step, indices, tokens = job.batches.step(state.step)
-    job.writer.model.train()
+    def _clear_gradient(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
 
-    def gradient(rows: int) -> float:
-        # A process of several has noise of its own; alone it is that of (seed, step).
-        place = [config.seed, state.step, *([group.rank] if group.rank else [])]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-        return accumulate_gradient(job.writer, rows_of_step, indices, rows, tokens)[0]
+    def time_step(self) -> float:
+        """Estimated seconds of an optimizer step, from one micro-batch that changes nothing."""
+        self.writer.model.train()
+        wanted = min(self.plan.rows, self.plan.rows_per_step)
 
-    loss = job.micro.fitted(gradient, lambda: optimizer.zero_grad(set_to_none=True))
-    try:
-        # Several processes stop after the same step: after the one that all have heard of it in.
-        group.all_reduce_gradients(parameters)
-        loss, asked = group.all_reduce(np.array([loss, float(interrupt.asked)])).tolist()
-    except ProcessLost as lost:
-        # Nothing of this step has been applied: what one replica holds is the whole state.
-        # Only each process knows its place in a stream.
-        if group.is_main and not job.config.streaming:
-            keep(job)
-            lost.message += f"; the state after step {state.step} is saved"
-        raise
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
-        _give_up(job, f"{what} at step {state.step + 1}, at a learning rate of {rate:.2g}")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    job.batches.applied()
-    state.useful_tokens += tokens
-    state.step_seconds += time.monotonic() - began
-    state.metrics["batch_losses"].append(loss)
-    state.metrics["learning_rate"].append(rate)
-    state.since_evaluation.append((loss, tokens))
-    job.journal.write(
-        {
-            "step": state.step,
-            "loss": loss,
-            "gradient_norm": norm,
-            "learning_rate": rate,
-            "tokens": tokens,
-            "step_seconds": time.monotonic() - began,
-        }
-    )
-    return loss, tokens, interrupt.asked if group.size == 1 else asked > 0
+        def timed(batch_size: int) -> float:
+            began, at_once = time.monotonic(), batch_size * self.group.size
+            accumulate_gradient(self.writer, *self.batches.first(at_once), batch_size, 1)
+            return (time.monotonic() - began) * math.ceil(wanted / at_once)
 
+        seconds = self.micro.run(timed, self._clear_gradient)
+        self._clear_gradient()
+        return seconds
 
-def probe(job: Job) -> float:
-    """Seconds of one optimizer step, from one micro-step on real rows that changes nothing."""
-    group, wanted = job.group, min(job.plan.rows, job.plan.rows_per_step)
-    job.writer.model.train()
+    def save_checkpoint(self) -> None:
+        """Save a checkpoint; all processes must call this."""
+        state = self.state
+        state.stream = self.batches.state()
+        state.choices["micro_batch"] = self.micro.rows
+        if self.group.is_main:
+            folder, keep = self.setup.output / CHECKPOINTS, self.config.save_total_limit
+            state.save(folder, self.writer.model, self.optimizer, keep)
 
-    def timed(rows: int) -> float:
-        began, at_once = time.monotonic(), rows * group.size
-        accumulate_gradient(job.writer, *job.batches.first(at_once), rows, 1)
-        return (time.monotonic() - began) * math.ceil(wanted / at_once)
+    def _give_up(self, what: str, good: bool = True) -> Any:
+        """End a run whose numbers are no longer finite.
 
-    def clear() -> None:
-        job.optimizer.zero_grad(set_to_none=True)
+        Args:
+            what: What is not finite.
+            good: Whether the weights are those from before; they are saved if they are finite.
 
-    seconds = job.micro.fitted(timed, clear)
-    clear()
-    return seconds
-
-
-def keep(job: Job) -> None:
-    """Save a checkpoint; all processes must call this."""
-    job.state.stream = job.batches.state()
-    if not job.group.is_main:
-        return
-    job.state.fingerprint["probed"]["micro_batch"] = job.micro.rows
-    save_checkpoint(
-        job.output / CHECKPOINTS,
-        job.state,
-        job.writer.model,
-        job.optimizer,
-        job.config.save_total_limit,
-    )
-
-
-def _give_up(job: Job, what: str, good: bool = True) -> None:
-    """End a run that computes no numbers any more.
-
-    Args:
-        job: The run.
-        what: What is no number.
-        good: Whether the weights are those of before it happened; then they are saved.
-
-    Raises:
-        RunError: Always.
-    """
-    if good:
-        parameters = trained_parameters(job.writer.model)
-        finite = [bool(value.isfinite().all()) for value in parameters.values()]
-        good = all(finite)
-    if good:
-        keep(job)
-        kept = f"the state after step {job.state.step} is saved"
-    else:
-        kept = "earlier checkpoints stay"
-    raise RunError(
-        f"training stopped: {what}; {kept}",
-        "go on with --resume --force and a lower --learning-rate, or with --precision fp32",
-    )
+        Raises:
+            RunError: Always.
+        """
+        if good and all(bool(value.isfinite().all()) for value in self.parameters):
+            self.save_checkpoint()
+            kept = f"the state after step {self.state.step} is saved"
+        else:
+            kept = "earlier checkpoints stay"
+        raise RunError(
+            f"training stopped: {what}; {kept}",
+            "go on with --resume --force and a lower --learning-rate, or with --precision fp32",
+        )

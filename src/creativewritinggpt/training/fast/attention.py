@@ -1,13 +1,19 @@
-"""Causal attention document by document, in blocks of queries, forward and backward.
+"""Causal attention of documents laid end to end (varlen attention), forward and backward.
 
-    keys →      ■ . .      A block of queries meets the keys up to its own end only, so that half of
-    queries     ■ ■ .      the work between distant blocks is never done; within the last block of
-       ↓        ■ ■ ■      keys a small mask hides the later ones.
+    rows      a a a b b .          end to end   a a a  c c c  b b      (no padding)
+              c c c . . .          groups       [2 × 3]       [1 × 2]
 
-The probabilities are kept for the backward pass, which then takes less than torch's fused kernel
-that computes them again. What it trades away: memory grows with the square of a document's length,
-so long documents take the fused kernel, and so do short ones, for which it is faster. Heads that
-share keys and values (grouped-query attention) read them repeated, and their gradients are summed.
+Documents of one length form a group, a plain view ``[documents, heads, length, size]`` of the list
+of tokens, so attention needs neither copies nor a mask between documents. Within a document it
+works in blocks of queries:
+
+    keys →      ■ . .      A block of queries meets only the keys up to its own end, so half of the
+    queries     ■ ■ .      products are never made; a mask is needed only in the diagonal blocks.
+       ↓        ■ ■ ■
+
+Trade-off: the probabilities are kept for the backward pass, which is faster than recomputing them
+as torch's fused kernel does, but takes memory with the square of the length; so the fused kernel
+takes long documents, and short ones, for which it is faster.
 """
 
 from __future__ import annotations
@@ -16,30 +22,100 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .varlen import Group
+from ...data.rows.packing import PackedRows
 
 BLOCK = 128
-"""Queries in a block."""
+"""Queries per block."""
 
 IN_BLOCKS = range(129, 1025)
-"""Lengths of the documents that are taken in blocks."""
+"""Lengths of documents that are attended in blocks."""
 
 _fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _fused_backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclasses.dataclass(frozen=True)
-class Heads:
-    """How the columns of the joined projection are cut.
+class Group:
+    """Documents of one length, one after another in the list of tokens.
 
     Attributes:
-        queries: Query heads.
-        keys: Key and value heads; ``queries`` is a multiple of it.
-        size: Columns of a head.
-        scale: What the products of queries and keys are multiplied by.
+        start: Index of the first token.
+        count: Number of documents.
+        length: Tokens per document.
+    """
+
+    start: int
+    count: int
+    length: int
+
+    @property
+    def tokens(self) -> slice:
+        """Indices of their tokens."""
+        return slice(self.start, self.start + self.count * self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Tokens of a micro-batch without padding.
+
+    Attributes:
+        input_ids: ``[tokens]``.
+        targets: ``[tokens]``, ``IGNORE`` where there is none.
+        position_ids: ``[tokens]``, from 0 in each document.
+        groups: Documents by length, in order.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    position_ids: Tensor
+    groups: tuple[Group, ...]
+
+
+def end_to_end(rows: PackedRows) -> Documents:
+    """Documents of packed rows without padding, longest first.
+
+    Args:
+        rows: Packed rows; the documents of a row are numbered in order in ``segment_ids``.
+    """
+    width = rows.segment_ids.shape[1]
+    # A number per document of each row, 0 in the padding.
+    segments = rows.segment_ids.astype(np.int64)
+    keys = np.where(segments > 0, segments + np.arange(len(segments))[:, None] * (width + 1), 0)
+    flat = keys.reshape(-1)
+    places = np.flatnonzero(flat)
+    starts = np.flatnonzero(np.diff(flat[places], prepend=-1))
+    lengths = np.diff(np.append(starts, len(places)))
+    order = np.argsort(-lengths, kind="stable")
+    # Index of each token of the sorted documents in the flattened rows.
+    ends = np.cumsum(lengths[order])
+    within = np.arange(len(places)) - np.repeat(ends - lengths[order], lengths[order])
+    chosen = places[np.repeat(starts[order], lengths[order]) + within]
+    sizes, counts = np.unique(lengths, return_counts=True)
+    groups, start = [], 0
+    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        groups.append(Group(start, count, size))
+        start += size * count
+    return Documents(
+        input_ids=torch.from_numpy(rows.input_ids.reshape(-1)[chosen]),
+        targets=torch.from_numpy(rows.targets.reshape(-1)[chosen]),
+        position_ids=torch.from_numpy(rows.position_ids.reshape(-1)[chosen]),
+        groups=tuple(groups),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Layout of the columns of the query-key-value projection.
+
+    Attributes:
+        queries: Number of query heads.
+        keys: Number of key heads and of value heads; divides ``queries`` (grouped-query attention).
+        size: Columns per head.
+        scale: Factor of the scores.
     """
 
     queries: int
@@ -49,7 +125,7 @@ class Heads:
 
     @property
     def all(self) -> int:
-        """Heads of queries, keys and values."""
+        """Number of query, key and value heads."""
         return self.queries + 2 * self.keys
 
     def split(self, qkv: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +139,7 @@ class Heads:
         return q, k, v
 
     def rows(self, x: Tensor, group: Group) -> Tensor:
-        """The query heads' columns of a group, ``[documents, heads, length, size]``."""
+        """View of a group's query-head columns, ``[documents, heads, length, size]``."""
         shape = (group.count, group.length, self.queries, self.size)
         return x[group.tokens].view(shape).transpose(1, 2)
 
@@ -73,12 +149,12 @@ class Heads:
 
 
 def attend(qkv: Tensor, groups: Sequence[Group], heads: Heads) -> tuple[Tensor, list[Tensor]]:
-    """Attention within each document.
+    """Causal attention within each document.
 
     Args:
         qkv: ``[tokens, all heads × size]``.
         groups: The documents.
-        heads: How the columns are cut.
+        heads: Layout of the columns.
 
     Returns:
         ``[tokens, query heads × size]``, and what the backward pass needs: for each group the
