@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import console
 from ..config.machine import MachineSettings
@@ -187,12 +186,15 @@ def _models(names: list[str], config: Config, *, compared: bool) -> list[ModelUn
 
 def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
     """Run what is left to the first process, write the report and show the tables."""
+    from ..devices import choose
     from ..evaluation.report import write_report
     from ..evaluation.tables import tables
     from ..evaluation.tasks import run_tasks
+    from ..training.record import base_record
 
     folder = Path(asked.config.output_dir)
-    found.result["made_by"] = _made_by(asked.config)
+    device = choose(asked.config.device, asked.config.precision, asked.config.num_workers)
+    found.result["made_by"] = base_record(device)
     # Before the tasks, whose data may not be had: what is measured is kept.
     written = write_report(found, folder)
     if asked.tasks:
@@ -210,17 +212,3 @@ def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
     for what, why in found.result["without"].items():
         console.note(f"{what} was not measured: {why}")
     console.note(f"Written: {', '.join(map(str, written))}")
-
-
-def _made_by(config: Config) -> dict[str, Any]:
-    """Command, time, versions and machine, so that the figures can be made again."""
-    from ..devices import choose
-    from ..training.record import hardware, versions
-
-    now = datetime.datetime.now(datetime.UTC)
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "created": now.isoformat(timespec="seconds"),
-        "versions": versions(),
-        "hardware": hardware(choose(config.device, config.precision, config.num_workers)),
-    }

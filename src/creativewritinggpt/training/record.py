@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "nump
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the packages that numbers depend on."""
     found = {"creativewritinggpt": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         found[name] = importlib.metadata.version(name)
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def source_revision() -> dict[str, Any] | None:
-    """Commit of the package's own checkout and whether it was changed, or None outside one."""
+    """Commit of the package's checkout and whether it has changes; None without a checkout."""
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -48,7 +48,7 @@ def source_revision() -> dict[str, Any] | None:
 
 
 def hardware(device: DeviceChoice) -> dict[str, Any]:
-    """The machine: processor, cores, memory, device and the reasons for its choice."""
+    """Processor, cores, memory, and the device with the reasons for its choice."""
     total, _ = memory()
     found: dict[str, Any] = {
         "system": platform.platform(terse=True),
@@ -67,6 +67,17 @@ def hardware(device: DeviceChoice) -> dict[str, Any]:
     return found
 
 
+def base_record(device: DeviceChoice) -> dict[str, Any]:
+    """Command, time, machine and versions: what reproduces a result."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "created": now.isoformat(timespec="seconds"),
+        "versions": versions(),
+        "hardware": hardware(device),
+    }
+
+
 def run_record(
     config: Config,
     device: DeviceChoice,
@@ -74,7 +85,7 @@ def run_record(
     data: dict[str, Any],
     training: dict[str, Any],
 ) -> dict[str, Any]:
-    """The record that lies beside every saved model.
+    """Content of ``run.json``, beside every saved model.
 
     Args:
         config: The settings of the run.
@@ -85,14 +96,11 @@ def run_record(
     """
     return {
         "format": 1,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        **base_record(device),
         "base": base,
         "config": config.to_dict(),
         "data": data,
         "training": training,
-        "hardware": hardware(device),
-        "versions": versions(),
         "source": source_revision(),
     }
 
@@ -106,7 +114,7 @@ def _figure(value: float | None, digits: int = 3) -> str:
 
 
 def model_card(run: dict[str, Any]) -> str:
-    """Write the card of a run.
+    """Model card of a run.
 
     Args:
         run: The record that stands in ``run.json``.
