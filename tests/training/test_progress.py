@@ -152,7 +152,6 @@ def test_display_shows_losses_speed_memory_and_time_left(monkeypatch, capsys):
         live.validation, live.best = 3.501, (3.498, 20)
         live.step(24, 3.4, 1000, 0.5)
         live.say("a line that stays")
-        live._panel.refresh()
     shown = screen.getvalue()
     for part in (
         "24/60",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -29,6 +30,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def source_revision() -> dict[str, Any] | None:
     """Commit of the package's checkout and whether it has changes; None without a checkout."""
     here = Path(__file__).resolve().parent

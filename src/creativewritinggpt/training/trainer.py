@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -302,7 +302,7 @@ class Trainer:
             folder, keep = self.setup.output / CHECKPOINTS, self.config.save_total_limit
             state.save(folder, self.writer.model, self.optimizer, keep)
 
-    def _give_up(self, what: str, good: bool = True) -> Any:
+    def _give_up(self, what: str, good: bool = True) -> NoReturn:
         """End a run whose numbers are no longer finite.
 
         Args:
