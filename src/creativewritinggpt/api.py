@@ -23,7 +23,9 @@ from .data.document import Document
 from .data.sources import Keep
 from .devices import DeviceChoice
 from .errors import InputError
-from .evaluation.run import evaluate as _evaluate
+from .evaluation.material import Material
+from .evaluation.run import base_and_tuned
+from .evaluation.run import run as _run_evaluation
 from .evaluation.settings import EvaluationSettings
 from .files import check_writable
 from .generation.engine import stream as _stream
@@ -171,7 +173,7 @@ def evaluate(
     loaded = model if isinstance(model, loaded_model.LoadedModel) else load(model)
     chosen = documents if documents is not None else read_documents(_listed(files), Config())
     what = EvaluationSettings.from_mapping({"texts": 0, **settings})
-    return _evaluate(loaded, list(chosen), settings=what)
+    return _run_evaluation(base_and_tuned(loaded), Material(list(chosen)), what).result
 
 
 def analyze(

@@ -26,7 +26,7 @@ from creativewritinggpt.evaluation.perplexity import (
     summarise,
 )
 from creativewritinggpt.evaluation.report import read_scores, write_report
-from creativewritinggpt.evaluation.run import base_and_tuned, evaluate, run
+from creativewritinggpt.evaluation.run import base_and_tuned, run
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.evaluation.tables import as_markdown
 from creativewritinggpt.evaluation.windows import rolling_windows, sliding_windows
@@ -95,7 +95,9 @@ def test_scores_are_the_same_to_the_last_bit_whatever_shares_a_pass(
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 @pytest.mark.parametrize("tuned", [False, True])
-def test_passes_give_what_padded_rows_give(family, tuned, tiny_model, tiny_tokenizer, monkeypatch):
+def test_attention_per_window_gives_what_a_mask_gives(
+    family, tuned, tiny_model, tiny_tokenizer, monkeypatch
+):
     writer = make_writer(tiny_model(family), tiny_tokenizer)
     if tuned:
         attach(writer, Config(lora_r=4, target_modules=["all-linear"]))
@@ -261,7 +263,7 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
         for name, value in writer.model.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.3)
-    found = evaluate(writer, _documents(TEXT, TEXT * 2), settings=SCORES_ONLY)
+    found = run(base_and_tuned(writer), Material(_documents(TEXT, TEXT * 2)), SCORES_ONLY).result
     assert (
         found["domains"]["tales"]["base"]["nll_sum"]
         != found["domains"]["tales"]["tuned"]["nll_sum"]
@@ -275,7 +277,7 @@ def test_base_is_scored_with_the_adapter_off(tiny_model, tiny_tokenizer):
 def test_mean_of_domains_counts_every_domain_the_same(tiny_model, tiny_tokenizer):
     writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
     documents = _documents(TEXT * 5) + _documents("Xyz qu.", source="odd")
-    found = evaluate(writer, documents, settings=SCORES_ONLY)
+    found = run(base_and_tuned(writer), Material(documents), SCORES_ONLY).result
     losses = [
         entry["base"]["nll_sum"] / entry["base"]["tokens"] for entry in found["domains"].values()
     ]
@@ -285,7 +287,8 @@ def test_mean_of_domains_counts_every_domain_the_same(tiny_model, tiny_tokenizer
 
 def test_no_text_is_refused(tiny_model, tiny_tokenizer):
     with pytest.raises(InputError, match="no text to evaluate"):
-        evaluate(make_writer(tiny_model("gpt2"), tiny_tokenizer), _documents("", "  "))
+        writer = make_writer(tiny_model("gpt2"), tiny_tokenizer)
+        run(base_and_tuned(writer), Material(_documents("", "  ")))
 
 
 def test_one_word_and_other_scripts_are_scored(tiny_model, tiny_tokenizer):

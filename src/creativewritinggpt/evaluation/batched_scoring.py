@@ -11,8 +11,8 @@ what else is scored, in which order or how much of it. (BLAS libraries block pro
 shapes in other ways, which changes the last digits.) The output head runs at scored positions only,
 256 at a time, so memory does not grow with vocabulary × length.
 
-Models whose attention can't be run per window are scored in padded rows instead. Trade-off:
-padding, and last digits that depend on the batch.
+Models whose attention can't be run per window get a mask that keeps the windows of a pass apart.
+Trade-off: T² booleans, and last digits that depend on the place in the pass.
 
 Several processes plan the same passes and take every n-th each. Trade-off: every process cuts all
 texts into windows.
@@ -25,7 +25,7 @@ import functools
 import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,9 @@ from torch.nn import functional as F
 from ..console import CountCallback
 from ..data.rows.packing import IGNORE
 from ..distributed import SINGLE_PROCESS, ProcessGroup
+from ..models.attention import packed_inputs
 from ..models.loaded_model import LoadedModel
-from ..models.scoring import body_and_head, head_nll, token_nll
+from ..models.scoring import body_and_head, head_nll
 from .windows import Window
 
 PASS = 1024
@@ -45,7 +46,6 @@ PASS = 1024
 
 PASS_ON_GPU = 8192
 _CHUNK = 256
-_PADDED_TOKENS = 4096
 _NAME = "cwgpt_windows"
 Nll = npt.NDArray[np.float64]
 Score = Callable[[Sequence[Window]], list[Nll]]
@@ -102,15 +102,14 @@ def _plan(model: LoadedModel, windows: Sequence[Window]) -> tuple[list[list[int]
         return [], lambda _: [], ""
     lengths = [len(window.inputs) for window in windows]
     body, weight, bias = body_and_head(model.model)
-    if not supports_varlen(model, body):
-        return plan_rows(lengths), functools.partial(_score_rows, model), "rows"
-    fixed = PASS if model.device.torch_device.type == "cpu" else PASS_ON_GPU
+    varlen = supports_varlen(model, body)
+    fixed = PASS_ON_GPU if varlen and model.device.torch_device.type != "cpu" else PASS
     size = max(fixed, min(model.window, max(lengths)))
     if model.device.precision == "bf16":
         weight = weight.to(torch.bfloat16)
     head = functools.partial(head_nll, weight=weight, bias=bias, chunk=_CHUNK)
-    score = functools.partial(_score_pass, model, size, body, head)
-    return plan_passes(lengths, size), score, f"passes of {size}"
+    score = functools.partial(_score_pass, model, size, varlen, body, head)
+    return plan_passes(lengths, size), score, f"passes of {size}{'' if varlen else ', masked'}"
 
 
 def _digest(windows: Sequence[Window], way: str) -> str:
@@ -150,20 +149,10 @@ def plan_passes(lengths: Sequence[int], size: int) -> list[list[int]]:
     return passes
 
 
-def plan_rows(lengths: Sequence[int]) -> list[list[int]]:
-    """Windows of similar length together, about 4,096 tokens per batch when padded."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    batches = []
-    while order:
-        count = max(1, _PADDED_TOKENS // lengths[order[0]])
-        batches.append(order[:count])
-        order = order[count:]
-    return batches
-
-
 def _score_pass(
     model: LoadedModel,
     size: int,
+    varlen: bool,
     body: Callable[..., Tensor],
     head: Callable[[Tensor, Tensor], Tensor],
     windows: Sequence[Window],
@@ -178,8 +167,8 @@ def _score_pass(
     # Whole chunks only, so that the head's product has always the same shape too.
     padding = (0, -len(places) % _CHUNK)
     device = model.device.torch_device
-    with torch.no_grad(), model.device.autocast(), _varlen_attention(model):
-        states = _hidden_states(model, body, ids, [n for n in (*lengths, *fills) if n])
+    with torch.no_grad(), model.device.autocast():
+        states = _hidden_states(model, varlen, body, ids, [n for n in (*lengths, *fills) if n])
         nll = head(
             states[torch.as_tensor(np.pad(places, padding)).to(device)],
             torch.as_tensor(np.pad(targets[places], padding)).to(device),
@@ -190,18 +179,29 @@ def _score_pass(
 
 
 def _hidden_states(
-    model: LoadedModel, body: Callable[..., Tensor], ids: npt.NDArray[np.int64], lengths: list[int]
+    model: LoadedModel,
+    varlen: bool,
+    body: Callable[..., Tensor],
+    ids: npt.NDArray[np.int64],
+    lengths: list[int],
 ) -> Tensor:
     """Hidden states [tokens, width] of windows laid end to end."""
-    device = model.device.torch_device
+    segments = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     positions = np.concatenate([np.arange(length) for length in lengths])
-    return body(
-        input_ids=torch.as_tensor(ids)[None].to(device),
-        position_ids=torch.as_tensor(positions)[None].to(device),
-        attention_mask=None,
-        use_cache=False,
-        window_lengths=lengths,
-    )[0]
+    inputs, segment_ids, position_ids = (
+        torch.as_tensor(array)[None].to(model.device.torch_device)
+        for array in (ids, segments, positions)
+    )
+    if not varlen:
+        return body(input_ids=inputs, **packed_inputs(segment_ids, position_ids, model.model))[0]
+    with _varlen_attention(model):
+        return body(
+            input_ids=inputs,
+            position_ids=position_ids,
+            attention_mask=None,
+            use_cache=False,
+            window_lengths=lengths,
+        )[0]
 
 
 def _attend(
@@ -280,31 +280,7 @@ def _try_varlen(model: LoadedModel, body: Callable[..., Tensor]) -> bool:
             for part in (ids[:3], ids[3:])
         ])  # fmt: skip
         try:
-            with _varlen_attention(model):
-                found = _hidden_states(model, body, ids, [3, 5])
+            found = _hidden_states(model, True, body, ids, [3, 5])
         except (TypeError, ValueError, KeyError):
             return False
     return bool((found - wanted).abs().max() <= 3e-4 * wanted.abs().max())
-
-
-class _Rows(NamedTuple):
-    """Padded rows, arrays [rows, tokens]."""
-
-    input_ids: npt.NDArray[np.int64]
-    targets: npt.NDArray[np.int64]
-    position_ids: npt.NDArray[np.int64]
-    segment_ids: npt.NDArray[np.int64]
-
-
-def _score_rows(model: LoadedModel, windows: Sequence[Window]) -> list[Nll]:
-    """Score windows as rows of one width, padded on the right; padding is never a target."""
-    shape = (len(windows), max(len(window.inputs) for window in windows))
-    rows = _Rows(*(np.full(shape, value) for value in (model.eos_id, IGNORE, 0, 0)))
-    for row, window in enumerate(windows):
-        length = len(window.inputs)
-        rows.input_ids[row, :length] = window.inputs
-        rows.targets[row, :length] = window.targets
-        rows.position_ids[row, :length] = np.arange(length)
-        rows.segment_ids[row, :length] = 1
-    values = token_nll(model, rows, len(windows))
-    return [row[: len(window.inputs)] for row, window in zip(values, windows, strict=True)]

@@ -190,33 +190,6 @@ def run(
     return found
 
 
-def evaluate(
-    model: LoadedModel,
-    documents: Sequence[Document],
-    *,
-    base: LoadedModel | None = None,
-    settings: EvaluationSettings | None = None,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Evaluate a model, and the base it was tuned from, on the same documents.
-
-    Args:
-        model: The model; its adapter is switched off for the base's figures.
-        documents: The held-out documents.
-        base: The base of a fully fine-tuned model, which has no adapter to switch off.
-        settings: What is done.
-        progress: Called as the work goes on.
-
-    Returns:
-        The content of ``evaluation.json``.
-
-    Raises:
-        InputError: There is nothing to score.
-    """
-    material = Material(documents)
-    return run(base_and_tuned(model, base), material, settings, progress=progress).result
-
-
 def _turn(
     model: LoadedModel,
     documents: Sequence[Document],
