@@ -27,7 +27,8 @@ def folder(tiny_folder: Any, tmp_path: Path, monkeypatch: Any) -> Path:
 
 
 def test_without_a_text_the_original_sentences_are_explained(folder: Path, capsys: Any) -> None:
-    assert main(["analyze", "--model", str(folder), "--json", *FAST]) == 0
+    words = ["analyze", "--methods", "attention,gradients", "--model", str(folder), "--json"]
+    assert main([*words, *FAST]) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["results"]) == 3 and document["aggregate"]["log_probability"]["texts"] == 3
     assert document["results"][0]["text"] == "The enchanted castle held secrets that"
@@ -77,7 +78,8 @@ def test_bad_input_is_one_line(words: list[str], message: str, folder: Path, cap
 
 def test_a_file_of_texts_with_odd_characters(folder: Path) -> None:
     Path("texts.txt").write_text("A $5 🐉 & <|endoftext|>\n\n“Who?” she asked_\n", "utf-8")
-    assert main(["analyze", "--texts", "texts.txt", "--model", str(folder), *FAST]) == 0
+    words = ["analyze", "--texts", "texts.txt", "--methods", "gradients,perturbation"]
+    assert main([*words, "--model", str(folder), *FAST]) == 0
     places = sorted(place for place in Path("results").iterdir() if place.is_dir())
     texts = [json.loads((place / "results.json").read_text("utf-8"))["text"] for place in places]
     assert texts == ["A $5 🐉 & <|endoftext|>", "“Who?” she asked_"]
