@@ -1,5 +1,6 @@
 """The README's commands work, and the demo with them, on a tiny model in the starter's place."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -69,9 +70,15 @@ def test_demo_runs_to_its_end_and_again(tiny_starter, capsys):
     for part in ("base", "tuned", "evaluation.json", "training_curves.png", "Done in"):
         assert part in said
     assert (tiny_starter / "outputs" / "best_model" / "adapter_model.safetensors").is_file()
+    parts = ["The demo takes", "1. ", "tuned", "tuned ppl", "4. ", "results/report.html", "Done in"]
+    places = [said.index(part) for part in parts]
+    assert places == sorted(places)
     # Its own run it may replace, a user's not.
     assert main.main(["demo", "--max-steps", "1", "--json"]) == 0
-    capsys.readouterr()
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["samples"]) == 3 and len(found["explanation"]["targets"]) == 3
+    assert all(each["tuned"]["documents"] <= 2 for each in found["evaluation"]["domains"].values())
+    assert sum(found["seconds_of_parts"].values()) <= 2.1 * found["seconds"]
     code = main.main(["train", "stories.jsonl", "--model-name", "starter", "--max-steps", "1",
                      "--overwrite"])  # fmt: skip
     assert code == 0
