@@ -56,7 +56,7 @@ _WARNING = "Attention is not attribution: where a head looks is not what the pre
 # Of more words in a matrix only every second, third … has a label.
 _MOST_LABELS = 70
 # Inches above a matrix at least, for the labels of its columns, and above those, for the title.
-_TOP, _HEADING = 1.75, 0.65
+_TOP, _HEADING = 1.2, 0.65
 
 
 def in_range(wanted: Sequence[int] | None, count: int, noun: str) -> list[int]:

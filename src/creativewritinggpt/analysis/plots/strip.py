@@ -48,6 +48,7 @@ MOST_WORDS = 150
 _LINE, _SPACE = 0.33, 0.07
 _BAR, _THIN_BAR, _MANY = 0.235, 0.185, 30
 _LABELS = 1.75
+_HALF_CAPITAL = 0.06
 _POINTS = 12.0
 _STRONGEST = 0.75
 _LATER = "#9aa1ab"
@@ -122,7 +123,7 @@ class Strip:
                 )  # fmt: skip
                 figure.add_artist(box)
                 write(
-                    figure, left + at, middle, label, _POINTS, va="center_baseline",
+                    figure, left + at, middle + _HALF_CAPITAL, label, _POINTS, va="baseline",
                     colour=_LATER if later and not is_target else INK,
                 )  # fmt: skip
 
