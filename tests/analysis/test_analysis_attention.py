@@ -27,7 +27,7 @@ from creativewritinggpt.analysis.methods.rollout import rollout, rollout_attribu
 from creativewritinggpt.analysis.plots.canvas import Canvas
 from creativewritinggpt.analysis.plots.grids import draw_layers, draw_overview, token_labels
 from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets
-from creativewritinggpt.analysis.text.tags import tag
+from creativewritinggpt.analysis.text.names import tag
 from creativewritinggpt.analysis.text.words import words_of
 from creativewritinggpt.errors import InputError
 

@@ -12,15 +12,15 @@ from subjects import random_maps
 
 from creativewritinggpt.analysis.methods.attention import AttentionMaps
 from creativewritinggpt.analysis.subject import Subject, Target
+from creativewritinggpt.analysis.text.names import tag
 from creativewritinggpt.analysis.text.story import (
     by_kind,
     following_heads,
     returns,
+    returns_text,
     sentences_of,
     story_record,
-    told,
 )
-from creativewritinggpt.analysis.text.tags import tag
 from creativewritinggpt.analysis.text.words import words_of
 
 TEXT = "They met Mira. It was late. The door fell on Mira and Mira's friend Pavel."
@@ -109,7 +109,7 @@ def test_names_in_the_prompt_alone_don_t_come_back() -> None:
     nothing = Subject(subject.text, subject.ids, subject.spans, subject.targets[:2], PROMPT)
     assert returns(np.ones((2, subject.length)), nothing, words, tags) == []
     assert following_heads(random_maps(0, 1, 1, subject.length), nothing, words, tags) is None
-    assert told([]) == ""
+    assert returns_text([]) == ""
 
 
 def test_the_head_that_follows_a_name_is_found() -> None:
@@ -131,7 +131,7 @@ def test_the_head_that_follows_a_name_is_found() -> None:
 def test_what_is_told_names_who_comes_back() -> None:
     subject, words, tags = story()
     scores = np.ones((len(subject.targets), subject.length))
-    said = told(returns(scores, subject, words, tags), "attention")
+    said = returns_text(returns(scores, subject, words, tags), "attention")
     assert said.startswith("Mira comes back 2 times: ")
     assert "of the attention goes to earlier mentions" in said
 

@@ -15,9 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creativewritinggpt.analysis.subject import Subject
-from creativewritinggpt.analysis.text.lexicon import action_forms
-from creativewritinggpt.analysis.text.quotes import quoted
-from creativewritinggpt.analysis.text.tags import KINDS, is_title, name_key, tag
+from creativewritinggpt.analysis.text.names import (
+    KINDS,
+    action_forms,
+    is_title,
+    name_key,
+    quoted,
+    tag,
+)
 from creativewritinggpt.analysis.text.words import words_of
 
 TAGGED = """

@@ -118,7 +118,7 @@ class Analysis:
         progress: ProgressCallback | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
-        from .text.tags import tag
+        from .text.names import tag
 
         fp32 = dataclasses.replace(writer.device, precision="fp32")
         self.writer, self.fp32 = writer, dataclasses.replace(writer, device=fp32)

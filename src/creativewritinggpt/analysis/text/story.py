@@ -1,10 +1,9 @@
-"""Attention and attribution told as a story: which kinds of words they rest on, and who comes back.
+"""Attribution by kinds of words, and where scores go when a name returns.
 
-Scores of tokens are summed by the kinds of their words, target by target, so that one can follow
-them through the text; and where a name is said again, it is asked how much went to the places
-where it was said before. Each share stands beside what it would be if it were spread evenly over
-the tokens to be seen: a share says nothing without that. The start token is left out of both, since
-it takes what has nowhere else to go. Someone who comes back as *she* is not noticed.
+Token scores are summed by the kinds of their words for each target; where a name is said again, the
+share of the earlier mentions is computed. Each share stands beside the one that scores spread
+evenly over the visible tokens would have. The start token is left out of both, since it takes what
+has nowhere else to go. Pronouns are not followed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ...data.text import ends_sentence
 from ..methods.attention import AttentionMaps, masked_sink
 from ..registry import Method
 from ..subject import Subject
-from .tags import is_title, name_key
+from .names import is_title, name_key
 from .words import Word
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def following_heads(
     return result / len(found)
 
 
-def told(found: Sequence[Return], what: str = "attention") -> str:
+def returns_text(found: Sequence[Return], what: str = "attention") -> str:
     """One sentence for people about the recurrences, empty where there are none.
 
     Args:
@@ -274,7 +273,7 @@ def story_record(
         found = returns(values, subject, words, tags)
         if found:
             record["returns"][name] = [item.to_dict() for item in found]
-            record["told"][name] = told(found, name.replace("_", " "))
+            record["told"][name] = returns_text(found, name.replace("_", " "))
     return record
 
 
