@@ -18,6 +18,7 @@ from page_records import PROMPT, STORY, long_text, make_record
 
 from creativewritinggpt.analysis.report import page as page_module
 from creativewritinggpt.analysis.report.page import page, page_data, text_pieces
+from creativewritinggpt.analysis.report.summary import text_summary
 from creativewritinggpt.analysis.subject import Subject
 from creativewritinggpt.analysis.text.words import words_of
 
@@ -173,6 +174,27 @@ def test_what_is_out_of_view_stands_before_the_text():
     assert "".join(piece["text"] for piece in data["pieces"]) == (PROMPT + STORY)[30:]
 
 
+def test_words_for_people_come_from_the_registry_or_from_the_name(record):
+    titles = page_data(record)["titles"]
+    assert list(titles)[:2] == ["attention_without_sink", "rollout"]
+    assert titles["kl"]["title"] == "perturbation (KL)"
+    assert titles["rollout"]["family"] == "attention"
+    one_more = {**record["methods"], "my_method": record["methods"]["occlusion"]}
+    titles = page_data({**record, "methods": one_more})["titles"]
+    assert list(titles)[-1] == "my_method"
+    assert titles["my_method"] == {"title": "my method", "about": "", "family": ""}
+
+
+def test_a_text_too_short_for_the_faithfulness_test_is_said_once():
+    record = make_record()
+    assert not any("too short" in line for line in text_summary(record))
+    for found in record["faithfulness"].values():
+        found.update(better_than_random=False, verdict="too short to tell")
+    lines = text_summary(record)
+    assert sum("too short to tell" in line for line in lines) == 1
+    assert not any("no better than random" in line for line in lines)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_pieces_are_the_text_and_hold_every_token_once(data):
@@ -276,7 +298,10 @@ def test_one_next_word_without_an_adapter(tmp_path):
     text = "The enchanted castle held secrets that"
     record = make_record(text, len(text), base=False, next_only=True)
     record["targets"][0]["foil"] = {"id": 5, "text": " peace $&", "log_probability": -3.0}
+    for found in record["faithfulness"].values():
+        found.update(better_than_random=False, verdict="too short to tell")
     result = _act(record, tmp_path)
+    assert "too short to tell" in result["judged"]
     assert result["problems"] == []
     assert "the lead over “peace $&” of the explained word" in result["judged"]
     assert "log-probability" not in result["judged"]

@@ -12,7 +12,7 @@ from ...files import write_json
 from .. import registry
 from ..text.words import word_sums
 
-_TOO_SHORT = "too short to tell how far to trust these: a random order of so few words does as well"
+_TOO_SHORT = "the text is too short to tell whether these are better than random ones"
 
 
 def text_summary(record: dict[str, Any], count: int = 5) -> list[str]:

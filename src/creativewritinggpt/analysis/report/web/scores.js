@@ -28,7 +28,7 @@ const methodAbout = (name) => {
 // What the faithfulness test says of scores, and how it looks.
 function verdictOf(found) {
   if (found.better_than_random) return ["✓ " + found.verdict, "good"];
-  if (found.verdict === "too short to tell") return ["? too short to tell whether this is better than a random order", ""];
+  if (found.verdict === "too short to tell") return ["? the text is too short to tell whether this is better than a random order of its words", ""];
   return [`✗ ${found.verdict}: read it with care`, "bad"];
 }
 
