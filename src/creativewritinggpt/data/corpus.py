@@ -1,7 +1,7 @@
-"""From the user's words (files or names of sources) to what is trained on and what validates.
+"""The corpus of a run: files or named sources, read, cleaned, cached and split.
 
-Cleaned documents are kept on disk under a key of all that made them: the content of the files, the
-settings that matter and the code that cleans. A second run finds them; nothing stale is ever found.
+Cleaned documents are cached on disk under a key of all that made them: the content of the files,
+the settings that matter and the code of this package.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .store import Block, DocumentStore, blocks, digests, to_json, write_store
 
 @dataclass
 class Corpus:
-    """What a run reads.
+    """Training and validation documents of a run, with a report per source.
 
     Attributes:
-        train: The documents to train on; read from disk one by one. None of a streamed corpus.
-        validation: The documents held out.
-        reports: What happened to each source, by name.
-        missing: The sources that could not be read and were to be skipped, and why.
+        train: Read from disk one by one; empty where the corpus is streamed.
+        validation: The validation split.
+        reports: Counts and notes by source.
+        missing: The sources that were skipped, and why.
     """
 
     train: Sequence[Document]
@@ -130,7 +130,7 @@ def _stores(
 
 
 def nothing_read(missing: Mapping[str, str]) -> InputError:
-    """The error of a corpus none of whose sources could be read."""
+    """Error: no source could be read."""
     return InputError(
         f"no source could be read: {'; '.join(missing.values()) or 'none was named'}",
         "name other sources with --sources, or give files",
@@ -138,7 +138,7 @@ def nothing_read(missing: Mapping[str, str]) -> InputError:
 
 
 def only(source: Source, keep: Keep) -> Source:
-    """The source's documents that a predicate wants; they can't be cached, since it has no name."""
+    """The source with a filter on its documents; without identity, so that nothing is cached."""
     name = getattr(keep, "__qualname__", type(keep).__qualname__)
     said = f"{getattr(keep, '__module__', type(keep).__module__)}.{name}"
 
@@ -218,7 +218,7 @@ def _nothing(report: SourceReport) -> InputError:
 
 @functools.cache
 def _code() -> str:
-    """A hash of the code that reads and cleans, so that a new version makes new documents."""
+    """Hash of the code that reads and cleans: part of the cache key."""
     content = hashlib.sha256()
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         content.update(file.read_bytes())
@@ -226,7 +226,7 @@ def _code() -> str:
 
 
 def _stored(source: Source, config: Config, progress: ProgressCallback | None) -> DocumentStore:
-    """The source's documents on disk, read and cleaned if they are not there yet."""
+    """The source's documents on disk, from the cache or made now."""
     cache = cache_folder(config.cache_dir) / "documents"
     with disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
@@ -275,7 +275,7 @@ Parsed = tuple[list[Block], SourceReport]
 
 
 def _blocks_of_chunks(source: Source, config: Config, reading: Reading) -> Iterator[Block]:
-    """The documents of a large table, read here, parsed and cleaned by worker processes too."""
+    """Documents of a table: rows are read here, parsed and cleaned by worker processes too."""
     assert source.chunks is not None
     for parsed, report in in_order(
         source.chunks.split(reading),
@@ -290,7 +290,7 @@ def _blocks_of_chunks(source: Source, config: Config, reading: Reading) -> Itera
 
 
 def chunk_parser(files: Sequence[str], config: Config, name: str) -> Callable[[Chunk], Parsed]:
-    """What parses and cleans chunks of the source ``name`` of some files."""
+    """Function that parses and cleans chunks of the source ``name`` of some files."""
     found = {source.name: source for source in open_files(files, config)}
     return _parser(found[name], config)
 

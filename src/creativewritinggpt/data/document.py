@@ -1,4 +1,4 @@
-"""Documents, how files are read into them, and the account of it: what every source shares."""
+"""Documents, and the state and the report of reading a source."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Document:
 
 @dataclass
 class SourceReport:
-    """The account of one source.
+    """Counts and notes of one source.
 
     Attributes:
         name: The source's name, which is the domain of its documents.
@@ -119,7 +119,7 @@ class SourceReport:
             self.form = f"{self.form}; {form}" if self.form else form
 
     def add(self, other: SourceReport) -> None:
-        """Add the account of another chunk of the same source."""
+        """Add the counts and notes of another chunk of the same source."""
         for form in other.form.split("; "):
             if form:
                 self.add_form(form)
@@ -129,7 +129,7 @@ class SourceReport:
             self.note(text)
 
     def summary(self) -> list[str]:
-        """The account in a few lines: form, size and :meth:`details`."""
+        """A few lines for the user: form, size and :meth:`details`."""
         size = f"  {counted(self.documents, 'document')}, {counted(self.words, 'word')}"
         return [f"{self.name}: {self.form}", size, *self.details()]
 
@@ -160,13 +160,13 @@ class SourceReport:
 
 @dataclass
 class Reading:
-    """How a source is read, how far it is, and the account.
+    """State of reading one source: options, position, report.
 
     Rows of a divisible table belong to shards, ``CHUNK_ROWS`` at a time and round and round; whole
     files of a data set on the hub do where there are enough of them.
 
     Attributes:
-        report: The account.
+        report: Its counts and notes.
         skip_bad_rows: Whether rows that can't be read are left out.
         progress: Called as the work goes on.
         total: Bytes to be read, where known.

@@ -85,7 +85,7 @@ def _powers(bits: int) -> tuple[Hashes, Hashes]:
 
 
 def word_hashes(text: str) -> Hashes:
-    """[words] a number for each word, without regard to case.
+    """[words] hash of each word, without regard to case.
 
     All words at once: with p[i] = sum of byte[j] * f^j for j < i, the word from s to e has the
     number (p[e] - p[s]) * f^-s, which does not depend on where it stands.
@@ -124,10 +124,7 @@ def jaccard(first: str, second: str, n: int) -> float:
 
 
 class _Seen:
-    """A table that says of each n-gram whether it may occur in a validation document.
-
-    It never denies one that does, and lets few of the others pass.
-    """
+    """Bloom filter (one hash) of the n-grams of the validation documents."""
 
     def __init__(self, grams: Hashes) -> None:
         bits = max(10, min(25, (64 * len(grams)).bit_length()))
@@ -155,9 +152,9 @@ def _empty_minhash() -> Any:
 
 
 class _Index:
-    """The validation documents that are compared by n-grams of one length.
+    """Validation documents that are compared by n-grams of one length.
 
-    The search is made when a document first needs it: most corpora have no near duplicates.
+    The MinHash search is made at the first query: most corpora have no near duplicates.
     """
 
     def __init__(self, n: int, documents: Iterable[tuple[int, str]]) -> None:
@@ -195,7 +192,7 @@ class _Index:
 
 
 class NearDuplicates:
-    """Finds the validation document that a training document nearly equals."""
+    """Search for the validation document that a training document nearly equals."""
 
     def __init__(self, validation: Iterable[str]) -> None:
         """Index the full texts of the validation documents."""

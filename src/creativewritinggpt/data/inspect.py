@@ -1,6 +1,6 @@
-"""What files and sources turn into, to look at before training on it.
+"""Report on a corpus before training: sizes, splits, mixture and example rows.
 
-The numbers come from the very documents, ids and rows that a training with the same settings gets.
+The numbers come from the documents, ids and rows that a run with the same settings gets.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _runs(
 
 
 def render(result: dict[str, Any], *, colour: bool, width: int | None = None) -> str:
-    """What :func:`inspect_corpus` found, for a person.
+    """The result of :func:`inspect_corpus` as text for a terminal.
 
     Args:
         result: The description.
@@ -249,7 +249,7 @@ def _source_lines(name: str, source: dict[str, Any], unit: str) -> list[str]:
 
 
 def _broken(line: str, width: int | None, indent: str = "") -> list[str]:
-    """A line in parts that fit."""
+    """A line, wrapped to the width."""
     if width is None or len(line) <= width:
         return [line]
     lead = line[: len(line) - len(line.lstrip())]

@@ -1,4 +1,4 @@
-"""How much of each source an epoch holds, counted in tokens.
+"""Mixture of sources in an epoch, in shares of tokens.
 
 Documents of different sources differ in length by a factor of twenty, so shares are of tokens, not
 of documents. Without weights an epoch holds every document once. With weights it holds about as
@@ -28,7 +28,7 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SourceShare:
-    """What an epoch holds of one source.
+    """Share of one source in an epoch.
 
     Attributes:
         name: The source.
@@ -55,7 +55,7 @@ class SourceShare:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What an epoch holds.
+    """Documents of an epoch and the share of each source.
 
     Attributes:
         documents: The numbers of its documents, repeats included.
@@ -76,7 +76,7 @@ class Mixture:
 def wanted_shares(
     available: Mapping[str, int], mix: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """Each source's share of the tokens.
+    """Target share of the tokens of each source.
 
     Args:
         available: The tokens of each source.

@@ -1,4 +1,4 @@
-"""What is trained on and what validates, without leaks.
+"""Training and validation split, without leaks.
 
 The validation split of a prepared corpus: groups (a prompt, a story, an article, a chapter) never
 stand on both sides. The groups with the smallest hashes of seed and name validate, so that the
@@ -50,7 +50,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class _Choice:
-    """What becomes of the documents of one store."""
+    """Split of one store's documents."""
 
     store: DocumentStore
     left: Mask
@@ -296,7 +296,7 @@ def _drop_near_duplicates(
 
 
 def near_duplicate_finder(validation: list[str]) -> Callable[[list[Document]], Mask]:
-    """What says of some documents whether each nearly equals one of ``validation``."""
+    """Function that says of documents whether each nearly equals one of ``validation``."""
     find = NearDuplicates(validation).find
     return lambda documents: np.array(
         [find(d.full_text()) is not None for d in documents], np.bool_
@@ -313,7 +313,7 @@ def _collect(choices: Sequence[_Choice], side: str) -> Documents:
 
 @dataclass
 class ReservedGroups:
-    """The rule of a streamed corpus, and the documents that validate.
+    """Validation split of a streamed corpus: reserved groups and the documents that validate.
 
     Attributes:
         seed: Another seed reserves other groups.
@@ -370,7 +370,7 @@ class ReservedGroups:
         return len(found)
 
     def index(self) -> None:
-        """Make ready for :meth:`may_train` once all sources have been asked."""
+        """Index the validation documents; call it before :meth:`may_train`."""
         texts = [document.full_text() for document in self.documents]
         self._near = NearDuplicates(texts)
         self._fingerprints = {fingerprint(text) for text in texts}
@@ -390,7 +390,7 @@ class ReservedGroups:
 
 @dataclass(frozen=True)
 class ValidationRows:
-    """What validations score.
+    """Rows that validations score.
 
     Attributes:
         rows: The packed rows.

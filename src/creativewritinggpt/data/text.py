@@ -261,7 +261,7 @@ def tidy_layout(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """A text as its author meant it; see the module's docstring."""
+    """Mend a text's characters and tidy its layout; idempotent."""
     return tidy_layout(clean_characters(text)).lstrip(" ")
 
 

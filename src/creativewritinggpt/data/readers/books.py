@@ -394,7 +394,7 @@ class Chapter:
 
 @dataclass
 class Book:
-    """What a text turned into.
+    """Chapters of a text, and what was left out.
 
     Attributes:
         chapters: In order; one for a text without chapters.

@@ -1,4 +1,4 @@
-"""Documents laid out in rows of equal length, without padding to speak of and without leaks.
+"""Packing of documents into rows of equal length.
 
 A document becomes ``[bos] ids… [eos]``. What a model learns from are pairs: at each position it
 reads one token and is to predict the next. A document of n ids has n + 1 such pairs::
@@ -34,7 +34,7 @@ Array = npt.NDArray[np.int64]
 
 
 class Rows(Protocol):
-    """What rows are taken of: a plan, or rows that are there."""
+    """Rows by number: a :class:`RowPlan` or :class:`PackedRows`."""
 
     @property
     def max_length(self) -> int:
@@ -49,7 +49,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows ready for a model; every array is [rows, max_length].
+    """Packed rows, ready for a model; every array is [rows, max_length].
 
     Attributes:
         input_ids: What is read; the end-of-text token in the padding.
@@ -101,7 +101,7 @@ def concatenate_rows(parts: Sequence[PackedRows]) -> PackedRows:
 
 
 def ranges(starts: Array, counts: Array) -> Array:
-    """``start, start + 1, …`` for each start, as many as its count, one after another."""
+    """Concatenation of ``start, start + 1, …``, ``count`` numbers for each start."""
     total = int(counts.sum())
     before = np.cumsum(counts) - counts
     numbers: Array = np.arange(total, dtype=np.int64) + np.repeat(starts - before, counts)
@@ -109,7 +109,7 @@ def ranges(starts: Array, counts: Array) -> Array:
 
 
 class Chunks(NamedTuple):
-    """What documents are cut into before they are placed in rows; every array is [chunks].
+    """Chunks of documents before they are placed in rows; every array is [chunks].
 
     Attributes:
         documents: The document of each chunk.
@@ -191,7 +191,7 @@ def place(lengths: Array, max_length: int, order: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Which chunk of which document goes where; the rows themselves are made by :meth:`take`.
+    """Plan of packed rows: which chunk of which document goes where; :meth:`take` makes rows.
 
     The arrays are [chunks], sorted by row and then by column.
 

@@ -1,4 +1,4 @@
-"""Work on much text, shared with worker processes; results come in the order of the tasks.
+"""Pool of worker processes for work on large corpora; results in the order of the tasks.
 
 Cleaning and comparing texts are plain Python for the most part, which does one thing at a time in a
 process. A worker costs half a second to start and the memory of a small Python, so there are none
@@ -45,7 +45,7 @@ def in_order(
     processes: int | None = None,
     here: Work[Task, Result] | None = None,
 ) -> Iterator[Result]:
-    """The result of each task, in order.
+    """Results of tasks, computed by this process and by workers, in order.
 
     Args:
         tasks: What is to be done; taken a few ahead of the results.

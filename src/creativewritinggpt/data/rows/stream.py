@@ -46,7 +46,7 @@ State = dict[str, Any]
 
 @dataclass
 class StreamedCorpus:
-    """What can be streamed, and what validates.
+    """Sources to stream, and what validates.
 
     Attributes:
         sources: The sources that can be read.
@@ -155,7 +155,7 @@ def _weights(sources: Sequence[Source], mix: Mapping[str, float] | None) -> dict
 
 @dataclass
 class Place:
-    """Where a shard stands in a source.
+    """Position of a shard in a source.
 
     Attributes:
         at: Position of what was read last (see :class:`~creativewritinggpt.data.document.Reading`).
@@ -173,7 +173,7 @@ class Place:
 
 
 class _Cursor:
-    """The documents of one source that a shard trains on, from a place on."""
+    """Iterator over the documents of one source that a shard trains on, from a position on."""
 
     def __init__(
         self, source: Source, reserved: ReservedGroups, config: Config, shard: tuple[int, int]
@@ -219,7 +219,7 @@ class _Cursor:
 
 
 class StreamShard:
-    """One of the streams that a corpus is divided into."""
+    """One shard of a streamed corpus."""
 
     def __init__(
         self,
@@ -245,11 +245,11 @@ class StreamShard:
         return {cursor.source.name: asdict(cursor.place) for cursor in self.cursors}
 
     def state(self) -> State:
-        """Where the shard stands, ready for JSON."""
+        """Position, ready for JSON."""
         return {"group": self._group, "row": self._row, "sources": self._begun}
 
     def restore(self, state: State) -> None:
-        """Go on from there.
+        """Resume from a position.
 
         Raises:
             InputError: The state is of other sources.
@@ -348,7 +348,7 @@ class StreamShard:
 
 
 class StreamedRows:
-    """The rows of a run, in order, as far as they are this process's.
+    """This process's rows of a streamed run, in order.
 
     Args:
         corpus: What is streamed.
@@ -401,12 +401,12 @@ class StreamedRows:
         return concatenate_rows(parts).take(np.argsort(np.concatenate(places)))
 
     def state(self) -> State:
-        """Where this process stands, ready for JSON."""
+        """Position of this process's shards, ready for JSON."""
         shards = {str(number): shard.state() for number, shard in self._shards.items()}
         return {"next": self._next, "lanes": self._count, "lane": shards}
 
     def restore(self, state: State) -> None:
-        """Go on from a state, of one process or of all (see :func:`together`).
+        """Resume from a state, of one process or of all (see :func:`together`).
 
         Raises:
             InputError: The state is of another number of shards, or lacks one of this process.
@@ -438,6 +438,6 @@ class StreamedRows:
 
 
 def together(states: Sequence[State]) -> State:
-    """The states of all processes as one, which any number of them can go on from."""
+    """Merge of the states of all processes, from which any number of them can be resumed."""
     shards = {number: shard for state in states for number, shard in state["lane"].items()}
     return {"next": states[0]["next"], "lanes": states[0]["lanes"], "lane": shards}

@@ -28,7 +28,7 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
-    """The ids of all documents, one after another.
+    """Token ids of documents, concatenated.
 
     Attributes:
         ids: [tokens] int32, memory-mapped where they come from the cache.
@@ -56,13 +56,13 @@ class TokenizedDocuments:
 
 
 def definition_of(tokenizer: Any) -> str:
-    """All that a fast tokenizer of transformers is, as JSON."""
+    """The JSON definition of a fast tokenizer of transformers."""
     definition: str = tokenizer.backend_tokenizer.to_str()
     return definition
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
-    """SHA-256 of all that the tokenizer is, as JSON."""
+    """SHA-256 of the tokenizer's definition."""
     return hashlib.sha256(definition_of(tokenizer).encode()).hexdigest()
 
 

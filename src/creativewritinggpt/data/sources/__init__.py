@@ -127,7 +127,7 @@ class TextForm:
 
 @dataclass(frozen=True)
 class HubSet:
-    """A data set on the hub, of parquet files.
+    """A data set on the Hugging Face hub, of parquet files.
 
     Attributes:
         repository: Its id.
@@ -142,7 +142,7 @@ class HubSet:
 
 @dataclass(frozen=True)
 class NamedSource:
-    """A source that is known by name.
+    """A built-in source.
 
     Attributes:
         name: Its name, in ``--sources`` and as a domain.
