@@ -168,14 +168,13 @@ def test_one_process_or_a_quota_of_one_core_starts_no_worker(
         ]
 
 
-def parent_of(_: str) -> Callable[[str], str]:
+def parent_killer(parent: int) -> Callable[[str], str]:
     """Work that kills the process that started the worker, then waits to be ended with it."""
 
     def work(task: str) -> str:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
+        if os.getpid() != parent:
             Path(task).write_text(str(os.getpid()))
-            os.kill(parent.pid or 0, signal.SIGKILL)
+            os.kill(parent, signal.SIGKILL)
             time.sleep(60)
         return task
 
@@ -185,7 +184,8 @@ def parent_of(_: str) -> Callable[[str], str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_workers_end_where_their_parent_is_killed(tmp_path: Path, shared: None) -> None:
     def start() -> None:
-        list(pool.in_order([str(tmp_path / "pid")] * 2, parent_of, ("",), size=1, processes=2))
+        tasks = [str(tmp_path / "pid")] * 2
+        list(pool.in_order(tasks, parent_killer, (os.getpid(),), size=1, processes=2))
 
     process = multiprocessing.get_context("fork").Process(target=start)
     process.start()
