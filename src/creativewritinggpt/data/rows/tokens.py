@@ -188,7 +188,9 @@ def tokenize(
 
     def make(folder: Path) -> None:
         with (folder / "ids.bin").open("wb") as stream:
-            offsets, prompts = _encode_all(documents, tokenizer, stream.write, progress)
+            offsets, prompts = _encode_all(
+                documents, tokenizer, lambda ids: stream.write(ids.tobytes()), progress
+            )
         np.save(folder / "offsets.npy", offsets)
         np.save(folder / "prompt_lengths.npy", prompts)
 
