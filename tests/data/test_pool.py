@@ -222,3 +222,43 @@ def test_a_plain_script_without_a_guard_is_run_once(tmp_path: Path) -> None:
     )
     assert done.returncode == 0 and done.stderr == "" and int(done.stdout) > 400
     assert (tmp_path / "runs").read_text() == "again "
+
+
+SLOW = """
+import time
+
+def slow():
+    def work(task):
+        time.sleep(0.05)
+        return task
+    return work
+"""
+INTERRUPTED = """
+from creativewritinggpt.data.rows import pool
+from jobs import slow
+
+pool.WORTH_IT = 0
+try:
+    for result in pool.in_order(range(10_000), slow, (), size=1, processes=3):
+        print(result, flush=True)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.cli
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+def test_ctrl_c_stops_the_work_and_no_worker_says_a_word(tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text(SLOW)
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    for number in range(5):
+        assert process.stdout.readline() == f"{number}\n"
+    os.killpg(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert said.endswith("interrupted\n") and errors == "" and process.returncode == 0
