@@ -113,14 +113,14 @@ def head(path: Path) -> str:
     return data.decode(encoding.sniff(data, path), errors="ignore")
 
 
-def book_documents(path: Path, reading: Reading, domain: str, label: str) -> Iterator[Document]:
+def book_documents(path: Path, domain: str, label: str, reading: Reading) -> Iterator[Document]:
     """A file of running text: a document per chapter, each a group of its own.
 
     Args:
         path: The file.
-        reading: Where it is accounted for.
         domain: The source of the documents.
         label: What tells its groups from those of other files.
+        reading: State and report.
     """
     form = BOOKS[path.suffix.lower()]
     books = form.read(path, reading)
@@ -156,7 +156,7 @@ def _value(row: Row, column: str | None) -> str:
 
 
 def row_documents(
-    table: Table, columns: Columns, reading: Reading, domain: str, label: str
+    table: Table, columns: Columns, domain: str, label: str, reading: Reading
 ) -> Iterator[Document]:
     """The rows of a table whose columns are known by name.
 

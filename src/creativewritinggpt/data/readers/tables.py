@@ -274,20 +274,11 @@ class Columns:
         return f"{prompt}text from '{self.text}'"
 
 
-def _plain(name: str) -> str:
-    return name.strip().casefold().replace(" ", "_").replace("-", "_")
-
-
 def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [column for column in columns if _plain(column) in names]
+    def plain(name: str) -> str:
+        return name.strip().casefold().replace(" ", "_").replace("-", "_")
 
-
-def _chosen(path: Path, columns: Sequence[str], name: str, flag: str) -> str:
-    if name in columns:
-        return name
-    raise InputError(
-        f"{path} has no column '{name}' ({flag})", f"its columns: {', '.join(columns)}"
-    )
+    return [column for column in columns if plain(column) in names]
 
 
 def find_columns(
@@ -308,10 +299,11 @@ def find_columns(
         InputError: It can't be told; the message lists the columns and names the flags.
     """
     listed = f"its columns: {', '.join(columns)}"
-    prompt = _chosen(path, columns, prompt_column, "--prompt-column") if prompt_column else None
-    if text_column:
-        text = _chosen(path, columns, text_column, "--text-column")
-    else:
+    for asked, flag in ((prompt_column, "--prompt-column"), (text_column, "--text-column")):
+        if asked and asked not in columns:
+            raise InputError(f"{path} has no column '{asked}' ({flag})", listed)
+    prompt, text = prompt_column or None, text_column or None
+    if text is None:
         found = [column for column in _named(columns, TEXT) if column != prompt]
         if not found and len(columns) == 1:
             found = [column for column in columns if column != prompt]

@@ -8,6 +8,7 @@ the name of the domain.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -129,32 +130,30 @@ def _folder(path: Path) -> tuple[list[Path], int]:
 
 
 def _open(path: Path, label: str, domain: str, name: str | None, config: Config) -> _File:
-    """Tell what a file is."""
+    """How a file is read: by a form of a named source, or else by its format alone."""
     # The sample stands for files and has no form of its own.
     named = {known: source for known, source in named_sources().items() if not source.files}
+    certain = name in named
     asked = [named[name]] if name in named else list(named.values())
-    chosen = name or domain
-    ending = path.suffix.lower()
-    if ending in BOOKS:
-        source, text_form = None, None
-        if BOOKS[ending].is_text:
-            source, text_form = _text_form(path, asked, certain=name in named)
-        if source is None or text_form is None:
-            return _File(path, label, chosen, lambda r: book_documents(path, r, chosen, label))
-        chosen = name or source.name
-        return _File(
-            path, label, chosen, lambda r: _from_text(text_form, path, r, label), source.keep
-        )
+    own = name or domain
+    if path.suffix.lower() in BOOKS:
+        text_form = _text_form(path, asked, certain)
+        if text_form is None:
+            read = functools.partial(book_documents, path, own, label)
+            return _File(path, label, own, read)
+        source, form = text_form
+        read = functools.partial(_from_text, form, path, label)
+        return _File(path, label, name or source.name, read, source.keep)
     table = open_table(path)
     divisible = table if table.format.divisible else None
-    source, form = _row_form(table, asked, certain=name in named, config=config)
-    if source is not None and form is not None:
-        chosen = name or source.name
-        if not form.divisible:
-            divisible = None
-        return _File(
-            path, label, chosen, lambda r: _from_rows(form, table, r, label), source.keep, divisible
-        )
+    # The user's word on the columns wins in files that have them.
+    told = bool({config.text_column, config.prompt_column} & set(table.columns))
+    row_form = None if told else _row_form(table, asked, certain)
+    if row_form is not None:
+        source, rows = row_form
+        read = functools.partial(_from_rows, rows, table, label)
+        divisible = divisible if rows.divisible else None
+        return _File(path, label, name or source.name, read, source.keep, divisible)
     if name in named and not config.text_column:
         forms = "; ".join(form.description for form in named[name].rows)
         raise InputError(
@@ -162,45 +161,42 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
             f"its columns are {', '.join(table.columns)}; name one with --text-column",
         )
     columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
-    return _File(
-        path,
-        label,
-        chosen,
-        lambda r: row_documents(table, columns, r, chosen, label),
-        divisible=divisible,
-    )
+    read = functools.partial(row_documents, table, columns, own, label)
+    return _File(path, label, own, read, divisible=divisible)
 
 
 def _row_form(
-    table: Table, asked: Sequence[NamedSource], *, certain: bool, config: Config
-) -> tuple[NamedSource | None, RowForm | None]:
-    # The user's word on the columns wins in files that have them.
-    if {config.text_column, config.prompt_column} & set(table.columns):
-        return None, None
-    for source in asked:
-        for form in source.rows:
-            if form.has_columns(table.columns) and (certain or form.looks_right(table)):
-                return source, form
-    return None, None
+    table: Table, asked: Sequence[NamedSource], certain: bool
+) -> tuple[NamedSource, RowForm] | None:
+    fitting = (
+        (source, form)
+        for source in asked
+        for form in source.rows
+        if form.has_columns(table.columns) and (certain or form.looks_right(table))
+    )
+    return next(fitting, None)
 
 
 def _text_form(
-    path: Path, asked: Sequence[NamedSource], *, certain: bool
-) -> tuple[NamedSource | None, TextForm | None]:
-    beginning = head(path)
-    for source in asked:
-        for form in source.texts:
-            if path.suffix.lower() in form.endings and (certain or form.looks_right(beginning)):
-                return source, form
-    return None, None
+    path: Path, asked: Sequence[NamedSource], certain: bool
+) -> tuple[NamedSource, TextForm] | None:
+    ending = path.suffix.lower()
+    beginning = head(path) if BOOKS[ending].is_text else ""
+    fitting = (
+        (source, form)
+        for source in asked
+        for form in source.texts
+        if ending in form.endings and (certain or form.looks_right(beginning))
+    )
+    return next(fitting, None)
 
 
-def _from_rows(form: RowForm, table: Table, reading: Reading, label: str) -> Iterator[Document]:
+def _from_rows(form: RowForm, table: Table, label: str, reading: Reading) -> Iterator[Document]:
     reading.report.add_form(f"{form.description} ({table.format.kind})")
     yield from form.documents(table.rows(reading), reading, label)
 
 
-def _from_text(form: TextForm, path: Path, reading: Reading, label: str) -> Iterator[Document]:
+def _from_text(form: TextForm, path: Path, label: str, reading: Reading) -> Iterator[Document]:
     reading.report.add_form(form.description)
     yield from form.documents(path, reading, label)
 
