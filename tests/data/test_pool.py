@@ -151,6 +151,17 @@ def test_the_first_error_in_order_is_raised_with_its_advice(shared: None) -> Non
     assert raised.value.advice == "mend it"
 
 
+def test_an_error_of_the_tasks_comes_after_the_results_before_it(shared: None) -> None:
+    def tasks() -> Iterable[str]:
+        yield from "ab"
+        raise InputError("no more tasks")
+
+    results = pool.in_order(tasks(), killed, ([],), size=10, processes=3)
+    assert [next(results), next(results)] == ["A", "B"]
+    with pytest.raises(InputError, match="no more tasks"):
+        next(results)
+
+
 def test_little_text_starts_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "ProcessPoolExecutor", None)
     assert list(pool.in_order("ab", killed, (["a"],), size=1000, processes=8)) == ["A", "B"]

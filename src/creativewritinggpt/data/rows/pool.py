@@ -5,8 +5,8 @@ process. A worker costs half a second to start and the memory of a small Python,
 for less than 4 MB of text. A task is a pure function of what it is given, so the results do not
 depend on the number of workers, and a task whose worker ended is done by this process.
 
-Trade-off: every n-th task is done here, which keeps this process busy and needs one worker less,
-but delays the next tasks where their texts take longer than those of the others.
+This process does a task itself where all workers have two to do; it runs some tasks ahead of the
+result that is next.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ WORTH_IT = 4_000_000
 """Characters or bytes of text from which workers are started."""
 
 _MOST_WORKERS = 7
+_AHEAD = 12
+"""Tasks per worker that may be ahead of the next result."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -67,29 +69,46 @@ def in_order(
     executor = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _begin, (make, arguments)
     )
-    waiting: deque[tuple[Task, Future[Result] | None]] = deque()
+    waiting: deque[tuple[Task, Future[Result]]] = deque()
 
     def finished() -> Result:
         task, future = waiting.popleft()
-        if future is not None:
-            try:
-                return future.result()
-            except UserError:
-                raise
-            except Exception:  # the worker has ended, or could not even begin
-                future = None
-        return made()(task)
+        try:
+            return future.result()
+        except UserError:
+            raise
+        except Exception:  # the worker has ended, or could not even begin
+            return made()(task)
 
+    source = iter(tasks)
     try:
-        for turn, task in enumerate(tasks):
-            waiting.append((task, _submit(executor, task) if turn % (workers + 1) else None))
-            # Two tasks for each, so that none waits for the next while this process is busy.
-            if len(waiting) > 2 * (workers + 1):
+        while True:
+            try:
+                task = next(source)
+            except (StopIteration, UserError) as error:
+                end = error
+                break
+            busy = sum(not future.done() for _, future in waiting)
+            given = _submit(executor, task) if busy < 2 * workers else None
+            waiting.append((task, given or _done(made(), task)))
+            while waiting and (waiting[0][1].done() or len(waiting) > _AHEAD * workers):
                 yield finished()
         while waiting:
             yield finished()
+        if isinstance(end, UserError):  # after the results of the tasks before it
+            raise end
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _done(work: Work[Task, Result], task: Task) -> Future[Result]:
+    """A task done by this process; its error is kept for its turn."""
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work(task))
+    except UserError as error:
+        future.set_exception(error)
+    return future
 
 
 def _workers(size: int, processes: int | None) -> int:
