@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from pool_jobs import broken, killed, parent_killer, wrong
 
 from creativewritinggpt import devices
 from creativewritinggpt.config.run import Config
@@ -110,32 +111,6 @@ def test_bad_lines_that_are_skipped_are_counted_once(tmp_path: Path, shared: Non
     assert sorted(reports[0].notes) == sorted(reports[1].notes)
 
 
-def killed(victims: list[str]) -> Callable[[str], str]:
-    """Work that ends the process it runs in, where that is a worker."""
-
-    def work(task: str) -> str:
-        if task in victims and multiprocessing.parent_process() is not None:
-            os._exit(1)
-        return task.upper()
-
-    return work
-
-
-def broken(_: str) -> Callable[[str], str]:
-    if multiprocessing.parent_process() is not None:
-        raise RuntimeError("a worker that can't begin")
-    return str.upper
-
-
-def wrong(number: str) -> Callable[[str], str]:
-    def work(task: str) -> str:
-        if int(task) >= int(number):
-            raise InputError(f"task {task} is wrong", "mend it")
-        return task
-
-    return work
-
-
 def run(make: Callable[..., Any], argument: Any, tasks: Iterable[str] = "abcdefgh") -> list[str]:
     return list(pool.in_order(tasks, make, (argument,), size=10, processes=3))
 
@@ -177,19 +152,6 @@ def test_one_process_or_a_quota_of_one_core_starts_no_worker(
             "A",
             "B",
         ]
-
-
-def parent_killer(parent: int) -> Callable[[str], str]:
-    """Work that kills the process that started the worker, then waits to be ended with it."""
-
-    def work(task: str) -> str:
-        if os.getpid() != parent:
-            Path(task).write_text(str(os.getpid()))
-            os.kill(parent, signal.SIGKILL)
-            time.sleep(60)
-        return task
-
-    return work
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -235,18 +197,9 @@ def test_a_plain_script_without_a_guard_is_run_once(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "again "
 
 
-SLOW = """
-import time
-
-def slow():
-    def work(task):
-        time.sleep(0.05)
-        return task
-    return work
-"""
 INTERRUPTED = """
 from creativewritinggpt.data.rows import pool
-from jobs import slow
+from pool_jobs import slow
 
 pool.WORTH_IT = 0
 try:
@@ -260,11 +213,11 @@ except KeyboardInterrupt:
 @pytest.mark.cli
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 def test_ctrl_c_stops_the_work_and_no_worker_says_a_word(tmp_path: Path) -> None:
-    (tmp_path / "jobs.py").write_text(SLOW)
     (tmp_path / "script.py").write_text(INTERRUPTED)
     process = subprocess.Popen(
         [sys.executable, "script.py"], cwd=tmp_path, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout is not None
