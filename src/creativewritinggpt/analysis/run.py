@@ -132,9 +132,10 @@ class Analysis:
         self.maps: AttentionMaps | None = None
         self.base_maps: AttentionMaps | None = None
         self.found: dict[str, Attribution] = {}
-        with_base = writer.has_adapter and len(self.subject.targets) <= MOST_WITH_BASE
-        self.models = ("tuned", "base") if with_base else ("tuned",)
-        if writer.has_adapter and not with_base:
+        wanted = writer.has_adapter and settings.base
+        few = len(self.subject.targets) <= MOST_WITH_BASE
+        self.models = ("tuned", "base") if wanted and few else ("tuned",)
+        if wanted and not few:
             self.warn(
                 f"more than {MOST_WITH_BASE} tokens are explained: attributions are of the tuned "
                 "model alone"

@@ -60,6 +60,9 @@ class AnalysisSettings:
         "word", "What occlusion leaves out at once.",
         choices=("token", "word", "sentence", "part"), group=_HOW,
     )  # fmt: skip
+    base: bool = setting(
+        True, "Compute attributions of the base model too; about twice the time.", group=_HOW
+    )
     seed: int = setting(42, "Of everything that is random.", low=0, group=_HOW, metavar="N")
     layers: list[int] | None = setting(
         None, "Draw only these layers, counted from 0.", group=_FILES, metavar="N,…"
