@@ -43,6 +43,7 @@ class Extent:
         evaluated: Documents per domain that are evaluated; None for all that were held out.
         texts: Texts that each model generates for the evaluation.
         explained: Tokens that are written and explained.
+        explained_base: Whether the base model's predictions of them are explained too.
         methods_left_out: Attribution methods that are not computed.
         cost: Expected minutes on two cores, for the user.
     """
@@ -52,6 +53,7 @@ class Extent:
     evaluated: int | None
     texts: int
     explained: int
+    explained_base: bool
     methods_left_out: tuple[str, ...]
     cost: str
 
@@ -62,13 +64,15 @@ SHORT = Extent(
         "max_steps": 12,
         "eval_steps": 6,
         "learning_rate": 2e-3,
-        "val_tokens": 3000,
+        "max_length": 384,
+        "val_tokens": 2500,
         "samples": 0,
-    },  # fmt: skip
+    },
     sample_tokens=50,
     evaluated=2,
     texts=0,
     explained=3,
+    explained_base=False,
     methods_left_out=("faithfulness", "occlusion"),
     cost="three to five minutes on two processor cores (the first text of the tuned model after "
     "two to three)",
@@ -79,6 +83,7 @@ FULL = Extent(
     evaluated=None,
     texts=4,
     explained=8,
+    explained_base=True,
     # It takes as long as all the others; cwgpt analyze has it.
     methods_left_out=("faithfulness",),
     cost="five to fifteen minutes on two processor cores",
@@ -251,7 +256,12 @@ def _explain(model: LoadedModel, folder: Path, seed: int, extent: Extent) -> dic
 
     methods = [method for method in METHODS if method not in extent.methods_left_out]
     settings = AnalysisSettings(
-        write=extent.explained, preset="literary", samples=10, seed=seed, methods=methods
+        write=extent.explained,
+        preset="literary",
+        base=extent.explained_base,
+        samples=10,
+        seed=seed,
+        methods=methods,
     )
     with console.progress("explaining") as progress:
         found = explain(model, PROMPTS[0], settings, progress=progress)
