@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ class Kernels:
 
     def __init__(self, compiled: bool = False) -> None:
         def made(function: Function) -> Function:
-            return torch.compile(function, dynamic=True) if compiled else function
+            return cast(Function, torch.compile(function, dynamic=True) if compiled else function)
 
         self.kept, self.kept_sum = made(kept), made(kept_sum)
         self.gelu, self.gelu_again = made(gelu), made(gelu_again)
