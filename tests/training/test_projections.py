@@ -9,10 +9,13 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.scoring import token_nll
 from creativewritinggpt.training.checkpoint import trained_parameters
+from creativewritinggpt.training.fast.elementwise import Kernels
 from creativewritinggpt.training.fast.lora_linear import (
-    dropout_mask,
+    DenseLinear,
+    Projections,
     fused_projections,
-    lora_projection,
+    project,
+    random_bytes,
 )
 from creativewritinggpt.training.trainer import accumulate_gradient
 
@@ -84,7 +87,7 @@ def test_scores_are_the_same_and_the_base_is_still_the_base(tiny_model):
 
 def test_dropout_keeps_the_expected_share_and_the_mean():
     torch.manual_seed(0)
-    mask = dropout_mask(torch.Size([1000, 256]), 26, torch.device("cpu"))
+    mask = random_bytes(torch.Size([1000, 256]), torch.device("cpu")) >= 26
     assert mask.float().mean().item() == pytest.approx(1 - 26 / 256, abs=0.002)
     columns = mask.float().mean(0)
     assert columns.std().item() == pytest.approx((0.1 * 0.9 / 1000) ** 0.5, rel=0.2)
@@ -92,18 +95,27 @@ def test_dropout_keeps_the_expected_share_and_the_mean():
 
 def test_gradient_with_dropout_is_that_of_the_masked_branch(tiny_model):
     """Numerically: with the mask held fixed, the backward pass is the forward pass's derivative."""
-    generator = torch.Generator().manual_seed(1)
+    from peft.tuners.lora import Linear
 
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
-
-    x, first, second = draw(5, 6), draw(3, 6), draw(4, 3)
-    base, bias = draw(6, 4).detach(), draw(4).detach()
-    mask = torch.rand(5, 6, generator=generator) > 0.3
-    y = lora_projection(x, base, bias, first, second, 0.7, mask)
-    expected = x @ base + bias + 0.7 * (x * mask) @ first.T @ second.T
+    torch.manual_seed(1)
+    layer = Linear(
+        torch.nn.Linear(6, 4).double(), "a", r=3, lora_alpha=2, lora_dropout=0.3
+    ).double()
+    torch.nn.init.normal_(layer.lora_B["a"].weight)
+    first, second = layer.lora_A["a"].weight, layer.lora_B["a"].weight
+    projections = Projections(
+        [layer], lambda weight, bias: DenseLinear(weight, bias, torch.float64), Kernels()
+    )
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(2)
+    y = project(x, projections, training=True)
+    torch.manual_seed(2)
+    threshold = round(256 * 0.3)
+    mask = random_bytes(x.shape, x.device) >= threshold
+    scale = 2 / 3 * 256 / (256 - threshold)
+    expected = layer.get_base_layer()(x) + scale * (x * mask) @ first.T @ second.T
     torch.testing.assert_close(y, expected)
-    weights = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(5, 4, dtype=torch.float64)
     found = torch.autograd.grad((y * weights).sum(), [x, first, second])
     wanted = torch.autograd.grad((expected * weights).sum(), [x, first, second])
     for ours, reference in zip(found, wanted, strict=True):

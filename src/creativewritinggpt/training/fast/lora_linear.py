@@ -46,17 +46,6 @@ def random_bytes(shape: torch.Size, device: torch.device) -> Tensor:
     return words.view(torch.uint8)[:count].view(shape)
 
 
-def dropout_mask(shape: torch.Size, threshold: int, device: torch.device) -> Tensor:
-    """Boolean dropout mask, True (keep) with probability 1 − threshold / 256.
-
-    Args:
-        shape: Shape of the mask.
-        threshold: Number of the 256 byte values that drop an input.
-        device: Device of the mask.
-    """
-    return random_bytes(shape, device) >= threshold
-
-
 def is_plain_lora(layer: Any) -> bool:
     """Whether a PEFT layer is a single plain LoRA adapter (no DoRA, variants or bias)."""
     from peft.tuners.lora import Linear
@@ -285,68 +274,31 @@ def _joined(layers: Sequence[Any], weights: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-class _LoraProjection(torch.autograd.Function):
+class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,  # [N, in]
-        base: Tensor,  # [in, out], frozen
-        bias: Tensor | None,  # [out]
-        first: Tensor,  # A, [r, in]
-        second: Tensor,  # B, [out, r]
-        scale: float,
-        mask: Tensor | None,  # [N, in], bool
+        ctx: Any, x: Tensor, projections: Projections, training: bool, *parameters: Tensor
     ) -> Tensor:
-        dtype = base.dtype
-        down, up = first.to(dtype), second.to(dtype)
-        y = x @ base if bias is None else torch.addmm(bias.to(dtype), x, base)
-        hidden = (x if mask is None else x * mask) @ down.T  # [N, r]
-        y.addmm_(hidden, up.T, alpha=scale)
-        ctx.save_for_backward(x, base, down, up, hidden, mask)
-        ctx.scale = scale
+        noise = projections.noise(x, training)
+        y, hidden = projections.forward(x, noise)
+        ctx.projections = projections
+        ctx.save_for_backward(x, noise, hidden)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, down, up, hidden, mask = ctx.saved_tensors
-        d_hidden = (dy @ up).mul_(ctx.scale)  # [N, r]
-        d_first = d_second = dx = None
-        if ctx.needs_input_grad[3]:
-            d_first = (d_hidden.T @ (x if mask is None else x * mask)).float()
-        if ctx.needs_input_grad[4]:
-            d_second = (dy.T @ hidden).float().mul_(ctx.scale)
-        if ctx.needs_input_grad[0]:
-            dx = dy @ base.T
-            if mask is None:
-                dx.addmm_(d_hidden, down)
-            else:
-                dx.addcmul_(d_hidden @ down, mask.to(dx.dtype))
-        return dx, None, None, d_first, d_second, None, None
+        projections: Projections = ctx.projections
+        x, noise, hidden = ctx.saved_tensors
+        dx, d_hidden = projections.backward_input(dy, noise, hidden, ctx.needs_input_grad[0])
+        gradients = projections.backward_parameters(dy, x, noise, hidden, d_hidden)
+        return dx, None, None, *gradients
 
 
-def lora_projection(
-    x: Tensor,
-    base: Tensor,
-    bias: Tensor | None,
-    first: Tensor,
-    second: Tensor,
-    scale: float,
-    mask: Tensor | None,
-) -> Tensor:
-    """Frozen projection with a LoRA adapter, ``[tokens, out]``.
-
-    Args:
-        x: ``[tokens, in]``.
-        base: Frozen weight, ``[in, out]``.
-        bias: ``[out]`` or None.
-        first: The adapter's A, ``[rank, in]``.
-        second: The adapter's B, ``[out, rank]``.
-        scale: Scale of the adapter's output.
-        mask: Dropout mask of the adapter's input, ``[tokens, in]``, or None.
-    """
-    y: Tensor = _LoraProjection.apply(  # type: ignore[no-untyped-call]
-        x, base, bias, first, second, scale, mask
+def project(x: Tensor, projections: Projections, training: bool) -> Tensor:
+    """Projections of ``[tokens, in]`` with their adapters, ``[tokens, out]``, for autograd."""
+    y: Tensor = _Project.apply(  # type: ignore[no-untyped-call]
+        x, projections, training, *projections.parameters
     )
     return y
 
@@ -370,43 +322,25 @@ class _LastInput:
         self._source = self._cast = None
 
 
-class _Fused:
+class _FusedForward:
     """Forward of one PEFT layer that replaces its own."""
 
-    def __init__(self, layer: Any, adapter: str, inputs: _LastInput, transposed: bool) -> None:
-        self.layer, self.adapter, self.inputs = layer, adapter, inputs
-        self.plain = layer.forward
-        weight = layer.get_base_layer().weight.detach()
-        # [in, out]: GPT-2's Conv1D keeps it so, Linear keeps its transpose.
-        self.base = (weight if transposed else weight.T).to(inputs.dtype)
-        self.bias = getattr(layer.get_base_layer(), "bias", None)
-        dropout = layer.lora_dropout[adapter]
-        self.threshold = round(256 * float(getattr(dropout, "p", 0.0)))
+    def __init__(self, layer: Any, inputs: _LastInput, kernels: Kernels) -> None:
+        self.layer, self.inputs, self.plain = layer, inputs, layer.forward
+        self.projections = Projections(
+            [layer], lambda weight, bias: DenseLinear(weight, bias, inputs.dtype), kernels
+        )
 
     def __call__(self, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
         layer = self.layer
         # Outside autocast the other layers compute in fp32, and so must this one.
-        lowered = torch.is_autocast_enabled(x.device.type) or self.base.dtype == torch.float32
+        lowered = torch.is_autocast_enabled(x.device.type) or self.inputs.dtype == torch.float32
         if layer.disable_adapters or layer.merged or arguments or keywords or not lowered:
             result: Tensor = self.plain(x, *arguments, **keywords)
             return result
-        flat = self.inputs.get(x)
-        mask, scale = None, float(layer.scaling[self.adapter])
-        if layer.training and self.threshold:
-            mask = dropout_mask(flat.shape, self.threshold, flat.device)
-            scale *= 256 / (256 - self.threshold)
         with torch.autocast(x.device.type, enabled=False):
-            y = lora_projection(
-                flat,
-                self.base,
-                self.bias,
-                layer.lora_A[self.adapter].weight,
-                layer.lora_B[self.adapter].weight,
-                scale,
-                mask,
-            )
-        shaped: Tensor = y.view(*x.shape[:-1], y.shape[-1])
-        return shaped
+            y = project(self.inputs.get(x), self.projections, layer.training)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 @contextlib.contextmanager
@@ -422,15 +356,12 @@ def fused_projections(writer: LoadedModel) -> Iterator[int]:
     Yields:
         The number of projections that take it.
     """
-    from transformers.pytorch_utils import Conv1D
-
     inputs = _LastInput(torch.bfloat16 if writer.device.precision == "bf16" else torch.float32)
-    changed = []
+    changed, kernels = [], Kernels()
     try:
         for layer in writer.model.modules() if writer.has_adapter else ():
             if hasattr(layer, "lora_A") and is_plain_lora(layer):
-                transposed = isinstance(layer.get_base_layer(), Conv1D)
-                layer.forward = _Fused(layer, next(iter(layer.lora_A)), inputs, transposed)
+                layer.forward = _FusedForward(layer, inputs, kernels)
                 changed.append(layer)
         yield len(changed)
     finally:
