@@ -95,14 +95,14 @@ def test_dropout_keeps_the_expected_share_and_the_mean():
 
 def test_gradient_with_dropout_is_that_of_the_masked_branch(tiny_model):
     """Numerically: with the mask held fixed, the backward pass is the forward pass's derivative."""
-    from peft.tuners.lora import Linear
+    from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(1)
-    layer = Linear(
-        torch.nn.Linear(6, 4).double(), "a", r=3, lora_alpha=2, lora_dropout=0.3
-    ).double()
-    torch.nn.init.normal_(layer.lora_B["a"].weight)
-    first, second = layer.lora_A["a"].weight, layer.lora_B["a"].weight
+    settings = LoraConfig(r=3, lora_alpha=2, lora_dropout=0.3, target_modules=["projection"])
+    module = torch.nn.ModuleDict({"projection": torch.nn.Linear(6, 4)})
+    layer = inject_adapter_in_model(settings, module).double()["projection"]
+    first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(second)
     projections = Projections(
         [layer], lambda weight, bias: DenseLinear(weight, bias, torch.float64), Kernels()
     )

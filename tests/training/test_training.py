@@ -58,7 +58,7 @@ def _weights(folder):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 def test_training_lowers_the_loss_and_writes_what_it_promises(
-    family, tiny_folder, tmp_path, stories
+    family, tiny_folder, tmp_path, stories, curves
 ):
     config = _config(tiny_folder, tmp_path, family)
     result = train(config, [stories])
