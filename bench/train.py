@@ -14,7 +14,7 @@ so a few steps are (`steps`; the first one, with its warm-up, apart), and the ro
     share_of_ceiling           FLOPs that the task can't avoid / time / the best measured rate of
                                matrix products on this machine, in fp32 or bf16
                                (formula: docs/performance.md)
-    held_out_loss              nats a token of held-out text in fp32 after all steps (`full` only)
+    held_out_loss              nats per token of held-out text in fp32 after all steps (`full` only)
 
 Peers come with `make bench-env`; one that is not there is skipped.
 """
