@@ -40,7 +40,7 @@ def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is measured of this machine once, so that not every test does it anew."""
     from creativewritinggpt import devices
     from creativewritinggpt.models.forward import int8
-    from creativewritinggpt.models.forward.weight_format import fastest_weights
+    from creativewritinggpt.models.forward.backends import fastest_weights
 
     folder = tmp_path_factory.mktemp("machine")
     # Kept between runs: measuring takes longer than most test files.

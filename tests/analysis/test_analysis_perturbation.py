@@ -34,7 +34,7 @@ from creativewritinggpt.models.scoring import body_and_head
 
 FAMILIES = ("gpt2", "llama", "qwen")
 needs_onnxruntime = pytest.mark.skipif(not session.available(), reason="needs onnxruntime")
-ROUGH = ("many", pytest.param("by-row", marks=needs_onnxruntime))
+ROUGH = ("prefill", pytest.param("int8_per_row", marks=needs_onnxruntime))
 
 
 def a_subject(length: int = 9, targets: tuple[Target, ...] = (), seed: int = 0) -> Subject:
@@ -131,8 +131,8 @@ def test_passes_by_onnxruntime_equal_those_of_the_same_matrices_in_torch(
     if adapter:
         with_adapter(writer)
     ids = torch.randint(1, 384, (11,), generator=torch.Generator().manual_seed(1))
-    parts: list[Any] = [backend_for(writer, kind) for kind in ("fp32", "by-row")]
-    plain, fast = RoughPasses(writer.bare, *parts), own_passes(writer, "by-row")
+    parts: list[Any] = [backend_for(writer, kind) for kind in ("fp32", "int8_per_row")]
+    plain, fast = RoughPasses(writer.bare, *parts), own_passes(writer, "int8_per_row")
     assert type(fast) is OnnxPasses
     for wanted in ([10], [0, 4, 5], list(range(11))):
         states = [passes.read(ids, torch.tensor(wanted)) for passes in (fast, plain)]
@@ -157,7 +157,7 @@ def test_rough_passes_are_wrong_by_a_small_part_of_what_changes(
     tiny_tokenizer: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: many)
+    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: many)
     writer = with_adapter(a_writer(tiny_model, tiny_tokenizer, family))
     ids = torch.randint(1, 384, (11,), generator=torch.Generator().manual_seed(1))
     exact, rough_passes = own_passes(writer), own_passes(writer, kind)
@@ -179,10 +179,10 @@ def test_rough_passes_are_wrong_by_a_small_part_of_what_changes(
 def test_the_fastest_passes_are_looked_up_and_only_for_models_that_are_known(
     tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert rough.fastest_kind(1) in ("fp32", "many", "by-row")
-    monkeypatch.setattr(rough, "fastest_kind", lambda threads: "many")
+    assert rough.fastest_kind(1) in ("fp32", "prefill", "int8_per_row")
+    monkeypatch.setattr(rough, "fastest_kind", lambda threads: "prefill")
     writer = a_writer(tiny_model, tiny_tokenizer)
-    assert rough.rough_kind(writer) == "many"
+    assert rough.rough_kind(writer) == "prefill"
     unknown = a_writer(tiny_model, tiny_tokenizer)
     unknown.model.config.scale_attn_by_inverse_layer_idx = True
     assert rough.rough_kind(unknown) == "fp32"
@@ -198,7 +198,7 @@ def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rough, "fastest_kind", lambda threads: kind)
-    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: "int8")
+    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: "int8")
     writer = a_writer(tiny_model, tiny_tokenizer, family)
     subject = a_subject(targets=(Target(6, 1), Target(9, 2)))
     exact = perturb(writer, subject, samples=48, positions="all")

@@ -266,7 +266,7 @@ def test_why_names_the_words_without_which_it_loses_most(
     monkeypatch.setattr(why_module, "_VIEW", 6)
     monkeypatch.setattr(why_module, "_LEAST", 0.0)
     text = TEXT + " and the captain was gone for good"
-    exact = dataclasses.replace(writer, device=dataclasses.replace(writer.device, precision="fp32"))
+    exact = writer.in_precision("fp32")
     subject = read(exact, text)
     place = tokens_of(subject, "good")[0]
     cut = dataclasses.replace(subject, ids=subject.ids[:place], spans=subject.spans[:place])

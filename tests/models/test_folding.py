@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from creativewritinggpt.models.forward import gpt2, llama
-from creativewritinggpt.models.forward.kv_cache import KeyValueCache, Reading
+from creativewritinggpt.models.forward.kv_cache import KeyValueCache, PrefillAttention
 from creativewritinggpt.models.forward.linear import Dense
 from creativewritinggpt.models.forward.native_backend import NativeBackend
-from creativewritinggpt.models.forward.onnx import folding
+from creativewritinggpt.models.forward.onnx import matrices
+from creativewritinggpt.models.forward.weights import ModuleWeights
 
 IDS = [5, 17, 200, 3, 99, 350, 42, 7]
 _BIASES = {"attention_bias": True, "mlp_bias": True}
@@ -41,14 +42,14 @@ def test_a_folded_model_that_is_not_rounded_computes_the_same(
         prepared.append(given)
         return dense(weight, bias)
 
-    monkeypatch.setattr(module, "maker", lambda kind: (dense, torch.float32))
-    monkeypatch.setattr(module, "ByRow", by_row)
+    monkeypatch.setattr(module, "matrix_factory", lambda kind: (dense, torch.float32))
+    monkeypatch.setattr(module, "Int8PerRow", by_row)
     make = module.GPT2Forward if family == "gpt2" else module.LlamaForward
     with torch.inference_mode():
-        forward = make(model, "rotated")
+        forward = make(ModuleWeights(model), "onnx")
         cache = KeyValueCache(2, forward.heads, forward.size, 1, len(IDS), torch.float32)
         places = torch.arange(len(IDS))
-        x = forward.hidden(torch.tensor(IDS), places, Reading(cache, 0, len(IDS)))
+        x = forward.hidden(torch.tensor(IDS), places, PrefillAttention(cache, 0, len(IDS)))
         found = forward.logits(x[-1:])[0]
         wanted = model(torch.tensor([IDS])).logits[0, -1]
     assert len(prepared) == (2 if family == "gpt2" else 4)
@@ -61,8 +62,8 @@ def test_onnxruntime_adds_the_biases_of_gates_and_heads(
 ) -> None:
     pytest.importorskip("onnxruntime")
     model = noisy(tiny_model("llama", hidden_size=64, intermediate_size=96, **variant))
-    found = NativeBackend(model, "rotated").read(IDS, 20)[1][0]
-    wanted = NativeBackend(model, "fp32").read(IDS, 20)[1][0]
+    found = NativeBackend(ModuleWeights(model), "onnx").read(IDS, 20)[1][0]
+    wanted = NativeBackend(ModuleWeights(model), "fp32").read(IDS, 20)[1][0]
     assert float((found - wanted).norm() / wanted.norm()) < 0.1
 
 
@@ -72,7 +73,7 @@ def test_values_come_balanced_and_spread() -> None:
     weight, out = torch.randn(10 + heads * size, 8), torch.randn(12, heads * sharing * size)
     weight[-1] *= 100  # a value that stands out
     out.view(12, heads, sharing, size)[:, 1, :, -1] *= 0.01  # and was turned down
-    (changed, bias), (taking, _) = folding.spread_values((weight, None), (out, None), heads, size)
+    (changed, bias), (taking, _) = matrices.spread_values((weight, None), (out, None), heads, size)
     assert bias is None and torch.equal(changed[:10], weight[:10])
     x = torch.randn(50, 8)
 
@@ -94,7 +95,7 @@ def test_what_a_gate_is_multiplied_by_comes_balanced() -> None:
     both, bias, down = torch.randn(12, 8), torch.randn(12), torch.randn(5, 6)
     down[:, 2] = 0  # nothing takes it
     down[:, 4] *= 1e4
-    (changed, shifted), (taking, _) = folding.balanced_gate((both, bias), (down, None))
+    (changed, shifted), (taking, _) = matrices.balance_gate((both, bias), (down, None))
     lengths = torch.linalg.vector_norm(taking, dim=0)
     assert torch.allclose(lengths, torch.tensor([1.0, 1, 0, 1, 1, 1]))
     x = torch.randn(20, 8)

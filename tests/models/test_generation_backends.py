@@ -11,28 +11,28 @@ import torch
 from writers import make_writer
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.models.forward import backends, linear, weight_format
-from creativewritinggpt.models.forward.backends import backend_for
+from creativewritinggpt.models.forward import backends, linear
+from creativewritinggpt.models.forward.backends import backend_for, fastest_weights
 from creativewritinggpt.models.forward.int8 import Workspace
-from creativewritinggpt.models.forward.linear import Int8, Unsupported, quantize
+from creativewritinggpt.models.forward.linear import Int8, quantize
 from creativewritinggpt.models.forward.native_backend import BLOCK, NativeBackend
 from creativewritinggpt.models.forward.onnx import session
 from creativewritinggpt.models.forward.onnx.matrices import quantize_groups
-from creativewritinggpt.models.forward.onnx.session import BY_ONNXRUNTIME
 from creativewritinggpt.models.forward.transformers_backend import TransformersBackend
+from creativewritinggpt.models.forward.weights import ModuleWeights, Unsupported
 
 FAMILIES = ("gpt2", "llama", "qwen", "qwen3")
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]
 # Largest difference of a logit; the logits' own spread is about 0.5.
-TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25, "onnx": 0.25, "rotated": 0.25}
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.15, "int8": 0.25, "onnx": 0.25}
 
 
 @pytest.fixture
 def family_model(tiny_model: Any) -> Any:
     def make(family: str, kind: str = "") -> Any:
-        if kind in BY_ONNXRUNTIME:
+        if kind == "onnx":
             pytest.importorskip("onnxruntime")
-        if kind in BY_ONNXRUNTIME and family in ("llama", "qwen"):  # its operators want heads of 16
+        if kind == "onnx" and family in ("llama", "qwen"):  # its operators want heads of 16
             return tiny_model(family, num_attention_heads=2, num_key_value_heads=1)
         if family != "qwen3":
             return tiny_model(family)
@@ -54,20 +54,22 @@ def family_model(tiny_model: Any) -> Any:
     return make
 
 
+def native(model: Any, kind: str) -> NativeBackend:
+    return NativeBackend(ModuleWeights(model), kind)
+
+
 def logits_after(model: Any, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0, -1]
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "onnx", "rotated", "transformers"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "onnx", "transformers"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_the_models_after_any_use_of_the_cache(
     family_model: Any, family: str, kind: str
 ) -> None:
     model = family_model(family, kind)
-    backend: Any = (
-        TransformersBackend(model) if kind == "transformers" else NativeBackend(model, kind)
-    )
+    backend: Any = TransformersBackend(model) if kind == "transformers" else native(model, kind)
     tolerance = TOLERANCE.get(kind, 1e-5)
 
     def same(logits: torch.Tensor, rows: list[list[int]]) -> None:
@@ -95,15 +97,15 @@ def test_logits_are_the_models_after_any_use_of_the_cache(
     same(context.step([14]), [[*rows[2][:3], 14]])
 
 
-@pytest.mark.parametrize("kind", ["int8", "onnx", "rotated"])
+@pytest.mark.parametrize("kind", ["int8", "onnx"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_of_8_bits_is_the_same_to_the_bit_in_any_batch(
     family_model: Any, family: str, kind: str
 ) -> None:
     model = family_model(family, kind)
-    if kind in BY_ONNXRUNTIME and not weight_format.rows_are_independent(kind, 1):
+    if kind == "onnx" and not backends.rows_are_independent(1):
         pytest.skip("this processor's kernels differ, and auto leaves them alone")
-    backend = NativeBackend(model, kind)
+    backend = native(model, kind)
     context = backend.start(40)
     context.prefill(IDS)
     for count in (2, 3, 5, 8):
@@ -117,15 +119,15 @@ def test_a_row_of_8_bits_is_the_same_to_the_bit_in_any_batch(
             rows[step % count].truncate(0, 6 + step)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8", "onnx", "rotated"])
+@pytest.mark.parametrize("kind", ["fp32", "int8", "onnx"])
 def test_a_reading_that_is_reused_gives_the_same_to_the_bit(tiny_model: Any, kind: str) -> None:
-    if kind in BY_ONNXRUNTIME:
+    if kind == "onnx":
         pytest.importorskip("onnxruntime")
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     model = tiny_model("llama", max_position_embeddings=4 * BLOCK, **heads)
     ids = torch.randint(1, 384, (3 * BLOCK,), generator=torch.Generator().manual_seed(0)).tolist()
-    backend: Any = NativeBackend(model, kind)
-    fresh = NativeBackend(model, kind)
+    backend: Any = native(model, kind)
+    fresh = native(model, kind)
     calls = []
     embed = backend.forward.embed
     backend.forward.embed = lambda ids, *rest: (calls.append(ids.numel()), embed(ids, *rest))[1]
@@ -148,7 +150,7 @@ def test_a_reading_that_is_reused_gives_the_same_to_the_bit(tiny_model: Any, kin
     assert torch.equal(logits, wanted)
     assert torch.equal(once_more.step([5]), theirs.step([5]))
     other, logits = backend.read([*ids[: 2 * BLOCK], 9], 4 * BLOCK)
-    assert torch.equal(logits, NativeBackend(model, kind).read([*ids[: 2 * BLOCK], 9], 600)[1])
+    assert torch.equal(logits, native(model, kind).read([*ids[: 2 * BLOCK], 9], 600)[1])
 
 
 def test_an_adapter_is_merged_and_can_be_switched_off(tiny_writer: Any) -> None:
@@ -211,7 +213,7 @@ def test_auto_follows_the_precision_and_the_family(
 )
 def test_variants_of_gpt2_are_left_to_transformers(tiny_model: Any, changes: Any) -> None:
     with pytest.raises(Unsupported):
-        NativeBackend(tiny_model("gpt2", **changes), "fp32")
+        native(tiny_model("gpt2", **changes), "fp32")
 
 
 def test_scaled_rotations_are_right_or_left_to_transformers(tiny_model: Any) -> None:
@@ -222,11 +224,11 @@ def test_scaled_rotations_are_right_or_left_to_transformers(tiny_model: Any) -> 
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
     ):  # fmt: skip
         model = tiny_model("llama", rope_parameters={"rope_theta": 10000.0, **scaling})
-        logits = NativeBackend(model, "fp32").read(IDS, 20)[1][0]
+        logits = native(model, "fp32").read(IDS, 20)[1][0]
         assert torch.allclose(logits, logits_after(model, IDS), atol=1e-5), scaling
     dynamic = {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0}
     with pytest.raises(Unsupported):
-        NativeBackend(tiny_model("llama", rope_parameters=dynamic), "fp32")
+        native(tiny_model("llama", rope_parameters=dynamic), "fp32")
 
 
 def test_quantized_weights_are_nearest_multiples_of_their_scale() -> None:
@@ -244,7 +246,7 @@ def test_quantized_weights_are_nearest_multiples_of_their_scale() -> None:
 def test_int8_products_agree_with_exact_ones(outputs: int) -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(outputs, 96), torch.randn(outputs)
-    many = functools.partial(linear.ForMany, format="fp32", workspace=Workspace())
+    many = functools.partial(linear.Prefill, format="fp32", workspace=Workspace())
     matrix = Int8(weight, bias, many)
     for rows in (1, 3, 8, 9, 40):
         x = torch.randn(rows, 96).bfloat16()
@@ -256,20 +258,20 @@ def test_int8_products_agree_with_exact_ones(outputs: int) -> None:
 def test_odd_widths_do_not_reach_the_int8_kernel(tiny_model: Any) -> None:
     # The kernel would read past the end of such a row.
     model = tiny_model("gpt2", n_embd=36, n_head=4)
-    logits = NativeBackend(model, "int8").read(IDS, 20)[1][0]
+    logits = native(model, "int8").read(IDS, 20)[1][0]
     assert float((logits - logits_after(model, IDS)).abs().max()) < TOLERANCE["bf16"]
 
 
-@pytest.mark.parametrize("kind", ["int8", "onnx"])
+@pytest.mark.parametrize("kind", ["int8"])
 @pytest.mark.parametrize("many", ["bf16", "fp32", "int8"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
 def test_long_prompts_are_read_in_any_format(
     many: str, family: str, kind: str, family_model: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(linear, "format_for_many", lambda rough=False: many)
+    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: many)
     model = family_model(family, kind)
     ids = (IDS * 10)[:40]
-    context, logits = NativeBackend(model, kind).read(ids, 60)
+    context, logits = native(model, kind).read(ids, 60)
     assert float((logits[0] - logits_after(model, ids)).abs().max()) < TOLERANCE["int8"]
     logits = context.step([9])
     assert float((logits[0] - logits_after(model, [*ids, 9])).abs().max()) < TOLERANCE["int8"]
@@ -287,16 +289,15 @@ def test_grouped_weights_are_nearest_multiples_of_their_groups_scale() -> None:
     assert bool(((weight - found[:, :70]).abs() <= limit).all())
 
 
-@pytest.mark.parametrize("kind", BY_ONNXRUNTIME)
 def test_heads_that_onnxruntime_does_not_know_are_left_to_int8(
-    kind: str, tiny_model: Any, monkeypatch: Any
+    tiny_model: Any, monkeypatch: Any
 ) -> None:
     pytest.importorskip("onnxruntime")
     writer = make_writer(tiny_model("llama"), precision="bf16")  # heads of 8
-    monkeypatch.setattr(backends, "fastest_weights", lambda threads: kind)
+    monkeypatch.setattr(backends, "fastest_weights", lambda threads: "onnx")
     assert backend_for(writer).name == "int8"
     with pytest.raises(InputError, match="heads of this size"):
-        backend_for(writer, kind)
+        backend_for(writer, "onnx")
 
 
 def test_an_old_onnxruntime_is_as_none(monkeypatch: Any) -> None:
@@ -307,16 +308,15 @@ def test_an_old_onnxruntime_is_as_none(monkeypatch: Any) -> None:
 
 
 def test_without_onnxruntime_nothing_asks_for_it(tiny_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(weight_format.onnx_steps, "available", lambda: False)
-    assert weight_format.fastest_weights(1) in ("fp32", "int8")
-    for kind in BY_ONNXRUNTIME:
-        with pytest.raises(InputError, match=f"{kind}, and onnxruntime is not installed"):
-            backend_for(make_writer(tiny_model("llama")), kind)
+    monkeypatch.setattr(session, "available", lambda: False)
+    assert fastest_weights(1) in ("fp32", "int8")
+    with pytest.raises(InputError, match="onnx, and onnxruntime is not installed"):
+        backend_for(make_writer(tiny_model("llama")), "onnx")
 
 
 def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(weight_format.onnx_steps, "available", lambda: True)
-    monkeypatch.setattr(weight_format, "measured", lambda question, ways, threads: dict(found))
+    monkeypatch.setattr(session, "available", lambda: True)
+    monkeypatch.setattr(backends, "measured", lambda question, ways, threads: dict(found))
     writer = make_writer(tiny_model("gpt2"))
     found: dict[str, float] = {}
     for best, second, independent, kind in (
@@ -324,15 +324,12 @@ def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: An
         ("fp32", "onnx", True, "fp32"),
         ("onnx", "fp32", True, "onnx"),
         ("onnx", "int8", False, "int8"),
-        ("rotated", "onnx", True, "rotated"),
-        ("rotated", "onnx", False, "fp32"),
+        ("onnx", "fp32", False, "fp32"),
     ):
-        found.update(dict.fromkeys(("fp32", "int8", "onnx", "rotated"), 3.0))
+        found.update(dict.fromkeys(("fp32", "int8", "onnx"), 3.0))
         found.update({best: 1.0, second: 2.0})
-        monkeypatch.setattr(
-            weight_format, "rows_are_independent", lambda kind, threads, so=independent: so
-        )
-        assert weight_format.fastest_weights(1) == kind
+        monkeypatch.setattr(backends, "rows_are_independent", lambda threads, so=independent: so)
+        assert fastest_weights(1) == kind
     writer.device = dataclasses.replace(writer.device, approximate=True)
     monkeypatch.setattr(backends, "fastest_weights", lambda threads: "int8")
     assert backends.backend_for(writer).name == "int8"
@@ -341,7 +338,7 @@ def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: An
 
 
 def test_the_measurement_itself_names_one_of_the_formats() -> None:
-    assert weight_format.fastest_weights(1) in ("fp32", "int8", *BY_ONNXRUNTIME)
+    assert fastest_weights(1) in ("fp32", "int8", "onnx")
 
 
 def test_prompts_are_read_in_int8_only_where_it_is_worth_its_rounding(
@@ -354,5 +351,5 @@ def test_prompts_are_read_in_int8_only_where_it_is_worth_its_rounding(
         (3.0, *["fp32"] * 2),
     ):
         monkeypatch.setattr(linear.int8, "seconds", lambda threads, s=seconds: {"int_mm": s})
-        assert linear.format_for_many() == reading
-        assert linear.format_for_many(rough=True) == rough
+        assert linear.prefill_format() == reading
+        assert linear.prefill_format(rough=True) == rough

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from creativewritinggpt.models.forward import gpt2, llama
-from creativewritinggpt.models.forward.kv_cache import KeyValueCache, Reading
+from creativewritinggpt.models.forward.kv_cache import KeyValueCache, PrefillAttention
 from creativewritinggpt.models.forward.native_backend import NativeBackend
-from creativewritinggpt.models.forward.onnx.matrices import ByRow, hadamard
+from creativewritinggpt.models.forward.onnx.matrices import Int8PerRow, hadamard
+from creativewritinggpt.models.forward.weights import ModuleWeights
 
 # Wide enough that a column can stand out, with heads that onnxruntime's operators know.
 _LLAMA = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4}
@@ -20,7 +21,7 @@ WIDE: dict[str, dict[str, int]] = {
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]
 
 
-class Plain(ByRow):
+class Plain(Int8PerRow):
     """The same rounding of weights and rows as they are."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -35,10 +36,10 @@ def _own(model: Any, family: str, kind: str, ids: list[int]) -> torch.Tensor:
     module: Any = gpt2 if family == "gpt2" else llama
     make = module.GPT2Forward if family == "gpt2" else module.LlamaForward
     with torch.inference_mode():
-        forward = make(model, kind)
+        forward = make(ModuleWeights(model), kind)
         layers, places = len(forward.layers), torch.arange(len(ids))
         cache = KeyValueCache(layers, forward.heads, forward.size, 1, len(ids), torch.float32)
-        x = forward.hidden(torch.tensor(ids), places, Reading(cache, 0, len(ids)))
+        x = forward.hidden(torch.tensor(ids), places, PrefillAttention(cache, 0, len(ids)))
         return forward.logits(x[-1:])[0]
 
 
@@ -56,7 +57,7 @@ def test_weights_and_neighbours_stay_within_what_16_bits_hold(inputs: int, befor
     torch.manual_seed(0)
     weight = torch.randn(40, inputs) * torch.logspace(-6, 2, 40).unsqueeze(1)
     weight[3] = 0
-    matrix = ByRow(weight, torch.randn(40), balance=before, spread=before)
+    matrix = Int8PerRow(weight, torch.randn(40), balance=before, spread=before)
     codes = matrix.codes.int()
     assert codes.shape == (inputs, 40) and int(codes.abs().max()) <= 127
     even = inputs // 2 * 2
@@ -79,7 +80,7 @@ def test_columns_that_stand_out_cost_no_digits() -> None:
     x[:5, 40] *= 30  # and some rows have one that nobody expects
     exact = x @ weight.t()
     spread, plain = (
-        float((make(weight, None)(x) - exact).norm() / exact.norm()) for make in (ByRow, Plain)
+        float((make(weight, None)(x) - exact).norm() / exact.norm()) for make in (Int8PerRow, Plain)
     )
     assert spread < 0.02 < 0.1 < plain
 
@@ -90,12 +91,12 @@ def test_onnxruntime_computes_what_the_forward_pass_in_torch_does(
 ) -> None:
     pytest.importorskip("onnxruntime")
     model = noisy(tiny_model(family, **WIDE[family]))
-    backend: Any = NativeBackend(model, "rotated")
+    backend: Any = NativeBackend(ModuleWeights(model), "onnx")
     together = backend.read(IDS, 20)[1][0]
     context, _ = backend.read(IDS[:1], 20)
     for token in IDS[1:]:
         logits = context.step([token])
-    own = _own(model, family, "rotated", IDS)
+    own = _own(model, family, "onnx", IDS)
     # A last bit that differs can tip a whole number over, which shows, but no more than rounding.
     for found in (together, logits[0]):
         assert float((found - own).norm() / own.norm()) < 0.03
@@ -109,12 +110,12 @@ def test_onnxruntime_multiplies_the_largest_numbers_exactly() -> None:
     torch.manual_seed(0)
     weight = torch.randint(0, 2, (96, 128)).float() * 2 - 1
     weight[:, 1::2] = weight[:, ::2]  # neighbours of one sign
-    matrix = ByRow(weight, None)
+    matrix = Int8PerRow(weight, None)
     matrix.balance, matrix.spread = torch.ones(128), torch.eye(64)
     matrix.codes = (weight.t() * 72).to(torch.int8)
     session = session_of(chain([matrix]), 1)
     for rows in (1, 2, 8):
         x = torch.randint(0, 2, (rows, 128)).float() * 2 - 1
-        inputs = {"x": x.unsqueeze(1), **offsets(True, rows, 1)}
+        inputs = {"x": x.unsqueeze(1), "zeros": offsets(rows, 1)}
         [found] = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
         assert torch.allclose(torch.from_numpy(found)[:, 0], matrix(x), rtol=1e-6)

@@ -69,7 +69,7 @@ def test_the_starter_loads_as_a_writer(index: Path, tmp_path: Path) -> None:
     writer = load_model("starter", CPU, cache_dir=tmp_path)
     assert (writer.kind, writer.name) == ("starter", "starter")
     assert writer.base_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    tokenizer, settings = writer.tokenizer, writer.model.generation_config
+    settings, tokenizer = writer.model.generation_config, writer.tokenizer
     assert tokenizer.bos_token == tokenizer.eos_token == tokenizer.pad_token == "<|endoftext|>"
     assert (writer.bos_id, writer.eos_id, tokenizer.pad_token_id) == (0, 0, 0)
     assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (0, 0, 0)

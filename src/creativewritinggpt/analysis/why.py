@@ -45,7 +45,7 @@ def why(writer: LoadedModel, text: str, word: str, count: int = 6) -> str:
     """
     from .methods.occlusion import leave_one_out
 
-    exact = dataclasses.replace(writer, device=dataclasses.replace(writer.device, precision="fp32"))
+    exact = writer.in_precision("fp32")
     whole = read(exact, text)
     first = tokens_of(whole, word)[0]
     begin = max(1, first - _CONTEXT)

@@ -177,18 +177,18 @@ def _writing(found: dict[str, Any]) -> dict[str, str] | None:
         return None
     import torch
 
-    from ..models.forward.linear import format_for_many
+    from ..models.forward.backends import fastest_weights
+    from ..models.forward.linear import prefill_format
     from ..models.forward.onnx import session
-    from ..models.forward.weight_format import fastest_weights
 
     torch.set_num_threads(found["threads"])
     if not session.available():
         found["advice"].append(
-            "writing may be faster with onnxruntime: pip install 'creativewritinggpt[fast]'"
+            "writing may be faster with onnxruntime: pip install onnxruntime onnx"
         )
     steps = fastest_weights(found["threads"])
     # The others are made for few rows.
-    prompts = steps if steps in ("fp32", "rotated") else format_for_many()
+    prompts = steps if steps in ("fp32", "onnx") else prefill_format()
     return {"prompts": prompts, "steps": steps}
 
 

@@ -17,8 +17,8 @@ import torch
 
 from .. import console
 from ..errors import RunError, Stopped
-from ..models.forward.backend import Backend, Context
 from ..models.forward.backends import backend_for
+from ..models.forward.native_backend import Backend, Context
 from .context import Pinned, make_view
 from .results import Generated, Piece, best
 from .row import Row

@@ -7,10 +7,11 @@ loaded again; a backend with merged weights merges the new sum before the next t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files import from_home
+from ..models.adapter import active_adapters, load_adapter, set_strengths
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -53,7 +54,7 @@ def set_strength(writer: LoadedModel, strength: float) -> None:
             "give an adapter folder with --model",
         )
     # Adapters that a blend left out stay off.
-    _set_scales(writer, dict.fromkeys(writer.model.active_adapters, strength))
+    set_strengths(writer, dict.fromkeys(active_adapters(writer), strength))
 
 
 def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
@@ -66,8 +67,6 @@ def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
     Raises:
         InputError: An adapter is missing, damaged or of another base, or a weight is out of range.
     """
-    from ..models.adapter import load_adapter
-
     weights: dict[str, float] = {}
     known = {_place(writer.adapter): "default"} if writer.adapter else {}
     for folder, weight in parts:
@@ -83,19 +82,7 @@ def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
         raise InputError("a blend needs at least one adapter")
     if writer.adapter is None:
         writer.adapter = parts[0][0]
-    _set_scales(writer, weights)
-
-
-def _set_scales(writer: LoadedModel, weights: dict[str, float]) -> None:
-    """Activate the adapters named, each with its weight, and no others."""
-    model: Any = writer.model
-    model.base_model.set_adapter(list(weights))
-    for module in model.modules():
-        if hasattr(module, "lora_A"):
-            for name, weight in weights.items():
-                module.set_scale(name, weight)
-    model.requires_grad_(False)
-    model.eval()
+    set_strengths(writer, weights)
 
 
 def _checked(weight: float, what: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..models.forward.backend import Backend
+from ..models.forward.native_backend import Backend
 from .results import Alternative, Removal, Token
 from .sampling.chain import Trace
 from .text import Vocabulary

@@ -20,6 +20,7 @@ from ..config.run import Config
 from ..errors import InputError
 from ..files import atomic_folder, read_json, write_json
 from .checks import finite, first_line, open_safetensors, quiet
+from .forward.weights import Unsupported, read_lora
 
 if TYPE_CHECKING:
     from .loaded_model import LoadedModel
@@ -151,8 +152,6 @@ def load_adapter(
     Raises:
         InputError: The adapter is missing, damaged or made for another base.
     """
-    from peft import PeftModel
-
     if not folder.is_dir():
         raise InputError(f"there is no adapter folder {folder}")
     if not (folder / "adapter_config.json").is_file():
@@ -165,7 +164,19 @@ def load_adapter(
     config = read_json(folder / "adapter_config.json")
     shapes = open_safetensors(folder / _ADAPTER_FILE)
     _check_shapes(writer, folder, shapes)
+    if writer.files is not None and not trainable:
+        try:
+            writer.files.adapters[name] = read_lora(folder, config)
+        except Unsupported:
+            pass  # PEFT knows more
+        else:
+            if not writer.has_adapter:
+                writer.files.strengths = {name: 1.0}
+            writer.has_adapter = True
+            return
     with quiet():
+        from peft import PeftModel
+
         try:
             if writer.has_adapter:
                 model = writer.model
@@ -190,19 +201,18 @@ def _check_shapes(writer: LoadedModel, folder: Path, shapes: dict[str, list[int]
     """Refuse an adapter whose matrices don't fit the model's projections."""
     if not shapes:
         raise InputError(f"{folder / _ADAPTER_FILE} holds no weights")
-    modules = dict(writer.bare.named_modules())
+    sizes = _sizes(writer)
     for key, shape in shapes.items():
         name, part, _ = key.partition(".lora_")
         name = name.removeprefix("base_model.model.")
         if not part or len(shape) != 2:
             continue
-        module = modules.get(name)
-        if module is None:
+        if name not in sizes:
             raise InputError(
                 f"the adapter {folder} was made for another base: {writer.name} has no {name}",
                 "give the base that it was trained on",
             )
-        rows, columns = _sizes(module)
+        rows, columns = sizes[name]
         is_first = ".lora_A" in key or ".lora_embedding_A" in key
         wanted, found = (columns, shape[1]) if is_first else (rows, shape[0])
         if wanted != found:
@@ -213,13 +223,43 @@ def _check_shapes(writer: LoadedModel, folder: Path, shapes: dict[str, list[int]
             )
 
 
-def _sizes(module: torch.nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a projection, whichever way it keeps its weight."""
+def _sizes(writer: LoadedModel) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of each matrix of the base model, by module name."""
+    if writer.files is not None:
+        return writer.files.sizes()
     from transformers.pytorch_utils import Conv1D
 
-    module = getattr(module, "base_layer", module)
-    first, second = (int(size) for size in module.weight.shape)  # type: ignore[union-attr]
-    return (second, first) if isinstance(module, Conv1D) else (first, second)
+    found = {}
+    module: Any
+    for name, module in writer.bare.named_modules():
+        module = getattr(module, "base_layer", module)
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.ndim == 2:
+            first, second = weight.shape
+            found[name] = (second, first) if isinstance(module, Conv1D) else (first, second)
+    return found
+
+
+def active_adapters(writer: LoadedModel) -> list[str]:
+    """The names of the adapters that the model computes with."""
+    if writer.files is not None:
+        return list(writer.files.strengths)
+    return list(writer.model.active_adapters)
+
+
+def set_strengths(writer: LoadedModel, strengths: dict[str, float]) -> None:
+    """Compute with the adapters named, each times its strength, and with no others, in place."""
+    if writer.files is not None:
+        writer.files.strengths = dict(strengths)
+        return
+    model = writer.model
+    model.base_model.set_adapter(list(strengths))
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            for name, strength in strengths.items():
+                module.set_scale(name, strength)
+    model.requires_grad_(False)
+    model.eval()
 
 
 def trainable(model: torch.nn.Module) -> tuple[int, int]:

@@ -161,13 +161,17 @@ def finite(values: torch.Tensor) -> bool:
     return math.isfinite(low) and math.isfinite(high)
 
 
-def check_tokenizer(tokenizer: Any, model: Any, name: str) -> None:
+def check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
     """Refuse a tokenizer that does not belong to the model.
+
+    Args:
+        tokenizer: The tokenizer.
+        rows: Token embeddings of the model.
+        name: What to call the model.
 
     Raises:
         InputError: It knows more tokens than the model has embeddings, or hardly any.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
         raise InputError(
@@ -175,7 +179,7 @@ def check_tokenizer(tokenizer: Any, model: Any, name: str) -> None:
             "the tokenizer belongs to another model",
         )
     text = "Once upon a time"
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     if not ids or all(token in tokenizer.all_special_ids for token in ids):
         raise InputError(
             f"{name} has no usable tokenizer", "its folder needs tokenizer.json or what made it"

@@ -1,30 +1,35 @@
-"""A model that can write, with all that must travel with it.
+"""A loaded model: weights, tokenizer, device and history in one object.
 
-Training, generation, evaluation and analysis take this one object, so that none of them has to know
-where the model came from. The price is that it is mutable: attaching or merging an adapter changes
-the writer that was given.
+Training, generation, evaluation and analysis take this object, so that none of them has to know
+where the model came from. A model for a processor is loaded in a light form first: its weight files
+and its tokenizer, which is all that writing needs. The transformers model, whose import takes
+seconds, is built when something asks for it.
+
+Trade-off: it is mutable; attaching or merging an adapter changes the object that was given.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..devices import DeviceChoice
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
+
+    from .forward.weights import FileWeights
 
 
-@dataclasses.dataclass
 class LoadedModel:
     """A causal language model with its tokenizer, its device and its history.
 
-    Attributes:
-        model: The model on its device, fp32 weights, in ``eval()`` mode when it is loaded.
+    Args:
+        model: The transformers model on its device, fp32 weights, in ``eval()`` mode when it is
+            loaded, or a PEFT wrapper of it; None in the light form.
         tokenizer: Its tokenizer; it adds no special tokens by itself where we load it.
         device: Device, precision and threads.
         name: What to call it: ``starter``, a hub id or a folder.
@@ -35,32 +40,95 @@ class LoadedModel:
         run: The record of the training that made it (``run.json``), where there is one.
         bos_id: The token that begins a text.
         eos_id: The token that ends a text.
-        window: The context window, in tokens.
+        window: The context length in tokens.
         has_adapter: Whether an adapter is attached.
+        files: The weights of the light form.
+        build: Makes the transformers model and tokenizer of the light form.
+
+    Attributes:
+        files: The weights of the light form; None once the transformers model is there.
         fast_body: A faster way through the model's body, while it is trained.
     """
 
-    model: PreTrainedModel | PeftModel
-    tokenizer: PreTrainedTokenizerFast
-    device: DeviceChoice
-    name: str
-    base_name: str
-    kind: str
-    revision: str | None
-    adapter: str | None
-    run: dict[str, Any] | None
-    bos_id: int
-    eos_id: int
-    window: int
-    has_adapter: bool = False
-    fast_body: Any = None
+    def __init__(
+        self,
+        *,
+        model: Any,
+        tokenizer: Any,
+        device: DeviceChoice,
+        name: str,
+        base_name: str,
+        kind: str,
+        revision: str | None,
+        adapter: str | None,
+        run: dict[str, Any] | None,
+        bos_id: int,
+        eos_id: int,
+        window: int,
+        has_adapter: bool = False,
+        files: FileWeights | None = None,
+        build: Callable[[LoadedModel], tuple[Any, Any]] | None = None,
+    ) -> None:
+        self._model = model
+        self.tokenizer = tokenizer
+        self.device = device
+        self.name = name
+        self.base_name = base_name
+        self.kind = kind
+        self.revision = revision
+        self.adapter = adapter
+        self.run = run
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+        self.window = window
+        self.has_adapter = has_adapter
+        self.fast_body: Any = None
+        self.files = files
+        self.build = build
+        self._off: contextlib.ExitStack | None = None
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, or a PEFT wrapper of it; built now if it wasn't yet."""
+        if self._model is None and self.build is not None:
+            build, self.build = self.build, None
+            self._model, self.tokenizer = build(self)
+            self.files = None
+            if self._off is not None:
+                self._off.enter_context(self._switched_off())
+        return self._model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._model = model
+
+    @property
+    def bare(self) -> PreTrainedModel:
+        """The transformers model itself, inside any PEFT wrapper; its adapter layers stay."""
+        model: Any = self.model
+        bare: PreTrainedModel = model.get_base_model() if self.has_adapter else model
+        return bare
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """Switch the adapter off for the block; without an adapter nothing changes."""
-        if not self.has_adapter:
+        """Switch the adapters off for the block; without one nothing changes."""
+        if not self.has_adapter or self._off is not None:
             yield
             return
+        with contextlib.ExitStack() as stack:
+            self._off = stack
+            if self.files is None:
+                stack.enter_context(self._switched_off())
+            else:
+                self.files.enabled = False
+                stack.callback(setattr, self.files, "enabled", True)
+            try:
+                yield
+            finally:
+                self._off = None
+
+    @contextlib.contextmanager
+    def _switched_off(self) -> Iterator[None]:
         # Switching back on makes PEFT mark the adapter's weights as trainable.
         trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
         try:
@@ -70,7 +138,9 @@ class LoadedModel:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(trainable[name])
 
-    @property
-    def bare(self) -> PreTrainedModel:
-        """The transformers model itself, inside any PEFT wrapper; its adapter layers stay."""
-        return self.model.get_base_model() if self.has_adapter else self.model
+    def in_precision(self, precision: str) -> LoadedModel:
+        """The same model (not a copy), computing in ``fp32`` or ``bf16``."""
+        _ = self.model  # built once for both
+        other = copy.copy(self)
+        other.device = dataclasses.replace(self.device, precision=precision)
+        return other

@@ -1,15 +1,19 @@
-"""Where a model comes from: the hub, a folder or the embedded starter.
+"""Loading a model from the hub, a folder or the embedded starter.
 
-Any causal language model of transformers will do. Only ``safetensors`` weights are read and never
-code from a model's folder, so that loading a stranger's model runs nothing of theirs; the price is
-that old models with nothing but pickled weights are refused. What is refused is named in one line.
+Any causal language model of transformers will do. For a processor, and families that we have a
+forward pass for, weights and tokenizer are opened and nothing else, until something asks for the
+transformers model. Only ``safetensors`` weights are read and never code from a model's folder, so
+that loading a stranger's model runs nothing of theirs. What is refused is named in one line.
 Weights are always fp32; a lower precision is the device's choice, by autocast.
+
+Trade-off: old models with nothing but pickled weights are refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import types
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,14 @@ from ..config.machine import DEFAULT_MODEL, MachineSettings
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
 from ..files import from_home, read_json
-from .checks import check_folder, check_model, check_tokenizer, describe, quiet
+from .adapter import load_adapter, set_strengths
+from .checks import check_folder, check_model, check_tokenizer, describe, finite, quiet
+from .forward.native_backend import FAMILIES
+from .forward.weights import HEAD, FileWeights
 from .hub import fetch, looks_like_hub_id
 from .loaded_model import LoadedModel
 from .starter import HUB_NAME, ensure_starter
+from .tokenizer import LightTokenizer, open_tokenizer
 
 STARTER = "starter"
 _NO_LIMIT = int(1e30)  # what transformers itself writes for none
@@ -148,17 +156,18 @@ def load_model(
     found = resolve_base(name, cache_dir=cache_dir, starter_file=starter_file)
     run = read_run(found.path)
     if not (found.path / "adapter_config.json").is_file():
-        writer = _load(found, device, attention)
+        writer = _load_light(found, device, attention) or _load(found, device, attention)
         writer.run = run
         return writer
 
-    from .adapter import load_adapter
-
     base = _base_of(found.path, run, cache_dir, starter_file)
-    writer = _load(base, device, attention)
+    writer = _load_light(base, device, attention) or _load(base, device, attention)
     load_adapter(writer, found.path)
     if (found.path / "tokenizer_config.json").is_file():
-        with quiet():
+        tokenizer = None
+        if writer.files is not None:
+            tokenizer = open_tokenizer(found.path, writer.files.config)
+        if tokenizer is None:
             tokenizer = _tokenizer(found.path, writer.model.config)
         if tokenizer.get_vocab() != writer.tokenizer.get_vocab():
             raise InputError(
@@ -201,7 +210,7 @@ def wrap(
     if not isinstance(device, DeviceChoice):
         device = choose(device or str(bare.device), precision)
     name = str(getattr(bare, "name_or_path", "") or type(bare).__name__)
-    check_tokenizer(tokenizer, bare, name)
+    check_tokenizer(tokenizer, len(bare.get_input_embeddings().weight), name)
     model.eval()
     eos = tokenizer.eos_token_id
     if eos is None:
@@ -292,20 +301,102 @@ def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Loa
             ignore_mismatched_sizes=True,
         )
     check_model(model, info, base.name)
-    check_tokenizer(tokenizer, model, base.name)
+    check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), base.name)
     # PEFT and configs take the model's name from here; a path in the cache would mean nothing.
     model.name_or_path = base.base_name
     model.to(device.torch_device).eval()
+    loaded = _describe_model(base, device, tokenizer, config, config.max_position_embeddings)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(loaded.eos_id)
+    loaded.model = model
+    return loaded
+
+
+def _load_light(base: BaseModel, device: DeviceChoice, attention: str) -> LoadedModel | None:
+    """Load weights and tokenizer alone, or None where that does not do for this model.
+
+    Whatever is unusual or wrong is left to transformers and to the checks of what it loads.
+    """
+    check_folder(base.path, base.name)
+    files = _open_files(base.path) if device.torch_device.type == "cpu" else None
+    tokenizer = None if files is None else open_tokenizer(base.path, files.config)
+    if files is None or tokenizer is None:
+        return None
+    family = FAMILIES[files.config.model_type]
+    check_tokenizer(tokenizer, len(files.tensors[family.embedding]), base.name)
+    config = types.SimpleNamespace(**{"eos_token_id": None, **vars(files.config)})
+    loaded = _describe_model(base, device, tokenizer, config, family.window(config))
+    loaded.files = files
+    loaded.build = lambda light: _build(base, attention, light)
+    return loaded
+
+
+def _build(base: BaseModel, attention: str, light: LoadedModel) -> tuple[Any, Any]:
+    """The transformers model and tokenizer of a model in its light form, with its adapters."""
+    loaded = _load(base, light.device, attention)
+    assert light.files is not None
+    for name, lora in light.files.adapters.items():
+        load_adapter(loaded, lora.folder, name=name)
+    if light.files.adapters:
+        set_strengths(loaded, light.files.strengths)
+    tokenizer = light.tokenizer
+    if isinstance(tokenizer, LightTokenizer):
+        own = tokenizer.folder == base.path
+        tokenizer = loaded.tokenizer if own else _tokenizer(tokenizer.folder, loaded.bare.config)
+    return loaded.model, tokenizer
+
+
+def _open_files(folder: Path) -> FileWeights | None:
+    """The weights of a family that we have a forward pass for, if they are whole."""
+    from safetensors.torch import load_file
+
+    settings = read_json(folder / "config.json")
+    family = FAMILIES.get(settings["model_type"])
+    if family is None or any(settings.get(key) is None for key in family.needed):
+        return None
+    config = types.SimpleNamespace(**{**family.defaults, **settings})
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    parts = [single]
+    if not single.is_file():
+        parts = sorted({folder / name for name in read_json(index)["weight_map"].values()})
+    found: dict[str, torch.Tensor] = {}
+    for part in parts:
+        found |= load_file(part)
+    if family.embedding not in found:
+        found = {f"{family.prefix}{name}": tensor for name, tensor in found.items()}
+    try:
+        shapes = family.shapes(config)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
+    head = f"{HEAD}.weight"
+    if not config.tie_word_embeddings:
+        shapes[head] = shapes[family.embedding]
+    elif head in found or f"{family.prefix}{head}" in found:
+        return None
+    for name, shape in shapes.items():
+        tensor = found.get(name)
+        if tensor is None or tensor.shape != shape or not tensor.is_floating_point():
+            return None
+        if not finite(tensor):
+            return None
+    tensors = {name: found[name] for name in shapes}
+    return FileWeights(
+        config, {head: tensors[family.embedding], **tensors}, transposed=family.transposed
+    )
+
+
+def _describe_model(
+    base: BaseModel, device: DeviceChoice, tokenizer: Any, config: Any, window: int
+) -> LoadedModel:
+    """What is known of a model before its weights."""
     eos = tokenizer.eos_token_id
     if eos is None:
         eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else None
     if eos is None:
         raise InputError(f"{base.name} has no end-of-text token", "use another base model")
     bos = tokenizer.bos_token_id
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(eos)
     return LoadedModel(
-        model=model,
+        model=None,
         tokenizer=tokenizer,
         device=device,
         name=base.name,
@@ -316,7 +407,7 @@ def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Loa
         run=None,
         bos_id=eos if bos is None else bos,
         eos_id=eos,
-        window=int(config.max_position_embeddings),
+        window=int(window),
     )
 
 
@@ -335,9 +426,10 @@ def _tokenizer(folder: Path, config: Any) -> Any:
     """The folder's tokenizer, set to add nothing by itself."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, config=config, local_files_only=True, trust_remote_code=False
-    )
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
     tokenizer.chat_template = None
     # Whole documents are tokenised and cut later: no warning that they exceed the window.
     tokenizer.model_max_length = _NO_LIMIT

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.forward.backends import backend_for
-from ...models.forward.linear import Matrix, Unsupported
+from ...models.forward.linear import Matrix
 from ...models.forward.native_backend import NativeBackend
+from ...models.forward.weights import Unsupported
 from ...models.loaded_model import LoadedModel
 from .differences import At, Different, Kept, with_matrices
 
@@ -106,7 +107,7 @@ class RoughPasses(NativePasses):
 
 
 class OnnxPasses(RoughPasses):
-    """The same by onnxruntime, with matrices of the kind ``by-row``."""
+    """The same by onnxruntime, with matrices of the kind ``int8_per_row``."""
 
     def branch(self, ids: Tensor, begin: int, wanted: Tensor) -> Tensor:
         """Read rows that go on from ``begin``; see :class:`~.suffixes.Passes`."""
@@ -125,7 +126,7 @@ def own_passes(writer: LoadedModel, kind: str = "fp32") -> NativePasses:
 
     Args:
         writer: The model, on a processor.
-        kind: ``fp32``, or in rough numbers ``many`` or ``by-row`` (see ``matrices.maker``).
+        kind: ``fp32``, or in rough numbers ``prefill`` or ``int8_per_row``.
 
     Raises:
         Unsupported: Our own forward pass does not know the model.
@@ -141,7 +142,7 @@ def passes_of(model: Any, exact: NativeBackend, rough: NativeBackend) -> NativeP
     """Passes by what was made of a model, in fp32 and for many rows."""
     if rough.name == "fp32":
         return NativePasses(model, exact)
-    return (OnnxPasses if rough.name == "by-row" else RoughPasses)(model, exact, rough)
+    return (OnnxPasses if rough.name == "int8_per_row" else RoughPasses)(model, exact, rough)
 
 
 def knows(writer: LoadedModel) -> bool:

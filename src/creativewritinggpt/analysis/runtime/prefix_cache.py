@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...console import CountCallback
 from ...errors import InputError
-from ...models.forward.linear import Unsupported
+from ...models.forward.weights import Unsupported
 from ...models.loaded_model import LoadedModel
 from ..methods.rough import rough_kind
 from .memory import in_batches, micro_batch

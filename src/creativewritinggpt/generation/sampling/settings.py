@@ -192,9 +192,9 @@ class GenerationSettings:
     )
     weights: str = _words(
         "auto",
-        "Weight format while writing: auto is the fastest on this processor, onnx and rotated are "
-        "8 bits by onnxruntime, transformers calls the model as it is.",
-        choices=("auto", "fp32", "bf16", "int8", "onnx", "rotated", "transformers"),
+        "Weight format while writing: auto is the fastest on this processor, onnx is 8 bits by "
+        "onnxruntime, transformers calls the model as it is.",
+        choices=("auto", "fp32", "bf16", "int8", "onnx", "transformers"),
     )
     seed: int | None = setting(
         None,
@@ -205,6 +205,8 @@ class GenerationSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.weights == "rotated":
+            raise InputError("weights is rotated, which is now called onnx", "use onnx")
         check(self)
         if self.min_new_tokens > self.max_new_tokens:
             raise InputError(

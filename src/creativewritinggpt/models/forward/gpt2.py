@@ -1,12 +1,12 @@
-"""The forward pass of the GPT-2 family on merged weights, for tokens in a flat list.
+"""Forward pass of the GPT-2 family on merged weights, over a flat list of tokens.
 
     x = token + position                                   [tokens, width], float32 throughout
     x = x + attention(norm(x));  x = x + MLP(norm(x))      for each layer
     logits = head(norm(x))
 
-Products are in the matrices' format, the sum along the layers and the norms in float32. For
-``rotated`` matrices all that is added to the sum has a mean of zero, so norms subtract none (see
-:mod:`.folding`).
+Products are in the weights' format, the residual stream and the norms in float32. In the ``onnx``
+format everything that is added to the residual stream has a mean of zero, so the norms subtract no
+mean (see :mod:`.onnx.matrices`).
 """
 
 from __future__ import annotations
@@ -19,24 +19,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kv_cache import Attention
-from .linear import Unsupported, joined, maker, weight_and_bias
-from .onnx.folding import FOLDED, Weights, centred, spread_values, with_shift
-from .onnx.matrices import ByRow
+from .linear import matrix_factory
+from .onnx.matrices import FOLDED, Int8PerRow, add_shift, centre, spread_values
+from .weights import HEAD, Projection, Unsupported, Weights
 
 
 class GPT2Forward:
-    """A ``GPT2LMHeadModel`` ready to write.
+    """A GPT-2 model ready to write.
 
     Args:
-        model: The model, with or without LoRA in its projections.
-        kind: ``fp32``, ``bf16``, ``int8``, ``onnx`` or ``rotated``.
+        weights: Of a ``GPT2LMHeadModel``.
+        kind: The format of the products (see :func:`~.linear.matrix_factory`).
 
     Raises:
         Unsupported: The model differs from GPT-2 in a way that is not handled here.
     """
 
-    def __init__(self, model: Any, kind: str) -> None:
-        config = model.config
+    prefix = "transformer."
+    embedding = "transformer.wte.weight"
+    transposed = True
+    onnx_heads = 8
+    needed = (
+        "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon",
+        "activation_function",
+    )  # fmt: skip
+    defaults = {
+        "n_inner": None,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    }
+
+    def __init__(self, weights: Weights, kind: str) -> None:
+        config = weights.config
         if (
             config.add_cross_attention
             or not config.scale_attn_weights
@@ -44,43 +60,75 @@ class GPT2Forward:
             or config.activation_function not in ("gelu_new", "gelu_pytorch_tanh")
         ):
             raise Unsupported("a variant of GPT-2")
-        self._make, self.dtype = maker(kind)
+        self._make, self.dtype = matrix_factory(kind)
         self._folded = kind == FOLDED
-        body = model.transformer
         self.query_heads = self.heads = int(config.n_head)
-        self.size = int(config.n_embd) // self.heads
+        self.size = self.head_size(config)
         self.vocabulary = int(config.vocab_size)
         self.epsilon = float(config.layer_norm_epsilon)
-        self.token_embedding = body.wte.weight.detach()
-        self.position_embedding = body.wpe.weight.detach()
-        self.layers = [self._layer(block) for block in body.h]
-        self.last_norm, head = self._normed_matrix(body.ln_f, joined([model.lm_head]))
+        self.token_embedding = weights.tensor(self.embedding)
+        self.position_embedding = weights.tensor("transformer.wpe.weight")
+        self.layers = [
+            self._layer(weights, f"transformer.h.{number}") for number in range(config.n_layer)
+        ]
+        head = weights.projection(HEAD)
+        self.last_norm, head = self._normed_matrix(weights, "transformer.ln_f", head)
         self.head = self._make(*head)
 
-    def _layer(self, block: Any) -> tuple[Any, ...]:
-        make, attention, mlp = self._make, block.attn, block.mlp
-        norm_1, heads = self._normed_matrix(block.ln_1, weight_and_bias(attention.c_attn))
-        norm_2, up = self._normed_matrix(block.ln_2, weight_and_bias(mlp.c_fc))
-        out, down = weight_and_bias(attention.c_proj), weight_and_bias(mlp.c_proj)
+    @staticmethod
+    def window(config: Any) -> int:
+        """The context length in tokens."""
+        return int(config.n_positions)
+
+    @staticmethod
+    def head_size(config: Any) -> int:
+        """The width of an attention head."""
+        return int(config.n_embd // config.n_head)
+
+    @staticmethod
+    def shapes(config: Any) -> dict[str, tuple[int, ...]]:
+        """Every parameter of the files, with its shape."""
+        width, inner = config.n_embd, config.n_inner or 4 * config.n_embd
+        found: dict[str, tuple[int, ...]] = {
+            "transformer.wte.weight": (config.vocab_size, width),
+            "transformer.wpe.weight": (config.n_positions, width),
+        }
+        norms = ["transformer.ln_f"]
+        for number in range(config.n_layer):
+            layer = f"transformer.h.{number}"
+            norms += [f"{layer}.ln_1", f"{layer}.ln_2"]
+            for name, inputs, outputs in (
+                ("attn.c_attn", width, 3 * width), ("attn.c_proj", width, width),
+                ("mlp.c_fc", width, inner), ("mlp.c_proj", inner, width),
+            ):  # fmt: skip
+                found[f"{layer}.{name}.weight"] = (inputs, outputs)
+                found[f"{layer}.{name}.bias"] = (outputs,)
+        found |= {f"{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
+        return found
+
+    def _layer(self, weights: Weights, name: str) -> tuple[Any, ...]:
+        make, read = self._make, weights.projection
+        norm_1, heads = self._normed_matrix(weights, f"{name}.ln_1", read(f"{name}.attn.c_attn"))
+        norm_2, up = self._normed_matrix(weights, f"{name}.ln_2", read(f"{name}.mlp.c_fc"))
+        out, down = read(f"{name}.attn.c_proj"), read(f"{name}.mlp.c_proj")
         if not self._folded:
             return norm_1, make(*heads), make(*out), norm_2, make(*up), make(*down)
         heads, out = spread_values(heads, out, self.heads, self.size)
-        mixed = ByRow(*centred(out), balance=False, spread=False)
-        return norm_1, make(*heads), mixed, norm_2, make(*up), make(*centred(down))
+        mixed = Int8PerRow(*centre(out), balance=False, spread=False)
+        return norm_1, make(*heads), mixed, norm_2, make(*up), make(*centre(down))
 
-    def _normed_matrix(self, module: Any, weights: Weights) -> tuple[Sequence[Tensor], Weights]:
+    def _normed_matrix(
+        self, weights: Weights, norm: str, matrix: Projection
+    ) -> tuple[Sequence[Tensor], Projection]:
         """A norm's weights, its shifts if they are not folded away, and the matrix after it."""
-        if type(module) is not torch.nn.LayerNorm:
-            raise Unsupported(f"a {type(module).__name__} where a norm should be")
-        norm = [module.weight.detach().float(), module.bias.detach().float()]
+        scale, shift = (weights.tensor(f"{norm}.{part}") for part in ("weight", "bias"))
         if not self._folded:
-            return norm, weights
-        return norm[:1], with_shift(weights, norm[1])
+            return [scale, shift], matrix
+        return [scale], add_shift(matrix, shift)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """What goes into the first layer; float32 ``[tokens, width]``."""
+        """The input of the first layer; float32 ``[tokens, width]``."""
         x = F.embedding(ids, self.token_embedding) + F.embedding(positions, self.position_embedding)
-        x = x.float()
         return x - x.mean(-1, keepdim=True) if self._folded else x
 
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
@@ -89,7 +137,7 @@ class GPT2Forward:
         Args:
             ids: int64 ``[tokens]``.
             positions: int64 ``[tokens]``.
-            attention: Where their keys and values go, and what they see.
+            attention: Stores the tokens' keys and values and attends to what they see.
         """
         x = self.embed(ids, positions)
         shape = (len(ids), 3 * self.heads, self.size)
@@ -104,11 +152,11 @@ class GPT2Forward:
         return x
 
     def logits(self, x: Tensor) -> Tensor:
-        """Next-token logits of some of :meth:`hidden`'s rows; float32 ``[rows, vocabulary]``."""
+        """Next-token logits of some rows of :meth:`hidden`; float32 ``[rows, vocabulary]``."""
         return self.head(self.before_head(x)).float()
 
     def before_head(self, x: Tensor) -> Tensor:
-        """What the head multiplies, of some of :meth:`hidden`'s rows; ``[rows, width]``."""
+        """The input of the head, of some rows of :meth:`hidden`; ``[rows, width]``."""
         return self._normed(x, self.last_norm)
 
     def _normed(self, x: Tensor, norm: Sequence[Tensor]) -> Tensor:

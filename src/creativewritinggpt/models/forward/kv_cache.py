@@ -1,4 +1,4 @@
-"""Keys and values of what has been read, in memory that is set aside once.
+"""Keys and values of the tokens read so far, in memory that is allocated once.
 
 One tensor holds all layers; a step writes one column of it and reads the columns so far as views,
 so nothing is allocated or moved. Rows of the same length are attended to together, rows of
@@ -18,11 +18,11 @@ class KeyValueCache:
     """Keys and values of a few rows.
 
     Args:
-        layers: Of the model.
-        heads: Key and value heads of a layer.
-        size: Of a head.
-        rows: How many texts.
-        capacity: Tokens of each that there is room for.
+        layers: Layers of the model.
+        heads: Key and value heads per layer.
+        size: Width of a head.
+        rows: Number of texts.
+        capacity: Tokens per row at most.
         dtype: Of the entries.
     """
 
@@ -47,13 +47,13 @@ class KeyValueCache:
         self.entries[:, :, row, :, :length] = other.entries[:, :, theirs, :, :length]
 
 
-class Reading:
-    """Attention of one row that reads several tokens at once.
+class PrefillAttention:
+    """Attention of several new tokens of one row.
 
     Args:
-        cache: Of one row.
-        start: Tokens it holds already.
-        count: Tokens that are read now.
+        cache: A cache of one row.
+        start: Tokens that it holds already.
+        count: New tokens.
     """
 
     def __init__(self, cache: KeyValueCache, start: int, count: int) -> None:
@@ -67,14 +67,14 @@ class Reading:
             self.mask = torch.ones(count, end, dtype=torch.bool).tril(start)
 
     def wanted(self, x: Tensor) -> Tensor:
-        """The last token's: only what comes after it is asked for."""
+        """The last token's row: only the logits after it are used."""
         return x[-1:]
 
     def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
-        """What the tokens take from those before them and themselves.
+        """Attend to the tokens before and the new tokens themselves.
 
         Args:
-            layer: Which.
+            layer: Its number.
             query: ``[tokens, query heads, size]``, or of the last token alone.
             new: ``[tokens, key heads then value heads, size]``.
 
@@ -96,11 +96,11 @@ class Reading:
         return mixed[0].transpose(0, 1).reshape(tokens, -1)
 
 
-class Stepping:
-    """Attention of several rows that read one token each.
+class DecodeAttention:
+    """Attention of one new token in each of several rows.
 
     Args:
-        cache: Of the rows.
+        cache: The rows' cache.
         lengths: Tokens that each row holds already.
     """
 
@@ -124,14 +124,14 @@ class Stepping:
                 )
 
     def wanted(self, x: Tensor) -> Tensor:
-        """Every row's."""
+        """All rows."""
         return x
 
     def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
-        """What each row's token takes from those before it and itself.
+        """Attend to each row's tokens, the new one included.
 
         Args:
-            layer: Which.
+            layer: Its number.
             query: ``[rows, query heads, size]``.
             new: ``[rows, key heads then value heads, size]``.
 
@@ -160,4 +160,4 @@ class Stepping:
         return mixed.reshape(rows, -1)
 
 
-Attention = Reading | Stepping
+Attention = PrefillAttention | DecodeAttention

@@ -1,14 +1,14 @@
-"""The forward pass of the Llama and Qwen families on merged weights, for tokens in a flat list.
+"""Forward pass of the Llama and Qwen families on merged weights, over a flat list of tokens.
 
     x = token                                              [tokens, width], float32 throughout
     x = x + attention(norm(x));  x = x + MLP(norm(x))      for each layer
     logits = head(norm(x))
 
-Three things are done once, when the weights are made, so that a step has little left to do:
+Three things are done once, when the matrices are made, so that a step has little left to do:
 - the norm's weights and the square root of the width go into the matrix that follows, so a norm
   is a division by a length;
-- the query and key rows are put in an order in which the two halves of a rotated pair are
-  neighbours, so a rotation is one complex product, for queries, keys and (by 1) values at once;
+- the query and key rows are permuted so that the two halves of a rotated pair are neighbours, so
+  rotary embedding is one complex product, for queries, keys and (by 1) values at once;
 - projections with the same input are one matrix.
 """
 
@@ -19,98 +19,146 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .kv_cache import Attention
-from .linear import Unsupported, joined, maker, weight_and_bias
-from .onnx.folding import FOLDED, Weights, balanced_gate, spread_values
-from .onnx.matrices import ByRow
-
-# Kinds of rotary embedding whose frequencies don't depend on the length of the text.
-_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
+from .linear import matrix_factory
+from .onnx.matrices import FOLDED, Int8PerRow, balance_gate, spread_values
+from .weights import HEAD, ModuleWeights, Projection, Unsupported, Weights, join
 
 
 class LlamaForward:
     """A ``LlamaForCausalLM``, ``Qwen2ForCausalLM`` or ``Qwen3ForCausalLM`` ready to write.
 
     Args:
-        model: The model, with or without LoRA in its projections.
-        kind: ``fp32``, ``bf16``, ``int8``, ``onnx`` or ``rotated``.
+        weights: Of the model.
+        kind: The format of the products (see :func:`~.linear.matrix_factory`).
 
     Raises:
         Unsupported: The model differs from these families in a way that is not handled here.
     """
 
-    def __init__(self, model: Any, kind: str) -> None:
-        config, body = model.config, model.model
-        rotary = body.rotary_emb
+    prefix = "model."
+    embedding = "model.embed_tokens.weight"
+    transposed = False
+    onnx_heads = 16
+    needed: tuple[str, ...] = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
+        "hidden_act",
+    )  # fmt: skip
+    defaults = {
+        "head_dim": None,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "use_sliding_window": False,
+        "tie_word_embeddings": False,
+        "rope_parameters": None,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+    }
+
+    def __init__(self, weights: Weights, kind: str) -> None:
+        config = weights.config
         if getattr(config, "use_sliding_window", False) or config.hidden_act != "silu":
             raise Unsupported("a variant of Llama")
-        if getattr(rotary, "rope_type", None) not in _FIXED_ROTATIONS:
-            raise Unsupported("a rotary embedding that depends on the length")
-        self._make, self.dtype = maker(kind)
+        self.frequencies, self.rotation_scale = rope(weights, self.head_size(config))
+        self._make, self.dtype = matrix_factory(kind)
         self._folded = kind == FOLDED
         self.query_heads = int(config.num_attention_heads)
         self.heads = int(config.num_key_value_heads)
-        self.size = int(getattr(config, "head_dim", None) or config.hidden_size // self.query_heads)
+        self.size = self.head_size(config)
         self.width = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
         self.epsilon = torch.tensor(float(config.rms_norm_eps) * self.width).sqrt()
         self.positions = int(config.max_position_embeddings)
-        self.frequencies = rotary.inv_freq.detach().float()
-        self.rotation_scale = float(rotary.attention_scaling)
-        self.token_embedding = body.embed_tokens.weight.detach()
-        self.layers = [self._layer(layer) for layer in body.layers]
-        self.head = self._make(*self._after_norm(body.norm, [model.lm_head]))
+        self.token_embedding = weights.tensor(self.embedding)
+        self.layers = [
+            self._layer(weights, f"model.layers.{number}")
+            for number in range(config.num_hidden_layers)
+        ]
+        self.head = self._make(*self._after_norm(weights, "model.norm", [HEAD]))
 
-    def _layer(self, layer: Any) -> tuple[Any, ...]:
-        attention, mlp, make = layer.self_attn, layer.mlp, self._make
-        heads = self._heads(layer.input_layernorm, attention)
-        norms = self._head_norms(attention)
-        out, down = weight_and_bias(attention.o_proj), weight_and_bias(mlp.down_proj)
-        both = self._after_norm(layer.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj])
+    @staticmethod
+    def window(config: Any) -> int:
+        """The context length in tokens."""
+        return int(config.max_position_embeddings)
+
+    @staticmethod
+    def head_size(config: Any) -> int:
+        """The width of an attention head."""
+        size = getattr(config, "head_dim", None)
+        return int(size or config.hidden_size // config.num_attention_heads)
+
+    @classmethod
+    def shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+        """Every parameter of the files, with its shape."""
+        width, inner, size = config.hidden_size, config.intermediate_size, cls.head_size(config)
+        queries, keys = config.num_attention_heads * size, config.num_key_value_heads * size
+        found: dict[str, tuple[int, ...]] = {cls.embedding: (config.vocab_size, width)}
+        norms = {"model.norm": width}
+        for number in range(config.num_hidden_layers):
+            layer = f"model.layers.{number}"
+            norms |= {f"{layer}.{kind}_layernorm": width for kind in ("input", "post_attention")}
+            if config.model_type == "qwen3":
+                norms |= {f"{layer}.self_attn.{kind}_norm": size for kind in "qk"}
+            for name, outputs, inputs in (
+                ("self_attn.q_proj", queries, width), ("self_attn.k_proj", keys, width),
+                ("self_attn.v_proj", keys, width), ("self_attn.o_proj", width, queries),
+                ("mlp.gate_proj", inner, width), ("mlp.up_proj", inner, width),
+                ("mlp.down_proj", width, inner),
+            ):  # fmt: skip
+                found[f"{layer}.{name}.weight"] = (outputs, inputs)
+                biased = config.mlp_bias if "mlp" in name else config.attention_bias
+                if config.model_type == "qwen2":
+                    biased = name.endswith(("q_proj", "k_proj", "v_proj"))
+                if biased:
+                    found[f"{layer}.{name}.bias"] = (outputs,)
+        return found | {f"{norm}.weight": (count,) for norm, count in norms.items()}
+
+    def _layer(self, weights: Weights, name: str) -> tuple[Any, ...]:
+        make, read = self._make, weights.projection
+        heads = self._heads(weights, name)
+        norms = self._head_norms(weights, f"{name}.self_attn")
+        out, down = read(f"{name}.self_attn.o_proj"), read(f"{name}.mlp.down_proj")
+        gate = [f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"]
+        both = self._after_norm(weights, f"{name}.post_attention_layernorm", gate)
         if not self._folded:
             return make(*heads), norms, make(*out), make(*both), make(*down)
         heads, out = spread_values(heads, out, self.heads, self.size)
-        both, down = balanced_gate(both, down)
-        mixed = ByRow(*out, balance=False, spread=False)
-        return make(*heads), norms, mixed, make(*both), ByRow(*down, balance=False)
+        both, down = balance_gate(both, down)
+        mixed = Int8PerRow(*out, balance=False, spread=False)
+        return make(*heads), norms, mixed, make(*both), Int8PerRow(*down, balance=False)
 
-    def _after_norm(self, norm: Any, modules: list[nn.Module]) -> Weights:
-        weight, bias = joined(modules)
-        return weight * self._scale(norm), bias
+    def _after_norm(self, weights: Weights, norm: str, names: list[str]) -> Projection:
+        """Projections after a norm as one that includes the norm's weights."""
+        weight, bias = join(map(weights.projection, names))
+        # The norm itself is then a division by the length, which is √width times the RMS.
+        return weight * (weights.tensor(f"{norm}.weight") * math.sqrt(self.width)), bias
 
-    def _scale(self, norm: Any) -> Tensor:
-        """What the norm multiplies each column by, when it only divides by the length."""
-        weight = getattr(norm, "weight", None)
-        if weight is None:
-            raise Unsupported(f"a {type(norm).__name__} where a norm should be")
-        scale: Tensor = weight.detach().float() * math.sqrt(self.width)
-        return scale
-
-    def _heads(self, norm: Any, attention: Any) -> Weights:
-        weight, bias = joined([attention.q_proj, attention.k_proj, attention.v_proj])
+    def _heads(self, weights: Weights, name: str) -> Projection:
+        """Queries, keys and values in one, rotated pairs side by side."""
+        names = [f"{name}.self_attn.{kind}_proj" for kind in "qkv"]
+        weight, bias = self._after_norm(weights, f"{name}.input_layernorm", names)
         order = torch.arange(len(weight))
         pairs = torch.arange(self.size).view(2, -1).t().reshape(-1)
         rotated = self.query_heads + self.heads
         order[: rotated * self.size] = (
             torch.arange(rotated).unsqueeze(1) * self.size + pairs
         ).reshape(-1)
-        weight = (weight * self._scale(norm))[order]
-        return weight, None if bias is None else bias[order]
+        return weight[order], None if bias is None else bias[order]
 
-    def _head_norms(self, attention: Any) -> Tensor | None:
+    def _head_norms(self, weights: Weights, name: str) -> Tensor | None:
         """Weights of the norms of each query and key head (Qwen 3); ``[heads, size]``."""
-        if not hasattr(attention, "q_norm"):
+        if not weights.has(f"{name}.q_norm.weight"):
             return None
         pairs = torch.arange(self.size).view(2, -1).t().reshape(-1)
-        query = attention.q_norm.weight.detach().float()[pairs]
-        key = attention.k_norm.weight.detach().float()[pairs]
+        query, key = (weights.tensor(f"{name}.{kind}_norm.weight")[pairs] for kind in "qk")
         return torch.cat([query.expand(self.query_heads, -1), key.expand(self.heads, -1)])
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """What goes into the first layer; float32 ``[tokens, width]``."""
-        return F.embedding(ids, self.token_embedding).float()
+        """The input of the first layer; float32 ``[tokens, width]``."""
+        return F.embedding(ids, self.token_embedding)
 
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """The last layer's output for the tokens that ``attention`` wants; ``[tokens, width]``.
@@ -118,7 +166,7 @@ class LlamaForward:
         Args:
             ids: int64 ``[tokens]``.
             positions: int64 ``[tokens]``.
-            attention: Where their keys and values go, and what they see.
+            attention: Stores the tokens' keys and values and attends to what they see.
         """
         x = self.embed(ids, positions)
         rotation = self._rotation(positions)
@@ -138,11 +186,11 @@ class LlamaForward:
         return x
 
     def logits(self, x: Tensor) -> Tensor:
-        """Next-token logits of some of :meth:`hidden`'s rows; float32 ``[rows, vocabulary]``."""
+        """Next-token logits of some rows of :meth:`hidden`; float32 ``[rows, vocabulary]``."""
         return self.head(self.before_head(x)).float()
 
     def before_head(self, x: Tensor) -> Tensor:
-        """What the head multiplies, of some of :meth:`hidden`'s rows; ``[rows, width]``."""
+        """The input of the head, of some rows of :meth:`hidden`; ``[rows, width]``."""
         return self._normed(x)
 
     def _normed(self, x: Tensor) -> Tensor:
@@ -150,7 +198,7 @@ class LlamaForward:
         return (x / torch.hypot(length, self.epsilon)).to(self.dtype)
 
     def _rotation(self, positions: Tensor) -> Tensor:
-        """How each head of each token is turned; complex ``[tokens, heads, size / 2]``."""
+        """Rotary embedding of each head of each token; complex ``[tokens, heads, size / 2]``."""
         angles = positions.unsqueeze(1).float() * self.frequencies
         turned = torch.polar(torch.full_like(angles, self.rotation_scale), angles)
         all_heads = self.query_heads + 2 * self.heads
@@ -165,5 +213,46 @@ class LlamaForward:
 
     @property
     def head_epsilon(self) -> float:
-        """What a norm adds to the mean square."""
+        """The norms' epsilon, added to the mean square."""
         return float(self.epsilon) ** 2 / self.width
+
+
+def rope(weights: Weights, size: int) -> tuple[Tensor, float]:
+    """The frequencies of rotary embedding, float32 ``[size / 2]``, and the scale of its result.
+
+    Raises:
+        Unsupported: They depend on the text's length, or only transformers knows them.
+    """
+    config = weights.config
+    found = getattr(config, "rope_parameters", None)
+    if not found:  # as configurations were written before transformers 5
+        older = config.rope_scaling or {}
+        kind = older.get("rope_type") or older.get("type") or "default"
+        found = {**older, "rope_type": kind, "rope_theta": config.rope_theta}
+    kind = found.get("rope_type", "default")
+    if kind == "yarn" and isinstance(weights, ModuleWeights):
+        rotary: Any = weights.model.get_submodule("model.rotary_emb")
+        return rotary.inv_freq.detach().float(), float(rotary.attention_scaling)
+    if kind not in ("default", "linear", "llama3") or found.get("partial_rotary_factor", 1.0) != 1:
+        raise Unsupported(f"rotary embedding of the type {kind}")
+    exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
+    frequencies = 1.0 / found["rope_theta"] ** exponents
+    if kind == "linear":
+        frequencies /= found["factor"]
+    elif kind == "llama3":
+        frequencies = _llama3(frequencies, found)
+    return frequencies, 1.0
+
+
+def _llama3(frequencies: Tensor, settings: dict[str, Any]) -> Tensor:
+    """Llama 3.1's frequencies: long waves are stretched, middle ones interpolated."""
+    factor, low, high = (
+        settings[name] for name in ("factor", "low_freq_factor", "high_freq_factor")
+    )
+    length = settings["original_max_position_embeddings"]
+    waves = 2 * math.pi / frequencies
+    stretched = torch.where(waves > length / low, frequencies / factor, frequencies)
+    smooth = (length / waves - low) / (high - low)
+    between = (1 - smooth) * stretched / factor + smooth * stretched
+    middle = ~(waves < length / high) * ~(waves > length / low)
+    return torch.where(middle, between, stretched)

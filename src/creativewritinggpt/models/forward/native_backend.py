@@ -1,9 +1,10 @@
-"""The fast backend for a processor: our own forward pass on merged weights.
+"""Backends: what the engine asks of a model, and the fast one for processors.
 
-What transformers does around the products takes longer than the products themselves once a weight
-is 8 bits. Here a token costs the products, one attention a layer and a handful of small operations
-between them. It knows the GPT-2, Llama and Qwen families; for others there is the transformers
-backend.
+The engine needs the full logits of each step and a cache that it can cut and copy. Rows are texts
+that are written side by side, each with its own length. The native backend runs our own forward
+pass on merged weights: a token costs the products, one attention per layer and a handful of small
+operations between them. It knows the families in :data:`FAMILIES`; for all others there is
+:mod:`.transformers_backend`.
 """
 
 from __future__ import annotations
@@ -15,26 +16,90 @@ import torch
 from torch import Tensor
 
 from .gpt2 import GPT2Forward
-from .kv_cache import Attention, KeyValueCache, Reading, Stepping
-from .linear import Unsupported
+from .kv_cache import Attention, DecodeAttention, KeyValueCache, PrefillAttention
 from .llama import LlamaForward
-from .onnx.session import BY_ONNXRUNTIME, Bound, Steps, knows
+from .onnx.session import BoundForward, OnnxForward
+from .weights import Unsupported, Weights
 
 # A prompt is read in blocks that end at multiples of this, whether from its start or from where an
 # earlier reading of the same text ended: the numbers are the same to the last bit.
 BLOCK = 256
-# Texts whose reading is kept; each takes up to the model's window of keys and values.
+# Texts whose reading is kept; each takes up to the model's context length of keys and values.
 _KEPT = 2
-_FAMILIES: dict[str, type[GPT2Forward] | type[LlamaForward]] = {
-    "gpt2": GPT2Forward,
-    "llama": LlamaForward,
-    "qwen2": LlamaForward,
-    "qwen3": LlamaForward,
-}
+
+
+class Context(Protocol):
+    """Rows of tokens that a model has read, with their keys and values."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens read, for each row."""
+
+    def prefill(self, ids: Sequence[int]) -> Tensor:
+        """Read ``ids`` after the tokens of the only row.
+
+        Returns:
+            float32 ``[1, vocabulary]``: the logits after the last of them.
+        """
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token in each row.
+
+        Returns:
+            float32 ``[rows, vocabulary]``: the logits after it. The next step may overwrite them.
+        """
+
+    def fork(self, rows: Sequence[int], capacity: int | None = None) -> Context:
+        """A context of its own whose rows are copies of ``rows`` (one may come several times).
+
+        Args:
+            rows: Their numbers, in order.
+            capacity: Tokens it may grow to; without it as many as this one.
+        """
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens of ``row``."""
+
+
+class Backend(Protocol):
+    """A model, ready to continue texts."""
+
+    name: str
+    vocabulary: int
+
+    def read(self, ids: Sequence[int], capacity: int) -> tuple[Context, Tensor]:
+        """Read a text, reusing an earlier reading of its beginning where there is one.
+
+        Returns:
+            A context of one row that may grow to ``capacity`` tokens, and float32
+            ``[1, vocabulary]`` logits after the last token.
+        """
+
+    def start(self, capacity: int) -> Context:
+        """An empty context of one row that may grow to ``capacity`` tokens."""
+
+    def join(self, contexts: Sequence[Any]) -> Context:
+        """One context with the rows of all of ``contexts`` (of this backend), in order."""
 
 
 class Forward(Protocol):
-    """A family's forward pass."""
+    """The forward pass of a family of models, made of its weights.
+
+    Attributes:
+        prefix: How parameter names begin; files may leave it out.
+        embedding: The name of the token embedding, which may be tied to the head.
+        transposed: Whether the files store projections ``[in, out]``.
+        onnx_heads: The width of heads must be a multiple of it for onnxruntime; 0: no ONNX graph.
+        needed: Settings that ``config.json`` must give.
+        defaults: Settings that it may leave out.
+    """
+
+    prefix: str
+    embedding: str
+    transposed: bool
+    onnx_heads: int
+    needed: tuple[str, ...]
+    defaults: dict[str, Any]
 
     token_embedding: Tensor
     query_heads: int
@@ -44,6 +109,20 @@ class Forward(Protocol):
     vocabulary: int
     dtype: torch.dtype
 
+    def __init__(self, weights: Weights, kind: str) -> None: ...
+
+    @staticmethod
+    def window(config: Any) -> int:
+        """The context length in tokens."""
+
+    @staticmethod
+    def head_size(config: Any) -> int:
+        """The width of an attention head."""
+
+    @classmethod
+    def shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+        """Every parameter of the files, with its shape; a tied head is left out."""
+
     def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """The last layer's output; ``[tokens, width]``."""
 
@@ -51,33 +130,50 @@ class Forward(Protocol):
         """Next-token logits; float32 ``[rows, vocabulary]``."""
 
     def before_head(self, x: Tensor) -> Tensor:
-        """What the head multiplies; ``[rows, width]``."""
+        """The input of the head; ``[rows, width]``."""
+
+
+FAMILIES: dict[str, type[Any]] = {
+    "gpt2": GPT2Forward,
+    "llama": LlamaForward,
+    "qwen2": LlamaForward,
+    "qwen3": LlamaForward,
+}
+"""The forward pass of each ``model_type`` that we know (see :class:`Forward`)."""
+
+
+def onnx_fits(config: Any) -> bool:
+    """Whether onnxruntime's operators know a model's family and the width of its heads."""
+    family = FAMILIES.get(config.model_type)
+    if family is None or not family.onnx_heads:
+        return False
+    return bool(family.head_size(config) % family.onnx_heads == 0)
 
 
 class NativeBackend:
     """A model of a known family on merged weights.
 
     Args:
-        model: A ``PreTrainedModel``, with or without LoRA in it.
-        kind: ``fp32``, ``bf16``, ``int8``, or ``onnx`` for steps by onnxruntime; for passes over
-            many rows ``many``, ``by-row``, ``fp32-blocks`` or ``bf16-blocks`` (see
-            ``matrices.maker``).
+        weights: Of the model.
+        kind: The format of its products (see :func:`~.linear.matrix_factory`).
 
     Raises:
         Unsupported: The family, or something in the model, is not known here.
     """
 
-    def __init__(self, model: Any, kind: str) -> None:
-        family = _FAMILIES.get(model.config.model_type)
+    def __init__(self, weights: Weights, kind: str) -> None:
+        family = FAMILIES.get(weights.config.model_type)
         if family is None:
-            raise Unsupported(f"the family {model.config.model_type}")
-        if kind in BY_ONNXRUNTIME and not knows(model.config):
+            raise Unsupported(f"the family {weights.config.model_type}")
+        if kind == "onnx" and not onnx_fits(weights.config):
             raise Unsupported("heads of this size in onnxruntime")
         with torch.inference_mode():
-            self.forward: Forward = family(model, kind)
-            self.steps = None
-            if kind in BY_ONNXRUNTIME:
-                self.steps = Steps(self.forward, torch.get_num_threads())
+            self.forward: Forward = family(weights, kind)
+            self.onnx = None
+            if kind == "onnx":
+                # A family with an ONNX graph is one of the two that it is made of.
+                made: Any = self.forward
+                self.onnx = OnnxForward(made, torch.get_num_threads())
         self.name = kind
         self.vocabulary = self.forward.vocabulary
         self._kept: list[tuple[list[int], NativeContext, Tensor]] = []
@@ -124,8 +220,7 @@ class NativeBackend:
 
     def _cache(self, rows: int, capacity: int) -> KeyValueCache:
         f = self.forward
-        dtype = f.dtype if self.steps is None else torch.float32
-        return KeyValueCache(len(f.layers), f.heads, f.size, rows, capacity, dtype)
+        return KeyValueCache(len(f.layers), f.heads, f.size, rows, capacity, f.dtype)
 
 
 class NativeContext:
@@ -135,7 +230,7 @@ class NativeContext:
         self.backend = backend
         self.cache = cache
         self._lengths = lengths
-        self._bound: Bound | None = None
+        self._bound: BoundForward | None = None
         self._held = 0
 
     @property
@@ -145,8 +240,8 @@ class NativeContext:
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> Tensor:
-        """Read ``ids`` after what the only row holds; ``[1, vocabulary]`` logits."""
-        forward, steps = self.backend.forward, self.backend.steps
+        """Read ``ids`` after the tokens of the only row; ``[1, vocabulary]`` logits."""
+        forward = self.backend.forward
         logits = torch.empty(0)
         left = list(ids)
         while left:
@@ -154,31 +249,29 @@ class NativeContext:
             count = min(len(left), BLOCK - start % BLOCK)
             part, left = torch.tensor(left[:count]), left[count:]
             self._lengths[0] += count
-            if steps is not None and steps.reads:
-                self._bound = self._bound or steps.bind(self.cache)
+            if self.backend.onnx is not None:
+                self._bound = self._bound or self.backend.onnx.bind(self.cache)
                 logits = self._bound(part.unsqueeze(0), torch.tensor([start]))
                 continue
             positions = torch.arange(start, start + count)
-            x = forward.hidden(part, positions, Reading(self.cache, start, count))
+            x = forward.hidden(part, positions, PrefillAttention(self.cache, start, count))
             if not left:
                 logits = forward.logits(x[-1:])
-        # What is bound is written over by the next pass.
+        # Bound memory is overwritten by the next pass.
         return logits if self._bound is None else logits.clone()
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Read one more token in each row; ``[rows, vocabulary]`` logits."""
-        if self.backend.steps is not None:
-            self._bound = self._bound or self.backend.steps.bind(self.cache)
-            tokens_and_lengths = torch.tensor(tokens).unsqueeze(1), torch.tensor(self._lengths)
-            logits = self._bound(*tokens_and_lengths)
-            self._lengths = [length + 1 for length in self._lengths]
-            return logits
-        forward = self.backend.forward
         positions = torch.tensor(self._lengths)
-        x = forward.hidden(torch.tensor(tokens), positions, Stepping(self.cache, self._lengths))
+        if self.backend.onnx is not None:
+            self._bound = self._bound or self.backend.onnx.bind(self.cache)
+            logits = self._bound(torch.tensor(tokens).unsqueeze(1), positions)
+        else:
+            forward, attention = self.backend.forward, DecodeAttention(self.cache, self._lengths)
+            logits = forward.logits(forward.hidden(torch.tensor(tokens), positions, attention))
         self._lengths = [length + 1 for length in self._lengths]
-        return forward.logits(x)
+        return logits
 
     def fork(self, rows: Sequence[int], capacity: int | None = None) -> NativeContext:
         """A context of its own with copies of ``rows``, of the same capacity or another."""
@@ -187,13 +280,13 @@ class NativeContext:
         return NativeContext(self.backend, cache, lengths)
 
     def hold(self) -> NativeContext:
-        """What the only row holds now, in the same memory, to be forked later and nothing else."""
+        """The only row as it is now, in the same memory, to be forked later and nothing else."""
         self._held = self._lengths[0]
         return NativeContext(self.backend, self.cache, self.lengths)
 
     def truncate(self, row: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of ``row``."""
-        if length < self._held:  # what comes next would be written over what is held
+        if length < self._held:  # the next tokens would overwrite what is held
             self.cache = self.cache.copy([0], self._lengths, self.cache.capacity)
             self._bound, self._held = None, 0
         self._lengths[row] = length

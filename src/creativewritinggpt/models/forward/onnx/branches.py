@@ -2,7 +2,7 @@
 
     x [rows, tokens, width] → layers, all reading the same keys and values → sums at some places
 
-The layers are those of :mod:`.onnx_graph`, with matrices that are fast for many rows. Keys and
+The layers are those of :mod:`.graph`, with matrices that are fast for many rows. Keys and
 values of the text come in once and are seen by every row before its own. What goes through a matrix
 is how the rows differ from the text there, and what the text's own product was is added to it: see
 ``analysis.differences``.
@@ -19,9 +19,8 @@ from onnx import TensorProto
 from torch import Tensor
 
 from ..native_backend import NativeBackend
-from .graph import layers
-from .matrices import ByRow
-from .nodes import OPERATORS, Graph
+from .graph import OPERATORS, Graph, layers
+from .matrices import Int8PerRow
 from .session import offsets, session_of
 
 KeysAndValues = tuple[Tensor, Tensor]
@@ -40,11 +39,11 @@ class _BranchGraph(Graph):
 
     def __init__(self) -> None:
         super().__init__()
-        self.products: list[ByRow] = []
+        self.products: list[Int8PerRow] = []
         self._places = "tokens"
 
     def product(
-        self, name: str, matrix: ByRow, x: str, *, balanced: bool = False, factor: str = ""
+        self, name: str, matrix: Int8PerRow, x: str, *, balanced: bool = False, factor: str = ""
     ) -> str:
         """The text's own product and that of the difference from it."""
         number = len(self.products)
@@ -56,7 +55,7 @@ class _BranchGraph(Graph):
         difference = self.node("Sub", [x, f"x.{number}"])
         return self.node("Add", [self.by_row(name, matrix, difference), f"y.{number}"])
 
-    def gated(self, name: str, matrix: ByRow, x: str) -> tuple[str, str]:
+    def gated(self, name: str, matrix: Int8PerRow, x: str) -> tuple[str, str]:
         """As one product: the text's own has to be added before the gate."""
         return self.gated_at_once(name, matrix, x), ""
 
@@ -88,7 +87,7 @@ class _BranchGraph(Graph):
 
 
 def branch_graph(forward: Any) -> _BranchGraph:
-    """A forward pass of many rows, whose matrices are :class:`~.onnx_matrices.ByRow`."""
+    """A forward pass of many rows, whose matrices are :class:`~.matrices.Int8PerRow`."""
     graph = _BranchGraph()
     graph.input("mask", TensorProto.FLOAT, ["tokens", "all"])
     graph.input("expand", TensorProto.INT64, [4])
@@ -105,7 +104,7 @@ class Branches:
     """Rows that go on from one text, which was read before.
 
     Args:
-        backend: Of the kind ``by-row``.
+        backend: Of the kind ``int8_per_row``.
         products: What goes into each matrix and what comes out of it where the text itself is
             read, by the exact ones: ``[tokens, in]`` and ``[tokens, out]``, layer by layer.
         before: The text's keys and values, ``[1, heads, tokens, size]`` for each layer.
@@ -147,7 +146,7 @@ class Branches:
             "mask": torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf),
             "expand": torch.tensor([rows, 1, 1, 1]),
             "places": places,
-            **offsets(True, rows, tokens),
+            "zeros": offsets(rows, tokens),
         }
         if not hasattr(self.forward, "position_embedding"):
             inputs["positions"] = positions

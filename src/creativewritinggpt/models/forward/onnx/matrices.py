@@ -1,78 +1,79 @@
-"""Weights of 8 bits in the two formats that onnxruntime multiplies, rounded activations and all.
+"""8-bit matrices that onnxruntime multiplies, with 8-bit activations.
 
-Groups of 32 weights with a scale each are as exact as 8 bits allow, and good for a few rows. One
-scale for an output and one for a row make plain products of whole numbers, fast for any number of
-rows; but language models have a few columns of activations that are many times larger than the
-others and leave them hardly a digit of such a scale. Two things are done about those:
+One scale per output and one per row of activations make plain products of whole numbers, fast for
+any number of rows. But language models have a few columns of activations that are many times larger
+than the others and leave these hardly a digit of such a scale. Two things are done about them:
 
     x Wᵀ = (x b) (W / b)ᵀ = (x b H) (W / b · H)ᵀ
 
-- b, the length of each weight column, goes from the weights to the activations, so that a column
+- b, the norm of each weight column, goes from the weights to the activations, so that a column
   counts in them for as much as it does in the product (as in SmoothQuant, Xiao et al. 2023, arXiv
   2211.10438, without its calibration);
 - H, a Hadamard matrix for each 32 columns, is orthogonal and symmetric and spreads over all of them
   what still stands out (as in QuaRot, Ashkboos et al. 2024, arXiv 2404.00456).
 
-The weights are changed once; a norm's weights take b along, and H costs a few products a step. What
-the matrices before can do instead is in :mod:`.folding`.
+Where one matrix's outputs reach the next only through sums and products, the former can do this
+once, when it is made, instead of each pass (exact but for the last bits of float32):
+- the matrix that makes attention's values makes them balanced and spread;
+- the up-projection makes what the gate is multiplied by balanced;
+- everything that is added to GPT-2's residual stream is given a mean of zero, so that its norms
+  need to subtract none, and the norms' shifts go into the bias of the matrix that follows.
+
+The head is a matrix of groups: one scale per 32 inputs, as exact as 8 bits allow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..weights import Projection
+
+# The format whose matrices are made from folded weights.
+FOLDED = "onnx"
 # Inputs that share a scale, and those that one Hadamard matrix spreads.
 GROUP = 32
 _SPREAD = 32
-
-_Many = Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
 _TINY = torch.finfo(torch.float32).tiny
 
 
-class Grouped:
-    """A matrix in 8 bits with one scale for each group of inputs, which onnxruntime multiplies.
+class Int8Groups:
+    """A matrix in 8 bits with one scale per group of 32 inputs.
 
-    Called, it multiplies in the format for many rows, or without one by its own rounded weights.
     ``codes`` are uint8 ``[out, groups, 32]`` around 128, ``scales`` float32 ``[out, groups]``,
-    ``offset`` the float32 bias.
+    ``offset`` the float32 bias. Called, it multiplies by its own rounded weights.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, many: _Many | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.shape = tuple(weight.shape)
-        self.many = None if many is None else many(weight, bias)
         self.codes, self.scales = quantize_groups(weight)
         self.offset = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[rows, in]`` to ``[rows, out]``."""
-        if self.many is not None:
-            return self.many(x)
         weight = (self.codes.float() - 128).mul_(self.scales.unsqueeze(-1)).flatten(1)
         return F.linear(x, weight[:, : self.shape[1]], self.offset)
 
 
-class ByRow:
-    """A matrix in 8 bits with one scale for each output, for rows in 8 bits with one scale each.
+class Int8PerRow:
+    """A matrix in 8 bits with one scale per output, for rows in 8 bits with one scale each.
 
     Processors without instructions for sums of four products (VNNI and the like) add neighbouring
     pairs of them in 16 bits. So rows have whole numbers up to 113, made positive by an offset of
     114, and weights up to 127 of which two neighbours add up to no more than 144: 227 · 144 fits.
 
-    Called, it computes what onnxruntime does with it.
-
-    ``balance`` are b, float32 ``[in]``, or None, ``spread`` H of one block, or None, ``codes`` int8
-    ``[in, out]``, ``scales`` float32 ``[out]``, ``offset`` the float32 bias.
+    ``balance`` is b, float32 ``[in]``, or None; ``spread`` is H of one block, or None; ``codes``
+    are int8 ``[in, out]``, ``scales`` float32 ``[out]``, ``offset`` the float32 bias. Called, it
+    computes what onnxruntime does with it.
 
     Args:
         weight: float32 ``[out, in]``.
         bias: float32 ``[out]``, or None.
-        balance: Whether what comes in is not balanced yet.
-        spread: Whether it is not spread yet.
+        balance: Whether the inputs still have to be balanced.
+        spread: Whether they still have to be spread.
     """
 
     levels = 113
@@ -82,7 +83,7 @@ class ByRow:
         self, weight: Tensor, bias: Tensor | None, *, balance: bool = True, spread: bool = True
     ) -> None:
         self.shape = tuple(weight.shape)
-        self.balance = lengths(weight) if balance else None
+        self.balance = column_norms(weight) if balance else None
         self.spread = hadamard(math.gcd(weight.shape[1], _SPREAD)) if spread else None
         columns = (weight if self.balance is None else weight / self.balance).t()
         if self.spread is not None:
@@ -116,20 +117,20 @@ def hadamard(size: int) -> Tensor:
     return matrix / math.sqrt(size)
 
 
-def lengths(weight: Tensor) -> Tensor:
-    """The length of each column of ``[out, in]`` weights, float32 ``[in]``; 1 for one of zeros."""
+def column_norms(weight: Tensor) -> Tensor:
+    """The norm of each column of ``[out, in]`` weights, float32 ``[in]``; 1 for zeros."""
     found = torch.linalg.vector_norm(weight, dim=0)
     return torch.where(found > _TINY, found, 1.0)
 
 
 def _largest(columns: Tensor) -> Tensor:
-    """The largest magnitude of each output's weights, which stand one below the other."""
+    """The largest magnitude of each output's weights, ``[in, out]`` to ``[out]``."""
     # Along this dimension several times faster than aminmax.
     return torch.maximum(columns.amax(0), columns.amin(0).neg_())
 
 
 def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each group of an output's weights to whole multiples of one scale.
+    """Round each group of 32 weights to whole multiples of one scale.
 
     Args:
         weight: float32 ``[out, in]``; the last group is filled up with zeros.
@@ -144,3 +145,60 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
     scales = torch.maximum(most, -least).clamp_(min=_TINY * 127).div_(127)
     codes = groups.div(scales.unsqueeze(-1)).round_().add_(128)
     return codes.to(torch.uint8), scales
+
+
+def spread_values(
+    joined: Projection, out: Projection, heads: int, size: int
+) -> tuple[Projection, Projection]:
+    """Make attention's values balanced and spread for the output projection.
+
+    Args:
+        joined: The projection to queries, keys and values.
+        out: The output projection; several query heads may share a head of values.
+        heads: Value heads.
+        size: Of a head.
+    """
+    weight, bias = joined
+    count = heads * size
+    taking = out[0].reshape(len(out[0]), heads, -1, size)
+    balance = column_norms(taking.transpose(1, 2).reshape(-1, count)).view(heads, size)
+    spread = hadamard(size & -size)  # the largest power of two that a head is a multiple of
+
+    def made(rows: Tensor) -> Tensor:
+        balanced = rows.view(heads, size, -1) * balance.unsqueeze(-1)
+        blocks = balanced.view(-1, len(spread), rows[0].numel())
+        return (spread @ blocks).view(rows.shape)
+
+    weight = torch.cat([weight[:-count], made(weight[-count:])])
+    if bias is not None:
+        bias = torch.cat([bias[:-count], made(bias[-count:])])
+    taking = taking / balance.unsqueeze(1)
+    taking = taking.view(len(taking), -1, len(spread)) @ spread
+    return (weight, bias), (taking.view(out[0].shape), out[1])
+
+
+def balance_gate(both: Projection, down: Projection) -> tuple[Projection, Projection]:
+    """Make the up-projection's outputs balanced for the down-projection.
+
+    Args:
+        both: The gate's outputs, then those of the up-projection.
+        down: The down-projection.
+    """
+    balance = column_norms(down[0])
+    factor = torch.cat([torch.ones_like(balance), balance])
+    weight, bias = both
+    both = weight * factor.unsqueeze(1), None if bias is None else bias * factor
+    return both, (down[0] / balance, down[1])
+
+
+def centre(weights: Projection) -> Projection:
+    """The projection with its outputs' mean subtracted."""
+    weight, bias = weights
+    return weight - weight.mean(0), None if bias is None else bias - bias.mean()
+
+
+def add_shift(weights: Projection, shift: Tensor) -> Projection:
+    """The projection for inputs from which ``shift``, ``[in]``, was left out."""
+    weight, bias = weights
+    more = weight @ shift
+    return weight, more if bias is None else bias + more
