@@ -14,16 +14,15 @@ doubles them until they are (at most 400), and the time of its last run is what 
 
 `captum` and `inseq` take one run for each target and are timed on 4 of the 20; `original`, one pass
 for each token and replacement, on a part of them, and ours at 128 tokens with 20 replacements of
-each instead of 50 (the exact ones, of which there are as many with 50, count once):
-`extrapolated`. Equal results are part of the claim: `relative_delta` is what the scores miss of the
-change they explain (the worst target), `rank_correlation` compares with a reference of 500 steps
-(100 at 128 tokens), `within_two_errors` is the share of tokens whose scores lie within two standard
-errors of the original's, `error_ratio` our standard errors by those of as many of its samples (the
-median token). Every row is a process of its own; the reference is not timed against
-anything. `share_of_ceiling`, of random replacements: the matrix products that 50 of each token
-can't avoid (a pass over the rest of the text, the head at its last place) / time / the faster of
-this machine's fp32 and bf16 product rates. Peers come with `pip install --group bench-explain`; one
-that is not there is skipped.
+each instead of 50: `extrapolated`. Equal results are part of the claim: `relative_delta` is what
+the scores miss of the change they explain (the worst target), `rank_correlation` compares with a
+reference of 500 steps (100 at 128 tokens), `within_two_errors` is the share of tokens whose scores
+lie within two standard errors of the original's, `error_ratio` our standard errors by those of as
+many of its samples (the median token). Every row is a process of its own; the reference is not
+timed against anything. `share_of_ceiling`, of random replacements: the matrix products that 50 of
+each token can't avoid (a pass over the rest of the text, the head at its last place) / time / the
+faster of this machine's fp32 and bf16 product rates. Peers come with `pip install --group
+bench-explain`; one that is not there is skipped.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 def compare(rows: list[dict[str, Any]]) -> None:
     """Add to the rows of one case how they stand to each other; their scores go."""
-    from creativewritinggpt.analysis.methods.baselines import rank_correlation
+    from creativewritinggpt.analysis.methods.gradients import rank_correlation
 
     by_name = {row["contender"]: row for row in rows if "skipped" not in row}
     scores = {name: _array(row.pop("scores")) for name, row in by_name.items()}

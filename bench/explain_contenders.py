@@ -132,7 +132,7 @@ def make_task(writer: Any, tokens: int, targets: int) -> Task:
 
 def _change(writer: Any, task: Task) -> float:
     """How far the last target's log-probability is from that at the baseline, in nats."""
-    from creativewritinggpt.analysis.methods.path import Path as Line
+    from creativewritinggpt.analysis.methods.gradients import Path as Line
 
     ends = Line(writer, _subject(writer, task), BASELINE).scores(np.array([0.0, 1.0]))
     return float(abs(ends[1, -1] - ends[0, -1]))
@@ -170,25 +170,12 @@ def ours(writer: Any, case: str, quick: bool) -> Work:
 
         def replace(task: Task) -> Explained:
             samples = 4 if quick else SAMPLES if len(task.ids) <= 32 else PART_OF_SAMPLES
-            marks: list[tuple[float, float]] = []
-
-            def note(done: int, total: int) -> None:
-                marks.append((time.perf_counter(), done / total))
-
             began = time.perf_counter()
-            found = perturb(
-                writer, _subject(writer, task), law="uniform", samples=samples, progress=note
-            )
-            ended = time.perf_counter()
-            whole = SAMPLES / samples
-            # The exact samples, which come first, are as many of 50 as of a part.
-            exact = found.settings["exact_samples"]
-            share = exact / (exact + samples) if exact < samples else 0.0
-            parted = max((at for at, done in marks if done <= share + 1e-3), default=began)
-            seconds = (parted - began) / whole + ended - parted
+            found = perturb(writer, _subject(writer, task), distribution="uniform", samples=samples)
+            seconds, whole = time.perf_counter() - began, SAMPLES / samples
             return Explained(
                 found.kl[-1], errors=found.kl_se[-1], drawn=samples, whole=whole,
-                seconds=seconds if whole != 1 else None,
+                seconds=seconds * whole if whole != 1 else None,
             )  # fmt: skip
 
         return replace
@@ -271,7 +258,7 @@ def _captum(writer: Any, task: Task, position: int, steps: int) -> tuple[np.ndar
     """Scores ``[tokens]`` and the relative delta of one target."""
     from captum.attr import IntegratedGradients
 
-    from creativewritinggpt.analysis.methods.baselines import baseline_text
+    from creativewritinggpt.analysis.methods.gradients import baseline_text
 
     table = writer.model.get_input_embeddings()
     ids = torch.tensor([task.ids[:position]])
@@ -367,7 +354,7 @@ def reference(writer: Any, case: str, quick: bool) -> Work:
     """Integrated gradients of the last target at very many steps, written out plainly."""
     if not case.startswith("integrated_gradients"):
         raise RuntimeError(f"there is no reference of {case}")
-    from creativewritinggpt.analysis.methods.baselines import baseline_text
+    from creativewritinggpt.analysis.methods.gradients import baseline_text
 
     model, table = writer.model, writer.model.get_input_embeddings()
     body, head = model.base_model, model.get_output_embeddings()

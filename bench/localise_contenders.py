@@ -77,13 +77,12 @@ def ours(model: Any) -> dict[str, Method]:
         gradients,
         occlusion,
         perturbation,
-        rollout,
     )
 
     writer = as_writer(model)
 
     def perturbed(example: Example) -> Any:
-        return perturbation.perturb(writer, as_subject(example), law="uniform", samples=50)
+        return perturbation.perturb(writer, as_subject(example), distribution="uniform", samples=50)
 
     def captured(example: Example) -> Any:
         return attention.capture(writer, as_subject(example))
@@ -96,7 +95,7 @@ def ours(model: Any) -> dict[str, Method]:
         return (found if hasattr(found, "method") else found.attribution).scores[0]
 
     def rolled(sink: bool) -> Callable[[Example], np.ndarray]:
-        return lambda example: rollout.rollout(captured(example), sink=sink)[-1]
+        return lambda example: attention.rollout(captured(example), sink=sink)[-1]
 
     def mean_attention(sink: bool) -> Callable[[Example], np.ndarray]:
         return lambda example: attention.mean_rows(

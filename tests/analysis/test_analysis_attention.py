@@ -20,10 +20,11 @@ from creativewritinggpt.analysis.methods.attention import (
     capture,
     mean_attention,
     mean_rows,
+    rollout,
+    rollout_attribution,
+    statistics,
     without_sink,
 )
-from creativewritinggpt.analysis.methods.heads import statistics
-from creativewritinggpt.analysis.methods.rollout import rollout, rollout_attribution
 from creativewritinggpt.analysis.plots.canvas import Canvas
 from creativewritinggpt.analysis.plots.grids import draw_layers, draw_overview, token_labels
 from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets

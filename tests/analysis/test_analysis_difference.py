@@ -13,8 +13,7 @@ from writers import make_writer
 
 from creativewritinggpt.analysis.methods import difference as difference_module
 from creativewritinggpt.analysis.methods.attention import AttentionMaps, capture
-from creativewritinggpt.analysis.methods.difference import attention_moved, compare
-from creativewritinggpt.analysis.methods.updates import updates
+from creativewritinggpt.analysis.methods.difference import attention_moved, compare, updates
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.loaded_model import LoadedModel
@@ -55,7 +54,7 @@ def test_a_model_without_an_adapter_has_no_difference(tiny_model: Any) -> None:
 def test_the_numbers_are_those_of_two_plain_passes(
     family: str, chunk: int, tiny_model: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(difference_module, "_CHUNK", chunk)
+    monkeypatch.setattr(difference_module, "POSITIONS_AT_ONCE", chunk)
     writer = tuned_writer(tiny_model, family)
     found = compare(writer, SUBJECT, top=4)
     assert found is not None
@@ -183,7 +182,7 @@ def test_the_record_is_json_without_nan(tiny_model: Any) -> None:
 
 
 def test_progress_counts_positions(tiny_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(difference_module, "_CHUNK", 6)
+    monkeypatch.setattr(difference_module, "POSITIONS_AT_ONCE", 6)
     seen: list[tuple[int, int]] = []
     compare(
         tuned_writer(tiny_model, "gpt2"), SUBJECT, attention=False,

@@ -11,9 +11,15 @@ import torch
 from torch import nn
 from writers import make_writer
 
-from creativewritinggpt.analysis.methods import rankings
-from creativewritinggpt.analysis.methods.faithfulness import FRACTIONS, Judge, judge
-from creativewritinggpt.analysis.methods.rankings import area, mean_drop, ranking
+from creativewritinggpt.analysis import registry
+from creativewritinggpt.analysis.methods.faithfulness import (
+    FRACTIONS,
+    Judge,
+    area,
+    mean_drop,
+    power,
+    ranking,
+)
 from creativewritinggpt.analysis.registry import Attribution
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError
@@ -39,6 +45,10 @@ def bag(tiny_model: Any) -> Any:
         model.lm_head.weight[7, 1] = 5
     block.ln_1, body.ln_f = nn.Identity(), nn.Identity()
     return make_writer(model)
+
+
+def judge(writer: Any, subject: Subject, attribution: Attribution, **settings: Any) -> Any:
+    return Judge(writer, subject, **settings).judge(attribution)
 
 
 def a_subject(worth: np.ndarray, *targets: Target) -> Subject:
@@ -241,6 +251,42 @@ def test_texts_too_short_to_rank_are_no_better_than_random(length: int, bag: Any
     json.dumps(found.to_dict())
 
 
+def a_text_decided_by_one_token(length: int) -> Subject:
+    """Its last token is worth more than all others, which are worth nearly the same."""
+    worth = np.random.default_rng(length).integers(1, 4, length - 1)
+    worth[-1] = 380
+    spans = ((0, 0), *((i, i + 1) for i in range(length - 1)))
+    return Subject("x" * length, (0, *worth.tolist()), spans, (Target(length, 7),), length)
+
+
+def test_of_few_tokens_even_the_best_ranking_is_not_told_from_random_ones(bag: Any) -> None:
+    subject = a_text_decided_by_one_token(6)
+    truth = an_attribution(np.array(subject.ids))
+    found = judge(bag, subject, truth)
+    assert found.power < 0.5 and not found.better_than_random
+    assert found.verdict == registry.TOO_SHORT == found.to_dict()["verdict"]
+    assert found.sentence.startswith("too short to tell")
+    assert found.to_dict()["power"] == found.power
+
+
+@pytest.mark.parametrize("length", [LENGTH, 70])
+def test_of_many_tokens_a_ranking_that_knows_nothing_is_told(length: int, bag: Any) -> None:
+    subject = a_text_decided_by_one_token(length)
+    if length == LENGTH:
+        subject = a_subject(WORTH)
+    room = Judge(bag, subject)
+    found = room.judge(an_attribution(-np.array(subject.ids)))
+    assert found.power > 0.8 and found.verdict == registry.NO_BETTER
+    truth = room.judge(an_attribution(np.array(subject.ids)))
+    assert truth.power == found.power
+
+
+def test_the_power_is_a_binomial_tail() -> None:
+    assert power(1.0, 20) == 1.0 and power(0.0, 20) == 0.0
+    assert power(0.95, 20) == pytest.approx(0.95**20 + 20 * 0.05 * 0.95**19)
+    assert power(0.9, 1) == pytest.approx(0.9)
+
+
 def test_a_target_after_the_start_token_can_be_judged(bag: Any) -> None:
     found = judge(bag, a_subject(WORTH, Target(1, 7)), an_attribution(np.zeros(LENGTH)))
     assert not found.better_than_random and found.comprehensiveness == 0
@@ -250,15 +296,17 @@ def test_a_target_after_the_start_token_can_be_judged(bag: Any) -> None:
 def test_prefixes_don_t_change_the_verdict(tiny_model: Any, tiny_tokenizer: Any) -> None:
     """The same scores from whole passes, one text at a time."""
     writer = make_writer(tiny_model("qwen"), tiny_tokenizer)
-    subject, order = a_subject(WORTH), np.arange(1, LENGTH)[None]
-    fill = np.arange(LENGTH) + 50
-    job = rankings.Replaced(writer, subject, subject.targets[0], order, fill, (0.0, 0.3, 1.0))
-    found = job.run(None)
-    for column, count in enumerate((0, 6, 20)):
+    subject = a_subject(WORTH)
+    scores = -np.arange(LENGTH)  # the first token ranks first
+    room = Judge(writer, subject, fractions=(0.3,))
+    found = room.judge(an_attribution(scores)).laws["unigram"]
+    fill = room.fills["unigram"]
+    for column, count in enumerate((0, 6, 15, 20)):
         left, kept = np.array(subject.ids), np.array(subject.ids)
         left[1 : count + 1], kept[count + 1 :] = fill[1 : count + 1], fill[count + 1 :]
-        assert found.deletion[0, column] == pytest.approx(score_of(writer.model, left), abs=1e-5)
-        assert found.insertion[0, column] == pytest.approx(score_of(writer.model, kept), abs=1e-5)
+        for name, text in (("deletion", left), ("insertion", kept)):
+            expected = score_of(writer.model, text)
+            assert found[name]["values"][column] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,20 @@ import pytest
 import torch
 from writers import make_writer
 
-from creativewritinggpt.analysis.methods.baselines import (
+from creativewritinggpt.analysis.methods.gradients import (
     BASELINES,
     baseline_embedding,
     baseline_text,
     rank_correlation,
 )
-from creativewritinggpt.analysis.runtime import memory
+from creativewritinggpt.analysis.runtime import forward
 from creativewritinggpt.analysis.runtime.forward import (
     checked,
     embeddings,
     frozen,
+    fused_gelu,
     target_gradients,
     target_scores,
-    whole_gelu,
 )
 from creativewritinggpt.analysis.subject import Target
 from creativewritinggpt.errors import InputError, RunError
@@ -65,7 +65,7 @@ def test_heads_with_a_bias_and_small_chunks_score_the_same(
     embeds = embeddings(writer, IDS).expand(5, -1, -1)
     with torch.no_grad():
         whole = target_scores(writer, embeds, TARGETS)
-        monkeypatch.setattr("creativewritinggpt.analysis.runtime.forward._LOGITS", 2 * 384)
+        monkeypatch.setattr("creativewritinggpt.analysis.runtime.forward.LOGITS_AT_ONCE", 2 * 384)
         np.testing.assert_array_equal(target_scores(writer, embeds, TARGETS), whole)
         logits = torch.log_softmax(model(IDS).logits[0], -1)
     np.testing.assert_allclose(whole[0, 1], logits[2, 300] - logits[2, 9], atol=1e-5)
@@ -99,7 +99,7 @@ def test_gelu_in_one_piece_is_the_same_and_goes_again(tiny_model: Any) -> None:
     activation = writer.model.transformer.h[0].mlp.act
     values = torch.linspace(-6, 6, 1000)
     plain = activation(values)
-    with pytest.raises(KeyError), whole_gelu(writer):
+    with pytest.raises(KeyError), fused_gelu(writer):
         assert "forward" in vars(activation)
         np.testing.assert_allclose(activation(values), plain, atol=1e-6)
         raise KeyError
@@ -159,7 +159,7 @@ def test_batches_cover_every_row_once_and_shrink_when_memory_runs_out() -> None:
         taken.append((start, stop))
         return stop - start
 
-    assert sum(memory.in_batches(20, 16, work)) == 20
+    assert sum(forward.in_batches(20, 16, work)) == 20
     assert [row for start, stop in taken for row in range(start, stop)] == list(range(20))
     assert max(stop - start for start, stop in taken) == 2
 
@@ -172,17 +172,17 @@ def test_a_row_that_does_not_fit_is_said_and_other_faults_pass() -> None:
         raise RuntimeError("shapes don't match")
 
     with pytest.raises(RunError, match="not enough memory"):
-        memory.in_batches(4, 4, never)
+        forward.in_batches(4, 4, never)
     with pytest.raises(RuntimeError, match="shapes"):
-        memory.in_batches(4, 4, broken)
+        forward.in_batches(4, 4, broken)
 
 
 def test_micro_batches_follow_free_memory(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = make_writer(tiny_model("llama"))
 
     def rows(free: int, tokens: int, gradients: bool = True) -> int:
-        monkeypatch.setattr(memory, "memory", lambda device: (free, free))
-        return memory.micro_batch(writer, tokens, gradients=gradients)
+        monkeypatch.setattr(forward, "memory", lambda device: (free, free))
+        return forward.micro_batch(writer, tokens, gradients=gradients)
 
     assert rows(0, 500) == 1
     assert 1 < rows(10**8, 30) <= 64

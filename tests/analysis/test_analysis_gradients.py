@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from writers import make_writer
 
 from creativewritinggpt.analysis.methods import quadrature
-from creativewritinggpt.analysis.methods.baselines import BASELINES, baseline_text
 from creativewritinggpt.analysis.methods.gradients import (
+    BASELINES,
     baseline_agreement,
+    baseline_text,
     gradient_x_input,
+    groups,
     integrated_gradients,
     saliency,
+    step_limit,
 )
-from creativewritinggpt.analysis.methods.path import groups, most_steps
 from creativewritinggpt.analysis.runtime.forward import embeddings
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError, RunError
@@ -146,7 +148,7 @@ def test_the_size_of_batches_does_not_matter(
     writer = make_writer(tiny_model("qwen"))
     whole = integrated_gradients(writer, EVERY, steps=12)
     monkeypatch.setattr(
-        "creativewritinggpt.analysis.methods.path.micro_batch", lambda *_, **__: rows
+        "creativewritinggpt.analysis.methods.gradients.micro_batch", lambda *_, **__: rows
     )
     small = integrated_gradients(writer, EVERY, steps=12)
     np.testing.assert_allclose(small.scores, whole.scores, atol=1e-5)
@@ -339,10 +341,10 @@ def test_few_steps_are_spent_on_one_rule_that_comes_nearer() -> None:
 
 
 def test_steps_are_fewer_where_each_takes_long() -> None:
-    assert most_steps([Target(9, 1)]) == 512
+    assert step_limit([Target(9, 1)]) == 512
     many = [Target(position, 1) for position in range(10, 50)]
-    assert 64 < most_steps(many) < 150
-    assert most_steps([Target(position, 1) for position in range(10, 500)]) == 64
+    assert 64 < step_limit(many) < 150
+    assert step_limit([Target(position, 1) for position in range(10, 500)]) == 64
 
 
 def test_rankings_are_compared_only_where_both_are_settled(tiny_model: Any) -> None:
@@ -378,7 +380,7 @@ def test_gauss_legendre_and_its_running_integral_are_exact_for_polynomials(
     points, weights = quadrature.gauss_legendre(count)
     if degree < count:
         slopes = ((degree + 1) * points**degree)[:, None]
-        running = quadrature._running(points, weights, slopes)
+        running = quadrature.running_integrals(points, weights, slopes)
         np.testing.assert_allclose(running[:, 0], points ** (degree + 1), atol=1e-10)
         assert weights @ slopes[:, 0] == pytest.approx(1, abs=1e-10)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,31 +9,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.divergences import plain_divergences
 from writers import make_writer
 
-from creativewritinggpt.analysis.methods import perturbation, replacements, rough
-from creativewritinggpt.analysis.methods.perturbation import perturb
-from creativewritinggpt.analysis.methods.replacements import draws
-from creativewritinggpt.analysis.runtime import prefix_cache
-from creativewritinggpt.analysis.runtime.changes import Predictions
-from creativewritinggpt.analysis.runtime.native_passes import (
-    NativePasses,
-    OnnxPasses,
-    RoughPasses,
-    own_passes,
+from creativewritinggpt.analysis.methods.perturbation import (
+    DISTRIBUTIONS,
+    draw_replacements,
+    perturb,
+    unigrams,
 )
-from creativewritinggpt.analysis.runtime.prefix_cache import Reading
-from creativewritinggpt.analysis.runtime.transformers_passes import TransformersPasses
+from creativewritinggpt.analysis.runtime import prefix_cache
+from creativewritinggpt.analysis.runtime.prefix_cache import Predictions, PrefixCache
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.models.forward import linear
-from creativewritinggpt.models.forward.backends import backend_for
-from creativewritinggpt.models.forward.onnx import session
 from creativewritinggpt.models.scoring import body_and_head
 
 FAMILIES = ("gpt2", "llama", "qwen")
-needs_onnxruntime = pytest.mark.skipif(not session.available(), reason="needs onnxruntime")
-ROUGH = ("prefill", pytest.param("int8_per_row", marks=needs_onnxruntime))
 
 
 def a_subject(length: int = 9, targets: tuple[Target, ...] = (), seed: int = 0) -> Subject:
@@ -73,14 +63,14 @@ def test_the_fast_path_equals_two_whole_passes(
         with_adapter(writer)
     targets = (Target(5, 11), Target(9, 7), Target(9, 3, foil=200))
     subject = a_subject(targets=targets)
-    found = perturb(writer, subject, law="uniform", samples=4, positions="all")
-    drawn = draws("uniform", writer, subject.ids, range(1, 9), samples=4, seed=0)
+    found = perturb(writer, subject, distribution="uniform", samples=4, positions="all")
+    drawn = draw_replacements("uniform", writer, subject.ids, range(1, 9), samples=4, seed=0)
     assert found.influence is not None
     for position in range(1, 9):
         plain = []
         for token in drawn[position - 1].tolist():
             variant = [*subject.ids[:position], token, *subject.ids[position + 1 :]]
-            plain.append(perturbation._plain(writer, subject.ids, variant))
+            plain.append(plain_divergences(writer, subject.ids, variant))
         kl = np.array([one["kl"] for one in plain])
         np.testing.assert_allclose(found.influence[position], kl.mean(0), atol=1e-5)
         for row, target in enumerate(targets):
@@ -99,126 +89,6 @@ def test_the_fast_path_equals_two_whole_passes(
             assert found.js[row, position] == pytest.approx(js, abs=1e-5)
             flips = np.mean([one["flips"][at] for one in plain])
             assert found.flip_rate[row, position] == pytest.approx(flips)
-
-
-@pytest.mark.invariant
-@pytest.mark.parametrize("family", FAMILIES)
-def test_our_own_passes_equal_those_of_transformers(
-    family: str, tiny_model: Any, tiny_tokenizer: Any
-) -> None:
-    writer = with_adapter(a_writer(tiny_model, tiny_tokenizer, family))
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(1, 384, (11,), generator=generator)
-    plain, own = TransformersPasses(writer, exact=True), own_passes(writer, "fp32")
-    for wanted in ([10], [0, 4, 5], list(range(11))):
-        places = torch.tensor(wanted)
-        torch.testing.assert_close(own.read(ids, places), plain.read(ids, places))
-    for begin, rows, wanted in ((0, 3, [10]), (4, 5, [0, 3, 6]), (10, 1, [0]), (7, 2, [0, 1, 2])):
-        variants = torch.randint(1, 384, (rows, 11 - begin), generator=generator)
-        wanted = [place for place in wanted if place < 11 - begin]
-        found = [p.branch(variants, begin, torch.tensor(wanted)) for p in (own, plain)]
-        assert found[0].shape[:2] == (rows, len(wanted))
-        torch.testing.assert_close(*found)
-
-
-@needs_onnxruntime
-@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "adapter"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_passes_by_onnxruntime_equal_those_of_the_same_matrices_in_torch(
-    family: str, adapter: bool, tiny_model: Any, tiny_tokenizer: Any
-) -> None:
-    writer = a_writer(tiny_model, tiny_tokenizer, family)
-    if adapter:
-        with_adapter(writer)
-    ids = torch.randint(1, 384, (11,), generator=torch.Generator().manual_seed(1))
-    parts: list[Any] = [backend_for(writer, kind) for kind in ("fp32", "int8_per_row")]
-    plain, fast = RoughPasses(writer.bare, *parts), own_passes(writer, "int8_per_row")
-    assert type(fast) is OnnxPasses
-    for wanted in ([10], [0, 4, 5], list(range(11))):
-        states = [passes.read(ids, torch.tensor(wanted)) for passes in (fast, plain)]
-        torch.testing.assert_close(*states)
-    for begin, rows, wanted in ((1, 3, [9]), (4, 5, [0, 3, 6]), (10, 1, [0]), (7, 2, [0, 1, 2])):
-        variants = torch.randint(1, 384, (rows, 11 - begin))
-        places = torch.tensor(wanted)
-        states = [passes.branch(variants, begin, places) for passes in (fast, plain)]
-        assert states[0].shape == states[1].shape
-        # A last bit that differs can tip a whole number over.
-        assert float((states[0] - states[1]).norm() / states[1].norm()) < 0.01
-
-
-@pytest.mark.parametrize("many", ["int8", "bf16"])
-@pytest.mark.parametrize("kind", ROUGH)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rough_passes_are_wrong_by_a_small_part_of_what_changes(
-    family: str,
-    kind: str,
-    many: str,
-    tiny_model: Any,
-    tiny_tokenizer: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: many)
-    writer = with_adapter(a_writer(tiny_model, tiny_tokenizer, family))
-    ids = torch.randint(1, 384, (11,), generator=torch.Generator().manual_seed(1))
-    exact, rough_passes = own_passes(writer), own_passes(writer, kind)
-    wanted = torch.arange(11)
-    before = exact.read(ids, wanted)
-    torch.testing.assert_close(rough_passes.read(ids, wanted), before)
-    variants = ids[4:].repeat(6, 1)
-    variants[1:, 0] = torch.arange(100, 105)
-    places = torch.tensor([0, 3, 6])
-    found, right = (passes.branch(variants, 4, places) for passes in (rough_passes, exact))
-    # The text itself, in a row of its own, is exact.
-    torch.testing.assert_close(found[0], before[4 + places], atol=1e-5, rtol=1e-5)
-    for place in range(3):
-        change = (right[1:, place] - before[4 + places[place]]).norm(dim=-1)
-        error = (found[1:, place] - right[1:, place]).norm(dim=-1)
-        assert float((error / change).max()) < 0.05
-
-
-def test_the_fastest_passes_are_looked_up_and_only_for_models_that_are_known(
-    tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert rough.fastest_kind(1) in ("fp32", "prefill", "int8_per_row")
-    monkeypatch.setattr(rough, "fastest_kind", lambda threads: "prefill")
-    writer = a_writer(tiny_model, tiny_tokenizer)
-    assert rough.rough_kind(writer) == "prefill"
-    unknown = a_writer(tiny_model, tiny_tokenizer)
-    unknown.model.config.scale_attn_by_inverse_layer_idx = True
-    assert rough.rough_kind(unknown) == "fp32"
-
-
-@pytest.mark.parametrize("kind", ROUGH)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rough_samples_corrected_by_exact_ones_agree_with_exact_ones(
-    family: str,
-    kind: str,
-    tiny_model: Any,
-    tiny_tokenizer: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(rough, "fastest_kind", lambda threads: kind)
-    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: "int8")
-    writer = a_writer(tiny_model, tiny_tokenizer, family)
-    subject = a_subject(targets=(Target(6, 1), Target(9, 2)))
-    exact = perturb(writer, subject, samples=48, positions="all")
-    assert exact.settings["exact_samples"] == 48
-    writer.device = dataclasses.replace(writer.device, approximate=True)
-    told: list[tuple[int, int]] = []
-    corrected = perturb(
-        writer, subject, samples=48, positions="all", progress=lambda *two: told.append(two)
-    )
-    done = [part for part, _ in told]
-    assert done == sorted(done) and told[-1][0] == told[-1][1]
-    assert corrected.settings["exact_samples"] == 4
-    assert not np.array_equal(corrected.kl, exact.kl)
-    assert corrected.noise_floor < 1e-6
-    assert exact.influence is not None and corrected.influence is not None
-    np.testing.assert_allclose(corrected.kl, exact.kl, atol=3 * exact.kl_se.max() + 1e-6)
-    np.testing.assert_allclose(corrected.influence, exact.influence, rtol=0.3, atol=2e-4)
-    assert (corrected.kl_se < 2 * exact.kl_se + 1e-5).all()
-    few = perturb(writer, subject, samples=5)
-    assert few.settings["exact_samples"] == 5
 
 
 def test_nothing_moves_before_the_replaced_token(tiny_model: Any, tiny_tokenizer: Any) -> None:
@@ -240,11 +110,11 @@ def test_a_token_replaced_by_itself_changes_nothing(
 ) -> None:
     subject = a_subject()
     writer = a_writer(tiny_model, tiny_tokenizer, family)
-    reading = Reading(writer, subject.ids, list(range(subject.length)))
-    predictions = Predictions(reading)
+    cache = PrefixCache(writer, subject.ids, list(range(subject.length)))
+    predictions = Predictions(cache)
     # Pretend that every row differs from its second token on, so that all of them are run.
-    monkeypatch.setattr(Reading, "beginnings", lambda self, rows: np.full(len(rows), 1))
-    parts = list(reading.passes(np.tile(reading.ids, (5, 1))))
+    monkeypatch.setattr(PrefixCache, "beginnings", lambda self, rows: np.full(len(rows), 1))
+    parts = list(cache.passes(np.tile(cache.ids, (5, 1))))
     assert sum(len(part.rows) for part in parts) == 5
     for part in parts:
         found = predictions.divergences(part, js=range(subject.length))
@@ -255,14 +125,18 @@ def test_a_token_replaced_by_itself_changes_nothing(
 
 
 @given(
-    seed=st.integers(0, 50), length=st.integers(2, 12), law=st.sampled_from(["uniform", "model"])
+    seed=st.integers(0, 50),
+    length=st.integers(2, 12),
+    distribution=st.sampled_from(["uniform", "model"]),
 )
 @settings(deadline=None, max_examples=15)
 def test_divergences_are_divergences(
-    seed: int, length: int, law: str, tiny_model: Any, tiny_tokenizer: Any
+    seed: int, length: int, distribution: str, tiny_model: Any, tiny_tokenizer: Any
 ) -> None:
     writer = a_writer(tiny_model, tiny_tokenizer, "llama")
-    found = perturb(writer, a_subject(length, seed=seed), law=law, samples=2, seed=seed)
+    found = perturb(
+        writer, a_subject(length, seed=seed), distribution=distribution, samples=2, seed=seed
+    )
     assert found.kl.min() >= -1e-6
     assert found.js.min() >= -1e-6
     assert found.js.max() <= np.log(2) + 1e-6
@@ -275,8 +149,8 @@ def test_influence_of_a_target_is_its_row_of_the_matrix(
 ) -> None:
     writer = a_writer(tiny_model, tiny_tokenizer, "qwen")
     subject = a_subject(targets=(Target(6, 1), Target(9, 2)))
-    everywhere = perturb(writer, subject, law="uniform", samples=5, positions="all")
-    there = perturb(writer, subject, law="uniform", samples=5)
+    everywhere = perturb(writer, subject, distribution="uniform", samples=5, positions="all")
+    there = perturb(writer, subject, distribution="uniform", samples=5)
     assert there.influence is None
     assert everywhere.influence is not None and everywhere.affected is not None
     np.testing.assert_allclose(everywhere.influence[:, [5, 8]].T, everywhere.kl, atol=1e-12)
@@ -291,8 +165,8 @@ def test_the_standard_error_shrinks_with_the_square_root_of_the_samples(
     tiny_model: Any, tiny_tokenizer: Any
 ) -> None:
     writer, subject = a_writer(tiny_model, tiny_tokenizer), a_subject(5)
-    few = perturb(writer, subject, law="uniform", samples=40, seed=1)
-    many = perturb(writer, subject, law="uniform", samples=640, seed=1)
+    few = perturb(writer, subject, distribution="uniform", samples=40, seed=1)
+    many = perturb(writer, subject, distribution="uniform", samples=640, seed=1)
     ratio = few.kl_se[0, 1:] / many.kl_se[0, 1:]
     assert (np.abs(ratio / 4 - 1) < 0.35).all()
     assert (np.abs(few.kl - many.kl)[0, 1:] < 4 * few.kl_se[0, 1:]).all()
@@ -316,8 +190,8 @@ def test_the_size_of_a_pass_does_not_matter(
 ) -> None:
     writer, subject = a_writer(tiny_model, tiny_tokenizer, "llama"), a_subject(11)
     whole = perturb(writer, subject, samples=6, positions="all")
-    monkeypatch.setattr(prefix_cache, "_TOKENS_ON_A_PROCESSOR", tokens)
-    monkeypatch.setattr("creativewritinggpt.analysis.runtime.changes._CHUNK", 384 * 3)
+    monkeypatch.setattr(prefix_cache, "TOKENS_ON_A_PROCESSOR", tokens)
+    monkeypatch.setattr(prefix_cache, "LOGITS_AT_ONCE", 384 * 3)
     parts = perturb(writer, subject, samples=6, positions="all")
     np.testing.assert_allclose(parts.kl, whole.kl, atol=1e-5)
     np.testing.assert_allclose(parts.change, whole.change, atol=1e-5)
@@ -330,14 +204,14 @@ def test_lack_of_memory_halves_the_passes(
 ) -> None:
     writer, subject = a_writer(tiny_model, tiny_tokenizer), a_subject()
     whole = perturb(writer, subject, samples=8)
-    inner = NativePasses.branch
+    inner = PrefixCache.branch
 
     def branch(self: Any, ids: torch.Tensor, begin: int, wanted: torch.Tensor) -> torch.Tensor:
         if len(ids) > 4:
             raise MemoryError
         return inner(self, ids, begin, wanted)
 
-    monkeypatch.setattr(NativePasses, "branch", branch)
+    monkeypatch.setattr(PrefixCache, "branch", branch)
     np.testing.assert_allclose(perturb(writer, subject, samples=8).kl, whole.kl, atol=1e-5)
 
 
@@ -345,10 +219,10 @@ def test_sliding_windows_are_kept(tiny_model: Any, tiny_tokenizer: Any) -> None:
     changes = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
     writer = make_writer(tiny_model("qwen", **changes), tiny_tokenizer)
     subject = a_subject(14)
-    found = perturb(writer, subject, law="uniform", samples=2, positions="all")
-    drawn = draws("uniform", writer, subject.ids, [3], samples=2, seed=0)[0]
+    found = perturb(writer, subject, distribution="uniform", samples=2, positions="all")
+    drawn = draw_replacements("uniform", writer, subject.ids, [3], samples=2, seed=0)[0]
     plain = [
-        perturbation._plain(writer, subject.ids, [*subject.ids[:3], token, *subject.ids[4:]])["kl"]
+        plain_divergences(writer, subject.ids, [*subject.ids[:3], token, *subject.ids[4:]])["kl"]
         for token in drawn.tolist()
     ]
     assert found.influence is not None
@@ -357,9 +231,9 @@ def test_sliding_windows_are_kept(tiny_model: Any, tiny_tokenizer: Any) -> None:
 
 def test_half_precision_stays_near_and_says_how_near(tiny_model: Any, tiny_tokenizer: Any) -> None:
     subject = a_subject(20)
-    exact = perturb(a_writer(tiny_model, tiny_tokenizer, "llama"), subject, law="uniform")
+    exact = perturb(a_writer(tiny_model, tiny_tokenizer, "llama"), subject, distribution="uniform")
     writer = a_writer(tiny_model, tiny_tokenizer, "llama", precision="bf16")
-    rough = perturb(writer, subject, law="uniform")
+    rough = perturb(writer, subject, distribution="uniform")
     assert rough.settings["precision"] == "bf16"
     moved = np.abs(rough.kl - exact.kl)
     assert 0 < moved.max() < 2 * np.maximum(exact.kl_se, 0.05 * exact.kl.max()).max()
@@ -388,10 +262,12 @@ def test_the_base_model_gives_other_numbers(tiny_model: Any, tiny_tokenizer: Any
     np.testing.assert_allclose(base.kl, plain.kl, atol=1e-6)
 
 
-@pytest.mark.parametrize("law", replacements.LAWS)
-def test_one_token_of_text_is_enough(law: str, tiny_model: Any, tiny_tokenizer: Any) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_one_token_of_text_is_enough(
+    distribution: str, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
     writer = a_writer(tiny_model, tiny_tokenizer)
-    found = perturb(writer, a_subject(2), law=law, samples=3, positions="all")
+    found = perturb(writer, a_subject(2), distribution=distribution, samples=3, positions="all")
     assert found.kl.shape == (1, 2) and found.kl[0, 1] > 0
 
 
@@ -426,7 +302,7 @@ def test_progress_ends_at_the_total(tiny_model: Any, tiny_tokenizer: Any) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"law": "bigram"}, "no replacement law 'bigram'"),
+        ({"distribution": "bigram"}, "no replacement distribution 'bigram'"),
         ({"samples": 1}, "samples is 1"),
         ({"positions": "some"}, "positions is 'some'"),
     ],
@@ -452,12 +328,12 @@ def test_weights_that_are_no_numbers_are_refused(tiny_model: Any, tiny_tokenizer
 # --- what replaces a token -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("law", replacements.LAWS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_replacements_are_text_and_never_what_was_there(
-    law: str, tiny_model: Any, tiny_tokenizer: Any
+    distribution: str, tiny_model: Any, tiny_tokenizer: Any
 ) -> None:
     writer, subject = a_writer(tiny_model, tiny_tokenizer), a_subject(30)
-    drawn = draws(law, writer, subject.ids, range(1, 30), samples=200, seed=0)
+    drawn = draw_replacements(distribution, writer, subject.ids, range(1, 30), samples=200, seed=0)
     assert drawn.shape == (29, 200)
     assert not (drawn == np.array(subject.ids[1:])[:, None]).any()
     assert drawn.min() >= 1 and drawn.max() < 384
@@ -465,14 +341,14 @@ def test_replacements_are_text_and_never_what_was_there(
 
 def test_the_same_draws_serve_all_positions(tiny_model: Any, tiny_tokenizer: Any) -> None:
     writer, ids = a_writer(tiny_model, tiny_tokenizer), (0, 5, 9, 5)
-    drawn = draws("uniform", writer, ids, [1, 2, 3], samples=20, seed=0)
+    drawn = draw_replacements("uniform", writer, ids, [1, 2, 3], samples=20, seed=0)
     assert np.array_equal(drawn[0], drawn[2])
     assert len(set(drawn[0].tolist()) & set(drawn[1].tolist())) >= 18
 
 
 def test_uniform_draws_cover_the_vocabulary_evenly(tiny_model: Any, tiny_tokenizer: Any) -> None:
     writer = a_writer(tiny_model, tiny_tokenizer)
-    drawn = draws("uniform", writer, (0, 17), [1], samples=38_200, seed=0)[0]
+    drawn = draw_replacements("uniform", writer, (0, 17), [1], samples=38_200, seed=0)[0]
     counts = np.bincount(drawn, minlength=384)
     assert counts[[0, 17]].tolist() == [0, 0]
     others = np.delete(counts, [0, 17])
@@ -484,12 +360,12 @@ def test_unigram_draws_keep_the_leading_space(tiny_model: Any, tiny_tokenizer: A
     names = tiny_tokenizer.convert_ids_to_tokens(list(range(384)))
     spaced = [name.startswith("Ġ") for name in names]
     for token in (spaced.index(True), spaced.index(False, 1)):
-        drawn = draws("unigram", writer, (0, token), [1], samples=100, seed=0)[0]
+        drawn = draw_replacements("unigram", writer, (0, token), [1], samples=100, seed=0)[0]
         assert {spaced[other] for other in drawn} == {spaced[token]}
 
 
 def test_unigram_counts_are_those_of_the_sample(tiny_tokenizer: Any) -> None:
-    counts = replacements.unigrams(tiny_tokenizer)
+    counts = unigrams(tiny_tokenizer)
     common, rare = tiny_tokenizer.convert_tokens_to_ids(["e", "Ü"])
     assert counts[common] > 1000
     assert counts[rare] == 0 or counts[rare] < 10
@@ -499,7 +375,7 @@ def test_unigram_counts_are_those_of_the_sample(tiny_tokenizer: Any) -> None:
 def test_the_model_draws_what_it_expects(tiny_model: Any, tiny_tokenizer: Any) -> None:
     writer = a_writer(tiny_model, tiny_tokenizer, "llama")
     ids = a_subject(4).ids
-    drawn = draws("model", writer, ids, [3], samples=4000, seed=0)[0]
+    drawn = draw_replacements("model", writer, ids, [3], samples=4000, seed=0)[0]
     with torch.no_grad():
         expected = torch.softmax(writer.model(torch.tensor([ids])).logits[0, 2].double(), -1)
     expected[[0, ids[3]]] = 0
@@ -515,4 +391,4 @@ def test_unigrams_need_a_tokenizer(tiny_model: Any) -> None:
     writer = make_writer(tiny_model("gpt2"))
     with pytest.raises(InputError, match="needs a tokenizer"):
         perturb(writer, a_subject())
-    assert perturb(writer, a_subject(), law="uniform", samples=2).kl.any()
+    assert perturb(writer, a_subject(), distribution="uniform", samples=2).kl.any()

@@ -14,15 +14,13 @@ from writers import make_writer
 
 from creativewritinggpt import api
 from creativewritinggpt.analysis import run as analysis_run
-from creativewritinggpt.analysis import why as why_module
 from creativewritinggpt.analysis.methods.attention import NoAttention
 from creativewritinggpt.analysis.methods.occlusion import leave_one_out
 from creativewritinggpt.analysis.report.save import folder_name, save
 from creativewritinggpt.analysis.report.summary import aggregate, text_summary
-from creativewritinggpt.analysis.run import explain
+from creativewritinggpt.analysis.run import explain, why
 from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
 from creativewritinggpt.analysis.subject import Target, read, tokens_of, with_targets
-from creativewritinggpt.analysis.why import why
 from creativewritinggpt.errors import InputError, RunError
 
 TEXT = "The lamp went out, and the captain laughed. “Who is there?” she"
@@ -89,7 +87,7 @@ def test_what_the_model_writes_is_explained_token_by_token(writer: Any) -> None:
 
 
 def test_characters_of_several_tokens_have_one_span(writer: Any, monkeypatch: Any) -> None:
-    from creativewritinggpt.analysis.select_targets import _spans
+    from creativewritinggpt.analysis.run import written_spans
     from creativewritinggpt.generation.results import Token
 
     def token(content: bytes) -> Token:
@@ -97,9 +95,9 @@ def test_characters_of_several_tokens_have_one_span(writer: Any, monkeypatch: An
 
     dragon = "🐉".encode()
     tokens = [token(b"a "), token(dragon[:1]), token(dragon[1:3]), token(dragon[3:]), token(b"b")]
-    assert _spans(tokens, 10, 14) == [(10, 12), (12, 13), (12, 13), (12, 13), (13, 14)]
+    assert written_spans(tokens, 10, 14) == [(10, 12), (12, 13), (12, 13), (12, 13), (13, 14)]
     broken = [token(b"\xf0"), token(b"ab")]
-    assert _spans(broken, 0, 3)[-1][1] == 3
+    assert written_spans(broken, 0, 3)[-1][1] == 3
 
 
 def test_a_word_of_the_text_and_a_contrast(writer: Any) -> None:
@@ -177,7 +175,9 @@ def test_a_folder_that_can_not_be_written_is_refused_before_anything_is_computed
 def test_a_layer_or_head_out_of_range_is_said_before_anything_is_computed(
     drawn: dict[str, Any], writer: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(analysis_run, "choose", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr(
+        analysis_run, "select_targets", lambda *_: pytest.fail("the model was asked")
+    )
     with pytest.raises(InputError, match="there is no"):
         explain(writer, TEXT, settings(**drawn))
 
@@ -259,12 +259,8 @@ def test_why_answers_in_a_few_lines(writer: Any) -> None:
         why(writer, TEXT, "window")
 
 
-def test_why_names_the_words_without_which_it_loses_most(
-    writer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_why_names_the_words_without_which_it_loses_most(writer: Any) -> None:
     """The same as leaving out each of the last words of the context in fp32."""
-    monkeypatch.setattr(why_module, "_VIEW", 6)
-    monkeypatch.setattr(why_module, "_LEAST", 0.0)
     text = TEXT + " and the captain was gone for good"
     exact = writer.in_precision("fp32")
     subject = read(exact, text)
@@ -275,10 +271,10 @@ def test_why_names_the_words_without_which_it_loses_most(
     units = [unit["text"].strip() for unit in found.settings["units"]]
     assert all(unit["tokens"][-1] >= place - 6 for unit in found.settings["units"])
     best = units[int(np.argmax(found.settings["unit_scores"][0]))]
-    assert f"for it: {best} +" in why(writer, text, "good")
+    assert f"for it: {best} +" in why(writer, text, "good", view=6, least=0.0)
     # A word longer than the view is left out whole.
     unbroken = "x" * 60
-    assert f" {unbroken} " in why(writer, f"{unbroken} good", "good")
+    assert f" {unbroken} " in why(writer, f"{unbroken} good", "good", view=6, least=0.0)
 
 
 def test_several_texts_have_folders_and_means(writer: Any) -> None:

@@ -27,7 +27,7 @@ from creativewritinggpt.analysis.methods import (
     occlusion,
     perturbation,
 )
-from creativewritinggpt.analysis.methods.baselines import rank_correlation
+from creativewritinggpt.analysis.methods.gradients import rank_correlation
 from creativewritinggpt.analysis.subject import Target, read, with_targets
 
 pytestmark = pytest.mark.invariant
@@ -36,12 +36,16 @@ TEXT = "Two wolves sat by a gate; “He knows,”"
 
 
 def kl(writer, subject, samples=20, seed=0):
-    found = perturbation.perturb(writer, subject, law="uniform", samples=samples, seed=seed)
+    found = perturbation.perturb(
+        writer, subject, distribution="uniform", samples=samples, seed=seed
+    )
     return found.kl_attribution()
 
 
 def probability_change(writer, subject, samples=20, seed=0):
-    found = perturbation.perturb(writer, subject, law="uniform", samples=samples, seed=seed)
+    found = perturbation.perturb(
+        writer, subject, distribution="uniform", samples=samples, seed=seed
+    )
     return found.change_attribution()
 
 
@@ -243,9 +247,9 @@ def test_faithfulness_knows_a_good_ranking_from_a_random_one(key_model, key_sign
     writer = as_writer(key_model)
     subject = as_subject(key_signal.examples[0])
     good = left_out(writer, subject)
-    assert faithfulness.judge(writer, subject, good).better_than_random
+    assert faithfulness.Judge(writer, subject).judge(good).better_than_random
     worst = dataclasses.replace(good, scores=-good.scores)
-    assert not faithfulness.judge(writer, subject, worst).better_than_random
+    assert not faithfulness.Judge(writer, subject).judge(worst).better_than_random
 
 
 @pytest.mark.slow

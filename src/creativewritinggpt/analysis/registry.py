@@ -1,4 +1,4 @@
-"""Attribution methods: what a method is, what it returns, and the table of all of them.
+"""Attribution methods: what a method is, what it reads and returns, and the table of all methods.
 
 A method is one object, ``METHOD``, in a module of its own; its name and module are one line of
 ``_MODULES``. Settings, the run, ``results.json``, the page, the pictures and the terminal read the
@@ -8,17 +8,21 @@ that ``cwgpt --help`` does not wait for PyTorch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..console import CountCallback, ProgressCallback, counting
 from ..errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .run import Analysis
+    from ..models.loaded_model import LoadedModel
+    from .subject import Subject
+    from .text.words import Word
 
 # One line per method, in the order in which they are computed: its name and its module.
 _MODULES = {
@@ -185,6 +189,64 @@ class Method:
     builds_on: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass
+class Analysis:
+    """A running analysis: what the methods read, and where they put their results.
+
+    Attributes:
+        writer: The model in the precision that it was loaded in.
+        fp32: The same model, computing in fp32.
+        subject: The text with its targets.
+        settings: The ``AnalysisSettings``.
+        words: The words of the text.
+        kinds: For each word what it is: name, place, dialogue, action, prompt.
+        models: ``("tuned",)``, or with the base model beside it ``("tuned", "base")``.
+        record: What becomes ``results.json``; methods add parts of their own.
+        warn: Called with what the user should know; the record has it too.
+        told: Called as the work goes on.
+        found: The tuned model's attributions by name.
+        maps: ``AttentionMaps``, once the method ``attention`` has them.
+        base_maps: Those of the base model.
+    """
+
+    writer: LoadedModel
+    fp32: LoadedModel
+    subject: Subject
+    settings: Any
+    words: list[Word]
+    kinds: list[set[str]]
+    models: tuple[str, ...]
+    record: dict[str, Any]
+    warn: Callable[[str], None]
+    told: ProgressCallback | None = None
+    found: dict[str, Attribution] = dataclasses.field(default_factory=dict)
+    maps: Any = None
+    base_maps: Any = None
+
+    def model(self, name: str) -> contextlib.AbstractContextManager[object]:
+        """Within the block the model computes as ``tuned`` or, without its adapter, as ``base``."""
+        return self.writer.base() if name == "base" else contextlib.nullcontext()
+
+    def progress(self, what: str, model: str = "tuned") -> CountCallback | None:
+        """A callback for a computation's progress, None where nobody asks."""
+        return counting(self.told, what + (" of the base" if model == "base" else ""))
+
+    def add(self, found: Attribution, model: str = "tuned") -> None:
+        """Put an attribution into the record, and into the original program's keys.
+
+        Args:
+            found: Of the analysis' subject.
+            model: ``tuned`` or ``base``.
+        """
+        self.record["methods"].setdefault(found.method, {})[model] = found.to_dict()
+        if model != "tuned":
+            return
+        self.found[found.method] = found
+        score = scores().get(found.method)
+        if score is not None and score.record_key:
+            self.record[score.record_key] = found.normalised()[0, 1:].tolist()
+
+
 _methods: dict[str, Method] = {}
 
 
@@ -196,6 +258,11 @@ def names() -> tuple[str, ...]:
 def register(method: Method) -> None:
     """Add a method that is not part of the package; it runs when settings name it."""
     _methods[method.name] = method
+
+
+def unregister(name: str) -> None:
+    """Take a method that was registered out again."""
+    _methods.pop(name, None)
 
 
 def get(name: str) -> Method:

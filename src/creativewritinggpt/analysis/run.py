@@ -1,32 +1,43 @@
 """One explanation from the text to its record: choose the targets, then compute every method.
 
 Gradients, attention, lens and occlusion are computed in fp32, in the pass that wrote the text or
-would write it; random replacements in the precision of the model as it was loaded.
+would write it: with ``write`` the model writes first, in the precision in which it is explained,
+and the log-probabilities of that writing are checked against those of the explained pass. Random
+replacements are computed in the precision of the model as it was loaded.
+
+:func:`why` is the short answer, by one method in a few seconds.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..console import CountCallback, ProgressCallback, counting
+import numpy as np
+
+from ..console import ProgressCallback
+from ..errors import InputError, RunError
+from ..generation.text import whole_characters
 from . import registry
 from .methods.attention import AttentionMaps
-from .predictions import predictions
-from .registry import Attribution
+from .registry import Analysis
 from .report import record as records
-from .select_targets import choose
+from .runtime.forward import next_token, predictions
 from .settings import AnalysisSettings
-from .subject import Subject
-from .text.words import Word, words_of
+from .subject import Subject, Target, first_token, read, tokens_of, with_targets
+from .text.words import Word, word_sums, words_of
 
 if TYPE_CHECKING:
+    from ..generation.results import Token
     from ..models.loaded_model import LoadedModel
 
 # With more targets the base model is not explained beside the tuned one: it doubles the time.
 MOST_WITH_BASE = 40
+# In nats: what two orders of the same fp32 arithmetic may differ by.
+_AGREE = 1e-2
+# Tokens before the word that ``why`` reads.
+_CONTEXT = 192
 
 
 @dataclasses.dataclass
@@ -74,7 +85,7 @@ def explain(
     """
     settings = settings or AnalysisSettings()
     _check_drawn(writer, settings)
-    analysis = Analysis(writer, text, settings, progress, warn)
+    analysis = _begin(writer, text, settings, progress, warn)
     wanted = registry.in_order(settings.methods)
     left = [method.name for method in wanted]
     try:
@@ -86,103 +97,51 @@ def explain(
     return Explanation(analysis.record, analysis.subject, analysis.words, analysis.maps, left)
 
 
-class Analysis:
-    """A running analysis: what the methods read, and where they put their results.
+def _begin(
+    writer: LoadedModel,
+    text: str,
+    settings: AnalysisSettings,
+    progress: ProgressCallback | None,
+    warn: Callable[[str], None] | None,
+) -> Analysis:
+    """An analysis of the text and the predictions, without any explanation yet."""
+    from .text.names import tag
 
-    Args:
-        writer: The model.
-        text: The text.
-        settings: What to explain and how.
-        progress: See :func:`explain`.
-        warn: See :func:`explain`.
+    fp32 = writer.in_precision("fp32")
+    warnings: list[str] = []
 
-    Attributes:
-        writer: The model in the precision that it was loaded in.
-        fp32: The same model, computing in fp32.
-        subject: The text with its targets.
-        settings: As given.
-        words: The words of the text.
-        kinds: For each word what it is: name, place, dialogue, action, prompt.
-        record: What becomes ``results.json``; methods add parts of their own.
-        found: The tuned model's attributions by name.
-        maps: Attention weights, once the method ``attention`` has them.
-        base_maps: Those of the base model.
-        models: ``("tuned",)``, or with the base model beside it ``("tuned", "base")``.
-    """
+    def say(text: str) -> None:
+        warnings.append(text)
+        if warn is not None:
+            warn(text)
 
-    def __init__(
-        self,
-        writer: LoadedModel,
-        text: str,
-        settings: AnalysisSettings,
-        progress: ProgressCallback | None = None,
-        warn: Callable[[str], None] | None = None,
-    ) -> None:
-        from .text.names import tag
-
-        fp32 = dataclasses.replace(writer.device, precision="fp32")
-        self.writer, self.fp32 = writer, dataclasses.replace(writer, device=fp32)
-        self.settings, self._progress, self._warn = settings, progress, warn
-        self._warnings: list[str] = []
-        self.subject = choose(self.fp32, text, settings, self.warn)
-        self.words = words_of(self.subject)
-        self.kinds = tag(
-            self.words, self.subject.text, self.subject.text[: self.subject.prompt_characters]
+    subject = select_targets(fp32, text, settings, say)
+    words = words_of(subject)
+    kinds = tag(words, subject.text, subject.text[: subject.prompt_characters])
+    wanted = writer.has_adapter and settings.base
+    with_base = wanted and len(subject.targets) <= MOST_WITH_BASE
+    if wanted and not with_base:
+        say(
+            f"more than {MOST_WITH_BASE} tokens are explained: attributions are of the tuned "
+            "model alone"
         )
-        self.maps: AttentionMaps | None = None
-        self.base_maps: AttentionMaps | None = None
-        self.found: dict[str, Attribution] = {}
-        wanted = writer.has_adapter and settings.base
-        few = len(self.subject.targets) <= MOST_WITH_BASE
-        self.models = ("tuned", "base") if wanted and few else ("tuned",)
-        if wanted and not few:
-            self.warn(
-                f"more than {MOST_WITH_BASE} tokens are explained: attributions are of the tuned "
-                "model alone"
-            )
-        self.record = self._begin()
-
-    def _begin(self) -> dict[str, Any]:
-        """A record of the text and the predictions, without any explanation yet."""
-        record = records.begin(self.writer, self.subject, self.words, self.kinds)
-        record["warnings"] = self._warnings
-        record["seed"] = self.settings.seed
-        record["settings"] = dataclasses.asdict(self.settings)
-        record["precision"] = {
-            "gradients": "fp32", "attention": "fp32", "perturbation": self.writer.device.precision,
-        }  # fmt: skip
-        tuned, base = predictions(self.fp32, self.subject), None
-        if self.writer.has_adapter:
-            with self.model("base"):
-                base = predictions(self.fp32, self.subject)
-        targets = records.target_records(self.writer, self.subject, self.words, tuned, base)
-        record["targets"], record["target"] = targets, targets[0]
-        return record
-
-    def model(self, name: str) -> contextlib.AbstractContextManager[object]:
-        """Within the block the model computes as ``tuned`` or, without its adapter, as ``base``."""
-        return self.writer.base() if name == "base" else contextlib.nullcontext()
-
-    def add(self, found: Attribution, model: str = "tuned") -> None:
-        """Put an attribution into the record.
-
-        Args:
-            found: Of the analysis' subject.
-            model: ``tuned`` or ``base``.
-        """
-        records.add_method(self.record, found, model)
-        if model == "tuned":
-            self.found[found.method] = found
-
-    def warn(self, text: str) -> None:
-        """Tell the user something, in the record too."""
-        self._warnings.append(text)
-        if self._warn is not None:
-            self._warn(text)
-
-    def progress(self, what: str, model: str = "tuned") -> CountCallback | None:
-        """A callback for a computation's progress, None where nobody asks."""
-        return counting(self._progress, what + (" of the base" if model == "base" else ""))
+    tuned, base = predictions(fp32, subject), None
+    if writer.has_adapter:
+        with writer.base():
+            base = predictions(fp32, subject)
+    targets = records.target_records(writer, subject, words, tuned, base)
+    record = records.begin(writer, subject, words, kinds) | {
+        "warnings": warnings,
+        "seed": settings.seed,
+        "settings": dataclasses.asdict(settings),
+        "precision": {
+            "gradients": "fp32", "attention": "fp32", "perturbation": writer.device.precision,
+        },
+        "targets": targets,
+        "target": targets[0],
+    }  # fmt: skip
+    models = ("tuned", "base") if with_base else ("tuned",)
+    return Analysis(writer, fp32, subject, settings, words, kinds, models, record, say, progress)
 
 
 def _check_drawn(writer: LoadedModel, settings: AnalysisSettings) -> None:
@@ -192,3 +151,195 @@ def _check_drawn(writer: LoadedModel, settings: AnalysisSettings) -> None:
     for noun, wanted in (("layer", settings.layers), ("head", settings.heads)):
         name = {"layer": "num_hidden_layers", "head": "num_attention_heads"}[noun]
         in_range(wanted, int(getattr(writer.bare.config, name, 0)), noun)
+
+
+def select_targets(
+    writer: LoadedModel, text: str, settings: AnalysisSettings, warn: Callable[[str], None]
+) -> Subject:
+    """The text with the tokens to be explained.
+
+    Args:
+        writer: The model, computing in fp32.
+        text: What the user gave.
+        settings: What is asked for.
+        warn: Told what the user should know.
+
+    Raises:
+        InputError: There is no text, or the word asked for is not in it.
+        RunError: The model writes nothing, or computes no numbers.
+    """
+    if not text:
+        raise InputError("there is no text to explain", 'give one, as cwgpt analyze "The door"')
+    text = whole_characters(text)
+    if settings.write is not None:
+        subject = _written(writer, text, settings)
+    else:
+        subject = _given(writer, text, settings)
+    if subject.view_start:
+        warn(
+            f"the text is longer than the model's window of {writer.window} tokens: its first "
+            f"{subject.view_start:,} characters are not explained"
+        )
+    if subject.targets[0].position == 1 and subject.targets[-1].position == 1:
+        warn("nothing but the start of the text stands before the target: it explains nothing")
+    return subject
+
+
+def _given(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
+    # A line break is a word that can be explained; blanks alone are none.
+    if not text.strip() and "\n" not in text:
+        raise InputError("there is nothing but blanks to explain", "give a text with words")
+    subject = read(writer, text)
+    foil = None
+    if settings.contrast is not None:
+        foil = first_token(writer.tokenizer, settings.contrast)
+    if settings.target is not None:
+        positions = tokens_of(subject, settings.target)
+        # The foil stands against the word's first token; what follows depends on that one.
+        places = positions[:1] if foil is not None else positions
+        targets = [Target(place, subject.ids[place], foil) for place in places]
+    elif settings.next_word is not None:
+        wanted = first_token(writer.tokenizer, settings.next_word)
+        targets = [Target(subject.length, wanted, foil)]
+    else:
+        targets = [Target(subject.length, next_token(writer, subject), foil)]
+    for target in targets:
+        if target.foil == target.id:
+            raise InputError(
+                f"the target and {settings.contrast!r} begin with the same token",
+                "compare with another word",
+            )
+    return with_targets(subject, targets)
+
+
+def _written(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
+    """The text and what the model writes after it, every written token a target."""
+    from ..generation.engine import write
+    from ..generation.sampling.presets import settings_for
+
+    count = settings.write or 1
+    if count >= writer.window // 2:
+        raise InputError(
+            f"--write {count} is more than half of the model's window of {writer.window} tokens",
+            f"write at most {writer.window // 2 - 1}",
+        )
+    on_processor = writer.device.torch_device.type == "cpu"
+    wanted = {
+        "max_new_tokens": count,
+        "seed": settings.seed,
+        "weights": "fp32" if on_processor else "transformers",
+    }
+    prompt = read(writer, text, room=count + 1)
+    seen = text[prompt.view_start :]
+    made = write(writer, seen, settings_for(settings.preset, wanted))[0]
+    if not made.tokens:
+        raise RunError("the model ended the text at once", "try another seed or a longer text")
+    ids = (*prompt.ids, *(token.id for token in made.tokens))
+    subject = dataclasses.replace(
+        prompt,
+        text=text + made.text,
+        ids=ids,
+        spans=(*prompt.spans, *written_spans(made.tokens, len(text), len(text) + len(made.text))),
+        prompt_characters=len(text),
+    )
+    start = len(prompt.ids)
+    targets = [Target(start + index, token.id) for index, token in enumerate(made.tokens)]
+    subject = with_targets(subject, targets)
+    for token, found in zip(made.tokens, predictions(writer, subject, 1), strict=True):
+        if abs(token.logprob - found.log_probability) > _AGREE:
+            raise RunError(
+                "the explained pass is not the one that wrote: log-probabilities differ by "
+                f"{abs(token.logprob - found.log_probability):.3f} nats"
+            )
+    return subject
+
+
+def written_spans(tokens: Sequence[Token], start: int, end: int) -> list[tuple[int, int]]:
+    """The characters of the text that each written token stands for.
+
+    Tokens that are parts of one character all have that character's span.
+    """
+    spans: list[tuple[int, int]] = []
+    content = b""
+    whole = start
+    open_from = 0
+    for index, token in enumerate(tokens):
+        content += token.bytes
+        try:
+            count = len(content.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            if error.end < len(content) or index - open_from > 4:
+                count = len(content.decode("utf-8", "replace"))
+            else:
+                spans.append((whole, whole))
+                continue
+        last = min(whole + count, end)
+        spans[open_from:] = [(whole, last)] * (index + 1 - open_from)
+        whole, content, open_from = last, b"", index + 1
+    spans[open_from:] = [(whole, end)] * (len(tokens) - open_from)
+    return spans
+
+
+def why(
+    writer: LoadedModel,
+    text: str,
+    word: str,
+    count: int = 6,
+    *,
+    view: int = 40,
+    least: float = 0.05,
+) -> str:
+    """Why a word of a text is there.
+
+    Args:
+        writer: The model.
+        text: The text that holds the word, to its last place; what follows it is not read.
+        word: The word.
+        count: How many words to name.
+        view: Tokens before the word that are replaced, word by word: enough for what decides most
+            words, few enough for a few seconds.
+        least: Changes below this are not named, in nats.
+
+    Returns:
+        Some lines: how likely it was, what else could have come, what spoke for and against it.
+
+    Raises:
+        InputError: The word is not in the text.
+    """
+    from .methods.occlusion import leave_one_out
+
+    exact = writer.in_precision("fp32")
+    whole = read(exact, text)
+    first = tokens_of(whole, word)[0]
+    begin = max(1, first - _CONTEXT)
+    subject = dataclasses.replace(
+        whole,
+        ids=(whole.ids[0], *whole.ids[begin:first]),
+        spans=(whole.spans[0], *whole.spans[begin:first]),
+        view_start=whole.spans[begin][0],
+    )
+    subject = with_targets(subject, [Target(subject.length, whole.ids[first])])
+    said = predictions(exact, subject, 4)[0]
+    shown = exact.tokenizer.decode
+    token = whole.ids[first]
+    others = ", ".join(
+        f"{shown([other]).strip()!r} {p:.0%}" for other, p in said.likeliest if other != token
+    )
+    lines = [
+        f"{shown([token]).strip()!r} had a probability of "
+        f"{np.exp(said.log_probability):.1%} (rank {said.rank}); others: {others}"
+    ]
+    if subject.length == 1:
+        return lines[0] + "\nNothing stands before it."
+    found = leave_one_out(exact, subject, first=max(1, subject.length - view))
+    words = words_of(subject)
+    scores = word_sums(found.scores[0], [word.tokens for word in words])
+    order = np.argsort(-np.abs(scores))
+    for name, sign in (("for it", 1), ("against it", -1)):
+        some = [i for i in order if scores[i] * sign > least][:count]
+        if some:
+            told = ", ".join(f"{words[i].text.strip() or '⏎'} {scores[i]:+.2f}" for i in some)
+            lines.append(f"{name}: {told}")
+    if len(lines) == 1:
+        return lines[0] + "\nNone of the words just before it matters by itself."
+    return "\n".join([*lines, "in nats: what it loses without each of these words"])

@@ -1,4 +1,4 @@
-"""What is explained and how, as one set of settings: the flags of the command and of the API."""
+"""Settings of an explanation: what is explained, by which methods, and which files are written."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class AnalysisSettings:
     """Settings of an explanation; see the field's help."""
 
     write: int | None = setting(
-        None, "Let the model write so many tokens after the text, and explain each of them.",
+        None, "Generate N tokens after the text, and explain each of them.",
         low=1, high=1000, group=_WHAT, metavar="N",
     )  # fmt: skip
     target: str | None = setting(
-        None, "Explain this word of the text (its last place) instead of the next token.",
+        None, "Explain this word of the text (its last occurrence) instead of the next token.",
         group=_WHAT, metavar="WORD",
     )  # fmt: skip
     next_word: str | None = setting(
@@ -33,37 +33,40 @@ class AnalysisSettings:
         group=_WHAT, metavar="WORD",
     )  # fmt: skip
     contrast: str | None = setting(
-        None, "Explain why the target and not this word.", group=_WHAT, metavar="WORD"
+        None,
+        "Explain why the target rather than this word (the foil).",
+        group=_WHAT,
+        metavar="WORD",
     )
     preset: str | None = setting(
-        None, "With --write: ready settings by genre or mood.", group=_WHAT, metavar="NAME"
+        None, "With --write: sampling preset by genre or mood.", group=_WHAT, metavar="NAME"
     )
     methods: list[str] = setting(
-        list(METHODS), f"Which methods: {', '.join(METHODS)}.", group=_HOW, metavar="NAME,…"
+        list(METHODS), f"Methods to compute: {', '.join(METHODS)}.", group=_HOW, metavar="NAME,…"
     )
     baseline: str = setting(
-        "zero", "What integrated gradients start from: zero, the mean embedding, or end of text.",
+        "zero", "Baseline of integrated gradients: zero or mean embedding, or end-of-text token.",
         choices=("zero", "mean", "end_of_text"), group=_HOW,
     )  # fmt: skip
     steps: int | None = setting(
-        None, "Steps of integrated gradients; without it, as many as its error needs.",
+        None, "Integration steps; default: as many as the convergence delta needs.",
         low=1, high=2000, group=_HOW, metavar="N",
     )  # fmt: skip
     samples: int = setting(
-        20, "Random replacements for each token.", low=2, high=10000, group=_HOW, metavar="N"
+        20, "Random replacements per token.", low=2, high=10000, group=_HOW, metavar="N"
     )
     law: str = setting(
-        "unigram", "What tokens are replaced by: any, by frequency, or as the model expects.",
+        "unigram", "Replacement distribution: any token, by frequency, or as the model predicts.",
         choices=("uniform", "unigram", "model"), group=_HOW,
     )  # fmt: skip
     unit: str = setting(
-        "word", "What occlusion leaves out at once.",
+        "word", "Unit that occlusion replaces at once.",
         choices=("token", "word", "sentence", "part"), group=_HOW,
     )  # fmt: skip
     base: bool = setting(
         True, "Compute attributions of the base model too; about twice the time.", group=_HOW
     )
-    seed: int = setting(42, "Of everything that is random.", low=0, group=_HOW, metavar="N")
+    seed: int = setting(42, "Random seed.", low=0, group=_HOW, metavar="N")
     layers: list[int] | None = setting(
         None, "Draw only these layers, counted from 0.", group=_FILES, metavar="N,…"
     )
@@ -71,9 +74,9 @@ class AnalysisSettings:
         None, "Draw only these heads, counted from 0.", group=_FILES, metavar="N,…"
     )
     without_sink: bool = setting(
-        False, "Draw the attention without its first token, too.", group=_FILES
+        False, "Draw the attention without its first token (the sink) as well.", group=_FILES
     )
-    svg: bool = setting(False, "Write every picture as SVG, too.", group=_FILES)
+    svg: bool = setting(False, "Write every figure as SVG as well.", group=_FILES)
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,9 +1,8 @@
-"""What is explained: a text as the model reads it, and the tokens to be accounted for.
+"""The subject of an analysis: a text as token ids, and the tokens to be explained (targets).
 
-The index convention of the whole room: ``ids[0]`` is the start-of-text token, logits after
-``ids[: position]`` predict the token at ``position``, so that a target at ``position`` can owe
-something to ``ids[: position]`` and to nothing else. A target at ``len(ids)`` is the token that
-would come next.
+Index convention: ``ids[0]`` is the start-of-text token, logits after ``ids[: position]`` predict
+the token at ``position``, so that a target at ``position`` depends on ``ids[: position]`` and on
+nothing else. A target at ``len(ids)`` is the token that would come next.
 """
 
 from __future__ import annotations

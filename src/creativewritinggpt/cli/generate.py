@@ -302,7 +302,7 @@ def _session(
 
 def _explain(writer: LoadedModel, text: str, word: str) -> str:
     """Why a word is there, for the session's ``/why``."""
-    from ..analysis.why import why
+    from ..analysis.run import why
 
     return why(writer, text, word)
 

@@ -1,24 +1,36 @@
-"""Attention weights of all layers and heads, checked before anybody looks at them.
+"""Attention weights of all layers and heads, statistics of each head, and attention rollout.
 
-The fused attention that makes a model fast gives no weights, and gives none in silence; some ways
-of asking for them have given weights without the causal mask. So one pass is run with the plain
-("eager") attention, the former one is put back whatever happens, and what comes out has to be
-attention: a map a layer, rows that sum to 1, nothing above the diagonal.
+Fused attention returns no weights, without an error, and some implementations have returned weights
+without the causal mask. So one pass is run with transformers' eager attention, the former one is
+restored whatever happens, and the result is checked: a map per layer, rows that sum to 1, nothing
+above the diagonal (a model that looks ahead is refused here and nowhere else).
 
-Two things to know before reading a map. The first token takes most of the attention in most heads,
-for it has to go somewhere: a sink, not a meaning (Xiao et al. 2023, "Efficient Streaming Language
-Models with Attention Sinks"), which is why everything here exists with and without it. And where a
-head looks is not yet what its output owes to it: attention is not attribution.
+The first token takes most of the attention in most heads, since the weights have to sum to 1: a
+sink (Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks"). Every result
+exists with and without it. And where a head looks is not what its output contributes: attention is
+not attribution.
 
-The pass is in fp32 whatever the writer's precision, so that rows sum to 1; all layers of it are in
-memory at once, and a long text is refused where that would not fit.
+Rollout (Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers") takes half of each
+layer's output to come from the token itself (the residual stream) and half by the mean attention of
+its heads, and multiplies the layers::
+
+    R = Ã_L · … · Ã_1        Ã = (A + I) / 2
+
+In a causal model the first token attends to itself alone, so that mass that reaches it stays: with
+depth R drifts to the first column whatever the text says. Masking that column and renormalizing
+would hand its part to the second token (98 % in the starter's 30 layers). So the rollout without
+the sink leaves the weight on the first token with the token that looks. Values, output projections
+and MLPs are left out of it, and early tokens gain with every layer even so.
+
+The pass is in fp32 whatever the model's precision, so that rows sum to 1; all its layers are in
+memory at once, and a text is refused for which that would not fit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +39,12 @@ import torch
 from ...devices import memory
 from ...errors import InputError
 from ...models.checks import first_line, quiet
-from ..registry import Attribution, Figure, Method, Score
+from ..registry import Analysis, Attribution, Figure, Method, Score
 from ..subject import Subject
+from ..text.words import Word
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
-    from ..run import Analysis
 
 # More than this is stored in half precision, in bytes of fp32.
 STORED_WHOLE = 200_000_000
@@ -42,6 +54,10 @@ _ROUGH = 2e-2
 # A row that gives the first token all but this says nothing about the others.
 _REST = 1e-6
 _FAMILIES = "models of the GPT-2, Llama and Qwen families work"
+MEASURES = (
+    "distance", "distance_without_sink", "entropy", "first_token_mass", "previous_token_mass",
+    "self_mass", "induction_mass", "prompt_mass", "name_mass",
+)  # fmt: skip
 
 
 class NoAttention(InputError):
@@ -223,10 +239,172 @@ def mean_attention(maps: AttentionMaps, subject: Subject, *, sink: bool = False)
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadStatistics:
+    """Numbers of every head, each ``[layers, heads]``, NaN where the text has nothing of the kind.
+
+    Attributes:
+        distance: How many tokens back it looks, weighted by its attention.
+        distance_without_sink: The same with the first token left out.
+        entropy: Of its attention, in nats.
+        first_token_mass: Its attention to the first token.
+        previous_token_mass: To the token just before, counted from the third token on.
+        self_mass: To the very token that looks.
+        induction_mass: To what followed an earlier occurrence of the token that looks; from the
+            tokens that have one (Olsson et al. 2022, "In-context Learning and Induction Heads").
+        prompt_mass: To the prompt without the first token, from where the story begins.
+        name_mass: To names, from the first name on.
+        chance: Each measure for attention spread evenly over what can be seen.
+    """
+
+    distance: np.ndarray
+    distance_without_sink: np.ndarray
+    entropy: np.ndarray
+    first_token_mass: np.ndarray
+    previous_token_mass: np.ndarray
+    self_mass: np.ndarray
+    induction_mass: np.ndarray
+    prompt_mass: np.ndarray
+    name_mass: np.ndarray
+    chance: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: lists of lists, None for a measure that the text has nothing of."""
+        record: dict[str, Any] = {}
+        for name in MEASURES:
+            values = getattr(self, name)
+            record[name] = None if np.isnan(values).all() else values.tolist()
+        record["chance"] = {k: None if np.isnan(v) else v for k, v in self.chance.items()}
+        return record
+
+
+def statistics(
+    maps: AttentionMaps,
+    subject: Subject,
+    words: Sequence[Word],
+    tags: Sequence[set[str]],
+) -> HeadStatistics:
+    """The numbers of every head.
+
+    Args:
+        maps: The attention with its first token.
+        subject: The text.
+        words: Its words.
+        tags: Their kinds, as ``tags.tag`` gives them.
+    """
+    measure = _measures(subject, words, tags)
+    found: dict[str, np.ndarray] = {
+        name: np.full((maps.layers, maps.heads), np.nan) for name in MEASURES
+    }
+    for layer in range(maps.layers):
+        for head in range(maps.heads):
+            for name, value in measure(maps.weights[layer, head].astype(np.float64)).items():
+                found[name][layer, head] = value
+    even = np.tril(np.ones((maps.tokens, maps.tokens)))
+    return HeadStatistics(**found, chance=measure(even / even.sum(-1, keepdims=True)))
+
+
+def _measures(
+    subject: Subject, words: Sequence[Word], tags: Sequence[set[str]]
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """A function from ``[query, key]`` to the numbers of one head."""
+    length = subject.length
+    place = np.arange(length, dtype=np.float64)
+    prompt, names = np.zeros(length), np.zeros(length)
+    begins = length
+    for word, kinds in zip(words, tags, strict=True):
+        tokens = list(word.tokens)
+        if word.written:
+            begins = min(begins, tokens[0])
+        elif tokens != [0]:
+            prompt[tokens] = 1
+        if "name" in kinds:
+            names[tokens] = 1
+    # The token before the first written one is the first that looks on the story's behalf.
+    telling = place >= begins - 1 if begins < length and prompt.any() else np.zeros(length, bool)
+    naming = (np.cumsum(names) > 0) & (place > 0)
+    followed = _followed(subject.ids)
+
+    def measure(weights: np.ndarray) -> dict[str, float]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            information = np.where(weights > 0, weights * np.log(weights), 0).sum(-1)
+            rest = 1 - weights[:, 0]
+            seen = weights @ place  # the first token adds nothing to it
+            near = np.where(rest > 1e-6, place - seen / rest, np.nan)
+        diagonal = np.diagonal(weights)
+        found = {
+            "distance": _mean((place - seen)[1:]),
+            "distance_without_sink": _mean(near[1:][~np.isnan(near[1:])]),
+            "entropy": _mean(-information[1:]),
+            "first_token_mass": _mean(weights[1:, 0]),
+            "previous_token_mass": _mean(np.diagonal(weights, -1)[1:]),
+            "self_mass": _mean(diagonal[1:]),
+            "induction_mass": _mean(np.array([weights[q, keys].sum() for q, keys in followed])),
+            "prompt_mass": _mean((weights @ prompt)[telling]),
+            "name_mass": _mean((weights @ names)[naming]),
+        }
+        return found
+
+    return measure
+
+
+def _followed(ids: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """For each token that came before: its position, and those just after its earlier places."""
+    places: dict[int, list[int]] = {}
+    result = []
+    for position, token in enumerate(ids):
+        earlier = places.setdefault(token, [])
+        after = [place + 1 for place in earlier if place + 1 < position]
+        if after:
+            result.append((position, after))
+        if position:
+            earlier.append(position)
+    return result
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def rollout(maps: AttentionMaps, sink: bool = True) -> np.ndarray:
+    """The product of all layers.
+
+    Args:
+        maps: The attention with its first token.
+        sink: Whether attention to the first token counts; without it, it stays where it is.
+
+    Returns:
+        ``[tokens, tokens]`` float64, lower triangular, rows summing to 1.
+    """
+    result = np.eye(maps.tokens)
+    for layer in maps.weights:
+        mean = layer.mean(0, dtype=np.float64)
+        if not sink:
+            np.fill_diagonal(mean, np.diagonal(mean) + mean[:, 0])
+            mean[1:, 0] = 0
+        mean /= mean.sum(-1, keepdims=True)  # half precision sums to 1 only roughly
+        result = 0.5 * (mean @ result + result)
+    return result
+
+
+def rollout_attribution(
+    maps: AttentionMaps, subject: Subject, *, sink: bool = False
+) -> Attribution:
+    """The rows of the rollout that belong to the targets.
+
+    Returns:
+        Shares: each row sums to 1 over the tokens before its target.
+    """
+    queries = [target.position - 1 for target in subject.targets]
+    return (ROLLOUT if sink else ROLLOUT_WITHOUT_SINK).attribution(
+        rollout(maps, sink)[queries],
+        {"layers": maps.layers, "heads": maps.heads, "sink": sink},
+    )
+
+
 def compute(analysis: Analysis) -> None:
     """Attention of every head, its statistics, its mean and its rollout."""
-    from .heads import statistics
-    from .rollout import rollout_attribution
+    from .attention import rollout_attribution, statistics
 
     try:
         maps = capture(analysis.fp32, analysis.subject)

@@ -1,14 +1,23 @@
-"""What the fine-tuning changed: the same text read by the base model and by the tuned one.
+"""The effect of the fine-tuning: the same text read by the base model and by the tuned one.
 
-One set of weights does for both, since the adapter can be switched off. For every token of the text
-there is how much likelier the tuning made it, at every place how far the two predictions are apart,
-and which tokens gained and lost most. All distributions are compared in fp32, some positions at a
-time, so that no more than a few hundred rows of logits exist at once.
+The adapter is switched off and on, so that one set of weights does for both. For each token of the
+text there is the change of its log-probability, for each position the KL divergence of the two
+predictions, and the tokens that gained and lost most. Distributions are compared in fp32, some
+positions at a time.
+
+The size of an update ``scale · B A`` of rank r is measured without multiplying it out::
+
+    ‖B A‖² = trace(Aᵀ Bᵀ B A) = sum of (Bᵀ B) ∘ (A Aᵀ)        two r × r matrices
+
+Other kinds of adapters, and several at once, are merged into a copy of the projection, one at a
+time.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +30,97 @@ from ...console import CountCallback
 from ...generation.text import vocabulary
 from ...models.scoring import body_and_head
 from .. import registry
-from ..registry import Method
+from ..registry import Analysis, Method
 from ..subject import Subject
 from .attention import AttentionMaps, capture
-from .updates import Update, updates
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
-    from ..run import Analysis
 
+_LAYER = re.compile(r"\.(\d+)\.")
 # Positions whose distributions exist at once, two of each.
-_CHUNK = 256
+POSITIONS_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """The change of one projection.
+
+    Attributes:
+        name: Of the projection in the model.
+        layer: The number of the layer, from 0; None for a projection outside the layers.
+        projection: What it is called within its layer: ``attn.c_attn``, ``self_attn.q_proj``.
+        norm: Frobenius norm of the update.
+        relative: The same over the norm of the base weight.
+    """
+
+    name: str
+    layer: int | None
+    projection: str
+    norm: float
+    relative: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def updates(writer: LoadedModel) -> list[Update]:
+    """The update of every projection that has an adapter, in the model's order; none without one.
+
+    Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+    """
+    if not writer.has_adapter:
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    result = []
+    for name, module in writer.bare.named_modules():
+        if not isinstance(module, BaseTunerLayer) or not list(module.active_adapters):
+            continue
+        weight = getattr(module.get_base_layer(), "weight", None)
+        if weight is None or weight.ndim != 2:
+            continue
+        with torch.no_grad():
+            own = float(torch.linalg.norm(weight.detach().float()))
+            norm = _low_rank(module)
+            norm = _merged(module) if norm is None else norm
+        number = _LAYER.search(f".{name}")
+        result.append(
+            Update(
+                name=name,
+                layer=int(number.group(1)) if number else None,
+                projection=f".{name}"[number.end() :] if number else name,
+                norm=norm,
+                relative=norm / own if own else float("inf") if norm else 0.0,
+            )
+        )
+    return result
+
+
+def _low_rank(module: Any) -> float | None:
+    """The norm of a plain LoRA update; None for any other kind."""
+    active = [name for name in module.active_adapters if name in getattr(module, "lora_A", {})]
+    if len(active) != 1 or len(module.active_adapters) != 1:
+        return None
+    name = active[0]
+    if getattr(module, "use_dora", {}).get(name) or getattr(module, "lora_variant", {}).get(name):
+        return None
+    first, second = _exact(module.lora_A[name].weight), _exact(module.lora_B[name].weight)
+    square = ((second.T @ second) * (first @ first.T)).sum()
+    return float(square.clamp(min=0).sqrt()) * abs(float(module.scaling[name]))
+
+
+def _exact(weight: Tensor) -> Tensor:
+    return weight.detach().cpu().double()
+
+
+def _merged(module: Any) -> float:
+    """The norm of what merging would add, tried on a copy."""
+    twin = copy.deepcopy(module)
+    before = _exact(twin.get_base_layer().weight).clone()
+    twin.merge()
+    return float(torch.linalg.norm(_exact(twin.get_base_layer().weight) - before))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,13 +237,13 @@ def compare(
         with writer.base():
             base = body(input_ids=ids, use_cache=False)[0]
     comparison = _Comparison(subject, top)
-    for start in range(0, len(tuned), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, len(tuned), POSITIONS_AT_ONCE):
+        part = slice(start, start + POSITIONS_AT_ONCE)
         with torch.no_grad():
             logs = [F.linear(s[part], weight, bias).float().log_softmax(-1) for s in (tuned, base)]
         comparison.add(start, *logs)
         if progress is not None:
-            progress(min(start + _CHUNK, len(tuned)), len(tuned))
+            progress(min(start + POSITIONS_AT_ONCE, len(tuned)), len(tuned))
     moved = None
     if attention:
         maps = maps or capture(writer, subject)

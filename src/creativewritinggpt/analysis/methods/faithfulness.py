@@ -1,4 +1,4 @@
-"""Is an attribution true? Take away what it ranks first, and see whether the prediction falls.
+"""Faithfulness: whether the prediction falls when what an attribution ranks first is replaced.
 
 The tokens before a target are ranked, those that support it most first. Replacing the first of
 them (in place, never deleting) gives the deletion curve of the target's score, keeping only them
@@ -8,18 +8,36 @@ arXiv 1911.03429), as means over the fractions::
     comprehensiveness = score(text) - score(text without the first k %)    high is good
     sufficiency       = score(text) - score(only the first k %)            low is good
 
-Alone they say little, since replacing anything hurts a prediction; so random rankings are judged in
-the same way, on the same replacements, and a method that does not beat them is said not to.
-The replaced texts are unlike any text, whatever stands in (Hsia et al. 2024, arXiv 2408.11252), so
-two replacement laws are used: the end-of-text token, and tokens as frequent texts have them, one
-draw for each position. A method is called better than random only if it is under every law.
+Alone they say little, since replacing anything hurts a prediction; so R random rankings are judged
+in the same way, on the same replacements. An attribution is *better than random* if it beats 95 %
+of them in comprehensiveness and in the area under the deletion curve. The replaced texts are unlike
+any text, whatever stands in (Hsia et al. 2024, arXiv 2408.11252), so that there are two replacement
+distributions, the end-of-text token and tokens as frequent texts have them, and the attribution has
+to be better under each.
+
+**Power.** In a short text that test can't tell even a true ranking from random ones: of n tokens
+one random ranking in n begins with the same token, and two such among 20 are enough to fail. The
+power is computed for each text: let q be the chance that the best ranking known beats a random
+one; it passes with probability::
+
+    power = P(Binomial(R, q) ≥ 0.95 R)
+
+The best ranking known is that by single-token occlusion under the same replacements, and q the
+share of the R random rankings that it beats, the least over distributions and statistics (they are
+tested together, so that this is an upper bound). Beyond 50 tokens q is 1 - 1/n, the chance that a
+random ranking does not begin with the one token that decides. Where the power is below one half, an
+attribution that is not better than random is called *too short to tell*.
+
+Trade-off: R = 20 keeps judging cheap, and makes q coarse: with 18 of 20 beaten the power is 0.39,
+with 19 it is 0.74.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,39 +45,163 @@ from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from .. import registry
-from ..registry import Attribution, Figure, Method
-from ..subject import Subject, with_targets
-from .rankings import Curves, Replaced, area, mean_drop, ranking
-from .replacements import draws
-
-if TYPE_CHECKING:
-    from ..run import Analysis
+from ..registry import Analysis, Attribution, Figure, Method
+from ..runtime.prefix_cache import Predictions, PrefixCache
+from ..subject import Subject, Target, with_targets
+from .perturbation import draw_replacements
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
 # The curves go on beyond the fractions, to the text with nothing left.
 _REST = (0.75,)
 _MOST_TARGETS = 4
-# Of so few tokens a random ranking is often as good as the best.
-FEW = 10
 # Of the random rankings, the share that a good one must beat.
 _SHARE = 0.95
+# With less power an attribution that is not better than random may be a true one.
+LEAST_POWER = 0.5
+# Up to so many tokens before a target the power is computed from single-token occlusion.
+_MOST_OCCLUDED = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Scores of the target along a ranking, mean over the targets.
+
+    Attributes:
+        deletion: ``[…, points]``, with the first tokens of the ranking replaced.
+        insertion: ``[…, points]``, with all others replaced.
+    """
+
+    deletion: np.ndarray
+    insertion: np.ndarray
+
+
+class _ReplacedTexts:
+    """One target's text with the first of a ranking replaced, or all others.
+
+    Every text is run once, however many rankings lead to it.
+
+    Args:
+        writer: The model, in ``eval()`` mode.
+        subject: The text.
+        target: One of its targets.
+        rankings: ``[rankings, tokens]``: the positions before the target but the first.
+        fill: ``[tokens]``, what stands at each position of the text when it is replaced.
+        points: Shares of the tokens, from 0 to 1.
+
+    Attributes:
+        cost: How many tokens the passes read at least.
+    """
+
+    def __init__(
+        self,
+        writer: LoadedModel,
+        subject: Subject,
+        target: Target,
+        rankings: np.ndarray,
+        fill: np.ndarray,
+        points: Sequence[float],
+    ) -> None:
+        self.writer, self.target = writer, target
+        self.ids = np.array(subject.ids[: target.position], dtype=np.int64)
+        tokens = rankings.shape[1]
+        self.counts = [_count(point, tokens) for point in points]
+        rows: dict[bytes, int] = {}
+        texts: list[np.ndarray] = []
+        self.deletion = np.zeros((len(rankings), len(points)), dtype=np.int64)
+        self.insertion = np.zeros_like(self.deletion)
+        for row, order in enumerate(rankings):
+            for column, count in enumerate(self.counts):
+                for into, replaced in (
+                    (self.deletion, order[:count]),
+                    (self.insertion, order[count:]),
+                ):
+                    text = self.ids.copy()
+                    text[replaced] = fill[replaced]
+                    key = text.tobytes()
+                    if key not in rows:
+                        rows[key] = len(texts)
+                        texts.append(text)
+                    into[row, column] = rows[key]
+        self.texts = np.stack(texts)
+        same = self.texts == self.ids
+        begins = np.where(same.all(1), len(self.ids), (~same).argmax(1))
+        self.cost = int((len(self.ids) - begins).sum())
+
+    def run(self, progress: CountCallback | None) -> Curves:
+        """Scores ``[rankings, points]``."""
+        scores = _scores(self.writer, self.target, self.ids, self.texts, progress)
+        return Curves(scores[self.deletion], scores[self.insertion])
+
+
+def _scores(
+    writer: LoadedModel,
+    target: Target,
+    ids: np.ndarray,
+    variants: np.ndarray,
+    progress: CountCallback | None,
+) -> np.ndarray:
+    """The score of a target after each variant ``[variants, tokens]`` of the text ``ids``."""
+    cache = PrefixCache(writer, ids.tolist(), [len(ids) - 1])
+    predictions = Predictions(cache)
+    drops = np.zeros(len(variants))
+    for part in cache.passes(variants, progress):
+        drops[part.rows] = predictions.drops(part, [target])[:, 0]
+    return predictions.score(target) - drops
+
+
+def ranking(scores: np.ndarray, signed: bool, *, seed: int = 0) -> np.ndarray:
+    """Positions in the order of their scores, the start token left out.
+
+    Args:
+        scores: ``[tokens]``, the start token's first.
+        signed: Supporting first; else by size.
+        seed: Ties are ordered at random, so that a method that says nothing gains nothing.
+
+    Returns:
+        int64 ``[tokens - 1]``.
+    """
+    value = scores[1:] if signed else np.abs(scores[1:])
+    ties = np.random.default_rng(seed).random(len(value))
+    return np.lexsort((ties, -value)) + 1
+
+
+def area(points: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """The area under a curve by the trapezoid rule, ``[…]`` of ``[…, points]``."""
+    widths = np.diff(points)
+    result: np.ndarray = ((values[..., 1:] + values[..., :-1]) / 2 * widths).sum(-1)
+    return result
+
+
+def mean_drop(
+    points: Sequence[float], fractions: Sequence[float], values: np.ndarray, whole: np.ndarray
+) -> np.ndarray:
+    """Mean of whole - value over the fractions (AOPC), ``[…]`` of ``[…, points]`` and ``[…]``."""
+    columns = [list(points).index(fraction) for fraction in fractions]
+    result: np.ndarray = (whole[..., None] - values[..., columns]).mean(-1)
+    return result
+
+
+def _count(fraction: float, tokens: int) -> int:
+    """How many tokens a fraction is: at least one where it is not 0."""
+    return 0 if fraction == 0 else min(tokens, max(1, round(fraction * tokens)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Faithfulness:
-    """How true an attribution is, under each replacement law.
+    """How faithful an attribution is, under each replacement distribution.
 
     Attributes:
         method: Of the attribution.
-        laws: For each law ``comprehensiveness``, ``sufficiency`` (nats), ``deletion`` and
-            ``insertion`` (``fractions``, ``values``, ``random_mean``, ``random_low``,
-            ``random_high``, ``auc``), ``random`` (for each number its ``mean``, ``low`` and
-            ``high``: the middle 90 % of the random rankings), ``beaten`` (how many random
-            rankings are worse, for comprehensiveness and deletion), ``p_value``,
+        laws: For each replacement distribution ``comprehensiveness``, ``sufficiency`` (nats),
+            ``deletion`` and ``insertion`` (``fractions``, ``values``, ``random_mean``,
+            ``random_low``, ``random_high``, ``auc``), ``random`` (for each number its ``mean``,
+            ``low`` and ``high``: the middle 90 % of the random rankings), ``beaten`` (how many
+            random rankings are worse, for comprehensiveness and deletion), ``p_value``,
             ``better_than_random``.
-        better_than_random: Under every law.
-        p_value: The largest of the laws'.
-        sentence: The same for people.
+        better_than_random: Under every distribution.
+        p_value: The largest of the distributions'.
+        power: The chance that the best ranking known would be told from random ones.
+        sentence: The verdict with its numbers.
         settings: Rankings, fractions, seed, positions of the targets judged, of how many.
     """
 
@@ -67,29 +209,36 @@ class Faithfulness:
     laws: dict[str, dict[str, Any]]
     better_than_random: bool
     p_value: float
+    power: float
     sentence: str
     settings: dict[str, Any]
 
     @property
     def comprehensiveness(self) -> float:
-        """Under the first law, nats."""
+        """Under the first distribution, nats."""
         return float(next(iter(self.laws.values()))["comprehensiveness"])
 
     @property
     def sufficiency(self) -> float:
-        """Under the first law, nats."""
+        """Under the first distribution, nats."""
         return float(next(iter(self.laws.values()))["sufficiency"])
 
+    @property
+    def verdict(self) -> str:
+        """``registry.BETTER``, ``NO_BETTER``, or ``TOO_SHORT`` where the test has no power."""
+        return _verdict(self.better_than_random, self.power)
+
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; the numbers of the first law stand at the top as well."""
+        """Ready for JSON; the numbers of the first distribution stand at the top as well."""
         law, first = next(iter(self.laws.items()))
         return {
             "method": self.method,
             "law": law,
             **first,
             "better_than_random": self.better_than_random,
-            "verdict": registry.BETTER if self.better_than_random else registry.NO_BETTER,
+            "verdict": self.verdict,
             "p_value": self.p_value,
+            "power": self.power,
             "sentence": self.sentence,
             "laws": self.laws,
             "settings": self.settings,
@@ -131,11 +280,12 @@ class Judge:
         self.fractions = tuple(sorted(set(fractions)))
         self.points = tuple(sorted({0.0, *self.fractions, *_REST, 1.0}))
         every = len(self.subject.targets)
-        self.judged = sorted(
-            {round(i) for i in np.linspace(0, every - 1, min(every, _MOST_TARGETS))}
-        )
+        judged = sorted({round(i) for i in np.linspace(0, every - 1, min(every, _MOST_TARGETS))})
+        self.judged = judged
+        self.targets = [self.subject.targets[i] for i in judged]
         self.fills = self._fills()
-        self._random: dict[str, Curves] | None = None
+        self._random: dict[str, Curves] = {}
+        self._power = 0.0
 
     def judge(
         self, attribution: Attribution, progress: CountCallback | None = None
@@ -155,24 +305,28 @@ class Judge:
                 f"the scores have the shape {attribution.scores.shape}, the text {expected}",
                 "give an attribution of the same text and targets",
             )
-        own = [
-            ranking(attribution.scores[i, : self.subject.targets[i].position], attribution.signed,
-                    seed=self.seed)[None]
-            for i in self.judged
-        ]  # fmt: skip
-        wanted = own
-        if self._random is None:
-            wanted = [
-                np.concatenate([first, self._random_rankings(first.shape[1])]) for first in own
+        wanted = [
+            ranking(attribution.scores[i, : target.position], attribution.signed, seed=self.seed)[
+                None
             ]
-        found = self._curves(wanted, progress)
-        if self._random is None:
+            for i, target in zip(self.judged, self.targets, strict=True)
+        ]
+        first = not self._random
+        if first:
+            wanted = [np.concatenate([own, self._random_rankings(own.shape[1])]) for own in wanted]
+        found = self._curves(dict.fromkeys(self.fills, wanted), progress)
+        if first:
             self._random = {
                 law: Curves(curves.deletion[1:], curves.insertion[1:])
                 for law, curves in found.items()
             }
-        laws = {
-            law: _verdict(
+            self._power = self._power_of_the_test()
+        return self._faithfulness(attribution.method, self._against_random(found))
+
+    def _against_random(self, found: dict[str, Curves]) -> dict[str, dict[str, Any]]:
+        """The numbers of the first ranking beside those of the random ones, by distribution."""
+        return {
+            law: _numbers(
                 Curves(curves.deletion[0], curves.insertion[0]),
                 self._random[law],
                 self.points,
@@ -180,36 +334,58 @@ class Judge:
             )
             for law, curves in found.items()
         }
-        return self._faithfulness(attribution.method, laws)
+
+    def _power_of_the_test(self) -> float:
+        """The chance that the best ranking known beats 95 % of the random ones; see the module."""
+        tokens = float(np.mean([target.position - 1 for target in self.targets]))
+        if tokens > _MOST_OCCLUDED:
+            return power(1 - 1 / tokens, self.random_rankings)
+        best = {
+            law: [self._by_occlusion(target, fill) for target in self.targets]
+            for law, fill in self.fills.items()
+        }
+        numbers = self._against_random(self._curves(best, None))
+        beaten = min(min(found["beaten"].values()) for found in numbers.values())
+        return power(beaten / self.random_rankings, self.random_rankings)
+
+    def _by_occlusion(self, target: Target, fill: np.ndarray) -> np.ndarray:
+        """The ranking by what the target loses without each single token, ``[1, tokens]``."""
+        ids = np.array(self.subject.ids[: target.position], dtype=np.int64)
+        variants = np.tile(ids, (len(ids), 1))
+        np.fill_diagonal(variants[1:, 1:], fill[1 : len(ids)])
+        scores = _scores(self.writer, target, ids, variants, None)
+        return ranking(scores[0] - scores, True, seed=self.seed)[None]
 
     def _faithfulness(self, method: str, laws: dict[str, dict[str, Any]]) -> Faithfulness:
         better = all(found["better_than_random"] for found in laws.values())
-        targets = self.subject.targets
         return Faithfulness(
             method=method,
             laws=laws,
             better_than_random=better,
             p_value=max(found["p_value"] for found in laws.values()),
-            sentence=_sentence(method, laws, self.random_rankings, better),
+            power=self._power,
+            sentence=_sentence(
+                method, laws, self.random_rankings, _verdict(better, self._power), self._power
+            ),
             settings={
                 "random_rankings": self.random_rankings,
                 "fractions": list(self.fractions),
                 "seed": self.seed,
-                "targets": [targets[i].position for i in self.judged],
-                "targets_in_all": len(targets),
-                "score": "logit difference" if targets[0].foil is not None else "log-probability",
+                "targets": [target.position for target in self.targets],
+                "targets_in_all": len(self.subject.targets),
+                "score": "log-probability" if self.targets[0].foil is None else "logit difference",
             },
         )
 
     def _fills(self) -> dict[str, np.ndarray]:
-        """What stands at each position when it is replaced, ``[tokens]`` a law."""
+        """What stands at each position when it is replaced, ``[tokens]`` by distribution."""
         ids = np.array(self.subject.ids, dtype=np.int64)
         fills = {"end_of_text": np.full_like(ids, self.writer.eos_id)}
         if self.writer.tokenizer is not None and len(ids) > 1:
             # As many draws as positions, each position taking another: a text of one and the
-            # same word would be no law at all.
+            # same word would be no distribution at all.
             count = len(ids) - 1
-            drawn = draws(
+            drawn = draw_replacements(
                 "unigram", self.writer, self.subject.ids, range(1, count + 1),
                 samples=count, seed=self.seed,
             )  # fmt: skip
@@ -224,63 +400,32 @@ class Judge:
         return result
 
     def _curves(
-        self,
-        rankings: list[np.ndarray],
-        progress: CountCallback | None,
+        self, rankings: dict[str, list[np.ndarray]], progress: CountCallback | None
     ) -> dict[str, Curves]:
-        """Curves ``[rankings, points]`` a law, means over the targets.
+        """Curves ``[rankings, points]`` by distribution, means over the targets.
 
         Args:
-            rankings: ``[rankings, tokens]`` for each target.
+            rankings: By distribution, for each target ``[rankings, tokens]``.
             progress: Called with the tokens done and those to do.
         """
-        targets = [self.subject.targets[i] for i in self.judged]
         jobs = [
-            (law, Replaced(self.writer, self.subject, target, order, fill, self.points))
+            (law, _ReplacedTexts(self.writer, self.subject, target, order, fill, self.points))
             for law, fill in self.fills.items()
-            for target, order in zip(targets, rankings, strict=True)
+            for target, order in zip(self.targets, rankings[law], strict=True)
         ]
         total = sum(job.cost for _, job in jobs)
         done = 0
-        sums: dict[str, list[Curves]] = {law: [] for law in self.fills}
+        found: dict[str, list[Curves]] = {law: [] for law in self.fills}
         for law, job in jobs:
-            sums[law].append(job.run(_shifted(progress, done, total)))
+            found[law].append(job.run(_shifted(progress, done, total)))
             done += job.cost
         return {
             law: Curves(
                 np.mean([one.deletion for one in curves], axis=0),
                 np.mean([one.insertion for one in curves], axis=0),
             )
-            for law, curves in sums.items()
+            for law, curves in found.items()
         }
-
-
-def judge(
-    writer: LoadedModel,
-    subject: Subject,
-    attribution: Attribution,
-    *,
-    seed: int = 0,
-    random_rankings: int = 20,
-    fractions: Sequence[float] = FRACTIONS,
-    progress: CountCallback | None = None,
-) -> Faithfulness:
-    """Judge one attribution; for several of the same text, make one :class:`Judge`.
-
-    Args:
-        writer: The model, in ``eval()`` mode.
-        subject: The text with its targets.
-        attribution: What each token is said to do for each target.
-        seed: Of all that is random.
-        random_rankings: How many random rankings it is set against.
-        fractions: Shares of the tokens before the target.
-        progress: Called with the tokens done and those to do.
-
-    Raises:
-        InputError: The attribution belongs to another text; no rankings or fractions.
-    """
-    room = Judge(writer, subject, seed=seed, random_rankings=random_rankings, fractions=fractions)
-    return room.judge(attribution, progress)
 
 
 def _shifted(progress: CountCallback | None, before: int, total: int) -> CountCallback | None:
@@ -290,10 +435,25 @@ def _shifted(progress: CountCallback | None, before: int, total: int) -> CountCa
     return lambda done, _: progress(before + done, total)
 
 
-def _verdict(
+def power(q: float, rankings: int) -> float:
+    """The chance to beat 95 % of some random rankings, each of them with probability ``q``."""
+    needed = math.ceil(_SHARE * rankings)
+    return sum(
+        math.comb(rankings, k) * q**k * (1 - q) ** (rankings - k)
+        for k in range(needed, rankings + 1)
+    )
+
+
+def _verdict(better: bool, chance: float) -> str:
+    if better:
+        return registry.BETTER
+    return registry.NO_BETTER if chance >= LEAST_POWER else registry.TOO_SHORT
+
+
+def _numbers(
     own: Curves, chance: Curves, points: Sequence[float], fractions: Sequence[float]
 ) -> dict[str, Any]:
-    """The numbers of a ranking beside those of random ones, under one law.
+    """The numbers of a ranking beside those of random ones, under one distribution.
 
     Args:
         own: ``[points]``.
@@ -348,33 +508,31 @@ def _band(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def _sentence(method: str, laws: dict[str, dict[str, Any]], rankings: int, better: bool) -> str:
-    """What to tell people, in one or two sentences."""
+def _sentence(
+    method: str, laws: dict[str, dict[str, Any]], rankings: int, verdict: str, chance: float
+) -> str:
+    """The verdict with its numbers."""
     found = next(iter(laws.values()))
     name = method.replace("_", " ")
     cost = (
         f"replacing the tokens that {name} ranks first costs {found['comprehensiveness']:.2f} "
         f"nats, random ones {found['random']['comprehensiveness']['mean']:.2f}"
     )
-    beaten = {name: min(one["beaten"].values()) for name, one in laws.items()}
-    if better:
-        least = min(beaten.values())
-        return f"{cost}: better than {least} of {rankings} random rankings"
-    worst = min(beaten, key=lambda law: beaten[law])
-    label = {"end_of_text": "end-of-text tokens", "unigram": "frequent tokens"}[worst]
-    return (
-        f"no better than random: {cost}; with {label} in their place it beats only "
-        f"{beaten[worst]} of {rankings} random rankings"
+    beaten = {law: min(one["beaten"].values()) for law, one in laws.items()}
+    least = min(beaten, key=lambda law: beaten[law])
+    if verdict == registry.BETTER:
+        return f"{cost}: better than {beaten[least]} of {rankings} random rankings"
+    label = {"end_of_text": "end-of-text tokens", "unigram": "frequent tokens"}[least]
+    more = (
+        f"with {label} in their place it beats only {beaten[least]} of {rankings} random rankings"
     )
+    if verdict == registry.TOO_SHORT:
+        more += f", and the best ranking known would pass with a probability of {chance:.0%}"
+    return f"{verdict}: {cost}; {more}"
 
 
 def compute(analysis: Analysis) -> None:
     """Judge every attribution against random rankings."""
-    if analysis.subject.targets[-1].position <= FEW:
-        analysis.warn(
-            f"with fewer than {FEW} tokens before it hardly any explanation can be told from a "
-            "random one"
-        )
     judge = Judge(analysis.fp32, analysis.subject, seed=analysis.settings.seed)
     known, part = registry.scores(), {}
     for name, found in analysis.found.items():
@@ -382,6 +540,12 @@ def compute(analysis: Analysis) -> None:
             progress = analysis.progress(f"judging {name.replace('_', ' ')}")
             part[name] = judge.judge(found, progress).to_dict()
     analysis.record["faithfulness"] = part
+    short = [name for name, found in part.items() if found["verdict"] == registry.TOO_SHORT]
+    if short:
+        analysis.warn(
+            f"{len(short)} of {len(part)} explanations can't be told from random ones: the text is "
+            f"too short for the test (power {part[short[0]]['power']:.2f})"
+        )
 
 
 METHOD = Method(

@@ -1,10 +1,10 @@
-"""The logit lens: what the model would say if it stopped after each layer.
+"""Logit lens: what the model would predict if it stopped after each layer.
 
-nostalgebraist 2020, "interpreting GPT: the logit lens": hidden states of every layer go through the
-model's own final norm and output head. What transformers calls the last hidden state has been
-through the norm already; norming it twice is the usual mistake, so the last layer here is held
-against the model's own logits. Early layers speak a language of their own that the head only half
-understands: a low rank there says little.
+Hidden states of every layer go through the model's own final norm and output head (nostalgebraist
+2020, "interpreting GPT: the logit lens"). What transformers calls the last hidden state has been
+normed already; norming it twice is the usual mistake, so the last layer equals the model's own
+logits here by test. The states of early layers are not in the basis of the head: a low rank there
+says little.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from torch.nn import functional as F
 from ...errors import InputError
 from ...generation.text import vocabulary
 from ...models.scoring import CHUNK, body_and_head
-from ..registry import Method
+from ..registry import Analysis, Method
 from ..subject import Subject
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
-    from ..run import Analysis
 
 
 @dataclasses.dataclass(frozen=True)

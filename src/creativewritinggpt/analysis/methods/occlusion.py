@@ -1,17 +1,17 @@
-"""Leave one out: what a target's score loses when a piece of the text is replaced.
+"""Occlusion: what a target's score loses when a piece of the text is replaced.
 
-The piece (a token, a word, a sentence, the prompt) is replaced where it stands and never deleted,
-since that would move everything after it. One pass a piece serves all targets. A score is the
-target's log-probability in the text as it is - that with the piece replaced: positive where the
-piece supports the target. Pieces that say the same thing twice get little each, since the other
-still says it; sentences and parts are there for that.
+The piece (a token, a word, a sentence, the prompt) is replaced in place and never deleted, since
+that would move everything after it. One pass per piece serves all targets. A score is the target's
+log-probability in the text as it is, less that with the piece replaced: positive where the piece
+supports the target. Pieces that say the same thing twice get little each; sentences and parts are
+there for that.
 
-Everything is computed in fp32, unless a quick answer is asked for: there are few passes.
+The passes are in fp32 whatever the model's precision.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,18 +19,14 @@ from ...console import CountCallback
 from ...data.text import paragraph_ends, sentence_ends
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
-from ..registry import Attribution, Method, Score
-from ..runtime.changes import Predictions
-from ..runtime.prefix_cache import Reading
+from ..registry import Analysis, Attribution, Method, Score
+from ..runtime.prefix_cache import Predictions, PrefixCache
 from ..subject import Subject, with_targets
 from ..text.words import words_of
-from .replacements import LAWS, draws
-
-if TYPE_CHECKING:
-    from ..run import Analysis
+from .perturbation import DISTRIBUTIONS, draw_replacements
 
 UNITS = ("token", "word", "sentence", "part")
-REPLACEMENTS = ("end_of_text", *LAWS)
+REPLACEMENTS = ("end_of_text", *DISTRIBUTIONS)
 
 
 def leave_one_out(
@@ -42,7 +38,6 @@ def leave_one_out(
     samples: int = 10,
     seed: int = 0,
     first: int = 1,
-    exact: bool = True,
     progress: CountCallback | None = None,
 ) -> Attribution:
     """What each piece of the text does for each target.
@@ -53,11 +48,10 @@ def leave_one_out(
         subject: The text with its targets.
         unit: ``token``, ``word``, ``sentence`` or ``part`` (prompt and what was written after it).
         replacement: What stands in its place: ``end_of_text``, or random tokens by one of the
-            laws of :mod:`.replacements`, over which the score is averaged.
+            replacement distributions, over which the score is averaged.
         samples: Random replacements of each piece, at least 2.
         seed: Of the random numbers.
         first: Pieces that end before this position stay, and score 0.
-        exact: Compute in fp32; else in the format that this processor is fastest in.
         progress: Called with the tokens done and those to do.
 
     Returns:
@@ -75,16 +69,17 @@ def leave_one_out(
     if samples < 2:
         raise InputError(f"the number of samples is {samples}", "it must be at least 2")
     subject = with_targets(subject, subject.targets)
+    writer = writer.in_precision("fp32")
     units = [tokens for tokens in units_of(subject, unit) if tokens[-1] >= first]
     fills = _fills(writer, subject, replacement, samples, seed)
-    scores = _scores(writer, subject, units, fills, exact, progress)  # [targets, units, fills]
+    scores = _scores(writer, subject, units, fills, progress)  # [targets, units, fills]
     means = scores.mean(2)
     settings: dict[str, Any] = {
         "unit": unit,
         "replacement": replacement,
         "units": [{"text": _text(subject, tokens), "tokens": tokens} for tokens in units],
         "unit_scores": means.tolist(),
-        "precision": "fp32" if exact else "fastest",
+        "precision": "fp32",
     }
     error = None
     if replacement != "end_of_text":
@@ -129,10 +124,12 @@ def _fills(
     if replacement == "end_of_text":
         return np.full((1, len(ids)), writer.eos_id, dtype=np.int64)
     positions = range(1, len(ids))
-    drawn = draws(replacement, writer, subject.ids, positions, samples=samples, seed=seed)
+    drawn = draw_replacements(
+        replacement, writer, subject.ids, positions, samples=samples, seed=seed
+    )
     if replacement != "model" and len(drawn):
         # One sequence serves all positions, but a piece should not repeat a single token. Each
-        # row is put in another order, which changes nothing about its law.
+        # row is put in another order, which changes nothing about its distribution.
         generator = np.random.default_rng([seed, 1])
         drawn = generator.permuted(drawn, axis=1)
     return np.concatenate([np.repeat(ids[:1, None], samples, 1), drawn]).T
@@ -143,19 +140,18 @@ def _scores(
     subject: Subject,
     units: list[list[int]],
     fills: np.ndarray,
-    exact: bool,
     progress: CountCallback | None,
 ) -> np.ndarray:
     """How much each replaced piece lowers each target's score, ``[targets, units, fills]``."""
     indices = sorted({target.position - 1 for target in subject.targets})
-    reading = Reading(writer, subject.ids, indices, exact=exact, rounded=not exact)
-    predictions = Predictions(reading)
+    cache = PrefixCache(writer, subject.ids, indices)
+    predictions = Predictions(cache)
     variants = np.tile(np.array(subject.ids, dtype=np.int64), (len(units) * len(fills), 1))
     for index, tokens in enumerate(units):
         rows = slice(index * len(fills), (index + 1) * len(fills))
         variants[rows, tokens] = fills[:, tokens]
     drops = np.zeros((len(variants), len(subject.targets)))
-    for part in reading.passes(variants, progress):
+    for part in cache.passes(variants, progress):
         drops[part.rows] = predictions.drops(part, subject.targets)
     return drops.T.reshape(len(subject.targets), len(units), len(fills))
 

@@ -12,39 +12,50 @@ after it, so that a sum would favour the early ones. Being random they come with
 and being computed in finite precision with a noise floor: what the same path makes of a replacement
 of each token by itself. The start token is not replaced, for it is no part of the text.
 
-The cost is a pass over the rest of the text for each token and sample (see :mod:`.suffixes`). Where
-the processor is faster in a rougher format all samples are computed in that, and some of them
-exactly, which corrects the means (see :mod:`.sampled`).
+The cost is a pass over the rest of the text for each token and sample
+(:mod:`..runtime.prefix_cache`).
+
+**What a token is replaced with** decides what is measured. Any token of the vocabulary
+(``uniform``, as the original program does) is mostly debris that no text contains, so that the
+model meets what it was never trained on. Tokens by their frequency (``unigram``), with or without a
+space before them as the one replaced, keep at least the look of a text; the frequencies are those
+of the sample corpus that comes with the package, small and in English, so that rare words are never
+drawn. What the model itself expects in that place (``model``; input marginalisation, Kim et al.
+2020, arXiv 2010.13984) stays nearest to its training data, and needs one more pass. The token that
+is replaced is never drawn, nor are special tokens: an end-of-text token in the middle resets the
+context. One sequence of random numbers serves all positions, which lowers the variance of
+differences between them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import resources
+from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ...console import CountCallback
 from ...errors import InputError
+from ...generation.text import encode, special_ids
 from ...models.loaded_model import LoadedModel
-from ..registry import Attribution, Figure, Method, Score
-from ..runtime.changes import Predictions
-from ..runtime.prefix_cache import Reading
+from ...models.scoring import body_and_head
+from ..registry import Analysis, Attribution, Figure, Method, Score
+from ..runtime.prefix_cache import Predictions, PrefixCache
 from ..subject import Subject, with_targets
-from .replacements import check_law, draws
-from .rough import rough_kind
-from .sampled import Sampled
-
-if TYPE_CHECKING:
-    from ..run import Analysis
 
 # Up to so many tokens the influence of each on every later position is computed, too.
 MOST_WITH_INFLUENCE = 64
-# Of each token at least so many samples are exact; fewer are not worth a second pass.
-_FEWEST_EXACT = 4
-_EXACT_SHARE = 12
+DISTRIBUTIONS = ("uniform", "unigram", "model")
+# What marks a leading space in the names of tokens: byte-level vocabularies, and SentencePiece's.
+_SPACES = ("Ġ", "▁", " ")
+# Positions whose distributions over the vocabulary exist at once.
+_CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Perturbation:
         change_se: Its standard error.
         flip_rate: ``[targets, tokens]``, how often the likeliest token is another one.
         noise_floor: The largest KL that comes out where nothing was replaced, nats.
-        settings: Law, samples (and how many of them were exact), seed, positions, precision.
+        settings: Replacement distribution, samples, seed, positions, precision.
         influence: ``[tokens, tokens]``, D[i, j]: KL of the prediction after j when the token at i
             is replaced; only with ``positions="all"``.
         affected: ``[tokens]``, mean of D[i, j] over all j ≥ i; only with ``positions="all"``.
@@ -117,7 +128,7 @@ def perturb(
     writer: LoadedModel,
     subject: Subject,
     *,
-    law: str = "unigram",
+    distribution: str = "unigram",
     samples: int = 20,
     seed: int = 0,
     positions: str = "targets",
@@ -129,7 +140,7 @@ def perturb(
         writer: The model, in ``eval()`` mode; its adapter works unless this is called within
             ``writer.base()``.
         subject: The text with its targets.
-        law: What the replacements are drawn from: ``unigram``, ``uniform`` or ``model``.
+        distribution: What the replacements are drawn from: ``unigram``, ``uniform`` or ``model``.
         samples: Replacements of each token, at least 2.
         seed: Of the random numbers.
         positions: ``targets``: the predictions of the targets; ``all``: those at every position,
@@ -137,9 +148,9 @@ def perturb(
         progress: Called with the tokens done and those to do.
 
     Raises:
-        InputError: No such law or choice of positions, too few samples, no targets.
+        InputError: No such distribution or choice of positions, too few samples, no targets.
     """
-    check_law(law)
+    check_distribution(distribution)
     if samples < 2:
         raise InputError(f"the number of samples is {samples}", "it must be at least 2")
     if positions not in ("targets", "all"):
@@ -149,160 +160,277 @@ def perturb(
     indices = sorted({target.position - 1 for target in subject.targets})
     if everywhere:
         indices = list(range(length))
-    reading = Reading(writer, subject.ids, indices)
+    cache = PrefixCache(writer, subject.ids, indices)
     replaced = np.arange(1, indices[-1] + 1)
-    chosen = draws(law, writer, subject.ids, replaced.tolist(), samples=samples, seed=seed)
-    exact = _exact_samples(writer, samples)
+    chosen = draw_replacements(
+        distribution, writer, subject.ids, replaced.tolist(), samples=samples, seed=seed
+    )
     settings = {
-        "law": law,
+        "law": distribution,
         "samples": samples,
-        "exact_samples": exact,
         "seed": seed,
         "positions": positions,
         "precision": writer.device.precision,
         "start_token": "not replaced",
     }
-    if exact == samples:
-        found = _measure(reading, subject, replaced, chosen, progress)
-    else:
-        first, second = _two_parts(progress, exact / samples)
-        found = _measure(reading, subject, replaced, chosen[:, :exact], first)
-        rough = Reading(writer, subject.ids, indices, rounded=True)
-        found = _measure(rough, subject, replaced, chosen, second).corrected(found)
-    result = _summary(found, subject, reading, replaced, settings)
-    return _with_influence(result, found, length, replaced) if everywhere else result
+    found, noise = _measure(cache, subject, replaced, chosen, progress)
+    wanted = np.searchsorted(cache.indices, [target.position - 1 for target in subject.targets])
+    at_targets = {name: found[name][:, :, wanted] for name in ("kl", "js", "flips")}
 
+    def by_token(values: np.ndarray) -> np.ndarray:
+        """``[tokens replaced, …]`` as ``[…, tokens]``, 0 for tokens that are not replaced."""
+        result = np.zeros((length, *values.shape[1:]))
+        result[replaced] = values
+        return np.moveaxis(result, 0, -1)
 
-def _exact_samples(writer: LoadedModel, samples: int) -> int:
-    """How many samples of each token are computed exactly: all where nothing else is faster."""
-    if not writer.device.approximate or rough_kind(writer) == "fp32":
-        return samples
-    some = max(_FEWEST_EXACT, samples // _EXACT_SHARE)
-    return some if 2 * some <= samples else samples
-
-
-def _two_parts(
-    progress: CountCallback | None, share: float
-) -> tuple[CountCallback | None, CountCallback | None]:
-    """Progress of two pieces of work, one after the other, as one.
-
-    Args:
-        progress: Called with the tokens done and those to do of both.
-        share: The first piece's tokens by the second's, about.
-    """
-    if progress is None:
-        return None, None
-    before = [0]
-
-    def first(done: int, total: int) -> None:
-        before[0] = total
-        progress(done, total + round(total / share))
-
-    def second(done: int, total: int) -> None:
-        progress(before[0] + done, before[0] + total)
-
-    return first, second
-
-
-@dataclasses.dataclass
-class _Measured:
-    """The numbers of each replacement before they are averaged, ``[tokens, samples, …]``."""
-
-    noise_floor: float
-    kl: Sampled  # [tokens, samples, indices]
-    js: Sampled  # [tokens, samples, indices], at the targets' indices only
-    flips: Sampled  # [tokens, samples, indices]
-    change: Sampled  # [tokens, samples, targets]
-
-    def corrected(self, exact: _Measured) -> _Measured:
-        """The same with the exact numbers of the first samples; what is left of noise is theirs."""
-        names = ("kl", "js", "flips", "change")
-        both = ((getattr(self, name).values, getattr(exact, name).values) for name in names)
-        return _Measured(exact.noise_floor, *(Sampled(rough, some) for rough, some in both))
+    result = Perturbation(
+        kl=by_token(_mean(at_targets["kl"])),
+        kl_se=by_token(_standard_error(at_targets["kl"])),
+        js=by_token(_mean(at_targets["js"])),
+        change=by_token(_mean(found["change"])),
+        change_se=by_token(_standard_error(found["change"])),
+        flip_rate=by_token(_mean(at_targets["flips"])).clip(0.0, 1.0),
+        noise_floor=noise,
+        settings=settings,
+    )
+    if not everywhere:
+        return result
+    # Before the token itself everything is 0, so that the mean is the sum over what it can move.
+    affected = found["kl"].sum(2, dtype=np.float64) / (length - replaced)[:, None]
+    return dataclasses.replace(
+        result,
+        influence=by_token(_mean(found["kl"])).T,
+        affected=by_token(_mean(affected)),
+        affected_se=by_token(_standard_error(affected)),
+    )
 
 
 def _measure(
-    reading: Reading,
+    cache: PrefixCache,
     subject: Subject,
     replaced: np.ndarray,
     chosen: np.ndarray,
     progress: CountCallback | None,
-) -> _Measured:
+) -> tuple[dict[str, np.ndarray], float]:
     """Run all variants; a replacement that was drawn twice is computed once.
 
     Args:
-        reading: The text.
+        cache: The text.
         subject: The same with its targets.
         replaced: Positions ``[tokens]``.
         chosen: Token ids ``[tokens, samples]``.
         progress: Called with the tokens done and those to do.
+
+    Returns:
+        ``kl``, ``js`` (at the targets' indices only) and ``flips`` ``[tokens, samples, indices]``,
+        ``change`` ``[tokens, samples, targets]``; and the noise floor.
     """
     tokens, samples = chosen.shape
     pairs = np.stack([np.repeat(replaced, samples), chosen.ravel()], axis=1)
     unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
-    variants = np.tile(reading.ids, (len(unique), 1))
+    variants = np.tile(cache.ids, (len(unique), 1))
     variants[np.arange(len(unique)), unique[:, 0]] = unique[:, 1]
-    predictions = Predictions(reading)
+    predictions = Predictions(cache)
     places = {predictions.place(target) for target in subject.targets}
-    shape = (len(unique), len(reading.indices))
+    shape = (len(unique), len(cache.indices))
     kl, js, flips = (np.zeros(shape, dtype=np.float32) for _ in range(3))
     change = np.zeros((len(unique), len(subject.targets)))
     noise = 0.0
-    for part in reading.passes(variants, progress):
+    for part in cache.passes(variants, progress):
         found = predictions.divergences(part, js=places)
         noise = max(noise, found.noise)
         at = (part.rows, part.places)
         kl[at], js[at], flips[at] = found.kl, found.js, found.flips
         change[part.rows] = predictions.drops(part, subject.targets, found)
     every = inverse.reshape(tokens, samples)
-    return _Measured(noise, *(Sampled(array[every]) for array in (kl, js, flips, change)))
+    arrays: dict[str, np.ndarray] = {"kl": kl, "js": js, "flips": flips, "change": change}
+    return {name: array[every] for name, array in arrays.items()}, noise
 
 
-def _summary(
-    found: _Measured,
-    subject: Subject,
-    reading: Reading,
-    replaced: np.ndarray,
-    settings: dict[str, Any],
-) -> Perturbation:
-    """Means and standard errors for the targets."""
-    wanted = np.searchsorted(reading.indices, [t.position - 1 for t in subject.targets])
-
-    def spread(values: Sampled) -> tuple[np.ndarray, np.ndarray]:
-        """``[tokens, samples, targets]`` as means and standard errors ``[targets, tokens]``."""
-        means = np.zeros((len(subject.targets), subject.length))
-        errors = np.zeros_like(means)
-        means[:, replaced], errors[:, replaced] = values.mean().T, values.standard_error().T
-        return means, errors
-
-    def at_targets(values: Sampled) -> tuple[np.ndarray, np.ndarray]:
-        return spread(values.map(lambda array: array[:, :, wanted]))
-
-    kl, kl_se = at_targets(found.kl)
-    change, change_se = spread(found.change)
-    return Perturbation(
-        kl=kl,
-        kl_se=kl_se,
-        js=at_targets(found.js)[0],
-        change=change,
-        change_se=change_se,
-        flip_rate=at_targets(found.flips)[0].clip(0.0, 1.0),
-        noise_floor=found.noise_floor,
-        settings=settings,
-    )
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Means over the samples: ``[tokens, …]`` float64 of ``[tokens, samples, …]``."""
+    result: np.ndarray = values.astype(np.float64).mean(1)
+    return result
 
 
-def _with_influence(
-    result: Perturbation, found: _Measured, length: int, replaced: np.ndarray
-) -> Perturbation:
-    """The same with what each token does to every later prediction."""
-    influence = np.zeros((length, length))
-    influence[replaced] = found.kl.mean()
-    affected, error = np.zeros(length), np.zeros(length)
-    # Before the token itself everything is 0, so that the mean is the sum over what it can move.
-    each = found.kl.map(lambda kl: kl.sum(2, dtype=np.float64) / (length - replaced)[:, None])
-    affected[replaced], error[replaced] = each.mean(), each.standard_error()
-    return dataclasses.replace(result, influence=influence, affected=affected, affected_se=error)
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard errors of those means."""
+    variance = values.astype(np.float64).var(1, ddof=1)
+    result: np.ndarray = np.sqrt(variance / values.shape[1])
+    return result
+
+
+def check_distribution(distribution: str) -> None:
+    """Refuse a distribution that does not exist.
+
+    Raises:
+        InputError: There is no such distribution.
+    """
+    if distribution not in DISTRIBUTIONS:
+        raise InputError(
+            f"there is no replacement distribution '{distribution}'",
+            f"choose one of {', '.join(DISTRIBUTIONS)}",
+        )
+
+
+def draw_replacements(
+    distribution: str,
+    writer: LoadedModel,
+    ids: Sequence[int],
+    positions: Sequence[int],
+    *,
+    samples: int,
+    seed: int,
+) -> np.ndarray:
+    """Replacements for the tokens at some positions.
+
+    Args:
+        distribution: ``uniform``, ``unigram`` or ``model``.
+        writer: The model with its tokenizer.
+        ids: The text as the model reads it.
+        positions: Which tokens to replace; not the first for the distribution ``model``.
+        samples: How many replacements for each.
+        seed: Of the random numbers.
+
+    Returns:
+        int64 ``[positions, samples]``: token ids, none equal to the one replaced, none a mark.
+
+    Raises:
+        InputError: There is no such distribution, or there is nothing to draw from.
+    """
+    check_distribution(distribution)
+    generator = np.random.default_rng(seed)
+    if distribution == "model":
+        return _from_model(writer, ids, positions, generator.random(samples))
+    # More than needed, for what is drawn must differ from what is there.
+    numbers = generator.random(2 * samples + 32)
+    weights = np.zeros(_rows(writer))
+    if distribution == "uniform":
+        weights[_texts(writer)] = 1.0
+    else:
+        counts = unigrams(writer.tokenizer)
+        weights[: len(counts)] = counts[: len(weights)]
+    weights[sorted(_marks(writer))] = 0.0
+    inside = np.zeros(len(weights), dtype=bool)
+    if distribution == "unigram":
+        inside[_spaced(writer.tokenizer)] = True
+    # By whether the token brings a space before it; None: any token.
+    distributions = {True: weights * inside, False: weights * ~inside, None: weights}
+    sequences = {k: _drawn(part, numbers) for k, part in distributions.items() if part.any()}
+    result = np.empty((len(positions), samples), dtype=np.int64)
+    for row, position in enumerate(positions):
+        token = ids[position]
+        # Where the distribution knows no other token of the kind, any will do.
+        own = bool(inside[token])
+        kinds = [k for k in (own, None) if distributions[k].sum() > distributions[k][token]]
+        if not kinds:
+            raise InputError(
+                f"the replacement distribution '{distribution}' knows no token to put in the "
+                "place of another",
+                "choose another law",
+            )
+        kept = sequences[kinds[0]][sequences[kinds[0]] != token]
+        if len(kept) < samples:  # nearly always that token: draw again, without it
+            rest = distributions[kinds[0]].copy()
+            rest[token] = 0.0
+            kept = np.concatenate([kept, _drawn(rest, numbers)])
+        result[row] = kept[:samples]
+    return result
+
+
+def _drawn(weights: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Tokens by inverting the cumulative distribution; never one of weight 0."""
+    sums = np.cumsum(weights, dtype=np.float64)
+    # Rounding may not carry a number past the last token.
+    wanted = np.minimum(numbers * sums[-1], np.nextafter(sums[-1], 0))
+    result: np.ndarray = np.searchsorted(sums, wanted, side="right").astype(np.int64)
+    return result
+
+
+def _from_model(
+    writer: LoadedModel, ids: Sequence[int], positions: Sequence[int], numbers: np.ndarray
+) -> np.ndarray:
+    """What the model expects at each position, by the same numbers for all."""
+    if min(positions, default=1) < 1:
+        raise InputError("nothing is expected in place of the first token", "leave position 0 out")
+    body, weight, bias = body_and_head(writer.model)
+    device = writer.device.torch_device
+    result = np.empty((len(positions), len(numbers)), dtype=np.int64)
+    if not len(positions):
+        return result
+    marks = sorted(_marks(writer))
+    with torch.no_grad():
+        states = body(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)[0]
+        for start in range(0, len(positions), _CHUNK):
+            some = list(positions[start : start + _CHUNK])
+            logits = F.linear(states[[position - 1 for position in some]], weight, bias)
+            expected = torch.softmax(logits.float(), -1).cpu().numpy().astype(np.float64)
+            expected[:, marks] = 0.0
+            for row, position in enumerate(some):
+                expected[row, ids[position]] = 0.0
+                if not expected[row].any():
+                    raise InputError(
+                        "the model expects nothing but the token that is there",
+                        "choose the law 'unigram'",
+                    )
+                result[start + row] = _drawn(expected[row], numbers)
+    return result
+
+
+def _rows(writer: LoadedModel) -> int:
+    return int(writer.bare.get_input_embeddings().weight.shape[0])
+
+
+def _texts(writer: LoadedModel) -> np.ndarray:
+    """Tokens that the tokenizer knows; embeddings beyond them were never trained."""
+    known = _rows(writer)
+    if writer.tokenizer is not None:
+        known = min(known, len(writer.tokenizer))
+    return np.arange(known)
+
+
+def _marks(writer: LoadedModel) -> set[int]:
+    """Tokens that are no text, as far as the model has them."""
+    marks = {writer.bos_id, writer.eos_id}
+    if writer.tokenizer is not None:
+        marks |= special_ids(writer.tokenizer)
+    return {token for token in marks if 0 <= token < _rows(writer)}
+
+
+@functools.lru_cache(maxsize=4)
+def unigrams(tokenizer: Any) -> np.ndarray:
+    """How often the sample corpus has each token; one more for those it has at all.
+
+    Args:
+        tokenizer: The tokenizer whose tokens are counted.
+
+    Returns:
+        float64 ``[tokens]``.
+
+    Raises:
+        InputError: There is no tokenizer to count with.
+    """
+    if tokenizer is None:
+        raise InputError(
+            "the replacement distribution 'unigram' needs a tokenizer", "choose the law 'uniform'"
+        )
+    folder = resources.files("creativewritinggpt.data") / "sample"
+    counts = np.zeros(len(tokenizer))
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".jsonl"):
+            for line in file.read_text("utf-8").splitlines():
+                text = "\n\n".join(str(value) for value in json.loads(line).values())
+                np.add.at(counts, encode(tokenizer, text), 1)
+    return np.where(counts > 0, counts + 1, 0.0)
+
+
+@functools.lru_cache(maxsize=4)
+def _spaced(tokenizer: Any) -> np.ndarray:
+    """Tokens that bring a space before them."""
+    found = [
+        token for name, token in tokenizer.get_vocab().items() if str(name).startswith(_SPACES)
+    ]
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def compute(analysis: Analysis) -> None:
@@ -312,7 +440,7 @@ def compute(analysis: Analysis) -> None:
     for model in analysis.models:
         with analysis.model(model):
             found = perturb(
-                analysis.writer, subject, law=settings.law, samples=settings.samples,
+                analysis.writer, subject, distribution=settings.law, samples=settings.samples,
                 seed=settings.seed,
                 positions="all" if model == "tuned" and everywhere else "targets",
                 progress=analysis.progress("random replacements", model),
@@ -361,38 +489,3 @@ METHOD = Method(
         Figure("matrix", "kl_matrix", ("kl",)),
     ),
 )
-
-
-def _plain(
-    writer: LoadedModel, ids: Sequence[int], variant: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """The plain twin of the fast path, for tests: two whole passes, all logits, no differences.
-
-    Args:
-        writer: The model.
-        ids: The text.
-        variant: The text with replacements.
-
-    Returns:
-        ``kl``, ``js`` and ``flips`` ``[tokens]``, and the log-probabilities ``[tokens,
-        vocabulary]`` as ``original`` and ``variant``.
-    """
-    device = writer.device.torch_device
-    with torch.no_grad():
-        log_p, log_q = (
-            torch.log_softmax(
-                writer.model(input_ids=torch.tensor([list(row)], device=device)).logits[0].double(),
-                -1,
-            )
-            for row in (ids, variant)
-        )
-    p, q = log_p.exp(), log_q.exp()
-    log_m = ((p + q) / 2).log()
-    js = ((p * (log_p - log_m)).sum(-1) + (q * (log_q - log_m)).sum(-1)) / 2
-    return {
-        "kl": (p * (log_p - log_q)).sum(-1).numpy(),
-        "js": js.numpy(),
-        "flips": (log_p.argmax(-1) != log_q.argmax(-1)).numpy(),
-        "original": log_p.numpy(),
-        "variant": log_q.numpy(),
-    }

@@ -1,14 +1,15 @@
-"""Integrals along the path from a baseline to a text, with as many steps as each target needs.
+"""Adaptive integration along the path from a baseline to a text.
 
-What is integrated is the slope of a score along the path, split by token. The score itself comes
-with every slope for nothing and says what the slopes must add up to, between any two steps and not
-only at the end; so an integral that is right by luck is told from one that is right.
+The integrand is the slope of a score along the path, split by token. The score itself comes with
+every slope at no cost, and says what the slopes must add up to between any two steps and not only
+at the end: an integral that is right by luck is told from one that is right.
 
-A smooth path (GPT-2 with few layers, random weights) is done after twelve Gauss-Legendre steps. In
-trained models of many layers the score jumps along the path, and there fixed steps of any sensible
-number are off by more than the whole; then the path is cut in panels, each with Boole's rule, and
-those whose slopes don't account for the score's change are halved, every step being kept. What this
-trades away: the twelve first steps, where they don't suffice.
+A smooth path (GPT-2 with few layers, random weights) converges with 12 Gauss-Legendre nodes. In
+trained models of many layers the score jumps along the path, and any fixed number of nodes is off
+by more than the whole; then the path is cut into panels, each with Boole's rule, and those whose
+slopes don't account for the score's change are halved, every node being reused.
+
+Trade-off: the first 12 nodes are lost where they don't suffice.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def _by_gauss(
     points, weights = gauss_legendre(nodes)
     scores, slopes = path.slopes(points, wanted)
     parts = np.einsum("k,ktn->tn", weights, slopes)
-    running = ends[0, wanted] + _running(points, weights, slopes.sum(-1))
+    running = ends[0, wanted] + running_integrals(points, weights, slopes.sum(-1))
     misses = np.abs(running - scores).max(0)
     results = {}
     for row, index in enumerate(wanted):
@@ -133,7 +134,7 @@ def _by_gauss(
     return results
 
 
-def _running(points: np.ndarray, weights: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+def running_integrals(points: np.ndarray, weights: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     """Integrals from 0 up to each Gauss-Legendre point of the polynomial through the slopes.
 
     Args:

@@ -17,9 +17,7 @@ import numpy as np
 from ..._version import __version__
 from ...files import write_text
 from ...generation.text import vocabulary
-from .. import registry
-from ..predictions import Prediction
-from ..registry import Attribution
+from ..runtime.forward import Prediction
 from ..subject import Subject
 from ..text.words import Word
 
@@ -129,14 +127,6 @@ def target_records(
             }
         )
     return result
-
-
-def add_method(record: dict[str, Any], found: Attribution, model: str = "tuned") -> None:
-    """Put an attribution into the record, and into the original's keys where it belongs there."""
-    record["methods"].setdefault(found.method, {})[model] = found.to_dict()
-    score = registry.scores().get(found.method)
-    if score is not None and score.record_key and model == "tuned":
-        record[score.record_key] = found.normalised()[0, 1:].tolist()
 
 
 def as_json(record: dict[str, Any]) -> dict[str, Any]:

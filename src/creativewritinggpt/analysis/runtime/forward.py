@@ -1,29 +1,49 @@
-"""The forward pass of explanations: from token embeddings to the scores of chosen tokens.
+"""The forward pass of explanations: scores of targets from token embeddings, and batch sizes.
 
 A score is a token's log-probability, or, against a foil, the difference of the two logits (which
 is that of their log-probabilities, without the sum over the vocabulary). The head runs at the
 positions that are asked for and at no other, and no row ever reads past the last target. Everything
 is computed in the weights' own precision, fp32 as a rule: gradients of a pass in bf16 don't add up.
+
+Batch sizes are estimated from the model's shape and the free memory, half of which stays untouched;
+where memory does not suffice all the same, the batch is halved and tried again. Results depend on
+them by rounding only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...devices import memory
 from ...errors import InputError, RunError
 from ...models.checks import finite
 from ...models.loaded_model import LoadedModel
-from ...models.scoring import body_and_head
-from ..subject import Target
+from ...models.scoring import CHUNK, body_and_head
+from ..subject import Subject, Target
+
+if TYPE_CHECKING:
+    from ...models.loaded_model import LoadedModel
+
+Result = TypeVar("Result")
 
 # Logits that exist at once, in numbers: 100 MB in fp32.
-_LOGITS = 25_000_000
+LOGITS_AT_ONCE = 25_000_000
+# Tensors of the model's width that a layer keeps for its backward pass, a token.
+_KEPT = 14
+# Tensors of the intermediate width that it keeps beside them.
+_KEPT_INSIDE = 6
+# More tokens than this in one pass make nothing faster on a processor and leave its caches.
+_TOKENS_ON_A_PROCESSOR = 1024
+# Of the free memory, how much is taken.
+_SHARE = 0.5
 
 
 def embeddings(writer: LoadedModel, ids: Tensor) -> Tensor:
@@ -91,7 +111,7 @@ def head_scores(writer: LoadedModel, states: Tensor, target: Target) -> Tensor:
     if target.foil is not None:
         score = states @ (weight[target.id] - weight[target.foil])
         return score if bias is None else score + (bias[target.id] - bias[target.foil])
-    rows = max(1, _LOGITS // len(weight))
+    rows = max(1, LOGITS_AT_ONCE // len(weight))
     parts = []
     for chunk in torch.split(states, rows):
         logits = F.linear(chunk, weight, bias)
@@ -148,20 +168,22 @@ def frozen(writer: LoadedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_gelu(writer: LoadedModel) -> Iterator[None]:
+def fused_gelu(writer: LoadedModel) -> Iterator[None]:
     """GPT-2's activation as one operation within the block, and not as eight.
 
-    transformers spells the tanh form of GELU out; with a backward pass this takes a fifth of all
-    time. The numbers are the same but for rounding.
+    transformers spells the tanh form of GELU out, which takes as long as a matrix product, and with
+    a backward pass a fifth of all time. The numbers are the same but for rounding.
     """
     from transformers.activations import NewGELUActivation
 
-    changed = []
+    changed = [
+        module
+        for module in writer.model.modules()
+        if type(module) is NewGELUActivation and "forward" not in vars(module)
+    ]
+    for module in changed:
+        module.forward = functools.partial(F.gelu, approximate="tanh")
     try:
-        for module in writer.model.modules():
-            if type(module) is NewGELUActivation:
-                module.forward = functools.partial(F.gelu, approximate="tanh")
-                changed.append(module)
         yield
     finally:
         for module in changed:
@@ -221,3 +243,157 @@ def _parts(writer: LoadedModel) -> tuple[Callable[..., Tensor], Tensor, Tensor |
         if all(finite(parameter) for parameter in writer.model.parameters()):
             raise
         raise _no_numbers() from None
+
+
+def micro_batch(writer: LoadedModel, tokens: int, *, gradients: bool, most: int = 64) -> int:
+    """How many rows of so many tokens fit in memory at once.
+
+    Args:
+        writer: The model.
+        tokens: Tokens in a row.
+        gradients: Whether a backward pass follows.
+        most: More are never taken.
+
+    Returns:
+        At least 1.
+    """
+    free = memory(writer.device.device)[1]
+    if writer.device.torch_device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    rows = int(free * _SHARE / (tokens * _bytes_per_token(writer, tokens, gradients)))
+    if writer.device.torch_device.type == "cpu":
+        most = min(most, _TOKENS_ON_A_PROCESSOR // tokens)
+    return max(1, min(rows, most))
+
+
+def _bytes_per_token(writer: LoadedModel, tokens: int, gradients: bool) -> int:
+    """What a token of a row of ``tokens`` needs, in bytes."""
+    config = writer.bare.config
+    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    inside = int(getattr(config, "intermediate_size", 0) or getattr(config, "n_inner", 0) or 0)
+    a_layer = _KEPT * width + _KEPT_INSIDE * (inside or 4 * width)
+    if config._attn_implementation == "eager":
+        a_layer += 4 * int(config.num_attention_heads) * tokens
+    # Without a backward pass the layers' memory is used again and again; the logits of the
+    # positions that are asked for come on top, one a row at least.
+    kept = a_layer * (layers if gradients else 2)
+    return 4 * kept + 12 * int(config.vocab_size) // tokens
+
+
+def in_batches(count: int, size: int, work: Callable[[int, int], Result]) -> list[Result]:
+    """Do a work in batches, in smaller ones where memory does not suffice.
+
+    Args:
+        count: How many rows there are.
+        size: How many to take at once, at first.
+        work: Called with the first row and the one after the last.
+
+    Returns:
+        What ``work`` returned, batch by batch.
+
+    Raises:
+        RunError: Memory does not suffice for a single row.
+    """
+    results: list[Result] = []
+    start = 0
+    while start < count:
+        stop = min(start + size, count)
+        try:
+            results.append(work(start, stop))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
+            if stop - start == 1:
+                raise RunError(
+                    "there is not enough memory to explain this text",
+                    "explain a shorter one, or close what else needs memory",
+                ) from error
+            size = (stop - start) // 2
+        else:
+            start = stop
+            continue
+        # Only here, after the exception with all that it holds, is there something to free.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return results
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or here."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return "out of memory" in said or "not enough memory" in said or "can't allocate" in said
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The model's next-token distribution at one target.
+
+    Attributes:
+        target: The target.
+        log_probability: Of its token, in nats.
+        rank: How many tokens are likelier, plus one.
+        entropy: Of the distribution, in nats.
+        foil_log_probability: Of the foil, where there is one.
+        likeliest: Ids and probabilities of the likeliest tokens.
+    """
+
+    target: Target
+    log_probability: float
+    rank: int
+    entropy: float
+    foil_log_probability: float | None
+    likeliest: list[tuple[int, float]]
+
+
+def predictions(writer: LoadedModel, subject: Subject, top: int = 8) -> list[Prediction]:
+    """What the model says at each target, in the adapter's state at the time.
+
+    Raises:
+        RunError: The model computes no numbers.
+    """
+    states, weight, bias = _states(writer, subject)
+    places = torch.tensor([t.position - 1 for t in subject.targets], device=states.device)
+    found: list[Prediction] = []
+    for start in range(0, len(places), CHUNK):
+        with torch.no_grad():
+            logits = F.linear(states[places[start : start + CHUNK]], weight, bias).float()
+        check_finite(logits)
+        rows = logits.log_softmax(-1).cpu()
+        found += [
+            _prediction(row, target, top)
+            for row, target in zip(rows, subject.targets[start : start + CHUNK], strict=True)
+        ]
+    return found
+
+
+def next_token(writer: LoadedModel, subject: Subject) -> int:
+    """The likeliest token after the whole text."""
+    states, weight, bias = _states(writer, subject)
+    with torch.no_grad():
+        logits = F.linear(states[-1], weight, bias).float()
+    check_finite(logits)
+    return int(logits.argmax())
+
+
+def _states(writer: LoadedModel, subject: Subject) -> tuple[Any, Any, Any]:
+    body, weight, bias = body_and_head(writer.model)
+    ids = torch.tensor([subject.ids], device=writer.device.torch_device)
+    with torch.no_grad():
+        return body(input_ids=ids, use_cache=False)[0], weight, bias
+
+
+def _prediction(row: torch.Tensor, target: Target, top: int) -> Prediction:
+    likeliest = row.topk(min(top, len(row)))
+    return Prediction(
+        target=target,
+        log_probability=float(row[target.id]),
+        rank=int((row > row[target.id]).sum()) + 1,
+        entropy=float(-(row.exp() * row).nan_to_num(0.0).sum()),
+        foil_log_probability=None if target.foil is None else float(row[target.foil]),
+        likeliest=[
+            (int(token), float(value.exp()))
+            for token, value in zip(likeliest.indices, likeliest.values, strict=True)
+        ],
+    )

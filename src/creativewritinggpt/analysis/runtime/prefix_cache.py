@@ -1,4 +1,4 @@
-"""Many variants of one text through the model, computing only what differs from it.
+"""Many variants of one text through the model, on the keys and values of their shared prefix.
 
 A variant that changes the token at position i leaves everything before it as it was, so its pass
 begins there, on the keys and values that one reading of the text has left::
@@ -8,47 +8,56 @@ begins there, on the keys and values that one reading of the text has left::
                    y d e
 
 Rows of a pass begin at the same place and are equally long, so that nothing is padded; short ones
-of neighbouring beginnings go together, since a product of few rows costs nearly as much as one of
-many. Every pass carries the unchanged text along as one more row: what is reported is the
-difference between rows of the same pass, in which rounding errors of bf16 largely cancel, and how
-far that row lies from the first reading says how large they are. The price is the bookkeeping, and
-one row more a pass.
+of neighbouring beginnings are batched together, since a product of few rows costs nearly as much as
+one of many. Every pass carries the unchanged text along as one more row: results are differences
+between rows of the same pass, in which rounding errors of bf16 largely cancel, and how far that row
+lies from the first reading is the noise floor.
+
+Trade-off: one more row per pass. The passes are those of transformers' modules. The forward pass of
+``models.forward`` in their place was 1.04 (GPT-2's shape) to 1.20 times (the starter) as fast, for
+1,024 tokens in fp32 on one core of an AMD EPYC (Zen 4): too little for a second way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from ...console import CountCallback
 from ...errors import InputError
-from ...models.forward.weights import Unsupported
 from ...models.loaded_model import LoadedModel
-from ..methods.rough import rough_kind
-from .memory import in_batches, micro_batch
-from .native_passes import own_passes
-from .transformers_passes import TransformersPasses
+from ...models.scoring import body_and_head
+from ..subject import Target
+from .forward import check_finite, fused_gelu, in_batches, micro_batch
 
 # Passes of fewer tokens are joined with their neighbours.
 _WORTH_A_PASS = 192
 # Tokens of a pass on a processor: more only leave its caches.
-_TOKENS_ON_A_PROCESSOR = 1024
+TOKENS_ON_A_PROCESSOR = 1024
 _MOST_ROWS = 4096
+# Numbers in a chunk of logits: 26 MB in fp32, and enough rows for the product with the head.
+LOGITS_AT_ONCE = 6_500_000
+# Columns of the output head in one product on a processor, where that is faster than all at once.
+_COLUMNS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What one pass made of some variants.
+    """Hidden states of some variants.
 
     Attributes:
         rows: Which variants, ``[rows]``.
-        places: Which of the reading's ``indices`` the pass reaches, as a slice of them: what lies
-            before its first changed token is untouched.
+        places: Which of the ``indices`` of the cache the pass reaches, as a slice of them: what
+            lies before its first changed token is untouched.
         states: Hidden states at those indices, float32 ``[rows, places, width]``.
         original: Those of the unchanged text in the same pass, float32 ``[places, width]``.
     """
@@ -59,61 +68,14 @@ class Pass:
     original: Tensor
 
 
-class Passes(Protocol):
-    """How a text and its variants go through the model."""
-
-    def read(self, ids: Tensor, wanted: Tensor) -> Tensor:
-        """Read a text from its start, and keep its keys and values.
-
-        Args:
-            ids: ``[tokens]``.
-            wanted: Places ``[places]`` in the text, in ascending order.
-
-        Returns:
-            Hidden states there after the last norm, float32 ``[places, width]``.
-        """
-
-    def branch(self, ids: Tensor, begin: int, wanted: Tensor) -> Tensor:
-        """Read rows that go on from the first ``begin`` tokens of the text that was read.
-
-        Args:
-            ids: ``[rows, tokens]``.
-            begin: Tokens that they share with the text.
-            wanted: Places ``[places]`` in a row, in ascending order.
-
-        Returns:
-            Hidden states there, float32 ``[rows, places, width]``.
-        """
-
-
-def passes_for(writer: LoadedModel, *, exact: bool, rounded: bool) -> Passes:
-    """Our own forward pass where it knows the model, else transformers'.
+class PrefixCache:
+    """One reading of a text, from which passes over its variants go on.
 
     Args:
-        writer: The model.
-        exact: Compute in fp32, whatever the writer's precision.
-        rounded: Compute in the format that this processor is fastest in.
-    """
-    full = exact or rounded or writer.device.precision == "fp32"
-    if full and writer.device.torch_device.type == "cpu" and not writer.model.training:
-        try:
-            return own_passes(writer, rough_kind(writer) if rounded else "fp32")
-        except Unsupported:
-            pass
-    return TransformersPasses(writer, exact=exact)
-
-
-class Reading:
-    """One reading of a text, on which passes over its variants are built.
-
-    Args:
-        writer: The model, in ``eval()`` mode; its adapter works unless this is made and used
-            within ``writer.base()``.
+        writer: The model, in ``eval()`` mode, and the precision of the passes; its adapter works
+            unless this is made and used within ``writer.base()``.
         ids: The text as the model reads it, start token included.
         indices: Where predictions are wanted, in ascending order: index j predicts token j + 1.
-        exact: Compute in fp32, whatever the writer's precision.
-        rounded: Compute in the format that this processor is fastest in; without effect where
-            only transformers knows the model.
 
     Attributes:
         states: Hidden states at ``indices``, float32 ``[indices, width]``.
@@ -122,36 +84,29 @@ class Reading:
         InputError: An index lies outside the text.
     """
 
-    def __init__(
-        self,
-        writer: LoadedModel,
-        ids: Sequence[int],
-        indices: Sequence[int],
-        *,
-        exact: bool = False,
-        rounded: bool = False,
-    ) -> None:
+    def __init__(self, writer: LoadedModel, ids: Sequence[int], indices: Sequence[int]) -> None:
         if not indices or indices[0] < 0 or indices[-1] >= len(ids):
             raise InputError(
                 f"predictions {list(indices)} are asked of a text of {len(ids)} tokens",
                 f"choose some from 0 to {len(ids) - 1}",
             )
-        self.writer, self.exact = writer, exact
+        self.writer = writer
         self.ids = np.asarray(ids[: indices[-1] + 1], dtype=np.int64)
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._passes = passes_for(writer, exact=exact, rounded=rounded)
-        self.states = self._passes.read(self._tensor(self.ids), self._tensor(self.indices))
+        self._body, _, _ = body_and_head(writer.model)
+        cache = DynamicCache()
+        states = self._read(self._tensor(self.ids[None]), cache)
+        self.states = states[0, self._tensor(self.indices)].float()
+        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
 
     def beginnings(self, variants: np.ndarray) -> np.ndarray:
         """Where each variant first differs, ``[variants]``; the text's length where nowhere."""
         differs = variants[:, : len(self.ids)] != self.ids
         return np.where(differs.any(1), differs.argmax(1), len(self.ids))
 
-    def cost(self, variants: np.ndarray) -> int:
-        """How many tokens the passes over ``variants`` read at least."""
-        return int((len(self.ids) - self.beginnings(variants)).sum())
-
-    def passes(self, variants: np.ndarray, progress: CountCallback | None = None) -> Iterator[Pass]:
+    def passes(
+        self, variants: np.ndarray, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Pass]:
         """Hidden states of variants, in passes whose size the memory allows.
 
         Args:
@@ -163,25 +118,52 @@ class Reading:
             Each variant that can differ at one of the indices in exactly one pass.
         """
         beginnings = self.beginnings(variants)
-        total, done = self.cost(variants), 0
+        lengths = len(self.ids) - beginnings
+        done = 0
         for group in self._groups(beginnings):
             begin = int(beginnings[group].min())
-            size = self._size(begin)
 
             def work(start: int, stop: int, rows: np.ndarray = group, at: int = begin) -> Pass:
                 return self._pass(variants, rows[start:stop], at)
 
-            yield from in_batches(len(group), size, work)
-            done += int((len(self.ids) - beginnings[group]).sum())
+            yield from in_batches(len(group), self._size(begin), work)
+            done += int(lengths[group].sum())
             if progress is not None:
-                progress(done, total)
+                progress(done, int(lengths.sum()))
+
+    def branch(self, ids: Tensor, begin: int, wanted: Tensor) -> Tensor:
+        """One pass of rows that go on from the first ``begin`` tokens of the text.
+
+        Args:
+            ids: ``[rows, tokens]``.
+            begin: Tokens that they share with the text.
+            wanted: Places ``[places]`` in a row, in ascending order.
+
+        Returns:
+            Hidden states there after the last norm, float32 ``[rows, places, width]``.
+        """
+        cache = DynamicCache()
+        if begin:
+            cache.layers = [
+                _Prefix(keys[:, :, :begin], values[:, :, :begin]) for keys, values in self._layers
+            ]
+        with _last_mlp_at(self.writer.bare, wanted):
+            states = self._read(ids, cache)
+        return states[:, wanted].float()
+
+    def _read(self, ids: Tensor, cache: DynamicCache) -> Tensor:
+        """Hidden states of ``ids`` after what the cache holds, ``[rows, tokens, width]``."""
+        # Not inference_mode: what a model keeps from a pass would be useless for training later.
+        with torch.no_grad(), self.writer.device.autocast(), fused_gelu(self.writer):
+            states: Tensor = self._body(input_ids=ids, past_key_values=cache, use_cache=True)
+        return states
 
     def _size(self, begin: int) -> int:
         """Variants in a pass that begins there; the unchanged row comes on top."""
         tokens = len(self.ids) - begin
         most = _MOST_ROWS
         if self.writer.device.torch_device.type == "cpu":
-            most = max(1, _TOKENS_ON_A_PROCESSOR // tokens)
+            most = max(1, TOKENS_ON_A_PROCESSOR // tokens)
         return max(1, micro_batch(self.writer, tokens, gradients=False, most=most) - 1)
 
     def _groups(self, beginnings: np.ndarray) -> Iterator[np.ndarray]:
@@ -207,8 +189,248 @@ class Reading:
         first = int(np.searchsorted(self.indices, begin))
         ids = np.concatenate([self.ids[None, begin:], variants[rows, begin:end]])
         wanted = self._tensor(self.indices[first:] - begin)
-        states = self._passes.branch(self._tensor(ids), begin, wanted)
+        states = self.branch(self._tensor(ids), begin, wanted)
         return Pass(rows, slice(first, len(self.indices)), states[1:], states[0])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=self.writer.device.torch_device)
+
+
+class _Prefix(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one layer, lent to a pass of any number of rows and never added to."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The prefix before each row's own keys and values."""
+        return _after(self.keys, key_states), _after(self.values, value_states)
+
+
+def _after(prefix: Tensor, own: Tensor) -> Tensor:
+    """Keys or values of a shared prefix before those of each row."""
+    return torch.cat([prefix.to(own.dtype).expand(len(own), -1, -1, -1), own], dim=-2)
+
+
+@contextlib.contextmanager
+def _last_mlp_at(model: Any, wanted: Tensor) -> Iterator[None]:
+    """The last layer's MLP at some places only: nobody reads what it makes of the others.
+
+    Args:
+        model: A model whose layers have an ``mlp`` each; others are left as they are.
+        wanted: Places ``[places]`` in a row.
+    """
+    body = model.base_model
+    layers = getattr(body, "h", None) or getattr(body, "layers", None)
+    last = getattr(layers[-1], "mlp", None) if layers else None
+    if last is None or "forward" in vars(last):
+        yield
+        return
+    whole: Callable[[Tensor], Tensor] = last.forward
+
+    def forward(states: Tensor) -> Tensor:
+        if states.shape[1] == len(wanted):
+            return whole(states)
+        result = torch.zeros_like(states)
+        some = whole(states[:, wanted])
+        result[:, wanted] = some.to(result.dtype)
+        return result
+
+    last.forward = forward
+    try:
+        yield
+    finally:
+        del last.forward
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergences:
+    """How far the predictions of a pass lie from the text's, float32 ``[rows, places]``.
+
+    Attributes:
+        kl: KL(original‖variant), nats.
+        js: Jensen–Shannon divergence, nats, at most log 2; 0 where it was not asked for.
+        flips: Whether the likeliest token is another one.
+        normalizer: Z, see :class:`Predictions`.
+        noise: The largest KL between the unchanged row of the pass and the reading: pure rounding.
+    """
+
+    kl: np.ndarray
+    js: np.ndarray
+    flips: np.ndarray
+    normalizer: np.ndarray
+    noise: float
+
+
+class Predictions:
+    """The predictions at the indices of a cache, and how variants change them.
+
+    Let p be a prediction of the text and q that of a variant. Their logits differ by
+    d = W (h' - h), a product of the *difference* of hidden states with the output head: exactly 0
+    where nothing changed, and in bf16 with a rounding error that is a small part of the change,
+    where logits themselves (of a size of 100 in GPT-2) would be off by half a unit. With
+    log q = log p + d - Z and Z = log Σ p exp(d)::
+
+        KL(p‖q)             = Z - Σ p d
+        log p(t) - log q(t) = Z - d(t)
+
+    Args:
+        cache: The text.
+
+    Attributes:
+        log_probabilities: float32 ``[indices, vocabulary]``.
+    """
+
+    def __init__(self, cache: PrefixCache) -> None:
+        _, weight, bias = body_and_head(cache.writer.model)
+        self._cache = cache
+        with torch.no_grad():
+            self._weight = weight.detach().float()
+            bias = None if bias is None else bias.detach().float()
+            logits = F.linear(cache.states, self._weight, bias)
+            check_finite(logits)
+            self.log_probabilities = torch.log_softmax(logits, -1)
+            self._zero = torch.logsumexp(self.log_probabilities, -1)
+            self._top = self.log_probabilities.argmax(-1)
+            self._head = self._weight
+            if cache.writer.device.precision == "bf16":
+                # What all logits have in common means nothing, but would be most of the rounding.
+                self._head = (self._weight - self._weight.mean(0)).bfloat16()
+
+    def score(self, target: Target) -> float:
+        """The score of a target in the unchanged text: log-probability or logit difference."""
+        row = self.log_probabilities[self.place(target)]
+        value = row[target.id] if target.foil is None else row[target.id] - row[target.foil]
+        return float(value)
+
+    def place(self, target: Target) -> int:
+        """Which of the cache's indices predicts a target."""
+        return int(np.searchsorted(self._cache.indices, target.position - 1))
+
+    def divergences(self, part: Pass, *, js: Collection[int] = ()) -> Divergences:
+        """How far each prediction of a pass lies from the text's.
+
+        Args:
+            part: The pass.
+            js: Where to compute the Jensen–Shannon divergence too (at least there): numbers of
+                the cache's indices.
+        """
+        rounding = part.original - self._cache.states[part.places]
+        changes = torch.cat([part.states - part.original, rounding[None]])
+        shape = changes.shape[:2]
+        found = {name: torch.zeros(shape) for name in ("kl", "js", "flips", "normalizer")}
+        for rows, places, differences in self._chunks(changes):
+            log_p = self.log_probabilities[part.places][places]
+            p = log_p.exp()
+            mean = torch.einsum("rpv,pv->rp", differences, p)
+            moved = differences.add_(log_p)
+            normalizer = torch.logsumexp(moved, -1) - self._zero[part.places][places]
+            found["normalizer"][rows, places] = normalizer.cpu()
+            found["kl"][rows, places] = (normalizer - mean).cpu()
+            # A tenth of the time of finding out which token is the likeliest.
+            top = self._top[part.places][places].expand(len(moved), -1)
+            flips = moved.amax(-1) > moved.gather(-1, top[..., None])[..., 0]
+            found["flips"][rows, places] = flips.float().cpu()
+            if any(part.places.start + place in js for place in range(places.start, places.stop)):
+                log_q = moved.sub_(normalizer[..., None])
+                found["js"][rows, places] = _jensen_shannon(p, log_p, log_q).cpu()
+        check_finite(found["kl"])
+        noise = float(found["kl"][-1].abs().max())
+        arrays = {name: values[:-1].numpy() for name, values in found.items()}
+        return Divergences(**arrays, noise=noise)
+
+    def drops(
+        self, part: Pass, targets: Sequence[Target], known: Divergences | None = None
+    ) -> np.ndarray:
+        """How much each variant lowers the score of each target.
+
+        Args:
+            part: The pass.
+            targets: The targets, each predicted at one of the cache's indices.
+            known: The divergences of the same pass, which spare the sum over the vocabulary.
+
+        Returns:
+            float64 ``[rows, targets]``: original - variant, so that a positive number is what the
+            replaced tokens did for the target; 0 for targets that the pass does not reach.
+        """
+        result = np.zeros((len(part.rows), len(targets)))
+        first = part.places.start
+        for column, target in enumerate(targets):
+            place = self.place(target)
+            if place < first:
+                continue
+            change = part.states[:, place - first] - part.original[place - first]
+            if target.foil is not None:
+                contrast = self._weight[target.foil] - self._weight[target.id]
+                result[:, column] = _product(change, contrast)
+                continue
+            if known is None:
+                normalizer = self._normalizer(part, place)
+            else:
+                normalizer = known.normalizer[:, place - first]
+            # Rounded as in the whole product, so that what is rounded cancels with Z.
+            result[:, column] = normalizer - _product(change, self._head[target.id])
+        return result
+
+    def _normalizer(self, part: Pass, place: int) -> np.ndarray:
+        """Z at one place, ``[rows]``."""
+        at = place - part.places.start
+        changes = part.states[:, at : at + 1] - part.original[at]
+        pieces = [
+            torch.logsumexp(differences.add_(self.log_probabilities[place]), -1)
+            for _, _, differences in self._chunks(changes)
+        ]
+        result: np.ndarray = (torch.cat(pieces)[:, 0] - self._zero[place]).cpu().numpy()
+        return result
+
+    def _chunks(self, changes: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Differences of logits, float32 ``[rows, places, vocabulary]``, some at a time.
+
+        Args:
+            changes: Differences of hidden states, ``[rows, places, width]``.
+        """
+        rows, places = changes.shape[:2]
+        most = max(1, LOGITS_AT_ONCE // len(self._head))
+        wide = min(places, max(1, math.isqrt(most), most // max(rows, 1)))
+        for first in range(0, places, wide):
+            at = slice(first, min(first + wide, places))
+            tall = max(1, most // (at.stop - at.start))
+            for start in range(0, rows, tall):
+                some = slice(start, min(start + tall, rows))
+                with torch.no_grad():
+                    change = changes[some, at].to(self._head.dtype)
+                    # Flat: of rows that don't lie one after the other torch makes many products.
+                    moved = _logits(change.flatten(0, 1), self._head)
+                    yield some, at, moved.view(*change.shape[:2], -1)
+
+
+def _logits(states: Tensor, head: Tensor) -> Tensor:
+    """``[rows, width]`` through the head, float32 ``[rows, vocabulary]``."""
+    if head.device.type != "cpu" or head.dtype != torch.float32:
+        return F.linear(states, head).float()
+    result = states.new_empty(len(states), len(head))
+    pairs = zip(torch.split(head, _COLUMNS), torch.split(result, _COLUMNS, 1), strict=True)
+    for columns, out in pairs:
+        torch.mm(states, columns.t(), out=out)
+    return result
+
+
+def _product(change: Tensor, row: Tensor) -> np.ndarray:
+    """``[rows]``: changes ``[rows, width]`` times a row of the head, in the head's precision."""
+    with torch.no_grad():
+        moved = F.linear(change.to(row.dtype), row[None])[:, 0].float()
+    result: np.ndarray = moved.cpu().numpy().astype(np.float64)
+    return result
+
+
+def _jensen_shannon(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``[rows, places]`` of ``[places, vocabulary]`` and ``[rows, places, vocabulary]``."""
+    q = log_q.exp()
+    middle = (q + p).mul_(0.5).clamp_min_(torch.finfo(torch.float32).tiny).log_()
+    second = q.mul_(log_q.sub_(middle)).sum(-1)
+    first = torch.einsum("rpv,pv->rp", middle.neg_().add_(log_p), p)
+    return (first + second) / 2

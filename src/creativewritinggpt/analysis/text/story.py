@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...data.text import ends_sentence
 from ..methods.attention import AttentionMaps, masked_sink
-from ..registry import Method
+from ..registry import Analysis, Method
 from ..subject import Subject
 from .names import is_title, name_key
 from .words import Word
-
-if TYPE_CHECKING:
-    from ..run import Analysis
 
 KINDS = ("name", "place", "dialogue", "action", "prompt")
 # Below this the scores of a target are noise, and their shares would be noise blown up.
