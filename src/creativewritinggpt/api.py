@@ -18,6 +18,7 @@ from typing import Any
 from .analysis.report.save import save
 from .analysis.run import Explanation, explain
 from .analysis.settings import AnalysisSettings
+from .config.machine import DEFAULT_MODEL
 from .config.run import Config, load_config
 from .data.document import Document
 from .data.sources import Keep
@@ -72,7 +73,7 @@ class LoadedModel(loaded_model.LoadedModel):
 
 
 def load(
-    model: str | os.PathLike[str] = loading.DEFAULT_MODEL,
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
     device: DeviceChoice | str | None = None,
     precision: str = "auto",
@@ -140,14 +141,14 @@ def train(
 
 
 def generate(
-    prompt: str = "", *, model: str | os.PathLike[str] = loading.DEFAULT_MODEL, **settings: Any
+    prompt: str = "", *, model: str | os.PathLike[str] = DEFAULT_MODEL, **settings: Any
 ) -> str:
     """Load a model and continue ``prompt`` once; for more texts :func:`load` it."""
     return load(model).write(prompt, **settings)
 
 
 def evaluate(
-    model: str | os.PathLike[str] | loaded_model.LoadedModel = loading.DEFAULT_MODEL,
+    model: str | os.PathLike[str] | loaded_model.LoadedModel = DEFAULT_MODEL,
     files: Paths = (),
     *,
     documents: Sequence[Document] | None = None,
@@ -178,7 +179,7 @@ def evaluate(
 
 def analyze(
     text: str,
-    model: Any = loading.DEFAULT_MODEL,
+    model: Any = DEFAULT_MODEL,
     *,
     tokenizer: Any = None,
     folder: str | os.PathLike[str] | None = None,
