@@ -171,31 +171,24 @@ def test_a_streamed_data_set_is_dealt_out_by_files_and_taken_up_anywhere(
 ) -> None:
     repository = hub.repositories["datasets", "euclaise/writingprompts"]
     repository.breaks["data/train-00001-of-00002.parquet"] = 1
-    whole, none = streamed(
-        hub.url, tmp_path, [[0, 1, 0], [0, 1, 9 << 40]], sources=["writingprompts"]
-    )
-    assert whole["origin"]["revision"] == repository.commit
-    documents = whole["documents"]
+    start = 2 << 40
+    parts = [[0, 1, 0], [0, 1, 9 << 40], [0, 1, start + 1]]
+    parts += [[shard, shards, 0] for shards in (2, 3) for shard in range(shards)]
+    found = streamed(hub.url, tmp_path, parts, sources=["writingprompts"])
+    assert found[0]["origin"]["revision"] == repository.commit
+    documents, none, rest, *shared = [part["documents"] for part in found]
     assert [prompt for _, prompt, side in documents if side == "train"] == [
         f"Prompt {i}." for i in range(400)
     ]
-    assert none["documents"] == []
+    assert none == []
     # From any place on, the rest comes.
-    start = 2 << 40
     assert [at for at, *_ in documents if at >= start][0] == start
-    [rest] = streamed(hub.url, tmp_path, [[0, 1, start + 1]], sources=["writingprompts"])
-    assert rest["documents"] == [entry for entry in documents if entry[0] > start]
+    assert rest == [entry for entry in documents if entry[0] > start]
     # Two processes read a file of the training split each, three share out the rows of all.
-    for parts in (2, 3):
-        [mine] = streamed(hub.url, tmp_path, [[1, parts, 0]], sources=["writingprompts"])
-        [others] = streamed(hub.url, tmp_path, [[0, parts, 0]], sources=["writingprompts"])
-        parted = [mine, others]
-        if parts == 3:
-            parted += streamed(hub.url, tmp_path, [[2, 3, 0]], sources=["writingprompts"])
-        prompts = [prompt for part in parted for _, prompt, _ in part["documents"]]
+    for parted in (shared[:2], shared[2:]):
+        prompts = [prompt for part in parted for _, prompt, _ in part]
         assert sorted(prompts) == sorted(prompt for _, prompt, _ in documents)
-        if parts == 2:
-            assert {at >> 40 for at, *_ in mine["documents"]} == {2}
+    assert {at >> 40 for at, *_ in shared[1]} == {2}
 
 
 def test_a_hub_that_can_not_be_reached_is_said_and_can_be_skipped(tmp_path: Path) -> None:
