@@ -23,7 +23,7 @@ from .files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 # Colours by their use, on white and on dark pages; ``s0`` to ``s5`` are series of data.
@@ -64,7 +64,7 @@ def score_colour(value: float, signed: bool) -> str:
     return SIZE if not signed else SUPPORTS if value > 0 else OPPOSES
 
 
-def score_colormap(signed: bool) -> LinearSegmentedColormap:
+def score_colormap(signed: bool) -> Colormap:
     """Blue over white to vermilion for signed scores, white over purple to dark for sizes."""
     from matplotlib.colors import LinearSegmentedColormap
 
