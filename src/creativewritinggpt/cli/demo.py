@@ -164,7 +164,7 @@ def _announce(extent: Extent, config: Config) -> None:
     from ..models.starter import is_cached
 
     console.note(
-        f"The demo takes {extent.cost}, 4.5 GB of memory and 0.7 GB of disk. Ctrl-C stops it."
+        f"The demo takes {extent.cost}, 3 GB of memory and 0.7 GB of disk. Ctrl-C stops it."
     )
     if not is_cached(config.cache_dir):
         console.note("The starter is not cached yet: 93 MB are fetched first.")
