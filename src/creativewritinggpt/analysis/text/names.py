@@ -6,15 +6,14 @@ hand.
 
 Trade-off: a trained tagger would know more; this one needs no download and a few milliseconds.
 
-- ``name``: someone who acts or is spoken of, told by capital letters: in mid-sentence, or at the
-  start of a sentence where the word is capitalised elsewhere or is no common word at all.
-- ``place``: capitalised and in the company of a place's words (*in Harrow*, *Birch Street*), or
-  one of a list of plain ones (*castle*, *kitchen*).
+- ``name``: a capitalised word within a sentence, or at its start where the word is capitalised
+  elsewhere or is no common word; not a place.
+- ``place``: capitalised and beside a word that goes with places (*in Harrow*, *Birch Street*), or
+  a common noun for a place (*castle*, *kitchen*).
 - ``dialogue``: within quotation marks; what is not closed ends with its paragraph.
-- ``action``: a form of some 400 verbs that a body can be seen or heard doing. To say, to think and
-  to be are none.
-- ``prompt``: content words of the prompt, where they stand in it and where the story takes them up.
-- ``function``: what holds a sentence together (*the*, *of*, *she*), so that it can be left out.
+- ``action``: a form of some 400 verbs of visible or audible action, without *say*, *think*, *be*.
+- ``prompt``: content words of the prompt, in it and where the story repeats them.
+- ``function``: function words (*the*, *of*, *she*).
 """
 
 from __future__ import annotations
@@ -67,8 +66,12 @@ _SINGLE_CLOSE = re.compile(r"(?<=[,.!?…—–-])['’](?!\w)")
 class _Part:
     """A run of letters: most words have one, ``door—and`` has two.
 
-    ``key`` is its small letters without a possessive ending; ``starts`` says whether a capital at
-    it says nothing; ``joined`` whether nothing but a space stands between it and the one before.
+    Attributes:
+        word: Index of its word.
+        text: As written.
+        key: In lower case, without a possessive ending.
+        starts: Whether it begins a sentence or speech, so that a capital says nothing.
+        joined: Whether only a space stands between it and the run before.
     """
 
     word: int
@@ -273,7 +276,15 @@ def _is_action(parts: Sequence[_Part], index: int) -> bool:
 
 
 def quoted(text: str) -> list[tuple[int, int]]:
-    """Stretches within quotation marks, the marks included, in order and apart from each other."""
+    """Spans of quoted speech, the marks included, in order and without overlap.
+
+    Curly and straight, double and single marks are read. An apostrophe opens speech only before a
+    letter and after none, and closes it only after punctuation. What is never closed ends with its
+    paragraph, as in speeches of several paragraphs.
+
+    Args:
+        text: Any text; the spans are characters of it.
+    """
     spans: list[tuple[int, int]] = []
     for start, end in _paragraphs(text):
         spans += _doubles(text, start, end)
