@@ -1,5 +1,6 @@
 """Text metrics against cases counted by hand, and against NLTK where it has the same definition."""
 
+import json
 import math
 import random
 import time
@@ -159,6 +160,8 @@ def test_nothing_breaks_on_odd_texts(text):
     words = style.words_of(text)
     for function in (repetition.seq_rep_n, repetition.self_bleu, repetition.zipf_coefficient,
                      repetition.diversity, repetition.loop_rate):  # fmt: skip
-        function([words, words])
-    style.readability([text])
-    style.prompt_use([(text, text)])
+        json.dumps(function([words, words]), allow_nan=False)  # finite numbers, or none
+    readability = style.readability([text])
+    assert json.loads(json.dumps(readability, allow_nan=False)) == readability
+    used = style.prompt_use([(text, text)])
+    assert json.loads(json.dumps(used, allow_nan=False)) == used

@@ -127,9 +127,11 @@ def test_stream_hands_out_exactly_the_text(writer: Any) -> None:
 
 
 def test_closing_the_stream_stops_the_writing(gpt2: Any) -> None:
-    pieces = stream(gpt2, PROMPT, settings())
-    next(pieces)
+    pieces = stream(gpt2, PROMPT, settings(temperature=0))
+    first = next(pieces)
     pieces.close()
+    assert list(pieces) == []
+    assert next(stream(gpt2, PROMPT, settings(temperature=0))).text == first.text
 
 
 def test_empty_prompt_starts_from_the_end_of_text(gpt2: Any) -> None:

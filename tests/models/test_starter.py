@@ -257,6 +257,7 @@ def test_files_of_the_users_named_like_modules_do_not_disturb_pip(
     (tmp_path / "json.py").write_text("raise SystemExit('taken for the library')\n")
     monkeypatch.chdir(tmp_path)
     starter.ensure_starter(tmp_path / "cache")
+    assert starter.is_cached(tmp_path / "cache")
 
 
 def test_a_full_disk_leaves_nothing_behind(index: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -153,6 +153,8 @@ def test_epub_keeps_the_rules_of_its_container(story: Story, tmp_path: Path) -> 
 def test_an_empty_story_can_be_exported_in_every_form(tmp_path: Path) -> None:
     for ending in ("txt", "md", "html", "epub", "json"):
         export_story(Story(), tmp_path / f"a.{ending}")
+        assert (tmp_path / f"a.{ending}").is_file()
+    assert zipfile.is_zipfile(tmp_path / "a.epub") and json.loads((tmp_path / "a.json").read_text())
 
 
 def test_an_unknown_ending_is_refused_and_names_the_known(tmp_path: Path) -> None:
