@@ -1,28 +1,18 @@
-"""``cwgpt data inspect`` through the real command."""
+"""``cwgpt data inspect``."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.cli
 
 
-def cwgpt(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "creativewritinggpt", "data", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_json_is_one_object_on_stdout_and_nothing_else() -> None:
-    done = cwgpt("inspect", "--sources", "sample", "--json")
+def test_json_is_one_object_on_stdout_and_nothing_else(cwgpt: Any) -> None:
+    done = cwgpt("data", "inspect", "--sources", "sample", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result["sources"]) == {"openwebtext", "rocstories", "wikitext", "writingprompts"}
@@ -31,13 +21,15 @@ def test_json_is_one_object_on_stdout_and_nothing_else() -> None:
     assert result["tokens"] is None
 
 
-def test_tokens_are_those_of_the_model_that_is_named(tiny_folder: object, tmp_path: Path) -> None:
-    folder = tiny_folder("llama")  # type: ignore[operator]
+def test_tokens_are_those_of_the_model_that_is_named(
+    cwgpt: Any, tiny_folder: Any, tmp_path: Path
+) -> None:
+    folder = tiny_folder("llama")
     (tmp_path / "mine.csv").write_text(
         "prompt,text\n" + "".join(f"Why {i}?,It was {i * 7919} and it rained.\n" for i in range(30))
     )
     path = str(tmp_path / "mine.csv")
-    done = cwgpt("inspect", path, "--model-name", str(folder), "--mask-prompt")
+    done = cwgpt("data", "inspect", path, "--model-name", str(folder), "--mask-prompt")
     assert done.returncode == 0, done.stderr
     assert "mine: CSV, prompt from 'prompt', text from 'text'" in done.stdout
     assert "⟦Why " in done.stdout and "tokens a document" in done.stdout
@@ -51,6 +43,8 @@ def test_tokens_are_those_of_the_model_that_is_named(tiny_folder: object, tmp_pa
         (["look"], "error:"),
     ],
 )
-def test_errors_are_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
-    done = cwgpt(*arguments)
+def test_errors_are_one_line_and_exit_code_2(
+    cwgpt: Any, arguments: list[str], message: str
+) -> None:
+    done = cwgpt("data", *arguments)
     assert done.returncode == 2 and message in done.stderr and not done.stdout
