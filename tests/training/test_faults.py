@@ -152,9 +152,9 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
                 os.truncate(disk / "filler", (disk / "filler").stat().st_size - 16384)
             return real(*arguments)
 
-        monkeypatch.setattr(trainer, "accumulate_gradient", filling)
-        assert main(_words(config, stories)) == 1
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "accumulate_gradient", filling)
+            assert main(_words(config, stories)) == 1
         said = capsys.readouterr().err
         assert "error: the disk is full" in said and "step-3 could not be written" in said
         found = TrainState.load(Path(config.output_dir) / "checkpoints")
@@ -366,10 +366,10 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
         loss, tokens = real(*arguments)
         return (float("nan") if len(calls) == 5 else loss), tokens
 
-    monkeypatch.setattr(trainer, "accumulate_gradient", breaking)
-    with pytest.raises(RunError, match="the loss is nan at step 4, .* state after step 3 is saved"):
+    said = "the loss is nan at step 4, .* state after step 3 is saved"
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=said):
+        patch.setattr(trainer, "accumulate_gradient", breaking)
         train(config, [stories])
-    monkeypatch.undo()
     straight = _config(tiny_folder, tmp_path / "straight", save_steps=100)
     train(straight, [stories])
     train(config, resume=True)

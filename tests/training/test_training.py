@@ -197,9 +197,9 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
             os.kill(os.getpid(), request_signal)
         return real(writer, rows, indices, batch_size, tokens)
 
-    monkeypatch.setattr(trainer, "accumulate_gradient", interrupted)
-    assert train(broken, [stories]).outcome == "interrupted"
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "accumulate_gradient", interrupted)
+        assert train(broken, [stories]).outcome == "interrupted"
     assert (
         _metrics(broken.output_dir)["batch_losses"] != _metrics(straight.output_dir)["batch_losses"]
     )
