@@ -383,7 +383,8 @@ def rows_per_pass(writer: LoadedModel, max_length: int, most: int) -> int:
     """
     if writer.fast_body is None:
         return most
-    return max(1, min(most, writer.fast_body.tokens_at_once // max_length))
+    fast: int = writer.fast_body.tokens_at_once // max_length
+    return max(1, min(most, fast))
 
 
 def warn_if_int8_is_slow() -> None:
