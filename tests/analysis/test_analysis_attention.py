@@ -237,15 +237,17 @@ def test_statistics_of_known_heads() -> None:
     weights[0, 2] = np.tril(np.ones((tokens, tokens)))
     weights[0, 2] /= weights[0, 2].sum(-1, keepdims=True)  # all alike
     found = statistics_of(weights, plain_subject(tokens))
-    np.testing.assert_allclose(found.distance[0], [3, 1, 1.5], atol=1e-6)
-    np.testing.assert_allclose(found.first_token_mass[0, :2], [1, 0.2], atol=1e-6)
-    np.testing.assert_allclose(found.previous_token_mass[0, :2], [0, 1], atol=1e-6)
-    np.testing.assert_allclose(found.entropy[0, :2], 0, atol=1e-9)
-    assert found.entropy[0, 2] == pytest.approx(np.log(np.arange(2, tokens + 1)).mean(), abs=1e-6)
+    np.testing.assert_allclose(found.values["distance"][0], [3, 1, 1.5], atol=1e-6)
+    np.testing.assert_allclose(found.values["first_token_mass"][0, :2], [1, 0.2], atol=1e-6)
+    np.testing.assert_allclose(found.values["previous_token_mass"][0, :2], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(found.values["entropy"][0, :2], 0, atol=1e-9)
+    assert found.values["entropy"][0, 2] == pytest.approx(
+        np.log(np.arange(2, tokens + 1)).mean(), abs=1e-6
+    )
     for name in ("distance", "entropy", "first_token_mass", "self_mass", "previous_token_mass"):
-        assert getattr(found, name)[0, 2] == pytest.approx(found.chance[name], abs=1e-6)
-    assert found.distance_without_sink[0, 1] == pytest.approx(1)
-    assert np.isnan(found.name_mass).all()
+        assert found.values[name][0, 2] == pytest.approx(found.chance[name], abs=1e-6)
+    assert found.values["distance_without_sink"][0, 1] == pytest.approx(1)
+    assert np.isnan(found.values["name_mass"]).all()
     record = found.to_dict()
     assert record["name_mass"] is None
     assert record["prompt_mass"] is None
@@ -262,8 +264,8 @@ def test_mass_on_names_and_on_the_prompt_counts_their_tokens() -> None:
     weights[0, 1] = np.eye(7)
     found = statistics_of(weights, subject)
     # From "Mira" (position 3) on, and from the token before the story (position 4) on.
-    np.testing.assert_allclose(found.name_mass[0], [0.5, 0.5], atol=1e-6)
-    np.testing.assert_allclose(found.prompt_mass[0], [0.5, 1 / 3], atol=1e-6)
+    np.testing.assert_allclose(found.values["name_mass"][0], [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found.values["prompt_mass"][0], [0.5, 1 / 3], atol=1e-6)
 
 
 def test_an_induction_head_is_told_by_what_it_looks_at() -> None:
@@ -274,7 +276,7 @@ def test_an_induction_head_is_told_by_what_it_looks_at() -> None:
         weights[0, 0, query] = 0
         weights[0, 0, query, query - 2] = 1
     found = statistics_of(weights, subject)
-    np.testing.assert_allclose(found.induction_mass[0], [1, 0])
+    np.testing.assert_allclose(found.values["induction_mass"][0], [1, 0])
 
 
 @pytest.fixture

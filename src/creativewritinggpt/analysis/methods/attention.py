@@ -54,10 +54,6 @@ _ROUGH = 2e-2
 # A row that gives the first token all but this says nothing about the others.
 _REST = 1e-6
 _FAMILIES = "models of the GPT-2, Llama and Qwen families work"
-MEASURES = (
-    "distance", "distance_without_sink", "entropy", "first_token_mass", "previous_token_mass",
-    "self_mass", "induction_mass", "prompt_mass", "name_mass",
-)  # fmt: skip
 
 
 class NoAttention(InputError):
@@ -241,39 +237,30 @@ def mean_attention(maps: AttentionMaps, subject: Subject, *, sink: bool = False)
 
 @dataclasses.dataclass(frozen=True)
 class HeadStatistics:
-    """Numbers of every head, each ``[layers, heads]``, NaN where the text has nothing of the kind.
+    """Statistics of every attention head, means over the queries but the first.
 
     Attributes:
-        distance: How many tokens back it looks, weighted by its attention.
-        distance_without_sink: The same with the first token left out.
-        entropy: Of its attention, in nats.
-        first_token_mass: Its attention to the first token.
-        previous_token_mass: To the token just before, counted from the third token on.
-        self_mass: To the very token that looks.
-        induction_mass: To what followed an earlier occurrence of the token that looks; from the
-            tokens that have one (Olsson et al. 2022, "In-context Learning and Induction Heads").
-        prompt_mass: To the prompt without the first token, from where the story begins.
-        name_mass: To names, from the first name on.
-        chance: Each measure for attention spread evenly over what can be seen.
+        values: By name ``[layers, heads]``, NaN where the text has nothing of the kind:
+
+            - ``distance``: tokens back, weighted by attention; ``distance_without_sink``
+            - ``entropy``: in nats
+            - ``first_token_mass``, ``previous_token_mass`` (from the third token on), ``self_mass``
+            - ``induction_mass``: on what followed an earlier occurrence of the query's token, where
+              there is one (Olsson et al. 2022, "In-context Learning and Induction Heads")
+            - ``prompt_mass``: on the prompt without the first token, from where the story begins
+            - ``name_mass``: on names, from the first name on
+        chance: Each of them for attention spread evenly over what can be seen.
     """
 
-    distance: np.ndarray
-    distance_without_sink: np.ndarray
-    entropy: np.ndarray
-    first_token_mass: np.ndarray
-    previous_token_mass: np.ndarray
-    self_mass: np.ndarray
-    induction_mass: np.ndarray
-    prompt_mass: np.ndarray
-    name_mass: np.ndarray
+    values: dict[str, np.ndarray]
     chance: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: lists of lists, None for a measure that the text has nothing of."""
-        record: dict[str, Any] = {}
-        for name in MEASURES:
-            values = getattr(self, name)
-            record[name] = None if np.isnan(values).all() else values.tolist()
+        record: dict[str, Any] = {
+            name: None if np.isnan(values).all() else values.tolist()
+            for name, values in self.values.items()
+        }
         record["chance"] = {k: None if np.isnan(v) else v for k, v in self.chance.items()}
         return record
 
@@ -284,24 +271,20 @@ def statistics(
     words: Sequence[Word],
     tags: Sequence[set[str]],
 ) -> HeadStatistics:
-    """The numbers of every head.
+    """Statistics of every head.
 
     Args:
         maps: The attention with its first token.
         subject: The text.
         words: Its words.
-        tags: Their kinds, as ``tags.tag`` gives them.
+        tags: Their kinds, as ``names.tag`` gives them.
     """
     measure = _measures(subject, words, tags)
-    found: dict[str, np.ndarray] = {
-        name: np.full((maps.layers, maps.heads), np.nan) for name in MEASURES
-    }
-    for layer in range(maps.layers):
-        for head in range(maps.heads):
-            for name, value in measure(maps.weights[layer, head].astype(np.float64)).items():
-                found[name][layer, head] = value
     even = np.tril(np.ones((maps.tokens, maps.tokens)))
-    return HeadStatistics(**found, chance=measure(even / even.sum(-1, keepdims=True)))
+    chance = measure(even / even.sum(-1, keepdims=True))
+    found = [[measure(head.astype(np.float64)) for head in layer] for layer in maps.weights]
+    values = {name: np.array([[one[name] for one in layer] for layer in found]) for name in chance}
+    return HeadStatistics(values, chance)
 
 
 def _measures(
