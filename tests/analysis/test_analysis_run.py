@@ -44,7 +44,8 @@ def tuned(tiny_model: Any, tiny_tokenizer: Any) -> Any:
         r=2, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False
     )
     made = make_writer(get_peft_model(tiny_model("gpt2"), config).eval(), tiny_tokenizer)
-    return dataclasses.replace(made, has_adapter=True, adapter="here")
+    made.has_adapter, made.adapter = True, "here"
+    return made
 
 
 def test_the_next_token_is_explained_by_every_method(writer: Any, tmp_path: Path) -> None:
