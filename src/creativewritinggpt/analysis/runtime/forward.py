@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...devices import memory
+from ...devices import is_out_of_memory, memory
 from ...errors import InputError, RunError
 from ...models.checks import finite
 from ...models.loaded_model import LoadedModel
@@ -301,7 +301,7 @@ def in_batches(count: int, size: int, work: Callable[[int, int], Result]) -> lis
         try:
             results.append(work(start, stop))
         except (MemoryError, RuntimeError) as error:
-            if not _is_lack_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if stop - start == 1:
                 raise RunError(
@@ -316,14 +316,6 @@ def in_batches(count: int, size: int, work: Callable[[int, int], Result]) -> lis
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return results
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or here."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    said = str(error)
-    return "out of memory" in said or "not enough memory" in said or "can't allocate" in said
 
 
 @dataclasses.dataclass(frozen=True)
