@@ -20,7 +20,6 @@ Trade-off: one more row per pass. The passes are those of transformers' modules.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -147,9 +146,7 @@ class PrefixCache:
             cache.layers = [
                 _Prefix(keys[:, :, :begin], values[:, :, :begin]) for keys, values in self._layers
             ]
-        with _last_mlp_at(self.writer.bare, wanted):
-            states = self._read(ids, cache)
-        return states[:, wanted].float()
+        return self._read(ids, cache)[:, wanted].float()
 
     def _read(self, ids: Tensor, cache: DynamicCache) -> Tensor:
         """Hidden states of ``ids`` after what the cache holds, ``[rows, tokens, width]``."""
@@ -214,37 +211,6 @@ class _Prefix(DynamicLayer):  # type: ignore[misc]
 def _after(prefix: Tensor, own: Tensor) -> Tensor:
     """Keys or values of a shared prefix before those of each row."""
     return torch.cat([prefix.to(own.dtype).expand(len(own), -1, -1, -1), own], dim=-2)
-
-
-@contextlib.contextmanager
-def _last_mlp_at(model: Any, wanted: Tensor) -> Iterator[None]:
-    """The last layer's MLP at some places only: nobody reads what it makes of the others.
-
-    Args:
-        model: A model whose layers have an ``mlp`` each; others are left as they are.
-        wanted: Places ``[places]`` in a row.
-    """
-    body = model.base_model
-    layers = getattr(body, "h", None) or getattr(body, "layers", None)
-    last = getattr(layers[-1], "mlp", None) if layers else None
-    if last is None or "forward" in vars(last):
-        yield
-        return
-    whole: Callable[[Tensor], Tensor] = last.forward
-
-    def forward(states: Tensor) -> Tensor:
-        if states.shape[1] == len(wanted):
-            return whole(states)
-        result = torch.zeros_like(states)
-        some = whole(states[:, wanted])
-        result[:, wanted] = some.to(result.dtype)
-        return result
-
-    last.forward = forward
-    try:
-        yield
-    finally:
-        del last.forward
 
 
 @dataclasses.dataclass(frozen=True)
