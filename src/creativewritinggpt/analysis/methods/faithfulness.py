@@ -104,25 +104,15 @@ class _ReplacedTexts:
         self.writer, self.target = writer, target
         self.ids = np.array(subject.ids[: target.position], dtype=np.int64)
         tokens = rankings.shape[1]
-        self.counts = [_count(point, tokens) for point in points]
-        rows: dict[bytes, int] = {}
-        texts: list[np.ndarray] = []
-        self.deletion = np.zeros((len(rankings), len(points)), dtype=np.int64)
-        self.insertion = np.zeros_like(self.deletion)
-        for row, order in enumerate(rankings):
-            for column, count in enumerate(self.counts):
-                for into, replaced in (
-                    (self.deletion, order[:count]),
-                    (self.insertion, order[count:]),
-                ):
-                    text = self.ids.copy()
-                    text[replaced] = fill[replaced]
-                    key = text.tobytes()
-                    if key not in rows:
-                        rows[key] = len(texts)
-                        texts.append(text)
-                    into[row, column] = rows[key]
-        self.texts = np.stack(texts)
+        counts = np.array([_count(point, tokens) for point in points])
+        rank = np.full((len(rankings), len(self.ids)), -1)
+        np.put_along_axis(rank, rankings, np.arange(tokens), axis=1)
+        first = rank[:, None] < counts[:, None]  # [rankings, points, tokens]
+        replaced = np.stack([first, ~first]) & (rank >= 0)[:, None]
+        texts = np.where(replaced, fill[: len(self.ids)], self.ids)
+        flat = texts.reshape(-1, len(self.ids))
+        self.texts, index = np.unique(flat, axis=0, return_inverse=True)
+        self.deletion, self.insertion = index.reshape(texts.shape[:-1])
         same = self.texts == self.ids
         begins = np.where(same.all(1), len(self.ids), (~same).argmax(1))
         self.cost = int((len(self.ids) - begins).sum())
@@ -167,9 +157,7 @@ def ranking(scores: np.ndarray, signed: bool, *, seed: int = 0) -> np.ndarray:
 
 def area(points: Sequence[float], values: np.ndarray) -> np.ndarray:
     """The area under a curve by the trapezoid rule, ``[…]`` of ``[…, points]``."""
-    widths = np.diff(points)
-    result: np.ndarray = ((values[..., 1:] + values[..., :-1]) / 2 * widths).sum(-1)
-    return result
+    return np.asarray(((values[..., 1:] + values[..., :-1]) / 2 * np.diff(points)).sum(-1))
 
 
 def mean_drop(
