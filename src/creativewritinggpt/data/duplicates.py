@@ -123,26 +123,6 @@ def jaccard(first: str, second: str, n: int) -> float:
     return len(sets[0] & sets[1]) / len(union) if union else 1.0
 
 
-class _Seen:
-    """Bloom filter (one hash) of the n-grams of the validation documents."""
-
-    def __init__(self, grams: Hashes) -> None:
-        bits = max(10, min(25, (64 * len(grams)).bit_length()))
-        self._mask = np.uint64(2**bits - 1)
-        self._table = np.zeros(2**bits, dtype=np.bool_)
-        self._table[grams & self._mask] = True
-
-    def could_be_similar(self, grams: Hashes) -> bool:
-        """Whether a share of the distinct n-grams as large as the threshold may have been seen."""
-        found = int(self._table[grams & self._mask].sum())
-        # Most texts fail already against a lower bound of their distinct n-grams, which is cheap.
-        part = grams[: 64 + 3 * found]
-        if found < THRESHOLD * len(np.unique(part)):
-            return False
-        distinct = np.unique(grams)
-        return bool(np.mean(self._table[distinct & self._mask]) >= THRESHOLD)
-
-
 @functools.cache
 def _empty_minhash() -> Any:
     """A MinHash of nothing; copies of it share its permutations, which are costly to make."""
@@ -164,7 +144,12 @@ class _Index:
             number: np.unique(ngram_hashes(word_hashes(text), n))
             for number, text in self.texts.items()
         }
-        self._seen = _Seen(np.concatenate([np.zeros(0, dtype=np.uint64), *self._grams.values()]))
+        # Bloom filter with one hash: whether an n-gram may occur in any of the documents.
+        grams = np.concatenate([np.zeros(0, dtype=np.uint64), *self._grams.values()])
+        bits = max(10, min(25, (64 * len(grams)).bit_length()))
+        self._mask = np.uint64(2**bits - 1)
+        self._seen = np.zeros(2**bits, dtype=np.bool_)
+        self._seen[grams & self._mask] = True
 
     @functools.cached_property
     def _search(self) -> Any:
@@ -181,9 +166,17 @@ class _Index:
         made.update_batch((grams & np.uint64(0xFFFFFFFF)).tolist())
         return made
 
+    def _could_be_similar(self, grams: Hashes) -> bool:
+        """Whether a share of the distinct n-grams as large as the threshold may have been seen."""
+        found = int(self._seen[grams & self._mask].sum())
+        # Most texts fail already against a lower bound of their distinct n-grams, which is cheap.
+        if found < THRESHOLD * len(np.unique(grams[: 64 + 3 * found])):
+            return False
+        return bool(np.mean(self._seen[np.unique(grams) & self._mask]) >= THRESHOLD)
+
     def similar(self, text: str, words: Hashes) -> int | None:
         grams = ngram_hashes(words, self.n)
-        if not len(grams) or not self._seen.could_be_similar(grams):
+        if not len(grams) or not self._could_be_similar(grams):
             return None
         for number in sorted(self._search.query(self._minhash(np.unique(grams)))):
             if jaccard(text, self.texts[number], self.n) >= THRESHOLD:

@@ -209,11 +209,9 @@ class Documents(_OnDisk):
 
 def digests(documents: Sequence[Document]) -> Iterator[str]:
     """The digest of each document; collections on disk are not read for it."""
-    known = getattr(documents, "digests", None)
-    if known is not None:
-        yield from known()
-    else:
-        yield from (document.digest for document in documents)
+    if isinstance(documents, Documents):
+        return documents.digests()
+    return (document.digest for document in documents)
 
 
 def to_json(value: Any) -> str:
@@ -223,5 +221,6 @@ def to_json(value: Any) -> str:
 
 def sources_of(documents: Sequence[Document]) -> list[str]:
     """The source of each document; collections on disk are not read for it."""
-    known = getattr(documents, "sources", None)
-    return known() if known is not None else [document.source for document in documents]
+    if isinstance(documents, Documents):
+        return documents.sources()
+    return [document.source for document in documents]
