@@ -98,14 +98,13 @@ def streamed(corpus: Path, tokenizer: Any) -> dict[str, float]:
     """Our way for what is larger than memory or disk: one pass of the stream."""
     from creativewritinggpt.config.run import Config
     from creativewritinggpt.data.rows.stream import StreamedRows, open_corpus
-    from creativewritinggpt.data.rows.tokens import definition_of
 
     began = time.perf_counter()
     config = Config(streaming=True, max_steps=1)
     opened = open_corpus(config, [str(corpus)])
     validation = time.perf_counter()
     shape = {"max_length": MAX_LENGTH, "bos_id": 0, "eos_id": 0, "mask_prompt": False}
-    rows = StreamedRows(opened, config, definition_of(tokenizer), shape)
+    rows = StreamedRows(opened, config, tokenizer, shape)
     targets = 0
     while not any(place["passes"] for place in rows.stats().values()):
         targets += int(rows.take(8).target_counts().sum())

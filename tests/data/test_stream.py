@@ -19,7 +19,6 @@ from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.rows import stream
 from creativewritinggpt.data.rows.packing import IGNORE, PackedRows
 from creativewritinggpt.data.rows.stream import StreamedCorpus, StreamedRows, open_corpus, together
-from creativewritinggpt.data.rows.tokens import definition_of
 from creativewritinggpt.data.sources import register_source
 from creativewritinggpt.data.splits import ReservedGroups
 from creativewritinggpt.errors import InputError
@@ -72,8 +71,9 @@ class Streams:
         self.corpus: StreamedCorpus = open_corpus(self.config, files)
 
     def rows(self, rank: int = 0, processes: int = 1, shards: int | None = None) -> StreamedRows:
-        definition = definition_of(self.tokenizer)
-        return StreamedRows(self.corpus, self.config, definition, SHAPE, rank, processes, shards)
+        return StreamedRows(
+            self.corpus, self.config, self.tokenizer, SHAPE, rank, processes, shards
+        )
 
     def marks(self, rows: PackedRows) -> list[int]:
         """The numbers of the documents whose beginnings are in the rows."""

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.rows.tokens import Encoder, definition_of, encode, tokenize
+from creativewritinggpt.data.rows.tokens import Encoder, encode, tokenize
 from creativewritinggpt.errors import RunError
 
 
@@ -211,13 +211,13 @@ def usual(tokenizer: Any, text: str) -> list[int]:
 @given(given_texts=st.lists(texts, min_size=1, max_size=5))
 def test_ids_are_those_of_the_tokenizer(kind: str, given_texts: list[str]) -> None:
     tokenizer = TOKENIZERS[kind]
-    found = Encoder(definition_of(tokenizer)).encode([*given_texts, TEXT])
+    found = Encoder(tokenizer).encode([*given_texts, TEXT])
     assert [ids.tolist() for ids in found] == [usual(tokenizer, t) for t in [*given_texts, TEXT]]
 
 
 def test_an_added_token_that_is_not_special_is_recognised_as_the_tokenizer_does() -> None:
     tokenizer = trained("gpt2")
     tokenizer.add_tokens(["<scene break>"])
-    found = Encoder(definition_of(tokenizer)).encode(["out <scene break> in"])[0].tolist()
+    found = Encoder(tokenizer).encode(["out <scene break> in"])[0].tolist()
     assert found == usual(tokenizer, "out <scene break> in")
     assert tokenizer.convert_tokens_to_ids("<scene break>") in found

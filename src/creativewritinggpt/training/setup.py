@@ -7,6 +7,7 @@ and every resume of a run builds the same setup.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ from ..data.corpus import Corpus
 from ..data.mixing import Mixture, mix
 from ..data.rows.batches import Batches, PreparedBatches, StreamedBatches
 from ..data.rows.packing import RowPlan, plan_rows
-from ..data.rows.stream import StreamedCorpus
-from ..data.rows.tokens import definition_of, tokenize
+from ..data.rows.stream import StreamedCorpus, StreamedRows
+from ..data.rows.tokens import tokenize
 from ..data.splits import ValidationRows, validation_rows
 from ..data.store import sources_of
 from ..distributed import ProcessGroup
@@ -196,10 +197,10 @@ def prepare(
     if isinstance(corpus, StreamedCorpus):
         known = corpus.known()
         plan = plan_stream(config)
-        definition = definition_of(writer.tokenizer)
-        batches: Batches = StreamedBatches(
-            corpus, config, definition, shape, plan.rows_per_step, group
+        open_rows = functools.partial(
+            StreamedRows, corpus, config, writer.tokenizer, shape, group.rank, group.size
         )
+        batches: Batches = StreamedBatches(open_rows, plan.rows_per_step, group)
     else:
         known = corpus
         tokens = tokenize(corpus.train, writer.tokenizer, cache)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...config.run import Config
 from .packing import RowPlan, Rows
-from .stream import StreamedCorpus, StreamedRows, together
+from .stream import StreamedRows, together
 
 if TYPE_CHECKING:
     from ...distributed import ProcessGroup
@@ -96,25 +95,16 @@ class StreamedBatches(Batches):
     """Rows of a corpus that is read while it is trained on.
 
     Args:
-        corpus, config, definition, shape: As in :class:`~.stream.StreamedRows`.
+        open_rows: Opens this process's rows of a stream of so many shards.
         rows_per_step: Rows of a step, of all processes.
         group: The processes that share them.
     """
 
     def __init__(
-        self,
-        corpus: StreamedCorpus,
-        config: Config,
-        definition: str,
-        shape: Mapping[str, Any],
-        rows_per_step: int,
-        group: ProcessGroup,
+        self, open_rows: Callable[[int], StreamedRows], rows_per_step: int, group: ProcessGroup
     ) -> None:
-        def opened(shards: int) -> StreamedRows:
-            return StreamedRows(corpus, config, definition, shape, group.rank, group.size, shards)
-
-        self._opened, self._rows_per_step, self._group = opened, rows_per_step, group
-        self._rows = opened(group.size)
+        self._open_rows, self._rows_per_step, self._group = open_rows, rows_per_step, group
+        self._rows = open_rows(group.size)
         self.max_length = self._rows.max_length
         self._applied = self._rows.state()
 
@@ -142,7 +132,7 @@ class StreamedBatches(Batches):
     def restore(self, state: dict[str, Any] | None) -> None:
         """See :class:`Batches`."""
         if state is not None:
-            self._rows = self._opened(state["lanes"])
+            self._rows = self._open_rows(state["lanes"])
             self._rows.restore(state)
             self._applied = self._rows.state()
 

@@ -356,7 +356,7 @@ class StreamedRows:
     Args:
         corpus: What is streamed.
         config: The settings.
-        definition: The tokenizer's, as :func:`~.tokens.definition_of` gives it.
+        tokenizer: The model's.
         shape: ``max_length``, ``bos_id``, ``eos_id`` and ``mask_prompt`` of the rows.
         rank, processes: The number of this process, of how many.
         shards: Shards that the corpus is divided into, ``processes`` of them without it.
@@ -369,7 +369,7 @@ class StreamedRows:
         self,
         corpus: StreamedCorpus,
         config: Config,
-        definition: str,
+        tokenizer: Any,
         shape: Mapping[str, Any],
         rank: int = 0,
         processes: int = 1,
@@ -381,7 +381,7 @@ class StreamedRows:
                 f"the run streams in {self._count} parts, which {processes} processes can't share",
                 f"start at most {self._count} processes",
             )
-        encoder = Encoder(definition)
+        encoder = Encoder(tokenizer)
         self.max_length = int(shape["max_length"])
         self._next = 0
         self._shards = {

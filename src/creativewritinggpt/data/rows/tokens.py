@@ -55,15 +55,10 @@ class TokenizedDocuments:
         return np.diff(self.offsets)
 
 
-def definition_of(tokenizer: Any) -> str:
+def _definition(tokenizer: Any) -> str:
     """The JSON definition of a fast tokenizer of transformers."""
     definition: str = tokenizer.backend_tokenizer.to_str()
     return definition
-
-
-def tokenizer_identity(tokenizer: Any) -> str:
-    """SHA-256 of the tokenizer's definition."""
-    return hashlib.sha256(definition_of(tokenizer).encode()).hexdigest()
 
 
 class Encoder:
@@ -72,13 +67,13 @@ class Encoder:
     The ``tokenizers`` library encodes a batch on all cores (``RAYON_NUM_THREADS`` bounds them).
 
     Args:
-        definition: A tokenizer's, as :func:`definition_of` gives it.
+        tokenizer: A fast tokenizer of transformers, which stays as it is.
     """
 
-    def __init__(self, definition: str) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_str(definition)
+        self._tokenizer = Tokenizer.from_str(_definition(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
@@ -114,7 +109,7 @@ def _common(first: Ids, second: Ids) -> int:
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The ids of one text as documents are encoded: no special tokens, none recognised."""
-    ids: list[int] = Encoder(definition_of(tokenizer)).encode([text])[0].tolist()
+    ids: list[int] = Encoder(tokenizer).encode([text])[0].tolist()
     return ids
 
 
@@ -125,7 +120,7 @@ def _encode_all(
     progress: ProgressCallback | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Hand the ids to ``write`` batch by batch; returns offsets and prompt lengths."""
-    encoder = Encoder(definition_of(tokenizer))
+    encoder = Encoder(tokenizer)
     counts: list[Ids] = [np.zeros(1, dtype=np.int32)]
     prompts: list[Ids] = [np.zeros(0, dtype=np.int32)]
     done = 0
@@ -141,7 +136,8 @@ def _encode_all(
 
 
 def _key(documents: Sequence[Document], tokenizer: Any) -> str:
-    content = hashlib.sha256(f"{_FORMAT}\n{tokenizer_identity(tokenizer)}\n".encode())
+    identity = hashlib.sha256(_definition(tokenizer).encode()).hexdigest()
+    content = hashlib.sha256(f"{_FORMAT}\n{identity}\n".encode())
     for digest in digests(documents):
         content.update(digest.encode())
     return content.hexdigest()
