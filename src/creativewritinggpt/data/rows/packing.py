@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,20 +31,6 @@ IGNORE = -100
 """The target of a position that is not trained on or scored."""
 
 Array = npt.NDArray[np.int64]
-
-
-class Rows(Protocol):
-    """Rows by number: a :class:`RowPlan` or :class:`PackedRows`."""
-
-    @property
-    def max_length(self) -> int:
-        """Positions in a row."""
-
-    def take(self, rows: Sequence[int] | slice | Array) -> PackedRows:
-        """The rows with these numbers, in that order."""
-
-    def target_counts(self) -> Array:
-        """[rows] the number of targets in each."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +273,10 @@ class RowPlan:
         made.document_ids.reshape(-1)[place] = np.repeat(documents, lengths)
         made.is_eos.reshape(-1)[place] = ends
         return made
+
+
+Rows: TypeAlias = PackedRows | RowPlan
+"""Rows by number: made already, or as they are taken."""
 
 
 def plan_rows(
