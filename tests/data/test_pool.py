@@ -55,7 +55,7 @@ def corpus(path: Path, cache: Path, processes: int, **settings: Any) -> Any:
     return load_corpus(config, [str(path)])
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", pytest.param(".parquet", marks=pytest.mark.slow)])
 def test_three_processes_read_split_and_encode_as_one(
     ending: str, tmp_path: Path, tiny_tokenizer: Any, shared: None
 ) -> None:
@@ -187,6 +187,7 @@ print(len(corpus.train), flush=True)
 
 
 @pytest.mark.cli
+@pytest.mark.slow
 def test_a_plain_script_without_a_guard_is_run_once(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl")
     (tmp_path / "script.py").write_text(SCRIPT)
