@@ -9,7 +9,6 @@ print(load("outputs/best_model").write("The night ferry was late,"))
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,8 +95,7 @@ def load(
     loaded = loading.load_model(
         os.fspath(model), device, precision, cache_dir=cache_dir, starter_file=starter_file
     )
-    fields = {field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)}
-    return LoadedModel(**fields)
+    return loaded.cast(LoadedModel)
 
 
 def train(

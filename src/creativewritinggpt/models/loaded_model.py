@@ -11,10 +11,9 @@ Trade-off: it is mutable; attaching or merging an adapter changes the object tha
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..devices import DeviceChoice
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .forward.weights import FileWeights
+
+_Kind = TypeVar("_Kind", bound="LoadedModel")
 
 
 class LoadedModel:
@@ -138,9 +139,15 @@ class LoadedModel:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(trainable[name])
 
-    def in_precision(self, precision: str) -> LoadedModel:
+    def cast(self, kind: type[_Kind]) -> _Kind:
+        """The same model (not a copy) as an object of a subclass."""
+        other = kind.__new__(kind)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def in_precision(self: _Kind, precision: str) -> _Kind:
         """The same model (not a copy), computing in ``fp32`` or ``bf16``."""
         _ = self.model  # built once for both
-        other = copy.copy(self)
+        other = self.cast(type(self))
         other.device = dataclasses.replace(self.device, precision=precision)
         return other
