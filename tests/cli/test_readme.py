@@ -86,6 +86,15 @@ def test_demo_runs_to_its_end_and_again(tiny_starter, capsys):
     assert "already holds a run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_the_full_demo_writes_texts_and_explains_more_beside_the_base(tiny_starter, capsys):
+    assert main.main(["demo", "--full", "--max-steps", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["explanation"]["targets"]) == 8
+    assert set(found["explanation"]["methods"]["integrated_gradients"]) == {"tuned", "base"}
+    assert found["evaluation"]["generation"] and found["evaluation"]["originality"]
+
+
 def test_make_knows_the_readmes_targets():
     for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
