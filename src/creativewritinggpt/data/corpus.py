@@ -154,11 +154,7 @@ def opened(
 ) -> Iterator[tuple[str, list[Source]]]:
     """The sources of files or of ``config.sources``, under the names that the user gave.
 
-    Args:
-        config: The settings.
-        files: The FILE arguments.
-        keep: By source, which of its documents are wanted.
-        missing: Gets the sources that can't be read and may be skipped, and why.
+    ``missing`` gets the sources that can't be read and may be skipped, and why.
     """
     for name, found in _opened(config, files, missing):
         yield name, [only(s, keep[s.name]) if s.name in keep else s for s in found]

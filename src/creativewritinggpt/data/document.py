@@ -30,15 +30,14 @@ class Document:
     """One cleaned piece of writing.
 
     Attributes:
-        source: The domain it is reported under: the name of its source or the stem of its file.
+        source: Its domain in reports: the name of its source or the stem of its file.
         group: Documents of one group never stand on both sides of the split.
         text: The cleaned text, without the prompt.
         prompt: What the text was written for, where the source has it.
-        title: Its title or chapter heading; not part of what is trained on.
+        title: Its title or chapter heading; not trained on.
         split: ``"train"`` or ``"validation"`` where the source has official splits.
-        original_words: Words of the text as it came, where cleaning joins or parts words; figures
-            by the word are over these, as the field's are.
-        original_bytes: Bytes in UTF-8 of the text as it came, in the same case.
+        original_words, original_bytes: Of the text as it came (UTF-8), where cleaning joins or
+            parts words; figures by the word are over these, as the field's are.
     """
 
     source: str
@@ -73,16 +72,13 @@ class SourceReport:
     Attributes:
         name: The source's name, which is the domain of its documents.
         form: How its files were understood, in words.
-        documents: Documents after cleaning, before duplicates go.
-        words: Their words.
-        dropped: Why things were left out, and how many.
-        flagged: What was noticed but kept, and how many.
+        documents, words: After cleaning, before duplicates go.
+        dropped, flagged: What was left out, or noticed and kept, and how many.
         duplicates: Exact duplicates that went.
         near_duplicates: Training documents that went because they nearly equal a validation one.
-        train: Documents for training.
-        validation: Documents for validation.
+        train, validation: Documents of each split.
         notes: What the user should know besides.
-        origin: Where it came from: paths with SHA-256, or hub id with the resolved revision.
+        origin: Paths with SHA-256, or hub id with the resolved revision.
     """
 
     name: str

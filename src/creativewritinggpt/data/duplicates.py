@@ -1,15 +1,11 @@
 """Exact and near duplicates.
 
-Exact duplicates are texts that agree but for case, punctuation and spacing. Near duplicates are
-texts whose sets of word 5-grams (3-grams for short texts) have a Jaccard similarity of at least
-0.7. Only the validation documents are indexed, so memory does not grow with the training set.
-
-A training document is looked up in three steps, each for the few that pass the one before:
-
-1. A share of its n-grams as large as the threshold must occur in some validation document at all;
-   nothing similar enough can fail this.
-2. MinHash with locality-sensitive hashing (``datasketch``) proposes validation documents.
-3. The exact Jaccard similarity of the two sets of n-grams decides.
+Exact duplicates are texts that agree but for case, punctuation and spacing. Near duplicates have
+sets of word 5-grams (3-grams for short texts) with a Jaccard similarity of at least 0.7. Only the
+validation documents are indexed. A training document is looked up in three steps, each for the few
+that pass the one before: a share of its n-grams as large as the threshold occurs in validation
+documents at all; MinHash with locality-sensitive hashing (``datasketch``) proposes documents; the
+exact similarity decides.
 """
 
 from __future__ import annotations

@@ -41,18 +41,9 @@ def inspect_corpus(
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Describe a corpus.
+    """Describe a corpus as a run with these settings would read it.
 
-    Args:
-        corpus: What was loaded.
-        tokenizer: The tokenizer of the model to be trained; without it lengths are in words and
-            nothing is said of rows.
-        max_length: Positions in a row.
-        mask_prompt: Whether prompts are left out of what is trained on.
-        weights: The shares of the sources.
-        seed: Of the mixture and the rows.
-        cache: Where token ids are kept.
-        progress: Called while tokenizing.
+    Without a tokenizer lengths are in words and nothing is said of rows.
 
     Returns:
         ``sources`` (by name: documents, words, tokens, dropped, duplicates, split, length, ...),

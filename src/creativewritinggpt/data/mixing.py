@@ -1,10 +1,8 @@
 """Mixture of sources in an epoch, in shares of tokens.
 
-Documents of different sources differ in length by a factor of twenty, so shares are of tokens, not
-of documents. Without weights an epoch holds every document once. With weights it holds about as
-many tokens as there are, but no source more than four times over: repeating a small source further
-teaches little but its wording. A source that is to give less than it has gives a random part, the
-same for the same seed. Nothing is cut off: documents longer than a row go on in the next.
+Without weights an epoch holds every document once. With weights it holds about as many tokens as
+there are, but no source more than four times over: further repeats teach little but its wording. A
+source that is to give less than it has gives a random part, the same for the same seed.
 """
 
 from __future__ import annotations
@@ -28,18 +26,13 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SourceShare:
-    """Share of one source in an epoch.
+    """Share of one source in an epoch; tokens count each document's end as one.
 
     Attributes:
-        name: The source.
-        available: Its tokens, each document's end counted as one.
-        wanted: Its share of the tokens as the settings ask.
-        share: Its share as it came out.
-        tokens: Its tokens in the epoch.
-        documents: Its documents in the epoch, repeats counted.
-        epochs: How often the epoch goes through it.
-        cut: Documents in the epoch that are longer than a row and go on in the next.
-        continued: The share of its tokens that stand in such continuations.
+        available, tokens: Its tokens, and those in the epoch.
+        wanted, share: Its share of the tokens as the settings ask, and as it came out.
+        documents, epochs: Its documents in the epoch, repeats counted, and passes over it.
+        cut, continued: Documents longer than a row, and the share of tokens past a first row.
     """
 
     name: str

@@ -1,23 +1,19 @@
 """Training and validation split, without leaks.
 
-The validation split of a prepared corpus: groups (a prompt, a story, an article, a chapter) never
-stand on both sides. The groups with the smallest hashes of seed and name validate, so that the
-choice does not depend on the order of files or rows; one that holds more than a fifth of its
-source's text is spared for training. A source's official split is used where it has both sides. A
-source of a single document holds out its tail. Every decision is made on a few numbers for each
-document; texts are read again only to look for near duplicates of what validates.
+Prepared corpus. Groups (a prompt, a story, an article, a chapter) never stand on both sides. Those
+with the smallest hashes of seed and name validate, whatever the order of files or rows; one that
+holds more than a fifth of its source's text is spared for training. An official split is used where
+it has both sides; a single document holds out its tail. Texts are read again only to look for near
+duplicates of what validates.
 
-Reserved groups of a streamed corpus, which is never seen as a whole and can't be split by quotas: a
-group is reserved where the hash of seed and name says so (about one in fifty), or its source's
-official split; the first of them validate. Trade-off: documents that are reserved and not needed
-for validation are lost, and duplicates go only where they equal or nearly equal a validation
-document, not within the training set.
+Streamed corpus, which is never seen as a whole. A group is reserved where the hash of seed and name
+says so (one in fifty), or its official split; the first of them validate. Trade-off: reserved
+documents that are not needed are lost, and duplicates within the training set stay.
 
-Validation rows: a few dozen chapters are more tokens than a processor scores in a minute, and a run
-validates many times. With a bound, chunks (at most a row of a document each) are taken at random,
-of each source in proportion to its tokens, so that the loss is an unbiased estimate of that of all
-held-out text. The choice depends on the seed, the documents and the settings only: base and tuned
-model, every validation and every process score the same tokens.
+Validation rows. With a bound, chunks (at most a row of a document each) are taken at random, of
+each source in proportion to its tokens: an unbiased estimate of the loss of all held-out text. The
+choice depends on the seed, the documents and the settings only, so that base and tuned model, every
+validation and every process score the same tokens.
 """
 
 from __future__ import annotations
@@ -318,9 +314,8 @@ class ReservedGroups:
     Attributes:
         seed: Another seed reserves other groups.
         documents: Those that validate.
-        groups: Groups reserved besides, by hash: of sources too small to have one by the rule.
-        without_training: Sources that are an official validation part and nothing else: they are
-            split like any other text, since reserving them would leave nothing of them.
+        groups: Hashes of groups reserved besides: of sources too small to have one by the rule.
+        without_training: Sources that are an official validation part only, split like any text.
     """
 
     seed: int
@@ -342,12 +337,12 @@ class ReservedGroups:
         return hash_text(document.group, str(self.seed))
 
     def take(self, documents: Iterable[Document], most: int, words: float) -> int:
-        """Take a source's documents for validation, and say how many.
+        """Take up to ``most`` documents or so many ``words`` of a source for validation.
 
-        Args:
-            documents: The source from its beginning; it is read until there are enough.
-            most: Documents to take, at most.
-            words: Words after which no more are taken.
+        The source is given from its beginning and read until there are enough.
+
+        Returns:
+            The number of documents taken.
         """
         found: list[Document] = []
         smallest: tuple[int, list[Document]] | None = None
@@ -390,13 +385,7 @@ class ReservedGroups:
 
 @dataclass(frozen=True)
 class ValidationRows:
-    """Rows that validations score.
-
-    Attributes:
-        rows: The packed rows.
-        tokens: The held-out tokens that are targets, each document's end counted as one.
-        scored: Those of them that are in the rows.
-    """
+    """Rows that validations score: ``scored`` of the ``tokens`` that are held-out targets."""
 
     rows: PackedRows
     tokens: int

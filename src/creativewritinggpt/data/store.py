@@ -58,13 +58,12 @@ class DocumentStore(_OnDisk):
     """The documents of one source.
 
     Attributes:
-        folder: Where it is.
-        report: The account of how they were made.
+        report: Counts and notes of how they were made.
         offsets: [documents + 1] where each begins in the file.
         groups: [documents] 64 bits of each group's name.
         fingerprints: [documents] 64 bits of each text without case, punctuation and spacing.
         digests: [documents, 20] SHA-1 of each, as bytes.
-        splits: [documents] 0 where there is no official split, 1 for training, 2 for validation.
+        splits: [documents] official split: 0 none, 1 training, 2 validation.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -136,10 +136,7 @@ def lines(
 ) -> Iterator[str]:
     """The lines of a file of any size, with their newlines; memory does not grow with the file.
 
-    Args:
-        path: The file.
-        note: Told when lines are not in UTF-8.
-        advance: Told the bytes of each line.
+    ``note`` is told when lines are not in UTF-8, ``advance`` the bytes of each line.
 
     Raises:
         InputError: The file is not text.

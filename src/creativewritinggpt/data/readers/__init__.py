@@ -28,13 +28,7 @@ _HEAD = 1 << 16
 
 @dataclass(frozen=True)
 class BookFormat:
-    """A file format of running text.
-
-    Attributes:
-        kind: What it is, for the user.
-        read: The books of a file; text whose encoding is unusual is noted in the report.
-        is_text: Whether its bytes are characters.
-    """
+    """A file format of running text: its name for the user, its reader, text or binary."""
 
     kind: str
     read: Callable[[Path, Reading], list[Book]]

@@ -1,19 +1,18 @@
-"""Plain text as books: blocks of lines, headings of chapters, chapters of unwrapped paragraphs.
+"""Plain text as books: blocks of lines, headings of chapters, unwrapped paragraphs.
 
-Blocks. Files from Project Gutenberg and old mail programs break the lines inside paragraphs near
-column 72, where the next word did not fit; a poem's lines were broken by the poet, mostly long
-before that. :func:`unwrap` tells them apart by that test, joins the first and keeps the second. No
-hyphen is removed: a line that ends in one is joined without a space.
+Blocks. Old files break the lines of paragraphs near column 72, where the next word did not fit; a
+poem's lines were broken by the poet, mostly long before that. :func:`unwrap` tells them apart by
+that test. No hyphen is removed: a line that ends in one is joined without a space.
 
-Headings. Chapters are marked in many ways: ``CHAPTER I``, ``Chapter 1. Title``, ``I.`` with the
-title on the next line, ``3``, ``BOOK ONE``, ``Prologue``, a Markdown ``##``, or a title in capitals
-alone. Each is a style, which counts only where the whole text speaks for it (numbers that go up,
-text between the headings), so that a lone numeral or a shouted line is not taken for a chapter.
+Headings. ``CHAPTER I``, ``Chapter 1. Title``, ``I.`` with the title on the next line, ``3``, ``BOOK
+ONE``, ``Prologue``, a Markdown ``##``, or capitals alone are styles. A style counts only where the
+whole text speaks for it (numbers that go up, text between the headings), so that a lone numeral or
+a shouted line is not taken for a chapter.
 
-Books. What is not the story is counted and left out: the licence and notices of Project Gutenberg,
-title page, contents, page numbers, and what follows ``THE END``. Verse and scene breaks stay, marks
-of emphasis (``_so_``) and ``[Illustration]`` go. A text without chapters comes out as one. Prose is
-never dropped for its position: a long passage before the first heading is a chapter without title.
+Books. Left out and counted are the licence and notices of Project Gutenberg, title page, contents,
+page numbers, and what follows ``THE END``. Verse and scene breaks stay, ``_emphasis_`` and
+``[Illustration]`` marks go. Prose is never dropped for its position: a long passage before the
+first heading is a chapter without title.
 """
 
 from __future__ import annotations
@@ -35,12 +34,7 @@ _PAIR = re.compile(r"(?:and|or|to)\b")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Lines without an empty line among them.
-
-    Attributes:
-        lines: The lines, without trailing spaces.
-        gap: How many empty lines stand before it.
-    """
+    """Lines without trailing spaces or empty lines among them; ``gap`` empty lines come before."""
 
     lines: tuple[str, ...]
     gap: int
@@ -135,12 +129,7 @@ def _split_paragraphs(lines: Sequence[str], width: int) -> list[list[str]]:
 
 
 def unwrap(block: Block, width: int | None) -> str:
-    """The block as one or more paragraphs, or as verse.
-
-    Args:
-        block: The lines.
-        width: What :func:`wrap_width` says of the whole text.
-    """
+    """The block as paragraphs, or as verse, where the text was wrapped at column ``width``."""
     lines = block.lines
     if len(lines) == 1:
         return lines[0].strip()
@@ -194,14 +183,7 @@ _ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading and where it stands.
-
-    Attributes:
-        first: The number of its block.
-        after: The number of the block after it (and after its title's block).
-        level: 0 for books and parts, larger for what is inside them.
-        title: The heading in one line.
-    """
+    """Heading in one line, of blocks ``first`` to ``after``; level 0 for books and parts."""
 
     first: int
     after: int
@@ -394,13 +376,7 @@ class Chapter:
 
 @dataclass
 class Book:
-    """Chapters of a text, and what was left out.
-
-    Attributes:
-        chapters: In order; one for a text without chapters.
-        wrapped: Whether its paragraphs had been wrapped.
-        dropped: What was left out, and how many lines of it.
-    """
+    """Chapters of a text, whether its lines were wrapped, and lines left out by reason."""
 
     chapters: list[Chapter] = field(default_factory=list)
     wrapped: bool = False
@@ -421,11 +397,7 @@ def separate(text: str) -> list[str]:
 
 
 def read_book(text: str) -> Book:
-    """Cut a plain text into chapters.
-
-    Args:
-        text: The whole file, decoded.
-    """
+    """Cut a plain text, the whole decoded file, into chapters."""
     book = Book()
     text = clean_characters(text)
     text = _PAGE_MARK.sub("", _ILLUSTRATION.sub("", _without_licence(text, book)))

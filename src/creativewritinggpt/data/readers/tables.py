@@ -34,11 +34,11 @@ class TableFormat:
     """A file format with rows.
 
     Attributes:
-        kind: What it is, for the user.
-        raw_rows: The rows of a file as they stand there, numbered.
-        parse: Turns one into values by column, or None where it can't be read (which is counted);
-            without it they are that already.
-        divisible: Whether the rows of a shard can be told before they are parsed.
+        kind: Name for the user.
+        raw_rows: Numbered rows of a file as they stand there.
+        parse: Raw row to values by column, or None where it can't be read (counted); None where
+            raw rows are that already.
+        divisible: Whether the rows of a shard are known before they are parsed.
     """
 
     kind: str
@@ -49,14 +49,7 @@ class TableFormat:
 
 @dataclass(frozen=True)
 class Table:
-    """A file with rows.
-
-    Attributes:
-        path: The file.
-        format: Its format.
-        columns: The names of its columns.
-        head: Its first rows.
-    """
+    """A file with rows: its path, format, names of columns and first rows."""
 
     path: Path
     format: TableFormat
@@ -287,13 +280,7 @@ def find_columns(
     prompt_column: str | None = None,
     text_column: str | None = None,
 ) -> Columns:
-    """The columns of prompt, text and title.
-
-    Args:
-        path: The file, for the messages.
-        columns: All columns that could hold text.
-        prompt_column: The user's word on the prompt.
-        text_column: The user's word on the text.
+    """The columns of prompt, text and title, of all ``columns`` that could hold text.
 
     Raises:
         InputError: It can't be told; the message lists the columns and names the flags.

@@ -1,19 +1,16 @@
 """Packing of documents into rows of equal length.
 
-A document becomes ``[bos] ids… [eos]``. What a model learns from are pairs: at each position it
-reads one token and is to predict the next. A document of n ids has n + 1 such pairs::
+A document becomes ``[bos] ids… [eos]``. At each position a model reads one token and is to predict
+the next, so a document of n ids has n + 1 pairs::
 
     reads     bos  i1  i2  i3
     predicts  i1   i2  i3  eos
 
-A row takes ``max_length`` pairs. A document with more is cut into chunks; the next chunk begins by
-reading what the last one ended by predicting, so every token is predicted exactly once and an
-end-of-text is predicted only where a document truly ends. Chunks are placed longest first, each
-into the fullest row that still takes it (best fit decreasing). Positions restart at 0 in each
-chunk, and ``segment_ids`` tell the chunks of a row apart for the attention mask.
-
-Only the plan (a few numbers for each chunk) is kept for the whole corpus; the arrays of a batch are
-made when they are asked for, so that memory does not grow with the tokens.
+A row takes ``max_length`` pairs. A longer document is cut into chunks; the next chunk begins by
+reading what the last one ended by predicting, so every token is predicted exactly once. Chunks are
+placed longest first, each into the fullest row that still takes it (best fit decreasing). Positions
+restart at 0 in each chunk, and ``segment_ids`` tell them apart for the attention mask. Only the
+plan, a few numbers per chunk, is kept for the whole corpus.
 """
 
 from __future__ import annotations
@@ -97,10 +94,7 @@ def ranges(starts: Array, counts: Array) -> Array:
 class Chunks(NamedTuple):
     """Chunks of documents before they are placed in rows; every array is [chunks].
 
-    Attributes:
-        documents: The document of each chunk.
-        starts: The first pair of the chunk, counted within its document.
-        lengths: The number of pairs in the chunk.
+    ``starts`` and ``lengths`` are in pairs, counted within the document.
     """
 
     documents: Array
@@ -127,13 +121,9 @@ def cut_chunks(
     mask_prompt: bool = False,
     documents: Array | None = None,
 ) -> Chunks:
-    """Cut documents into chunks of at most a row; those without a target are left out.
+    """Cut documents (numbers, repeats allowed; None for each once) into chunks of at most a row.
 
-    Args:
-        tokens: The ids of the documents.
-        max_length: Positions in a row, at least 1.
-        mask_prompt: Whether the prompt's tokens are no targets.
-        documents: The numbers of the documents, repeats allowed; without it, each once.
+    With ``mask_prompt``, prompts are no targets, and chunks without a target are left out.
     """
     chosen = np.arange(len(tokens)) if documents is None else np.asarray(documents, dtype=np.int64)
     offsets = np.asarray(tokens.offsets, dtype=np.int64)
@@ -179,18 +169,11 @@ def place(lengths: Array, max_length: int, order: Array) -> tuple[Array, Array]:
 class RowPlan:
     """Plan of packed rows: which chunk of which document goes where; :meth:`take` makes rows.
 
-    The arrays are [chunks], sorted by row and then by column.
-
     Attributes:
-        tokens: The ids of the documents.
-        documents: The document of each chunk.
-        starts: The first pair of the chunk, counted within its document.
-        lengths: The number of pairs in the chunk.
-        columns: The position in its row where the chunk begins.
+        documents, starts, lengths: As in :class:`Chunks`, sorted by row and column.
+        columns: [chunks] the position in its row where the chunk begins.
         first_chunk: [rows + 1] where each row's chunks begin in the arrays above.
-        max_length: Positions in a row.
-        bos_id: The token that a document begins with.
-        eos_id: The token that a document ends with; also the padding.
+        bos_id, eos_id: What a document begins and ends with; the latter is also the padding.
         mask_prompt: Whether the tokens of prompts are left out of the targets.
     """
 

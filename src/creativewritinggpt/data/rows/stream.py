@@ -52,12 +52,10 @@ class StreamedCorpus:
     """Sources to stream, and what validates.
 
     Attributes:
-        sources: The sources that can be read.
-        weights: Relative amounts of text of each.
+        weights: Relative amounts of text, by source.
         repeats: Whether a source that has ended begins again beside the others; without it all
             are read to their ends before any begins again.
-        reserved: What validates and what is not trained on.
-        reports: The account of what was read for validation, by source.
+        reports: Counts and notes of what was read for validation, by source.
         missing: The sources that were skipped, and why.
     """
 
@@ -160,12 +158,9 @@ def _weights(sources: Sequence[Source], mix: Mapping[str, float] | None) -> dict
 class Place:
     """Position of a shard in a source.
 
-    Attributes:
-        at: Position of what was read last (see :class:`~creativewritinggpt.data.document.Reading`).
-        number: Documents of it that have been read.
-        passes: How often the source has been read to its end.
-        documents: Documents trained on.
-        tokens: Their tokens, each document's end counted as one.
+    ``at`` is that of :class:`~creativewritinggpt.data.document.Reading`, ``number`` counts the
+    documents read there, ``passes`` the ends reached, ``documents`` and ``tokens`` what was trained
+    on (each document's end is a token).
     """
 
     at: int = 0

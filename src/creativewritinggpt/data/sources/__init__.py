@@ -53,11 +53,11 @@ Function = TypeVar("Function", bound=CustomSource)
 
 @dataclass(frozen=True)
 class RowChunks:
-    """A second way to read a source, for worker processes: in chunks of rows.
+    """A second way to read a source, by worker processes in chunks of rows.
 
     Attributes:
-        files: The FILE arguments that a worker opens the source from.
-        split: Reads the rows, without parsing them, and deals them out in order.
+        files: FILE arguments that a worker opens the source from.
+        split: Reads the rows without parsing them, in order.
         read: The documents of a chunk.
     """
 
@@ -72,9 +72,9 @@ class Source:
 
     Attributes:
         name: The name of its domain.
-        identity: All that fixes what it yields (content hashes, revision, settings), under which
-            its documents are cached. None where that can't be known before reading.
-        read: Yields the documents and accounts for them in the report of the reading.
+        identity: All that fixes what it yields, the key of its cache; None where that can't be
+            known before reading.
+        read: Yields the documents and counts into the report of the reading.
         size: Bytes to be read, where known.
         sharded: Whether its reading heeds the shard that it is asked for.
         chunks: The same documents in chunks, where each row is one whatever the others are.
@@ -95,8 +95,7 @@ class RowForm:
     Attributes:
         description: What it is, for the user.
         has_columns: Whether these columns can be of this form.
-        looks_right: Whether the first rows are what the source's own would be; asked only where
-            the user did not name the source.
+        looks_right: Whether the first rows are the source's own; asked where it was not named.
         documents: The documents of numbered rows, given the label of their file.
         divisible: Whether each row is a document, whatever the others are.
     """
@@ -110,14 +109,7 @@ class RowForm:
 
 @dataclass(frozen=True)
 class TextForm:
-    """A layout of plain text.
-
-    Attributes:
-        description: What it is, for the user.
-        endings: The endings of its files.
-        looks_right: Whether the beginning of the text is what the source's own would be.
-        documents: The documents of a file, with its label.
-    """
+    """A layout of plain text, as :class:`RowForm`; ``looks_right`` takes the beginning."""
 
     description: str
     endings: tuple[str, ...]
@@ -129,10 +121,8 @@ class TextForm:
 class HubSet:
     """A data set on the Hugging Face hub, of parquet files.
 
-    Attributes:
-        repository: Its id.
-        name: The configuration, where it has several.
-        splits: Its splits that are read, and whether each is ``"train"`` or ``"validation"``.
+    ``name`` is its configuration; ``splits`` says of each split whether it is ``"train"`` or
+    ``"validation"``.
     """
 
     repository: str
@@ -146,8 +136,7 @@ class NamedSource:
 
     Attributes:
         name: Its name, in ``--sources`` and as a domain.
-        rows: The layouts of its rows.
-        texts: The layouts of its plain texts.
+        rows, texts: The layouts of its rows and of its plain texts.
         keep: Which of its documents are wanted; the rest is counted.
         hub: Where it is on the hub.
         files: Gives the FILE arguments that it stands for, where it comes with the package.

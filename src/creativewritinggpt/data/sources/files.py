@@ -37,14 +37,11 @@ CHUNK_BYTES, _CHUNK_ROWS = 500_000, 2048
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """One file and how it will be read.
+    """One file and how it is read.
 
     Attributes:
-        path: The file.
         label: What tells its groups from those of other files.
         domain: The source of its documents.
-        documents: Reads it.
-        keep: Which of its documents are wanted, where it is of a named source.
         divisible: Its table, where each row is a document whatever the others are.
     """
 

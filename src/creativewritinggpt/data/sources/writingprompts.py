@@ -1,14 +1,13 @@
 """WritingPrompts: stories that people wrote to prompts on a forum.
 
 Known as rows of prompt and story, as on the hub, and as fairseq's pairs of files (``.wp_source``,
-``.wp_target``, a line each). Prompts lose their tag and stories the marks of the tokeniser, notes
-to readers (``EDIT:``), links and advertisements of the author's own page. Posts that are no stories
-(off-topic threads, removed ones, notes of moderators and bots) are not kept. The forum has explicit
-stories: they are flagged and counted, not filtered.
+``.wp_target``, a line each). Prompts lose their tag; stories lose the tokeniser's marks, notes to
+readers (``EDIT:``), links and advertisements of the author's own page. Off-topic threads, removed
+posts and notes of moderators and bots are not kept. Explicit stories are flagged and counted.
 
-Copies of the set went through a tokeniser of the Penn Treebank's kind, in full or in part: it sets
-punctuation, quotation marks and ``n't`` apart by spaces and writes quotation marks as ```` `` ````
-and ``''``. :func:`undo_treebank` changes only spaces and those marks, and is idempotent.
+Copies of the set went through a tokeniser of the Penn Treebank's kind, which sets punctuation and
+``n't`` apart by spaces and writes quotation marks as ```` `` ```` and ``''``.
+:func:`undo_treebank` changes only spaces and those marks, and is idempotent.
 """
 
 from __future__ import annotations
