@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import shutil
 import sys
 import threading
@@ -15,15 +13,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from .._version import __version__
 from ..console import columns, print_json, size
 from ..files import cache_folder
 from .args import add_json
 
-_LIBRARIES = ("torch", "transformers", "peft", "huggingface_hub", "safetensors", "numpy")
 HUB_SECONDS = 3.0
-# Training the starter takes about 4.5 GB; its cache 0.6 GB, and as much again while it is made.
-_MEMORY_WANTED = 5e9
+# Training the starter takes about 3 GB; its cache 0.6 GB, and as much again while it is made.
+_MEMORY_WANTED = 4e9
 _DISK_WANTED = 2e9
 
 
@@ -62,6 +58,7 @@ def examine(cache_dir: str | None = None) -> dict[str, Any]:
     """
     from ..devices import choose, memory
     from ..models.starter import is_cached, starter_folder
+    from ..training.record import versions
 
     choice = choose()
     total, free = memory(choice.device)
@@ -78,23 +75,11 @@ def examine(cache_dir: str | None = None) -> dict[str, Any]:
             "folder": str(starter_folder(cache_dir)),
         },
         "hub": _hub(),
-        "versions": {
-            "creativewritinggpt": __version__,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in _LIBRARIES},
-        },
+        "versions": versions(),
     }
     found["advice"] = _advice(found)
     found["writing"] = _writing(found)
     return found
-
-
-def _version(name: str) -> str | None:
-    """Installed version of a library; None where it is missing."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _disk_free(folder: Path) -> int:

@@ -19,7 +19,9 @@ from ..autotune import processor
 from ..config.run import Config
 from ..devices import DeviceChoice, memory
 
-_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+_PACKAGES = (
+    "torch", "transformers", "peft", "tokenizers", "huggingface_hub", "safetensors", "numpy",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
