@@ -31,7 +31,7 @@ def kept(x: Tensor, noise: Tensor, threshold: int) -> Tensor:
 
 def kept_sum(dx: Tensor, x: Tensor, noise: Tensor, threshold: int) -> Tensor:
     """``dx`` + what :func:`kept` keeps of ``x``."""
-    return dx + x * (noise >= threshold).to(x.dtype)
+    return torch.addcmul(dx, x, (noise >= threshold).to(x.dtype))
 
 
 def gelu(wide: Tensor) -> Tensor:
