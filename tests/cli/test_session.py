@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from parrot import save_parrot
 
-from creativewritinggpt.session.lines import COMMANDS
+from creativewritinggpt.session.commands import COMMANDS
 from creativewritinggpt.story.file import StoryFile, read_story
 
 pexpect = pytest.importorskip("pexpect")

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from creativewritinggpt.config.fields import setting
 from creativewritinggpt.generation.engine import write
+from creativewritinggpt.generation.sampling import chain as chain_module
 from creativewritinggpt.generation.sampling import samplers
-from creativewritinggpt.generation.sampling.chain import Chain
-from creativewritinggpt.generation.sampling.settings import GenerationSettings
+from creativewritinggpt.generation.sampling import settings as settings_module
+from creativewritinggpt.generation.sampling.chain import SAMPLERS, Chain, by_value
+from creativewritinggpt.generation.sampling.settings import SAMPLER_ORDER, GenerationSettings
 from creativewritinggpt.generation.text import encode, vocabulary
 
 
@@ -132,3 +135,34 @@ def test_the_record_tells_what_each_sampler_removed(tiny_writer: Any) -> None:
     import json
 
     assert json.loads(json.dumps(record))["settings"]["top_k"] == 20
+
+
+def test_every_sampler_that_can_be_named_is_registered() -> None:
+    assert set(SAMPLERS) == set(SAMPLER_ORDER)
+
+
+def test_a_new_sampler_is_a_function_a_setting_and_an_entry(
+    tiny_writer: Any, monkeypatch: Any
+) -> None:
+    """As docs/generation.md tells; top-a keeps what has a times the likeliest's square."""
+
+    def top_a(logits: torch.Tensor, a: float) -> torch.Tensor:
+        probabilities = torch.softmax(logits, -1)
+        least = a * probabilities.amax(-1, keepdim=True) ** 2
+        return logits.masked_fill(probabilities < least, float("-inf"))
+
+    @dataclasses.dataclass(frozen=True)
+    class Settings(GenerationSettings):
+        top_a: float = setting(0.0, "Top-a sampling; 0 keeps all.", low=0, high=1)
+
+    monkeypatch.setattr(settings_module, "SAMPLER_ORDER", (*SAMPLER_ORDER, "top_a"))
+    monkeypatch.setitem(chain_module.SAMPLERS, "top_a", by_value(top_a, "top_a", 0))
+
+    sharp = {**OFF, "temperature": 0.2}
+    chosen = Settings(**sharp, max_new_tokens=4, min_new_tokens=4, seed=1)
+    chosen = chosen.changed({"top_a": "0.5"})
+    [text] = write(tiny_writer("gpt2"), "The lamp", chosen, alternatives=3)
+    assert all(token.probability > 0 for token in text.tokens)
+    assert any("top_a" in (token.removed or {}) for token in text.tokens)
+    assert text.to_dict()["settings"]["top_a"] == 0.5
+    assert [name for name, _ in Chain(Settings(**OFF), None, {0}).stages] == ["barred"]  # type: ignore[arg-type]

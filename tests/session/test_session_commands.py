@@ -20,12 +20,10 @@ from creativewritinggpt.generation import engine
 from creativewritinggpt.generation.engine import Request
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.models.forward.native_backend import NativeContext
-from creativewritinggpt.session.command import joined
-from creativewritinggpt.session.lines import COMMANDS, answer
-from creativewritinggpt.session.screen import Screen
-from creativewritinggpt.session.session import Session, Voice
-from creativewritinggpt.session.status import status
-from creativewritinggpt.session.writing import record_of
+from creativewritinggpt.session.commands import COMMANDS, answer
+from creativewritinggpt.session.repl import Repl, joined
+from creativewritinggpt.session.screen import Screen, status
+from creativewritinggpt.session.session import Session, StyledModel
 from creativewritinggpt.story.file import StoryFile, dump, read_story, story_file
 from creativewritinggpt.story.imports import clean
 from creativewritinggpt.story.tree import Story
@@ -40,17 +38,18 @@ class Desk:
 
     def __init__(self, writer: Any, path: Path, adapters: dict[str, float], **details: Any) -> None:
         self.stream = io.StringIO()
-        loading: Future[Voice] = Future()
-        loading.set_result(Voice(writer, adapters))
+        loading: Future[StyledModel] = Future()
+        loading.set_result(StyledModel(writer, adapters))
         self.session = Session(
-            StoryFile(path), Story(), details.pop("settings", SETTINGS), Screen(self.stream),
-            lambda name: Voice(writer, {}), loading, "tiny", **details,
+            StoryFile(path), Story(), details.pop("settings", SETTINGS),
+            lambda name: StyledModel(writer, {}), loading, "tiny",
         )  # fmt: skip
+        self.repl = Repl(self.session, Screen(self.stream), **details)
 
     def say(self, *lines: str) -> str:
         before = len(self.stream.getvalue())
         for line in lines:
-            answer(self.session, line)
+            answer(self.repl, line)
         return self.stream.getvalue()[before:]
 
     @property
@@ -234,13 +233,13 @@ def test_probabilities_of_the_writers_own_text_are_the_models(desk: Any) -> None
     one.say("The lamp went out.")
     made = one.session.story.last
     recorded = one.session.tokens.pop(made.id)
-    read = record_of(one.session, made)
+    read = one.session.tokens_of(made)
     # The text may be cut into other tokens than it was written in.
     if [token.id for token in read] == [token.id for token in recorded]:
         for one_token, other in zip(read, recorded, strict=True):
             assert one_token.logprob == pytest.approx(other.logprob, abs=1e-4)
     one.say("/undo")
-    assert sum(len(t.bytes) for t in record_of(one.session, one.session.story.last)) == 18
+    assert sum(len(t.bytes) for t in one.session.tokens_of(one.session.story.last)) == 18
 
 
 def test_heat_without_colour_marks_the_unlikely_in_figures(parrots: Any) -> None:
@@ -410,7 +409,7 @@ def test_a_failed_save_is_said_tried_again_and_holds_the_writer_back_once(
         assert "the disk is full" in one.say("More.")
         assert "NOT SAVED" in status(one.session)
         assert read_story(one.session.file.path).text == saved
-        assert not one.session.may_leave() and one.session.may_leave()
+        assert not one.repl.may_leave() and one.repl.may_leave()
     one.say("/stats")
     assert read_story(one.session.file.path).text == one.text
 

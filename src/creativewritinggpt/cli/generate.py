@@ -12,6 +12,7 @@ from ..config.machine import MachineSettings
 from ..errors import InputError
 from ..files import cache_folder, from_home
 from ..generation.sampling.settings import GenerationSettings
+from ..generation.style import Style
 from .args import (
     add_json,
     add_model,
@@ -111,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(listing)
         return 0
     settings = settings_for(arguments.preset, given(arguments, GenerationSettings))
+    style = Style.parse(arguments.adapter, arguments.style)
     machine = machine_settings(arguments)
     if (arguments.out or arguments.resume) and not (arguments.out and arguments.prompts):
         raise InputError(
@@ -121,15 +123,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.story is not None:
         if arguments.prompts or arguments.json:
             raise InputError("--story begins a session, which has no --prompts and no --json")
-        return _session(arguments, settings, machine)
+        return _session(arguments, settings, style, machine)
     prompts = None if arguments.out else _prompts(arguments)
     if prompts is None and not arguments.out:
-        return _session(arguments, settings, machine)
+        return _session(arguments, settings, style, machine)
     if arguments.out:
         from ..generation.batch import check_files
 
         check_files(arguments.prompts, arguments.out, arguments.resume)
-    writer, _ = _load(arguments, machine)
+    from ..models.loading import load_from_settings
+
+    writer = load_from_settings(arguments.model, machine)
+    style.apply(writer)
     if prompts is None:
         return _to_file(writer, settings, arguments)
     if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
@@ -137,17 +142,10 @@ def run(arguments: argparse.Namespace) -> int:
     return _all(writer, prompts, settings, arguments)
 
 
-def _strength(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"--style is {text!r}", "give a number from 0 to 1.5") from error
-
-
 def _to_file(
     writer: LoadedModel, settings: GenerationSettings, arguments: argparse.Namespace
 ) -> int:
-    """A file of prompts into a file of JSON lines."""
+    """Continue the prompts of a file into a file of JSON lines."""
     from ..generation.batch import write_file
 
     with console.progress("writing") as progress:
@@ -182,14 +180,14 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt] | None:
 
 
 def _one(text: str) -> list[Prompt]:
-    # Only here: a session begins before torch is imported.
+    # Imported here, since a session begins before torch is imported.
     from ..generation.batch import Prompt
 
     return [Prompt(1, text)]
 
 
 def _stream(writer: LoadedModel, prompt: Prompt, settings: GenerationSettings) -> int:
-    """One text, shown as it is written."""
+    """Write one text, shown as it comes."""
     from ..generation.engine import stream
 
     shown = console.printable if sys.stdout.isatty() else str
@@ -216,7 +214,7 @@ def _all(
     settings: GenerationSettings,
     arguments: argparse.Namespace,
 ) -> int:
-    """Several texts, or one as JSON."""
+    """Write several texts, or one as JSON."""
     from ..generation.engine import Interrupted, write
 
     results: list[Generated] = []
@@ -252,46 +250,22 @@ def _say_seed(result: Generated) -> None:
     console.note(f"seed {result.seed}; the same seed and settings give this text again")
 
 
-def _load(
-    arguments: argparse.Namespace, machine: MachineSettings
-) -> tuple[LoadedModel, dict[str, float]]:
-    """The writer that the flags ask for, and the weights of its adapters."""
-    from ..generation.style import blend, parse_part, set_strength
-
-    parts = [parse_part(part) for part in arguments.adapter]
-    if arguments.style is not None and (len(parts) > 1 or any(part[1] != 1 for part in parts)):
-        raise InputError(
-            "--style would take the place of the weights of --adapter",
-            "leave it out and set the weights, as in --adapter FOLDER:0.7",
-        )
-    from ..models.loading import load_from_settings
-
-    writer = load_from_settings(arguments.model, machine)
-    adapters = {writer.adapter: 1.0} if writer.adapter else {}
-    if parts:
-        blend(writer, parts)
-        adapters = dict(parts)
-    if arguments.style is not None:
-        strength = _strength(arguments.style)
-        set_strength(writer, strength)
-        adapters = dict.fromkeys(adapters, strength)
-    return writer, adapters
-
-
 def _session(
-    arguments: argparse.Namespace, settings: GenerationSettings, machine: MachineSettings
+    arguments: argparse.Namespace,
+    settings: GenerationSettings,
+    style: Style,
+    machine: MachineSettings,
 ) -> int:
-    """The interactive prompt."""
-    from ..session.repl import run as hold
-    from ..session.session import Voice
+    """Hold an interactive session."""
+    from ..session.session import StyledModel
+    from ..session.terminal import run as hold
 
-    def load(name: str) -> Voice:
-        if name == arguments.model:
-            return Voice(*_load(arguments, machine))
+    def load(name: str) -> StyledModel:
         from ..models.loading import load_from_settings
 
         writer = load_from_settings(name, machine)
-        return Voice(writer, {writer.adapter: 1.0} if writer.adapter else {})
+        # --adapter and --style belong to --model alone.
+        return StyledModel(writer, (style if name == arguments.model else Style()).apply(writer))
 
     return hold(
         settings, load, arguments.model, story=arguments.story, preset=arguments.preset,
@@ -301,14 +275,14 @@ def _session(
 
 
 def _explain(writer: LoadedModel, text: str, word: str) -> str:
-    """Why a word is there, for the session's ``/why``."""
+    """The answer of the session's ``/why``."""
     from ..analysis.run import why
 
     return why(writer, text, word)
 
 
 def _at_hand(arguments: argparse.Namespace, machine: MachineSettings) -> bool:
-    """Whether the model can be loaded without fetching anything or asking the hub."""
+    """Whether the model can be loaded without a download and without asking the hub."""
     folder = from_home(arguments.model)
     if folder.is_dir() and not (folder / "adapter_config.json").is_file():
         return True

@@ -6,6 +6,7 @@ loaded again; a backend with merged weights merges the new sum before the next t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,55 @@ if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
 MAX_SCALE = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """Adapters to add to a model and their weights, or one strength for all it has.
+
+    Attributes:
+        parts: Adapter folders and their weights (0…1.5).
+        strength: The scale of the active adapters; None leaves it.
+    """
+
+    parts: tuple[tuple[str, float], ...] = ()
+    strength: float | None = None
+
+    @classmethod
+    def parse(cls, adapters: Sequence[str], strength: str | None) -> Style:
+        """The style of ``--adapter`` (``FOLDER:WEIGHT``) and ``--style``.
+
+        Raises:
+            InputError: A weight or the strength is no number in range, or both are given.
+        """
+        parts = tuple(parse_part(part) for part in adapters)
+        if strength is None:
+            return cls(parts)
+        if len(parts) > 1 or any(weight != 1 for _, weight in parts):
+            raise InputError(
+                "--style would take the place of the weights of --adapter",
+                "leave it out and set the weights, as in --adapter FOLDER:0.7",
+            )
+        return cls(parts, parse_strength(strength, "--style"))
+
+    def apply(self, writer: LoadedModel) -> dict[str, float]:
+        """Set the adapters of ``writer`` in place; the weight of each active adapter, by folder."""
+        weights = {writer.adapter: 1.0} if writer.adapter else {}
+        if self.parts:
+            blend(writer, self.parts)
+            weights = dict(self.parts)
+        if self.strength is not None:
+            set_strength(writer, self.strength)
+            weights = dict.fromkeys(weights, self.strength)
+        return weights
+
+
+def parse_strength(text: str, what: str) -> float:
+    """A strength as typed; ``what`` names its flag or command in errors."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{what} is {text!r}", "give a number from 0 to 1.5") from error
 
 
 def parse_part(text: str) -> tuple[str, float]:

@@ -1,1 +1,1 @@
-"""The interactive session: a story, a model, a prompt and the commands between them."""
+"""Writing sessions: state, commands, screen and terminal."""

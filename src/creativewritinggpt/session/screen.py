@@ -1,8 +1,7 @@
-"""What the session shows: story text as it flows, messages, tables, and heat.
+"""The output of a session: streamed text, messages, tables, heat, the status line.
 
-Everything goes through here, and nothing that a terminal would obey gets past: model output and
-files may hold any characters. Colour follows the terminal and ``NO_COLOR``, and nothing is said by
-colour alone.
+Control characters never reach the terminal, since model output and files may hold any characters.
+Colour follows the terminal and ``NO_COLOR``, and nothing is said by colour alone.
 """
 
 from __future__ import annotations
@@ -11,26 +10,25 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from ..console import printable
+from ..console import counted, printable
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Backgrounds of the 256-colour palette from likely to unlikely, for dark and light terminals alike:
-# the text on them is black.
+    from .session import Session
+
+# Lowest probability and background (256-colour palette) of each level; the text on it is black.
 _HEAT = ((0.5, ""), (0.2, "230"), (0.05, "222"), (0.01, "215"), (0.0, "209"))
 _UNDERLINED = 0.05
-_MARKED = 0.2
+_MARKED = 0.2  # without colour, percentages stand after tokens less likely than this
 
 
 class _Stream:
-    """A stream that may go away, as the terminal does when its window is closed.
-
-    What is shown is not worth losing a passage for, so the failure is only taken note of.
-    """
+    """A stream that may go away, as a closed terminal does; a failed write only sets ``gone``."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -55,10 +53,10 @@ class _Stream:
 
 
 class Screen:
-    """A terminal, or a stream that stands for one.
+    """A terminal or any other stream.
 
     Args:
-        stream: Where everything goes; stdout without it.
+        stream: The stream; stdout by default.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -71,23 +69,23 @@ class Screen:
 
     @property
     def gone(self) -> bool:
-        """Whether there is nobody left to show anything to."""
+        """Whether the stream is closed."""
         return self.stream.gone
 
-    @gone.setter
-    def gone(self, gone: bool) -> None:
-        self.stream.gone = gone
+    def lose(self) -> None:
+        """Treat the stream as closed."""
+        self.stream.gone = True
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return shutil.get_terminal_size((100, 24)).columns if self.terminal else 100
 
     def flow(self, text: str) -> None:
-        """Show story text; on a terminal lines break between words."""
+        """Show story text as it comes; on a terminal lines break between words."""
         text = printable(text)
         if not self._column and not self._word:
-            text = text.lstrip(" ")  # of a passage that goes on in mid-line
+            text = text.lstrip(" ")  # of a passage that continues a line
         if not self.terminal:
             self.stream.write(text)
             self._column = int(not text.endswith("\n")) if text else self._column
@@ -99,7 +97,7 @@ class Screen:
         self.stream.flush()
 
     def end_flow(self) -> None:
-        """Show what is held back, and end the line."""
+        """Show the word that is held back, and end the line."""
         self._flush_word()
         if self._column:
             self.stream.write("\n")
@@ -117,7 +115,7 @@ class Screen:
             self.stream.write("\n")
             self._column = 0
         if self._column + cell_len(bare) == self.width and word != bare and "\n" not in word:
-            word = bare + "\n"  # the space after it would begin the next line
+            word = bare + "\n"  # its space would begin the next line
         self.stream.write(word)
         self._column = 0 if word.endswith("\n") else self._column + cell_len(word)
 
@@ -130,17 +128,17 @@ class Screen:
         self.stream.flush()
 
     def note(self, text: str) -> None:
-        """Show something beside the story."""
+        """Show a remark."""
         self.say(f"[{text}]", "dim")
 
     def error(self, error: UserError) -> None:
-        """Show what went wrong and what to do."""
+        """Show an error and its advice."""
         self.say(f"error: {error.message}", "bold")
         if error.advice:
             self.say(error.advice)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Show a table; columns whose heading ends in ``#`` hold numbers."""
+        """Show a table; columns whose heading ends in ``#`` are right-aligned."""
         from rich.table import Table
         from rich.text import Text
 
@@ -155,10 +153,10 @@ class Screen:
         self.stream.flush()
 
     def heat(self, pieces: Iterable[tuple[str, float]]) -> None:
-        """Show text with how likely each piece was: by colour, or in figures without.
+        """Show the probability of each piece of text: by colour, or as percentages without.
 
         Args:
-            pieces: Text and its probability, 0…1.
+            pieces: Texts and their probabilities, 0…1.
         """
         from rich.text import Text
 
@@ -201,9 +199,59 @@ class Screen:
 
 
 def percent(probability: float) -> str:
-    """A probability as a person would say it."""
+    """A probability as a short percentage."""
     if probability >= 0.0995:
         return f"{probability:.0%}"
     if probability >= 0.001:
         return f"{probability:.1%}"
     return "<0.1%"
+
+
+def status(session: Session, width: int = 1000) -> str:
+    """The status line: model, preset, seed, context used, tokens per second, words, file.
+
+    Args:
+        session: The session.
+        width: Number of columns; what matters least is left out first.
+    """
+    name = "/".join(Path(session.model_name).parts[-2:])
+    # Parts with their priorities.
+    parts = [(4, name if session.ready else f"loading {name}")]
+    if session.ready:
+        weights = [weight for weight in session.model.adapters.values() if weight != 1]
+        parts += [(4, f"style {weight:g}") for weight in weights]
+    parts += [(3, f"preset {session.preset_name}")] if session.preset_name else []
+    if session.settings.seed is not None:
+        parts.append((3, f"seed {session.settings.seed}"))
+    else:
+        last = session.last_seed
+        parts.append((2, "new seeds" if last is None else f"last seed {last}"))
+    if session.ready:
+        try:
+            view = session.view()
+            parts.append((5, f"window {view.fill:.0%} of {view.context_length:,}"))
+        except UserError:
+            parts.append((5, "window over-full: shorten memory or note"))
+    if session.tokens_per_second:
+        parts.append((1, f"{session.tokens_per_second:.0f} tokens/s"))
+    parts.append((1, counted(session.words, "word")))
+    parts.append((6, "NOT SAVED") if session.unsaved else (0, session.file.path.name))
+    whole = _fitted(parts, 10_000)
+    if _fitted(parts, width) == whole:
+        return whole
+    # The context length is left out before any part.
+    return _fitted([(weight, text.partition(" of ")[0]) for weight, text in parts], width)
+
+
+def _fitted(parts: list[tuple[int, str]], width: int) -> str:
+    """The parts that fit into a line; those of the lowest priority are left out first."""
+    from rich.cells import cell_len
+
+    parts = list(parts)
+    while True:
+        line = " · ".join(text for _, text in parts)
+        if cell_len(line) <= width or len(parts) < 2:
+            return line
+        least = min(weight for weight, _ in parts)
+        last = max(place for place, (weight, _) in enumerate(parts) if weight == least)
+        del parts[last]

@@ -1,61 +1,60 @@
-"""A session: a story on disk, the model that continues it, and how it writes.
+"""A writing session: a story and its file, the model that continues it, and the settings.
 
-It knows nothing of keys and prompts; the terminal and the plain loop both drive it by lines. The
-model is loaded in the background, so that the writer can read and type meanwhile. Every change is
-saved before the next line is asked for.
+Nothing here prints or reads keys, so that a terminal and a server can drive the same session; what
+the user should know goes to ``notify``. The model is loaded in the background. This module does not
+import torch: the first prompt appears before that is done.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RunError, UserError
-from ..generation.results import Token
+from ..generation.results import Generated, Piece, Token, best
 from ..generation.sampling.presets import preset
-from ..generation.sampling.settings import GenerationSettings
-from ..story.context import StoryView, story_view
+from ..generation.sampling.settings import GenerationSettings, seeds_from
+from ..story.context import StoryView, passage_tokens, story_view
 from ..story.file import StoryFile, free_path
-from ..story.tree import Story
-from .screen import Screen
-from .signals import Signals
+from ..story.tree import Passage, Setup, Story
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
-# Settings that are the writer's choice and not a matter of mood.
+ALTERNATIVES = 6
+"""Number of alternatives that are recorded per token, so that /probs can answer at once."""
+
+# Settings that a preset leaves alone unless it names them.
 _KEPT = ("seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bias", "best_of",
          "rank_by", "weights")  # fmt: skip
 
 
 @dataclasses.dataclass
-class Voice:
-    """A model that is ready to write, and the weights of its adapters."""
+class StyledModel:
+    """A loaded model and the weights of its adapters, by folder."""
 
     writer: LoadedModel
     adapters: dict[str, float]
 
 
-Load = Callable[[str], Voice]
-Explain = Callable[["LoadedModel", str, str], str]
+Load = Callable[[str], StyledModel]
 
 
 class Session:
-    """What the commands work on.
+    """The state of a session.
 
     Args:
         file: The story's file, opened.
         story: The story in it.
-        settings: How to write.
-        screen: Where things are shown.
+        settings: The generation settings.
         load: Loads a model by name.
-        loading: The first model, on its way.
-        model: Its name.
+        loading: The first model, being loaded.
+        model_name: Its name.
         preset_name: The preset that the settings began from.
-        explain: Says why the model wrote a word: ``explain(writer, text, word)``.
+        notify: Called with what the user should know.
     """
 
     def __init__(
@@ -63,58 +62,50 @@ class Session:
         file: StoryFile,
         story: Story,
         settings: GenerationSettings,
-        screen: Screen,
         load: Load,
-        loading: Future[Voice],
-        model: str,
+        loading: Future[StyledModel],
+        model_name: str,
         preset_name: str | None = None,
-        explain: Explain | None = None,
+        notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.file = file
         self.story = story
         self.settings = settings
-        self.screen = screen
         self.load = load
         self.loading = loading
-        self.model = model
+        self.model_name = model_name
         self.preset_name = preset_name
-        self.explain = explain
-        self.signals = Signals()
-        self.leaving = False
-        self.warned = False
+        self.notify = notify
         self.tokens_per_second = 0.0
         self.last_seed: int | None = None
-        # Tokens of the passages of this session, by passage, for probabilities.
-        self.tokens: dict[int, list[Token]] = {}
-        self.offered: list[int] = []  # passages that /pick can take
-        self.exported: set[Path] = set()  # files that /export may replace
+        self.tokens: dict[int, list[Token]] = {}  # of each passage written in this session
         self._saved: object = story.version
         self._named = file.path.exists()
         self._words: tuple[object, int] = (None, 0)
-        self._seen: tuple[object, StoryView] | None = None
+        self._view: tuple[object, StoryView] | None = None
 
     @property
-    def voice(self) -> Voice:
-        """The model; waits for it.
+    def model(self) -> StyledModel:
+        """The model; waits until it is loaded.
 
-        To be asked for before anything with torch or transformers in it is imported: two threads
-        that import transformers at once get in each other's way.
+        Ask for it before importing a module that imports torch or transformers: two threads must
+        not import transformers at once.
 
         Raises:
             UserError: It could not be loaded.
         """
         if not self.loading.done():
-            self.screen.note(f"loading {self.model}")
+            self.notify(f"loading {self.model_name}")
         return self.loading.result()
 
     @property
     def writer(self) -> LoadedModel:
-        """The model alone."""
-        return self.voice.writer
+        """The loaded model without its adapters' weights."""
+        return self.model.writer
 
     @property
     def ready(self) -> bool:
-        """Whether the model is there."""
+        """Whether the model is loaded."""
         return self.loading.done() and self.loading.exception() is None
 
     @property
@@ -122,27 +113,25 @@ class Session:
         """Whether there are changes that are not on disk."""
         return self._saved != self.story.version
 
-    def seen(self) -> StoryView:
-        """What the model sees of the story now; see :func:`.story.context.assemble`."""
-        key = (self.story.state, id(self.writer))
-        if self._seen is None or self._seen[0] != key:
-            self._seen = (key, story_view(self.writer, self.story))
-        return self._seen[1]
+    @property
+    def words(self) -> int:
+        """Number of words of the story, cached until it changes."""
+        if self._words[0] is not self.story.state:
+            self._words = (self.story.state, len(self.story.text.split()))
+        return self._words[1]
 
-    def autosave(self) -> None:
-        """Save if anything changed; what goes wrong is shown, and tried again next time."""
-        if not self.unsaved:
-            return
-        try:
-            self.save()
-        except UserError as error:
-            self.screen.error(error)
+    def view(self) -> StoryView:
+        """The model's view of the story, cached until it changes."""
+        key = (self.story.state, id(self.writer))
+        if self._view is None or self._view[0] != key:
+            self._view = (key, story_view(self.writer, self.story))
+        return self._view[1]
 
     def save(self) -> None:
-        """Save.
+        """Save the story.
 
         Raises:
-            UserError: It could not be done.
+            UserError: The file can't be written.
         """
         if not self._named and not self.file.locked:
             self.file = StoryFile(free_path(self.file.path))
@@ -153,24 +142,10 @@ class Session:
         self._saved = self.story.version
         if not self._named:
             self._named = True
-            self.screen.note(f"kept in {self.file.path}, after every change")
-
-    def may_leave(self) -> bool:
-        """Save what is not saved; False the first time that this fails."""
-        self.leaving = False
-        if self.unsaved:
-            try:
-                self.save()
-            except UserError as error:
-                self.screen.error(error)
-                if not self.warned:
-                    self.warned = True
-                    self.screen.note("not saved: /save FILE keeps it elsewhere; again to leave")
-                    return False
-        return True
+            self.notify(f"kept in {self.file.path}, after every change")
 
     def take(self, file: StoryFile, story: Story) -> None:
-        """Go on with another story, or this one in another file; the one before is left saved."""
+        """Switch to another story, or to another file; the story before is saved first."""
         if self.unsaved and story is not self.story:
             try:
                 self.save()
@@ -181,49 +156,118 @@ class Session:
         self.file, self.story = file, story
         self._saved = story.version if file.path.exists() else None
         self._named = file.path.exists()
-        self.tokens, self.offered, self._seen = {}, [], None
+        self.tokens, self._view = {}, None
 
     def use_preset(self, name: str) -> None:
-        """Write with a preset; seed, length and bans stay where it says nothing of them."""
+        """Switch to a preset; seed, lengths and bans stay unless it names them."""
         chosen = preset(name)
         kept = {key: getattr(self.settings, key) for key in _KEPT if key not in chosen.values}
         self.settings = dataclasses.replace(chosen.settings(), **kept)
         self.preset_name = name
 
     def use_model(self, name: str) -> None:
-        """Write with another model.
+        """Switch to another model.
 
         Raises:
-            UserError: It can't be loaded; the one before stays.
+            UserError: It can't be loaded; the model before stays.
         """
         if not self.loading.done():
             self.loading.exception()  # waits
-        self.screen.note(f"loading {name}")
-        voice = self.load(name)
+        self.notify(f"loading {name}")
+        model = self.load(name)
         self.loading = Future()
-        self.loading.set_result(voice)
-        self.model = name
+        self.loading.set_result(model)
+        self.model_name = name
 
-    def head(self, number: int, label: str) -> None:
-        """The heading of a passage that /pick can take."""
-        self.screen.say()
-        self.screen.say(f"{number}  {label}", "bold")
+    def new_seed(self) -> int:
+        """The seed of the settings, or a random one that is short enough to be typed."""
+        seed = self.settings.seed
+        return secrets.randbelow(1_000_000) if seed is None else seed
 
-    def offer(self, passages: list[int], labels: list[str], shown: int = 0) -> None:
-        """Show passages by number for /pick; the first ``shown`` were shown as they came."""
-        self.offered = passages
-        for number, (passage, label) in enumerate(zip(passages, labels, strict=True), 1):
-            if number > shown:
-                self.head(number, label)
-                self.screen.flow(self.story.passages[passage].text.strip("\n"))
-            self.screen.end_flow()
-        if passages:
-            self.screen.say()
-            self.screen.note("/pick NUMBER takes one")
+    def write(
+        self,
+        parent: int | None,
+        seeds: Sequence[int],
+        *,
+        show: Callable[[str], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
+        adapters: bool = True,
+    ) -> list[tuple[Passage | None, Generated]]:
+        """Write one passage per seed after ``parent`` and add them to the tree, not to the branch.
 
-    @property
-    def words(self) -> int:
-        """Words of the story; counted again only when it has changed."""
-        if self._words[0] is not self.story.state:
-            self._words = (self.story.state, len(self.story.text.split()))
-        return self._words[1]
+        Args:
+            parent: The passage before them; the last one by default.
+            seeds: One per passage; with ``best_of`` and one seed the best of so many is kept.
+            show: Called with the new text of the first passage.
+            stopped: Asked between tokens; True ends the writing and keeps what is there.
+            adapters: Whether the adapters are on; recorded with the passages.
+
+        Returns:
+            The passages, None where the model wrote nothing, and the engine's results.
+        """
+        model = self.model
+        from ..generation import engine
+
+        view = story_view(model.writer, self.story, parent)
+        settings = self.settings
+        choose = settings.best_of if len(seeds) == 1 else None
+        if choose:
+            seeds = seeds_from(seeds[0], choose)
+            self.notify(f"writing {choose}, of which the best is kept")
+        requests = [engine.Request(view.prompt, seed, view.memory, view.note) for seed in seeds]
+
+        def show_first(piece: Piece) -> None:
+            if show is not None and piece.index == 0 and not choose:
+                show(_complete(piece.text) if piece.result else piece.text)
+
+        results = engine.collect(
+            engine.compose(
+                model.writer, requests, settings, alternatives=ALTERNATIVES, warn=self.notify
+            ),
+            show=show_first,
+            stopped=stopped,
+        )
+        if choose and choose > 1:
+            results = best(results, 1, settings.rank_by)
+        if choose and show is not None:
+            show(results[0].text)
+        self.last_seed = results[-1].seed
+        self.tokens_per_second = sum(result.tokens_per_second for result in results)
+        setup = self._setup(view, model.adapters if adapters else {})
+        return [(self._keep(parent, result, setup, view.start), result) for result in results]
+
+    def tokens_of(self, passage: Passage) -> list[Token]:
+        """The tokens of a passage with their statistics, recorded or computed by the model now."""
+        if passage.id not in self.tokens:
+            self.tokens[passage.id] = passage_tokens(
+                self.writer, self.story, passage, self.settings.weights, ALTERNATIVES
+            )
+        return self.tokens[passage.id]
+
+    def _setup(self, view: StoryView, adapters: dict[str, float]) -> Setup:
+        from ..models.forward.backends import backend_for
+
+        settings = self.settings.to_dict()
+        settings.pop("seed")
+        # "auto" depends on the machine and the packages, so the format itself is recorded.
+        settings["weights"] = backend_for(self.writer, self.settings.weights).name
+        return Setup(
+            self.writer.name, dict(adapters), self.preset_name, settings, view.memory, view.note
+        )
+
+    def _keep(
+        self, parent: int | None, result: Generated, setup: Setup, start: int
+    ) -> Passage | None:
+        text = _complete(result.text)
+        if not text:
+            return None
+        passage = self.story.offer(
+            text, parent, by="model", setup=setup, seed=result.seed, start=start
+        )
+        self.tokens[passage.id] = result.tokens
+        return passage
+
+
+def _complete(text: str) -> str:
+    """``text`` without an incomplete character at its end."""
+    return text.rstrip("\ufffd")

@@ -1,7 +1,8 @@
-"""The session on a terminal: history, search, completion, several lines, a status line.
+"""Sessions on a terminal or a pipe: opening, the prompt, the plain line loop, leaving.
 
-The prompt is prompt_toolkit's; while the model writes there is none, and the text goes straight to
-the terminal. What is typed meanwhile is not echoed into the text, and waits for the next prompt.
+On a terminal the prompt is prompt_toolkit's, with history, search, completion and a status line.
+While the model writes there is no prompt; keys that are pressed meanwhile are not echoed and wait
+for the next one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -22,14 +25,234 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.patch_stdout import patch_stdout
 
-from ..console import printable
-from .lines import COMMANDS, answer
-from .session import Session
-from .status import status
+from ..console import counted, printable
+from ..errors import RunError, UserError
+from ..generation.sampling.settings import GenerationSettings
+from ..story.file import StoryFile, new_path, stories, story_file
+from ..story.tree import Story
+from .commands import COMMANDS, answer
+from .repl import Explain, Repl
+from .screen import Screen, status
+from .session import Load, Session, StyledModel
+
+EXAMPLES = (
+    "Once upon a time in a kingdom far away,",
+    "The night ferry was late, and",
+    "In a world where magic was forbidden,",
+)
+PROMPT = "> "
 
 
-class Commands(Completer):
-    """Completes slash commands and what comes after them."""
+def run(
+    settings: GenerationSettings,
+    load: Load,
+    model_name: str,
+    *,
+    story: str | None = None,
+    preset: str | None = None,
+    first: str | None = None,
+    explain: Explain | None = None,
+    at_once: bool = False,
+) -> int:
+    """Hold a session until the user leaves.
+
+    Args:
+        settings: The generation settings at first.
+        load: Loads a model by name; called in a thread of its own.
+        model_name: Name of the first model.
+        story: The story's file; a new one, named after the day, by default.
+        preset: The preset that the settings began from.
+        first: A first line.
+        explain: Says why the model wrote a word: ``explain(model, text, word)``.
+        at_once: Load the model before the first prompt: it may have to be downloaded.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: The story can't be opened or the model can't be loaded.
+    """
+    file = story_file(story) if story is not None else StoryFile(new_path())
+    tree = file.open() if story is not None else Story()
+    screen = Screen()
+    on_terminal = screen.terminal and sys.stdin.isatty()
+    try:
+        loading = _start(load, model_name, tree, settings, wait=at_once or not on_terminal)
+        session = Session(file, tree, settings, load, loading, model_name, preset)
+        repl = Repl(session, screen, explain)
+        with repl.signals.watched():
+            _greet(repl, unnamed=story is None)
+            try:
+                (talk if on_terminal else talk_plainly)(repl, first)
+            finally:
+                code = _leave(repl)
+                session.file.close()
+                if screen.gone or repl.signals.code == 129:
+                    # The interpreter would fail to flush to a closed terminal.
+                    os._exit(repl.signals.code or 129)
+        return code if repl.signals.code is None else repl.signals.code
+    finally:
+        file.close()
+
+
+def _start(
+    load: Load, name: str, story: Story, settings: GenerationSettings, *, wait: bool
+) -> Future[StyledModel]:
+    """Load the model and prefill the story, in the background unless ``wait``."""
+    loading: Future[StyledModel] = Future()
+
+    def work() -> None:
+        try:
+            model = load(name)
+            _warm(model, story, settings)
+        except BaseException as error:
+            loading.set_exception(error)
+        else:
+            loading.set_result(model)
+
+    if wait:
+        loading.set_result(load(name))
+    else:
+        threading.Thread(target=work, name="loading", daemon=True).start()
+    return loading
+
+
+def _warm(model: StyledModel, story: Story, settings: GenerationSettings) -> None:
+    """Prefill the story, so that the first token comes at once."""
+    from ..generation import engine
+    from ..story.context import story_view
+
+    try:
+        view = story_view(model.writer, story)
+    except UserError:
+        return  # the first passage will raise it again
+    one = settings.changed({"max_new_tokens": 1, "min_new_tokens": 0, "best_of": None})
+    request = engine.Request(view.prompt, 0, view.memory, view.note)
+    engine.write_all(model.writer, [request], one, warn=lambda text: None)
+
+
+def _greet(repl: Repl, *, unnamed: bool) -> None:
+    screen, session = repl.screen, repl.session
+    if session.story.passages:
+        title = session.story.state.title or session.file.path
+        screen.say(f"{title}: {counted(session.words, 'word')}")
+        repl.show_end()
+    else:
+        screen.say("Write a beginning, such as", "")
+        for example in EXAMPLES:
+            screen.say(f"  {example}")
+        earlier = stories(session.file.path) if unnamed else []
+        if earlier:
+            screen.note(f"your last story is {earlier[0]}; /load lists them")
+    screen.note("/help lists the commands, Ctrl-D leaves")
+
+
+def _leave(repl: Repl) -> int:
+    """Save unsaved changes; the exit code."""
+    repl.autosave()
+    if repl.session.unsaved:
+        repl.screen.error(RunError(f"the last changes are not in {repl.session.file.path}"))
+        return 1
+    return 0
+
+
+def talk_plainly(repl: Repl, first: str | None = None) -> None:
+    """Answer lines of stdin until the user leaves or the input ends.
+
+    Args:
+        repl: The session on its screen.
+        first: A line to begin with.
+    """
+    terminal = sys.stdin.isatty()
+    if first is not None:
+        answer(repl, first)
+    while repl.signals.code is None and not repl.screen.gone:
+        if repl.leaving and repl.may_leave():
+            return
+        if terminal:
+            repl.screen.say()
+        try:
+            # Without a terminal stdout may be read by a program, so there is no prompt.
+            line = input(PROMPT if terminal else "")
+        except EOFError:
+            repl.screen.end_flow()
+            repl.leaving = True
+        except OSError:
+            repl.screen.lose()
+        except KeyboardInterrupt:
+            repl.screen.say()
+            repl.screen.note("Ctrl-D or /quit leaves")
+        else:
+            answer(repl, line)
+
+
+def talk(repl: Repl, first: str | None = None) -> None:
+    """Answer lines of the terminal's prompt until the user leaves.
+
+    Args:
+        repl: The session on its screen.
+        first: A line to begin with.
+    """
+    prompt = _prompt(repl)
+    if first is not None:
+        _answer(repl, first)
+    while repl.signals.code is None and not repl.screen.gone:
+        if repl.leaving and repl.may_leave():
+            return
+        try:
+            _answer(repl, _ask(repl, prompt))
+        except KeyboardInterrupt:
+            repl.screen.note("Ctrl-D or /quit leaves")
+        except EOFError:
+            repl.leaving = True
+        except OSError:
+            repl.screen.lose()
+
+
+def _answer(repl: Repl, line: str) -> None:
+    with _no_echo():
+        answer(repl, line)
+
+
+def _ask(repl: Repl, prompt: PromptSession[str]) -> str:
+    def end(code: int) -> None:
+        if prompt.app.is_running:
+            prompt.app.exit(exception=SystemExit(code))
+        else:
+            raise SystemExit(code)
+
+    repl.signals.at_prompt = end
+    repl.screen.say()
+    try:
+        with patch_stdout():  # loading the model may print
+            return prompt.prompt(PROMPT, pre_run=lambda: _when_loaded(repl.session, prompt))
+    finally:
+        repl.signals.at_prompt = None
+
+
+def _when_loaded(session: Session, prompt: PromptSession[str]) -> None:
+    """Once the model is loaded redraw the status line; on an error leave with it."""
+    app, loading = prompt.app, session.loading
+    loop = app.loop
+
+    def here() -> None:
+        if app.is_running:
+            error = loading.exception()
+            if error is not None:
+                app.exit(exception=error)
+            app.invalidate()
+
+    def tell(_: object) -> None:
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the prompt has ended meanwhile
+                loop.call_soon_threadsafe(here)
+
+    if not loading.done():
+        loading.add_done_callback(tell)
+
+
+class CommandCompleter(Completer):
+    """Completes slash commands and their arguments."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -56,84 +279,18 @@ class Commands(Completer):
                 yield Completion(word, -len(rest), display_meta=why)
 
 
-def talk(session: Session, first: str | None = None) -> None:
-    """Ask for lines until the writer leaves.
-
-    Args:
-        session: The session.
-        first: A line to begin with.
-    """
-    prompt = _prompt(session)
-    if first is not None:
-        _answer(session, first)
-    while session.signals.code is None and not session.screen.gone:
-        if session.leaving and session.may_leave():
-            return
-        try:
-            _answer(session, _ask(session, prompt))
-        except KeyboardInterrupt:
-            session.screen.note("Ctrl-D or /quit leaves")
-        except EOFError:
-            session.leaving = True
-        except OSError:
-            session.screen.gone = True
-
-
-def _answer(session: Session, line: str) -> None:
-    with _no_echo():
-        answer(session, line)
-
-
-def _ask(session: Session, prompt: PromptSession[str]) -> str:
-    def end(code: int) -> None:
-        if prompt.app.is_running:
-            prompt.app.exit(exception=SystemExit(code))
-        else:
-            raise SystemExit(code)
-
-    session.signals.at_prompt = end
-    session.screen.say()
-    try:
-        # The model may have something to say while it is loaded.
-        with patch_stdout():
-            return prompt.prompt("> ", pre_run=lambda: _when_loaded(session, prompt))
-    finally:
-        session.signals.at_prompt = None
-
-
-def _when_loaded(session: Session, prompt: PromptSession[str]) -> None:
-    """Once the model is there show so; where it can't be loaded, leave with the reason."""
-    app, loading = prompt.app, session.loading
-    loop = app.loop
-
-    def here() -> None:
-        if app.is_running:
-            error = loading.exception()
-            if error is not None:
-                app.exit(exception=error)
-            app.invalidate()
-
-    def tell(_: object) -> None:
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # the prompt has ended meanwhile
-                loop.call_soon_threadsafe(here)
-
-    if not loading.done():
-        loading.add_done_callback(tell)
-
-
-def _prompt(session: Session) -> PromptSession[str]:
+def _prompt(repl: Repl) -> PromptSession[str]:
     return PromptSession(
         history=_history(),
         auto_suggest=AutoSuggestFromHistory(),
-        completer=Commands(session),
+        completer=CommandCompleter(repl.session),
         complete_while_typing=True,
         enable_history_search=False,
         multiline=True,
         key_bindings=_keys(),
-        bottom_toolbar=lambda: printable(status(session, session.screen.width)),
+        bottom_toolbar=lambda: printable(status(repl.session, repl.screen.width)),
         prompt_continuation="  ",
-        color_depth=None if session.screen.colour else ColorDepth.MONOCHROME,
+        color_depth=None if repl.screen.colour else ColorDepth.MONOCHROME,
         enable_open_in_editor=True,
         enable_suspend=True,
         reserve_space_for_menu=6,
@@ -155,8 +312,16 @@ def _keys() -> KeyBindings:
     return keys
 
 
+class _LastingHistory(FileHistory):
+    """History that is kept in memory where its file can't be written."""
+
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):
+            super().store_string(string)
+
+
 def _history() -> History:
-    """Lines of earlier sessions; without a place to write, of this one only."""
+    """Lines of earlier sessions; of this one alone where there is no place for a file."""
     if os.name == "nt":
         root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     else:
@@ -170,17 +335,9 @@ def _history() -> History:
     return _LastingHistory(str(path))
 
 
-class _LastingHistory(FileHistory):
-    """History that goes on without its file where that can't be written."""
-
-    def store_string(self, string: str) -> None:
-        with contextlib.suppress(OSError):
-            super().store_string(string)
-
-
 @contextlib.contextmanager
 def _no_echo() -> Iterator[None]:
-    """Keys that are pressed while the model writes don't show in its text; Ctrl-C works."""
+    """Don't echo keys within the block; Ctrl-C works."""
     try:
         import termios
 

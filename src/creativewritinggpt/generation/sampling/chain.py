@@ -38,7 +38,7 @@ Maker = Callable[[GenerationSettings, Vocabulary, set[int]], "Stage | None"]
 Trace = list[tuple[str, torch.Tensor]]
 
 
-def _per_row(change: Callable[[torch.Tensor, RowState], torch.Tensor]) -> Stage:
+def per_row(change: Callable[[torch.Tensor, RowState], torch.Tensor]) -> Stage:
     """A stage that treats each row by itself."""
 
     def stage(logits: torch.Tensor, rows: Sequence[RowState]) -> torch.Tensor:
@@ -51,7 +51,7 @@ def _per_row(change: Callable[[torch.Tensor, RowState], torch.Tensor]) -> Stage:
     return stage
 
 
-def _by_value(
+def by_value(
     sampler: Callable[[torch.Tensor, Any], torch.Tensor], setting: str, *off: float
 ) -> Maker:
     """Maker of a sampler of the logits and one setting; ``off`` are the values without effect."""
@@ -71,7 +71,7 @@ def _bias(settings: GenerationSettings, words: Vocabulary, ends: set[int]) -> St
         spaced = inside if len(inside) == 1 and not word[:1].isspace() else []
         for token in [*encode(words.tokenizer, word), *spaced]:
             amounts[token] = amounts.get(token, 0.0) + amount
-    return _per_row(lambda logits, row: samplers.bias(logits, amounts)) if amounts else None
+    return per_row(lambda logits, row: samplers.bias(logits, amounts)) if amounts else None
 
 
 def _penalties(s: GenerationSettings, words: Vocabulary, ends: set[int]) -> Stage | None:
@@ -85,14 +85,14 @@ def _penalties(s: GenerationSettings, words: Vocabulary, ends: set[int]) -> Stag
             logits, last, s.presence_penalty, s.frequency_penalty
         )
 
-    return _per_row(penalise)
+    return per_row(penalise)
 
 
 def _no_repeat(s: GenerationSettings, words: Vocabulary, ends: set[int]) -> Stage | None:
     size = s.no_repeat_ngram
     if size == 0:
         return None
-    return _per_row(lambda logits, row: samplers.no_repeat_ngram(logits, row.history, size))
+    return per_row(lambda logits, row: samplers.no_repeat_ngram(logits, row.history, size))
 
 
 def _dry(s: GenerationSettings, words: Vocabulary, ends: set[int]) -> Stage | None:
@@ -101,7 +101,7 @@ def _dry(s: GenerationSettings, words: Vocabulary, ends: set[int]) -> Stage | No
     # As its author does it: the last token of the string with a letter before it.
     texts = DRY_BREAKERS if s.dry_breakers is None else s.dry_breakers
     breakers = {encode(words.tokenizer, "a" + text)[-1] for text in texts}
-    return _per_row(
+    return per_row(
         lambda logits, row: samplers.dry(
             logits,
             samplers.recent(row.history, s.dry_range),
@@ -130,11 +130,11 @@ SAMPLERS: dict[str, Maker] = {
     "penalties": _penalties,
     "no_repeat": _no_repeat,
     "dry": _dry,
-    "temperature": _by_value(samplers.temperature, "temperature", 0, 1),
-    "top_k": _by_value(samplers.top_k, "top_k", 0),
-    "typical_p": _by_value(samplers.typical_p, "typical_p", 1),
-    "top_p": _by_value(samplers.top_p, "top_p", 1),
-    "min_p": _by_value(samplers.min_p, "min_p", 0),
+    "temperature": by_value(samplers.temperature, "temperature", 0, 1),
+    "top_k": by_value(samplers.top_k, "top_k", 0),
+    "typical_p": by_value(samplers.typical_p, "typical_p", 1),
+    "top_p": by_value(samplers.top_p, "top_p", 1),
+    "min_p": by_value(samplers.min_p, "min_p", 0),
     "xtc": _xtc,
 }
 """Every sampler by its name in ``SAMPLER_ORDER``."""
@@ -155,7 +155,7 @@ class Chain:
     def __init__(self, settings: GenerationSettings, words: Vocabulary, ends: set[int]) -> None:
         self.settings = settings
         self.stages: list[tuple[str, Stage]] = [
-            ("barred", _per_row(lambda logits, row: samplers.exclude(logits, row.barred)))
+            ("barred", per_row(lambda logits, row: samplers.exclude(logits, row.barred)))
         ]
         for name in settings.order:
             if settings.greedy and name not in _GREEDY:

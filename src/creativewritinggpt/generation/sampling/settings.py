@@ -255,7 +255,7 @@ class GenerationSettings:
         Raises:
             InputError: An unknown field or a value that does not fit.
         """
-        known = field_types(GenerationSettings)
+        known = field_types(type(self))
         given: dict[str, Any] = {}
         for key, value in values.items():
             name = known_name(key, known, where)
