@@ -1,6 +1,6 @@
 """Next-token distributions of each weight format against float32, on real text.
 
-    python bench/formats.py FILE [--stories 12] [--tokens 200] [--formats onnx rotated int8 …]
+    python bench/formats.py FILE [--stories 12] [--tokens 200] [--formats onnx int8 …]
 
 FILE holds a story per line, as text or as JSON with the story under `story` or `text`; the first
 ones that are long enough are taken. The model is the starter, untuned. The text is given token by
@@ -25,7 +25,7 @@ from creativewritinggpt import console
 from creativewritinggpt.generation.text import encode
 from creativewritinggpt.models.forward.backends import backend_for
 
-FORMATS = ("rotated", "onnx", "int8", "bf16", "fp32")
+FORMATS = ("onnx", "int8", "bf16", "fp32")
 _SHORTEST = 800
 
 

@@ -88,10 +88,7 @@ def _ours(model: str, weights: str) -> Contender:
         if [len(text.tokens) for text in texts] != [tokens] * rows:
             raise RuntimeError("a text ended early")
 
-    # A group of 32 weights of 8 bits has a scale of 32 bits: 9 bits a weight.
-    return Contender(
-        run, int(count * {"bf16": 2, "int8": 1, "onnx": 9 / 8, "rotated": 1}.get(kind, 4))
-    )
+    return Contender(run, int(count * {"bf16": 2, "int8": 1, "onnx": 1}.get(kind, 4)))
 
 
 def _transformers(model: str, dtype: str) -> Contender:
@@ -200,7 +197,6 @@ CONTENDERS: dict[str, Callable[[str], Contender]] = {
     "ours-bf16": lambda model: _ours(model, "bf16"),
     "ours-int8": lambda model: _ours(model, "int8"),
     "ours-onnx": lambda model: _ours(model, "onnx"),
-    "ours-rotated": lambda model: _ours(model, "rotated"),
     "ours": lambda model: _ours(model, "auto"),
     "transformers": lambda model: _transformers(model, "fp32"),
     "transformers-bf16": lambda model: _transformers(model, "bf16"),

@@ -51,7 +51,7 @@ def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("CWGPT_CACHE", str(folder))
         for threads in {1, torch.get_num_threads()}:
             devices.product_seconds(threads)
-            int8.seconds(threads)
+            int8.product_seconds(threads)
             fastest_weights(threads)
         [found] = folder.glob("machine-*.json")
     kept.mkdir(exist_ok=True)

@@ -268,7 +268,7 @@ def test_odd_widths_do_not_reach_the_int8_kernel(tiny_model: Any) -> None:
 def test_long_prompts_are_read_in_any_format(
     many: str, family: str, kind: str, family_model: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: many)
+    monkeypatch.setattr(linear, "prefill_format", lambda: many)
     model = family_model(family, kind)
     ids = (IDS * 10)[:40]
     context, logits = native(model, kind).read(ids, 60)
@@ -345,11 +345,6 @@ def test_prompts_are_read_in_int8_only_where_it_is_worth_its_rounding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(linear, "product_seconds", lambda threads: {"fp32": 1.0, "bf16": 2.0})
-    for seconds, reading, rough in (
-        (0.3, "int8", "int8"),
-        (0.7, "fp32", "int8"),
-        (3.0, *["fp32"] * 2),
-    ):
-        monkeypatch.setattr(linear.int8, "seconds", lambda threads, s=seconds: {"int_mm": s})
+    for seconds, reading in ((0.3, "int8"), (0.7, "fp32"), (3.0, "fp32")):
+        monkeypatch.setattr(linear.int8, "product_seconds", lambda threads, s=seconds: s)
         assert linear.prefill_format() == reading
-        assert linear.prefill_format(rough=True) == rough

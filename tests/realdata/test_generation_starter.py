@@ -53,7 +53,7 @@ def test_fast_weights_stay_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
     # Which format prompts are read in is measured, and may be another one next time.
-    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: "fp32")
+    monkeypatch.setattr(linear, "prefill_format", lambda: "fp32")
     monkeypatch.setattr(backends, "_kept", weakref.WeakKeyDictionary())
     result = compare(starter, _stories(real_data, 6), weights, tokens=80)
     assert result.tokens == 6 * 64
@@ -64,7 +64,7 @@ def test_fast_weights_stay_within_a_percent_of_the_perplexity(
 def test_a_prompt_read_in_int8_stays_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "prefill_format", lambda rough=False: "int8")
+    monkeypatch.setattr(linear, "prefill_format", lambda: "int8")
     monkeypatch.setattr(backends, "_kept", weakref.WeakKeyDictionary())
     result = compare(starter, _stories(real_data, 8), "int8", tokens=400, prompt=304)
     assert result.tokens > 500

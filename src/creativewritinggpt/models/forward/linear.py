@@ -86,17 +86,12 @@ class Prefill:
     """A matrix in the format for many rows; the head, of which one row is wanted, is dense."""
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        format: str,
-        workspace: int8.Workspace,
-        fine: bool = True,
+        self, weight: Tensor, bias: Tensor | None, format: str, workspace: int8.Workspace
     ) -> None:
         self.dtype = _DENSE.get(format, torch.float32)
         rounded = format == "int8" and not _is_head(weight)
         self.product: Matrix = (
-            int8.Int8Product(weight, bias, workspace, fine=fine)
+            int8.Int8Product(weight, bias, workspace)
             if rounded
             else Dense(weight, bias, self.dtype)
         )
@@ -110,23 +105,18 @@ def matrix_factory(kind: str, prefill: str | None = None) -> tuple[MakeMatrix, t
     """A function that makes matrices of a format, and the dtype of their activations.
 
     Args:
-        kind: ``fp32``, ``bf16``, ``int8`` or ``onnx``; for passes of many rows also ``prefill``
-            (as fast as torch can be) and ``int8_per_row`` (as ``onnx``, with a dense head and
-            nothing folded).
-        prefill: With ``int8`` and ``prefill``, the format for many rows: ``fp32``, ``bf16`` or
-            ``int8``; without it the fastest here.
+        kind: ``fp32``, ``bf16``, ``int8`` or ``onnx``.
+        prefill: With ``int8``, the format for many rows: ``fp32``, ``bf16`` or ``int8``; without it
+            the fastest here.
     """
     if kind in _DENSE:
         dtype = _DENSE[kind]
         return functools.partial(Dense, dtype=dtype), dtype
-    if kind in ("onnx", "int8_per_row"):
-        return functools.partial(_per_row, grouped_head=kind == "onnx"), torch.float32
-    prefill = prefill or prefill_format(rough=kind == "prefill")
+    if kind == "onnx":
+        return _per_row, torch.float32
     make: MakeMatrix = functools.partial(
-        Prefill, format=prefill, workspace=int8.Workspace(), fine=kind != "prefill"
+        Prefill, format=prefill or prefill_format(), workspace=int8.Workspace()
     )
-    if kind == "prefill":
-        return make, _DENSE.get(prefill, torch.float32)
     return functools.partial(_int8, prefill=make), torch.bfloat16
 
 
@@ -134,11 +124,9 @@ def _is_head(weight: Tensor) -> bool:
     return len(weight) > _MOST_OUTPUTS * weight.shape[1]
 
 
-def _per_row(weight: Tensor, bias: Tensor | None, grouped_head: bool) -> Matrix:
+def _per_row(weight: Tensor, bias: Tensor | None) -> Matrix:
     # Of the head one row is wanted, and its rounding counts the most.
-    if not _is_head(weight):
-        return Int8PerRow(weight, bias)
-    return Int8Groups(weight, bias) if grouped_head else Dense(weight, bias, torch.float32)
+    return Int8Groups(weight, bias) if _is_head(weight) else Int8PerRow(weight, bias)
 
 
 def _int8(weight: Tensor, bias: Tensor | None, prefill: MakeMatrix) -> Matrix:
@@ -148,16 +136,14 @@ def _int8(weight: Tensor, bias: Tensor | None, prefill: MakeMatrix) -> Matrix:
     return Int8(weight, bias, prefill)
 
 
-def prefill_format(rough: bool = False) -> str:
+def prefill_format() -> str:
     """The format in which this processor multiplies many rows fastest.
 
-    Args:
-        rough: Whether int8 counts wherever it is faster; else only where it is so much faster that
-            it is worth its rounding.
+    int8 counts only where it is so much faster that it is worth its rounding.
     """
     threads = torch.get_num_threads()
     seconds = dict(product_seconds(threads))
-    in_int8 = min(int8.seconds(threads).values())
-    if rough or in_int8 * _WORTH_INT8 <= min(seconds.values()):
+    in_int8 = int8.product_seconds(threads)
+    if in_int8 * _WORTH_INT8 <= min(seconds.values()):
         seconds["int8"] = in_int8
     return min(seconds, key=lambda name: seconds[name])

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ... import console
 from ...devices import product_seconds
 from ...models.forward.int8 import Workspace
-from ...models.forward.int8 import seconds as int8_seconds
+from ...models.forward.int8 import product_seconds as int8_seconds
 from ...models.loaded_model import LoadedModel
 from .attention import Documents, Group, Heads, attend, attend_backward
 from .elementwise import Kernels, LayerNorm, Norm, RmsNorm, Rope
@@ -391,7 +391,7 @@ def warn_if_int8_is_slow() -> None:
     """Warn where this processor's int8 products are slower than its others."""
     threads = torch.get_num_threads()
     others = product_seconds(threads)
-    slower = min(int8_seconds(threads).values()) / min(others.values())
+    slower = int8_seconds(threads) / min(others.values())
     if slower > 1:
         console.warn(
             f"products in int8 take {slower:.1f} times as long as in "
