@@ -150,7 +150,7 @@ class Config(MachineSettings):
     results_dir: str = _place("results", "Folder for explanations.", metavar="FOLDER")
     compile: bool = _place(
         False,
-        "Compile what runs between matrix products (LoRA on a CPU); worth it for long runs.",
+        "Compile what runs between matrix products (LoRA on a CPU); for long runs.",
     )
     precision: str = _place(
         "auto",
