@@ -1,7 +1,8 @@
 """Scales of LoRA adapters: the strength of one, the weighted sum of several.
 
 Scale 0 is the base model, 1 the tuned one, up to 1.5 exaggerates what was learned. Nothing is
-loaded again; a backend with merged weights merges the new sum before the next text.
+loaded again; a backend with merged weights merges the new sum before the next text. This module
+does not import torch before it changes a model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files import from_home
-from ..models.adapter import active_adapters, load_adapter, set_strengths
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -103,6 +103,8 @@ def set_strength(writer: LoadedModel, strength: float) -> None:
             f"{writer.name} has no adapter whose strength could be set",
             "give an adapter folder with --model",
         )
+    from ..models.adapter import active_adapters, set_strengths
+
     # Adapters that a blend left out stay off.
     set_strengths(writer, dict.fromkeys(active_adapters(writer), strength))
 
@@ -117,6 +119,8 @@ def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
     Raises:
         InputError: An adapter is missing, damaged or of another base, or a weight is out of range.
     """
+    from ..models.adapter import load_adapter, set_strengths
+
     weights: dict[str, float] = {}
     known = {_place(writer.adapter): "default"} if writer.adapter else {}
     for folder, weight in parts:

@@ -78,82 +78,52 @@ class GenerationSettings:
     top_p: float = _sampling(
         0.95,
         "Keep the fewest likeliest tokens that together have this probability; 1 keeps all.",
-        above=0,
-        high=1,
-        metavar="P",
-    )
+        above=0, high=1, metavar="P",
+    )  # fmt: skip
     min_p: float = _sampling(
-        0.0,
-        "Keep tokens at least this share as likely as the likeliest; 0 keeps all.",
-        low=0,
-        high=1,
-        metavar="P",
-    )
+        0.0, "Keep tokens at least this share as likely as the likeliest; 0 keeps all.", low=0,
+        high=1, metavar="P",
+    )  # fmt: skip
     typical_p: float = _sampling(
-        1.0,
-        "Keep the tokens whose surprise is nearest to the entropy, up to this probability.",
-        above=0,
-        high=1,
-        metavar="P",
-    )
+        1.0, "Keep the tokens whose surprise is nearest to the entropy, up to this probability.",
+        above=0, high=1, metavar="P",
+    )  # fmt: skip
     xtc_probability: float = _sampling(
-        0.0,
-        "Probability per token that the top choices are excluded (XTC); 0 is off.",
-        low=0,
-        high=1,
-        metavar="P",
-    )
+        0.0, "Probability per token that the top choices are excluded (XTC); 0 is off.", low=0,
+        high=1, metavar="P",
+    )  # fmt: skip
     xtc_threshold: float = _sampling(
         0.1,
         "XTC excludes all tokens of at least this probability but the least likely of them.",
-        low=0,
-        high=1,
-        metavar="P",
-    )
+        low=0, high=1, metavar="P",
+    )  # fmt: skip
     samplers: list[str] | None = _sampling(
-        None,
-        "The samplers to apply, in this order.",
-        choices=SAMPLER_ORDER,
-        metavar="NAME,…",
+        None, "The samplers to apply, in this order.", choices=SAMPLER_ORDER, metavar="NAME,…"
     )
 
     repetition_penalty: float = _repetition(
-        1.05,
-        "Divides the logit of a token already written (multiplies it, where negative).",
-        low=0.5,
-        high=5,
-        metavar="X",
-    )
+        1.05, "Divides the logit of a token already written (multiplies it, where negative).",
+        low=0.5, high=5, metavar="X",
+    )  # fmt: skip
     presence_penalty: float = _repetition(
-        0.0,
-        "Subtracted once from the logit of each token already written.",
-        low=-5,
-        high=5,
+        0.0, "Subtracted once from the logit of each token already written.", low=-5, high=5,
         metavar="X",
-    )
+    )  # fmt: skip
     frequency_penalty: float = _repetition(
-        0.0,
-        "Subtracted from a token's logit for each time it was written.",
-        low=-5,
-        high=5,
+        0.0, "Subtracted from a token's logit for each time it was written.", low=-5, high=5,
         metavar="X",
-    )
+    )  # fmt: skip
     penalty_range: int = _repetition(
-        256,
-        "Number of last tokens that these three penalties look at; 0 is all.",
-        low=0,
+        256, "Number of last tokens that these three penalties look at; 0 is all.", low=0,
         metavar="N",
-    )
+    )  # fmt: skip
     no_repeat_ngram: int = _repetition(
         0, "Never repeat an n-gram of this many tokens; 0 is off.", low=0, high=1000, metavar="N"
     )
     dry_multiplier: float = _repetition(
-        0.0,
-        "Strength of the penalty on continuing a repeated run (DRY); 0 is off.",
-        low=0,
-        high=100,
-        metavar="X",
-    )
+        0.0, "Strength of the penalty on continuing a repeated run (DRY); 0 is off.", low=0,
+        high=100, metavar="X",
+    )  # fmt: skip
     dry_base: float = _repetition(
         1.75, "Growth of DRY's penalty per token of the run.", low=1, high=8, metavar="X"
     )
@@ -164,22 +134,18 @@ class GenerationSettings:
         0, "Number of last tokens that DRY looks at; 0 is all.", low=0, metavar="N"
     )
     dry_breakers: list[str] | None = _repetition(
-        None,
-        "String that ends a run for DRY [line end, colon, quotation mark, asterisk].",
+        None, "String that ends a run for DRY [line end, colon, quotation mark, asterisk].",
         metavar="TEXT",
-    )
+    )  # fmt: skip
 
     banned: list[str] | None = _words(
-        None,
-        "Phrase never to write, in any case; the engine goes back and takes another way.",
+        None, "Phrase never to write, in any case; the engine goes back and takes another way.",
         metavar="PHRASE",
-    )
+    )  # fmt: skip
     logit_bias: dict[str, float] | None = _words(
-        None,
-        "Added to the logits of a word's tokens, at the start of a text and within it, as "
-        "word=number; -100 forbids, 100 forces.",
-        metavar="WORD=X,…",
-    )
+        None, "Added to the logits of a word's tokens, at the start of a text and within it, as "
+        "word=number; -100 forbids, 100 forces.", metavar="WORD=X,…",
+    )  # fmt: skip
 
     best_of: int | None = _words(
         None, "Number of alternatives, of which the best is kept.", low=1, high=64, metavar="N"
@@ -187,22 +153,19 @@ class GenerationSettings:
     rank_by: str = _words(
         "varied",
         "Score of best_of: likelihood (mean log-probability), or varied (less the cost of "
-        "repetition).",
-        choices=("likelihood", "varied"),
-    )
+        "repetition).", choices=("likelihood", "varied"),
+    )  # fmt: skip
     weights: str = _words(
         "auto",
         "Weight format while writing: auto is the fastest on this processor, onnx is 8 bits by "
         "onnxruntime, transformers calls the model as it is.",
         choices=("auto", "fp32", "bf16", "int8", "onnx", "transformers"),
-    )
+    )  # fmt: skip
     seed: int | None = setting(
         None,
         "Random seed: same seed, same text; alternatives count up from it. A new one by default.",
-        low=0,
-        high=SEEDS - 1,
-        metavar="N",
-    )
+        low=0, high=SEEDS - 1, metavar="N",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.weights == "rotated":
