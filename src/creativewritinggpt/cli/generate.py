@@ -171,19 +171,13 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt] | None:
 
         return read_prompts(arguments.prompts)
     if not sys.stdin.isatty():
-        text = piped_text()
-        if text or not words:
-            return _one(text + (("\n" if text else "") + words if words else ""))
-    if words or arguments.prompt:
-        return _one(words)
-    return _one("") if arguments.json else None
-
-
-def _one(text: str) -> list[Prompt]:
-    # Imported here, since a session begins before torch is imported.
+        words = "\n".join(part for part in (piped_text(), words) if part)
+    elif not arguments.prompt and not arguments.json:
+        return None
+    # Not at the top: a session starts before torch is imported.
     from ..generation.batch import Prompt
 
-    return [Prompt(1, text)]
+    return [Prompt(1, words)]
 
 
 def _stream(writer: LoadedModel, prompt: Prompt, settings: GenerationSettings) -> int:
