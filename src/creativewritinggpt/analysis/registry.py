@@ -76,13 +76,6 @@ class Attribution:
         largest = size.max(axis=-1, keepdims=True, initial=0.0)
         return np.where(largest > floor, size / np.maximum(largest, floor), 0.0)
 
-    def shares(self, floor: float = NOISE_FLOOR) -> np.ndarray:
-        """``[targets, tokens]`` whose absolute values sum to 1; zeros below ``floor``."""
-        import numpy as np
-
-        total = np.abs(self.scores).sum(axis=-1, keepdims=True)
-        return np.where(total > floor, self.scores / np.maximum(total, floor), 0.0)
-
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         record: dict[str, Any] = {

@@ -207,11 +207,6 @@ class Faithfulness:
         return float(next(iter(self.laws.values()))["comprehensiveness"])
 
     @property
-    def sufficiency(self) -> float:
-        """Under the first distribution, nats."""
-        return float(next(iter(self.laws.values()))["sufficiency"])
-
-    @property
     def verdict(self) -> str:
         """``registry.BETTER``, ``NO_BETTER``, or ``TOO_SHORT`` where the test has no power."""
         return _verdict(self.better_than_random, self.power)
