@@ -1,1 +1,1 @@
-"""Writing: the decoding engine, its samplers and backends, presets, batches, the plain session."""
+"""Text generation: engine, rows, sampling, results, presets, prompt files."""

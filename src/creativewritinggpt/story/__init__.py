@@ -1,1 +1,1 @@
-"""A story as a tree of passages: what is written, what the model sees of it, and its files."""
+"""Stories: a tree of passages, the model's view of it, its file, import and export."""

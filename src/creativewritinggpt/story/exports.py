@@ -1,8 +1,9 @@
-"""A story as a manuscript: text, Markdown, HTML, Word, EPUB, or this program's own JSON.
+"""Export of a story as a manuscript: text, Markdown, HTML, Word, EPUB, or its JSON.
 
-A line of the story is a paragraph, a chapter heading a heading. Memory, note and lore are the
-writer's working papers and stay behind, except in the JSON. Everything is written by hand but the
-Word file, so that one library is needed for one form only.
+A line of the story becomes a paragraph, a chapter heading a heading. Memory, note and lore are
+exported in the JSON only.
+
+Trade-off: all formats but Word are written here, so that only Word needs a library.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .tree import Story
 ENDINGS = (".txt", ".md", ".html", ".docx", ".epub", ".json")
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>&~|])")
-# What begins a block in Markdown: headings, lists, quotes, rules, code.
+# Beginnings of Markdown blocks: headings, lists, rules.
 _BLOCK = re.compile(r"^(\s*)([#+=-]|\d+(?=[.)]))")
 _SPACES = re.compile(r"^[ \t]+")
 _STYLE = (
@@ -44,14 +45,14 @@ _CONTAINER = (
 
 
 def export_story(story: Story, path: str | os.PathLike[str]) -> None:
-    """Write the branch that is being written as a manuscript.
+    """Write the current branch of a story as a manuscript.
 
     Args:
         story: The story.
-        path: Where to; its ending says in what form: ``.txt .md .html .docx .epub .json``.
+        path: The file; its ending is the format: ``.txt .md .html .docx .epub .json``.
 
     Raises:
-        InputError: The ending is not known, or a library is missing.
+        InputError: The ending is unknown, or a library is missing.
         RunError: The disk is full.
     """
     place = from_home(path)
@@ -72,17 +73,17 @@ def export_story(story: Story, path: str | os.PathLike[str]) -> None:
 
 
 def title_of(story: Story) -> str:
-    """The title, made up where there is none."""
+    """The story's title, or ``Untitled``."""
     return clean(story.state.title).strip() or "Untitled"
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs of a text: its lines that are not empty."""
+    """The paragraphs of a text: its lines that are not blank."""
     return [line.strip() for line in clean(text).split("\n") if line.strip()]
 
 
 def markdown(story: Story) -> str:
-    """The story as Markdown that shows exactly the text, whatever signs are in it."""
+    """The story as Markdown, with the characters escaped that Markdown would interpret."""
     blocks = [f"# {_escaped(title_of(story))}"]
     for title, text in story.chapters():
         if title:
@@ -92,7 +93,7 @@ def markdown(story: Story) -> str:
 
 
 def html(story: Story) -> str:
-    """The story as one page."""
+    """The story as one HTML page."""
     title = escape(title_of(story))
     body = f"<h1>{title}</h1>\n" + "".join(
         _section(heading, text, "h2") for heading, text in story.chapters()
@@ -139,7 +140,7 @@ def _docx(story: Story, path: Path) -> None:
 
 
 def _epub(story: Story, path: Path) -> None:
-    """EPUB 3.3 with the table of contents that older readers want, too."""
+    """EPUB 3.3, with the table of contents of EPUB 2 for older readers."""
     title = escape(title_of(story))
     chapters = story.chapters() or [("", "")]
     names = [f"chapter-{number}" for number in range(1, len(chapters) + 1)]
@@ -150,7 +151,7 @@ def _epub(story: Story, path: Path) -> None:
         for name, head, (heading, text) in zip(names, heads, chapters, strict=True)
     }
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        # Uncompressed and first, so that the file can be told by its first bytes.
+        # Uncompressed and first, as the format wants.
         archive.writestr(zipfile.ZipInfo("mimetype"), "application/epub+zip")
         files = {
             "META-INF/container.xml": _CONTAINER,

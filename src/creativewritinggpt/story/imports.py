@@ -1,7 +1,7 @@
-"""Stories from elsewhere: plain text, Markdown, KoboldAI's and mikupad's files.
+"""Import of stories: plain text, Markdown, files of KoboldAI and mikupad.
 
-What has a counterpart here comes along: text with its author, memory, author's note, world info.
-Settings of other programs do not: their samplers differ, and a preset here says what it does.
+Text with its author, memory, author's note and world info are imported; the settings of other
+programs are not, since their samplers differ.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .tree import Lore, Story
 MOST_BYTES = 64_000_000
 _HEADING = re.compile(r"#{1,3}[ \t]+(.+?)[ \t]*#*[ \t]*$")
 _PLACE = re.compile(r"\{\{\[(?:INPUT|OUTPUT|SYSTEM)(?:_END)?\]\}\}")  # of KoboldAI Lite's chats
-# Not text: they would be obeyed by a terminal and refused by XML.
+# Control characters and surrogates, which terminals obey and XML refuses.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def import_story(path: str | os.PathLike[str]) -> Story:
-    """Read a story of any kind that is known.
+    """Read a story of any known format.
 
     Args:
         path: ``.json`` (this program's, KoboldAI's, mikupad's), ``.md`` or text.
@@ -75,14 +75,14 @@ def _from_json(record: Any, where: str) -> Story:
 
 
 def _fresh(story: Story, title: str) -> Story:
-    """The story as if it began now: bringing it in is not something to undo."""
+    """The story without a history: an import can't be undone."""
     if not story.state.title:
         story.set("import", title=title)
     return Story(story.passages, [story.state])
 
 
 def _add_markdown(story: Story, text: str) -> None:
-    """Headings become chapters; a first heading alone at the top is the title."""
+    """Add Markdown: headings become chapters, the first at the top the title."""
     headings = [m[1] for m in map(_HEADING.match, text.split("\n")) if m]
     lines: list[str] = []
     for line in text.split("\n"):
@@ -106,10 +106,10 @@ def _add(story: Story, text: str, by: str = "writer") -> None:
 
 
 def _kobold(record: dict[str, Any]) -> Story:
-    """KoboldAI and KoboldAI Lite: ``prompt``, ``actions``, ``memory``, ``authorsnote``."""
+    """A file of KoboldAI or KoboldAI Lite."""
     story = Story()
     actions = record["actions"]
-    if isinstance(actions, dict):  # version 2: numbered, each with the version that was chosen
+    if isinstance(actions, dict):  # version 2: numbered, each with the chosen version
         inner = actions.get("actions", actions)
         texts = [inner[key]["Selected Text"] for key in sorted(inner, key=int)]
     else:
@@ -138,7 +138,7 @@ def _kobold(record: dict[str, Any]) -> Story:
 
 
 def _mikupad(record: dict[str, Any]) -> Story:
-    """A session that mikupad exports: every value is JSON in a string."""
+    """A session exported by mikupad: every value is a JSON string."""
     values = {key: _unwrapped(value) for key, value in record.items()}
     story = Story()
     prompt = values["prompt"]
@@ -157,7 +157,7 @@ def _mikupad(record: dict[str, Any]) -> Story:
 
 
 def _joined(parts: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """The chunks of mikupad, where the model's are single tokens, as whole passages."""
+    """Chunks of mikupad joined by author; those of its model are single tokens."""
     author, texts = "", [""]
     for part in parts:
         text = part if isinstance(part, str) else str(part["content"])

@@ -1,14 +1,13 @@
-"""The story as a tree: nothing that was written is ever lost.
+"""A story as a tree of passages with a history of states, for undo, retry and branches.
 
-Passages are only ever added. What changes is the state: which passage is the last one, the names
-of the branches, memory, note, lore and title. Every operation adds a state to the history, so undo
-is a step back in a list, for the writer's own edits as for the model's passages, and a retry leaves
-the earlier version beside it in the tree.
+Passages are only added, never changed. What changes is the state: the last passage of each branch,
+memory, note, lore and title. Every operation appends a state to the history, so undo is a step back
+in a list, and a retry leaves the earlier version in the tree.
 
     The lamp went out. ─┬─ Nobody moved. ─── Then the sea …     (main)
                         └─ “Who is there?” ─── she asked.       (the voice)
 
-The price of never changing a passage is that an edit in mid-story copies the passages after it.
+Trade-off: since passages never change, an edit in mid-story copies the passages after it.
 """
 
 from __future__ import annotations
@@ -22,22 +21,21 @@ from ..errors import InputError
 NOTHING = -1  # the parent of a first passage, the head of an empty story
 MAIN = "main"
 _MOST_STATES = 10_000
-# A passage this short could be found anywhere in an edited text.
+# Shorter passages could be found anywhere in an edited text.
 _LEAST_FOUND = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """How a model's passage was made; with its seed and the text before it, it can be made again.
+    """How the model made a passage; with its seed and the text before it, it can be made again.
 
     Attributes:
-        model: The model's name.
+        model: Name of the model.
         adapters: Adapter folders and their weights; none for a base model.
-        preset: The preset, where one was chosen.
-        settings: All fields of the generation settings but the seed; of the weights the format
-            that they had.
-        memory: What stood at the front of the model's view, lore included.
-        note: What stood near the end of it.
+        preset: The preset, if one was chosen.
+        settings: All generation settings but the seed, with the weight format that was used.
+        memory: Text at the front of the model's view, lore included.
+        note: Text near its end.
     """
 
     model: str
@@ -53,14 +51,14 @@ class Passage:
     """A piece of the story.
 
     Attributes:
-        id: Its place in the list of all passages.
-        parent: The passage before it, or :data:`NOTHING`.
-        text: What it adds to the story.
-        by: ``writer``, ``model``, or ``chapter`` for a heading.
-        setup: How it was made, for a model's.
-        seed: Of its random numbers, for a model's.
-        start: First character of the story that the model could see before it.
-        copy_of: The passage that it repeats, or the beginning of which, after a change before it.
+        id: Its index in the list of all passages.
+        parent: Id of the passage before it, or :data:`NOTHING`.
+        text: The text that it adds to the story.
+        by: ``writer`` (the user), ``model``, or ``chapter`` for a heading.
+        setup: How the model made it.
+        seed: Random seed of the model's passage.
+        start: First character of the story in the model's view before it.
+        copy_of: Id of the passage whose text, or its beginning, it repeats.
     """
 
     id: int
@@ -75,7 +73,7 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Lore:
-    """An entry of world info: its text enters the model's view when one of its words is near."""
+    """An entry of lore (world info): its text is in view while a key word is near the end."""
 
     keys: tuple[str, ...]
     text: str
@@ -83,22 +81,22 @@ class Lore:
 
     @property
     def name(self) -> str:
-        """What to call it: its first key word."""
+        """Its first key word."""
         return self.keys[0] if self.keys else "always"
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Everything about a story that can be undone.
+    """Everything about a story that undo restores.
 
     Attributes:
-        did: The operation that led here.
-        branch: The branch that is being written.
-        heads: The last passage of each branch, by name.
-        memory: Text always in the model's view.
-        note: Text near the end of it.
-        lore: World info.
-        title: Of the story.
+        did: Name of the operation that led here.
+        branch: Name of the current branch.
+        heads: Name of each branch and id of its last passage.
+        memory: Text at the front of the model's view.
+        note: Text near its end.
+        lore: Entries of lore.
+        title: Title of the story.
     """
 
     did: str = "start"
@@ -111,7 +109,7 @@ class State:
 
     @property
     def head(self) -> int:
-        """The last passage of the branch that is being written."""
+        """Id of the last passage of the current branch."""
         return dict(self.heads)[self.branch]
 
 
@@ -119,9 +117,9 @@ class Story:
     """A tree of passages with a history of states.
 
     Args:
-        passages: Of an earlier session; each comes after its parent.
+        passages: Passages of an earlier session, each after its parent.
         history: States, oldest first.
-        cursor: Which of them holds.
+        cursor: Index of the current state.
     """
 
     def __init__(
@@ -133,26 +131,26 @@ class Story:
 
     @property
     def state(self) -> State:
-        """What holds now."""
+        """The current state."""
         return self.history[self.cursor]
 
     @property
     def version(self) -> tuple[Any, ...]:
-        """Differs after every change."""
+        """A value that differs after every change."""
         return self.cursor, len(self.history), self.state, len(self.passages)
 
     @property
     def text(self) -> str:
-        """The story, from its first passage to the last of this branch."""
+        """The text of the current branch."""
         return self.text_at(self.state.head)
 
     @property
     def last(self) -> Passage | None:
-        """The last passage of this branch."""
+        """The last passage of the current branch."""
         return None if self.state.head == NOTHING else self.passages[self.state.head]
 
     def path(self, head: int | None = None) -> list[Passage]:
-        """The passages from the first to ``head`` (without it: to the last of this branch)."""
+        """The passages from the first to ``head``, by default the last of the branch."""
         place = self.state.head if head is None else head
         found = []
         while place != NOTHING:
@@ -165,26 +163,26 @@ class Story:
         return "".join(passage.text for passage in self.path(head))
 
     def children(self, parent: int) -> list[Passage]:
-        """The passages that follow ``parent``, in the order in which they were written."""
+        """The passages that follow ``parent``, in the order of writing."""
         return [passage for passage in self.passages if passage.parent == parent]
 
     def versions(self) -> list[Passage]:
-        """The last passage and all that stand in its place on other branches or were retried."""
+        """The last passage and its siblings: its versions on other branches and retries."""
         return [] if self.last is None else self.children(self.last.parent)
 
     def ends(self) -> list[Passage]:
-        """The last passages of texts that no branch leads to: undone, retried or not picked."""
+        """The leaves that no branch reaches: undone, retried or not picked."""
         reached = {passage.parent for passage in self.passages}
         for _, head in self.state.heads:
             reached.update(passage.id for passage in self.path(head))
         return [passage for passage in self.passages if passage.id not in reached]
 
     def offer(self, text: str, parent: int | None = None, **details: Any) -> Passage:
-        """Add a passage without making it part of the branch: an alternative to pick.
+        """Add a passage to the tree but not to the branch: an alternative to pick.
 
         Args:
-            text: Of the passage.
-            parent: The passage before it; without it the last one.
+            text: Its text.
+            parent: Id of the passage before it, by default the last one.
             details: Further fields of :class:`Passage`.
         """
         place = self.state.head if parent is None else parent
@@ -193,13 +191,13 @@ class Story:
         return passage
 
     def write(self, text: str, parent: int | None = None, did: str = "", **details: Any) -> Passage:
-        """Add a passage and go on from it; see :meth:`offer`."""
+        """Add a passage to the tree and the branch; see :meth:`offer`."""
         passage = self.offer(text, parent, **details)
         self.go(passage.id, did or f"a passage by the {passage.by}")
         return passage
 
     def go(self, head: int, did: str = "goto") -> None:
-        """Make ``head`` the last passage of this branch."""
+        """Make ``head`` the last passage of the current branch."""
         heads = {**dict(self.state.heads), self.state.branch: head}
         self._push(heads=tuple(heads.items()), did=did)
 
@@ -217,10 +215,10 @@ class Story:
         return self.write(f"{lead}{title}\n\n", by="chapter", did="chapter")
 
     def edit(self, new: str) -> bool:
-        """Replace the whole text; passages that the edit leaves alone stay what they are.
+        """Replace the whole text; unchanged passages keep their record.
 
         Returns:
-            Whether there was a difference.
+            Whether the text changed.
         """
         old, path = self.text, self.path()
         if new == old:
@@ -241,13 +239,13 @@ class Story:
         return True
 
     def branch(self, name: str = "", at: int | None = None) -> str:
-        """Start a branch here, or after passage ``at``, and go on with it.
+        """Start a branch here, or after passage ``at``, and switch to it.
 
         Returns:
-            Its name, made up where none was given.
+            Its name; a numbered one where none was given.
 
         Raises:
-            InputError: There is one of that name.
+            InputError: There is a branch of that name.
         """
         heads = dict(self.state.heads)
         name = " ".join(name.split())
@@ -263,11 +261,11 @@ class Story:
         return name
 
     def switch(self, name: str) -> None:
-        """Go on with the branch of that name."""
+        """Switch to the branch of that name."""
         self._push(did="goto", branch=name)
 
     def undo(self, steps: int = 1) -> list[str]:
-        """Go back; the names of the operations that were undone, fewer where there are no more."""
+        """Undo up to ``steps`` operations; their names."""
         undone = []
         while steps > 0 and self.cursor > 0:
             undone.append(self.state.did)
@@ -276,7 +274,7 @@ class Story:
         return undone
 
     def redo(self, steps: int = 1) -> list[str]:
-        """Take back as many undos; the names of the operations."""
+        """Redo up to ``steps`` operations; their names."""
         done = []
         while steps > 0 and self.cursor < len(self.history) - 1:
             self.cursor += 1
@@ -285,7 +283,7 @@ class Story:
         return done
 
     def chapters(self) -> list[tuple[str, str]]:
-        """Title and text of each chapter; what stands before the first heading has no title."""
+        """Title and text of each chapter; text before the first heading has no title."""
         found: list[tuple[str, list[str]]] = [("", [])]
         for passage in self.path():
             if passage.by == "chapter":
@@ -302,7 +300,7 @@ class Story:
 
 
 def _common(old: str, new: str) -> int:
-    """Characters that two texts have in common from their start."""
+    """Length of the common beginning of two texts."""
     for place, (one, other) in enumerate(zip(old, new, strict=False)):
         if one != other:
             return place
@@ -310,16 +308,16 @@ def _common(old: str, new: str) -> int:
 
 
 def _pieces(new: str, old: list[Passage]) -> list[tuple[str, Passage | None]]:
-    """Cut an edited text where passages of the old one stand in it unchanged.
+    """Split an edited text where passages of the old one occur unchanged.
 
     Args:
         new: The text after the edit.
         old: The passages that it replaces.
 
     Returns:
-        Texts that together are ``new``, each with the passage that it repeats, if any.
+        Texts that join to ``new``, each with the passage that it repeats, if any.
     """
-    # From the end backwards what is unchanged needs no search, so short passages count as well.
+    # Backwards from the end no search is needed, so short passages count as well.
     after: list[tuple[str, Passage | None]] = []
     while old and new.endswith(old[-1].text):
         after.insert(0, (old[-1].text, old[-1]))
