@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -11,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from parrot import save_parrot
 
+from creativewritinggpt.cli.main import main
 from creativewritinggpt.session.commands import COMMANDS
 from creativewritinggpt.story.file import StoryFile, read_story
 
@@ -108,12 +111,16 @@ def terminal(model: Path, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         one.child.close(force=True)
 
 
-def _plain(model: Path, folder: Path, lines: list[str], *words: str) -> Any:
-    """The session without a terminal."""
-    return subprocess.run(
-        [sys.executable, "-m", "creativewritinggpt", "generate", "--model", str(model), *FLAGS,
-         *words], input="\n".join(lines), cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+def _plain(model: Path, folder: Path, lines: list[str], *words: str) -> SimpleNamespace:
+    """The session on a pipe, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):  # fmt: skip
+        patch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+        code = main(["generate", "--model", str(model), *FLAGS, *words])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def _colours(raw: str) -> list[str]:
@@ -189,6 +196,7 @@ def test_a_request_to_end_while_writing_saves_and_ends_with_143(
     assert read_story(tmp_path / "s.json").text.startswith("Hello" + WORDS * 10)
 
 
+@pytest.mark.slow
 def test_a_request_to_end_at_the_prompt_ends_with_143(terminal: Any, tmp_path: Path) -> None:
     one = terminal("--story", "s.json", "--max-new-tokens", "8")
     one.ready()
@@ -198,6 +206,7 @@ def test_a_request_to_end_at_the_prompt_ends_with_143(terminal: Any, tmp_path: P
     assert read_story(tmp_path / "s.json").text.startswith("Hello The lamp")
 
 
+@pytest.mark.slow
 def test_a_window_that_is_closed_at_the_prompt_or_while_the_model_writes_costs_nothing(
     terminal: Any, tmp_path: Path
 ) -> None:
@@ -227,6 +236,7 @@ def test_a_line_of_100_000_characters_is_taken(terminal: Any, tmp_path: Path) ->
     assert read_story(tmp_path / "s.json").text.startswith(line.rstrip())
 
 
+@pytest.mark.slow
 def test_completion_history_and_colour(terminal: Any, tmp_path: Path) -> None:
     one = terminal("--story", "s.json", "--max-new-tokens", "8", NO_COLOR="")
     one.ready()
@@ -252,6 +262,7 @@ def test_completion_history_and_colour(terminal: Any, tmp_path: Path) -> None:
     assert "two\nlines" in read_story(tmp_path / "s.json").text
 
 
+@pytest.mark.slow
 def test_every_command_works_on_a_dumb_terminal_without_a_sequence_or_colour(
     terminal: Any, model: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +328,7 @@ def test_a_full_disk_is_said_and_the_old_story_is_whole(
     assert "xxx" in read_story(tmp_path / "else.json").text
 
 
+@pytest.mark.slow
 def test_a_killed_session_loses_nothing_that_was_finished(terminal: Any, tmp_path: Path) -> None:
     one = terminal("--story", "s.json", "--max-new-tokens", "8")
     one.ready()

@@ -44,6 +44,18 @@ def test_a_story_comes_back_as_it_was_saved(path: Path) -> None:
     assert list(path.parent.iterdir()) != [] and json.loads(path.read_text())["version"] == 1
 
 
+def test_a_file_of_an_earlier_release_opens_and_is_saved_the_same() -> None:
+    """version_1.json was written by the session of version 0.1."""
+    path = Path(__file__).with_name("version_1.json")
+    story = read_story(path)
+    assert dump(story) == path.read_text("utf-8")
+    assert (len(story.passages), len(story.history), len(story.ends())) == (14, 20, 4)
+    assert [title for title, _ in story.chapters()] == ["One"]
+    assert {name for name, _ in story.state.heads} == {"main", "dark", "branch 3"}
+    last = [passage for passage in story.passages if passage.setup is not None][-1]
+    assert (last.setup.model, last.setup.preset, last.seed) == ("starter", "steady", 9)
+
+
 def test_a_second_session_on_one_story_is_told(path: Path) -> None:
     first = StoryFile(path)
     first.open()
