@@ -15,6 +15,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from ..devices import DeviceChoice
 
 if TYPE_CHECKING:
@@ -93,7 +95,9 @@ class LoadedModel:
         """The transformers model, or a PEFT wrapper of it; built now if it wasn't yet."""
         if self._model is None and self.build is not None:
             build, self.build = self.build, None
-            self._model, self.tokenizer = build(self)
+            # Whoever asks: parameters made in inference mode could never be trained.
+            with torch.inference_mode(False):
+                self._model, self.tokenizer = build(self)
             self.files = None
             if self._off is not None:
                 self._off.enter_context(self._switched_off())
