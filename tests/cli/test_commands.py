@@ -132,6 +132,7 @@ def test_the_original_commands_do_not_shadow_libraries(name):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_after_the_step_saves_and_resume_goes_on(tiny_folder, tmp_path):
     model = tiny_folder("gpt2")
     stories = write_stories(tmp_path / "stories.jsonl", count=80)

@@ -40,6 +40,7 @@ def _watched(*commands, online=True):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_writing_and_judging_open_no_connection(tiny_folder, tmp_path):
     model, out = tiny_folder("gpt2"), tmp_path / "out"
     stories = write_stories(tmp_path / "stories.jsonl")
@@ -56,6 +57,7 @@ def test_training_writing_and_judging_open_no_connection(tiny_folder, tmp_path):
     assert done.stdout.startswith("A king")
 
 
+@pytest.mark.slow
 def test_the_watch_sees_a_connection():
     done = _watched(["doctor"])
     assert done.returncode == 0, done.stderr

@@ -49,6 +49,7 @@ def tiny_starter(tiny_folder, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_quick_start_commands_work_in_their_order(tiny_starter, capsys):
     commands = list(_commands())
     assert len(commands) >= 7
@@ -64,6 +65,7 @@ def test_python_example_works(tiny_starter, capsys):
     assert len(capsys.readouterr().out.split()) > 3
 
 
+@pytest.mark.slow
 def test_demo_runs_to_its_end_and_again(tiny_starter, capsys):
     assert main.main(["demo", "--max-steps", "2"]) == 0
     said = capsys.readouterr().err

@@ -184,6 +184,7 @@ def test_ctrl_c_stops_in_mid_word_and_keeps_what_is_there(
     assert not list(tmp_path.glob(".s*"))
 
 
+@pytest.mark.slow
 def test_a_request_to_end_while_writing_saves_and_ends_with_143(
     terminal: Any, tmp_path: Path
 ) -> None:
@@ -309,6 +310,7 @@ def test_lines_from_a_pipe_write_a_story(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_old_story_is_whole(
     model: Path, tmp_path: Path, request: Any
 ) -> None:

@@ -52,6 +52,7 @@ def _assert_same(one, other, tolerance):
         torch.testing.assert_close(weights[1][key], value, rtol=0, atol=10 * tolerance)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_that_was_killed_ends_as_if_it_had_not_been(tiny_folder, tmp_path, capsys):
     stories = write_stories(tmp_path / "stories.jsonl", count=600)
     straight = tmp_path / "straight"

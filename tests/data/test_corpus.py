@@ -219,6 +219,7 @@ def test_a_novel_in_another_encoding_is_read(tmp_path: Path, encoding: str) -> N
     assert whole == text
 
 
+@pytest.mark.slow
 def test_progress_is_told_in_bytes_and_reaches_the_size(tmp_path: Path) -> None:
     path = rows(tmp_path / "mine.jsonl", count=12_000)
     told: list[tuple[str, int, int | None]] = []

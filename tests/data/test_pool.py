@@ -80,6 +80,7 @@ def test_three_processes_read_split_and_encode_as_one(
     assert together.prompt_lengths.any()
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_found_by_workers_too(tmp_path: Path, shared: None) -> None:
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps({"text": text(n, 200)}) for n in range(300)]

@@ -346,6 +346,7 @@ def test_a_hub_that_never_answers_is_given_up(client: Any, monkeypatch: Any) -> 
         assert time.monotonic() - start < 20
 
 
+@pytest.mark.slow
 def test_the_environment_points_a_real_process_at_the_hub(tiny_folder: Any, tmp_path: Path) -> None:
     program = (
         "from creativewritinggpt.models.loading import load_model\n"

@@ -319,6 +319,7 @@ def start(stage: str, log: Path, cache: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("with_signal", (signal.SIGKILL, signal.SIGINT))
 @pytest.mark.parametrize("stage", ("download", "convert"))
+@pytest.mark.slow
 def test_a_fetch_may_be_killed_at_any_moment(
     stage: str, with_signal: signal.Signals, index: Path, tmp_path: Path
 ) -> None:
@@ -337,6 +338,7 @@ def test_a_fetch_may_be_killed_at_any_moment(
     assert clean(cache)
 
 
+@pytest.mark.slow
 def test_processes_at_once_fetch_it_once(index: Path, tmp_path: Path) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
     processes = [start("none", log, cache) for _ in range(3)]
