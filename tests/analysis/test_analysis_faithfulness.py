@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -19,6 +20,7 @@ from creativewritinggpt.analysis.methods.faithfulness import (
     mean_drop,
     power,
     ranking,
+    with_power_of_the_best,
 )
 from creativewritinggpt.analysis.registry import Attribution
 from creativewritinggpt.analysis.subject import Subject, Target
@@ -278,7 +280,17 @@ def test_of_many_tokens_a_ranking_that_knows_nothing_is_told(length: int, bag: A
     found = room.judge(an_attribution(-np.array(subject.ids)))
     assert found.power > 0.8 and found.verdict == registry.NO_BETTER
     truth = room.judge(an_attribution(np.array(subject.ids)))
-    assert truth.power == found.power
+    assert truth.power >= found.power
+
+
+def test_one_ranking_that_passes_shows_that_the_test_has_power(bag: Any) -> None:
+    subject = a_text_decided_by_one_token(6)
+    poor = judge(bag, subject, an_attribution(np.zeros(6)))
+    passed = dataclasses.replace(poor, method="good", better_than_random=True, power=0.9)
+    both = with_power_of_the_best({"poor": poor, "good": passed})
+    assert poor.verdict == registry.TOO_SHORT
+    assert [one.verdict for one in both.values()] == [registry.NO_BETTER, registry.BETTER]
+    assert both["poor"].sentence.startswith("no better than random")
 
 
 def test_the_power_is_a_binomial_tail() -> None:

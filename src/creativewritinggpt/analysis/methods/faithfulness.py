@@ -22,11 +22,12 @@ one; it passes with probability::
 
     power = P(Binomial(R, q) ≥ 0.95 R)
 
-The best ranking known is that by single-token occlusion under the same replacements, and q the
-share of the R random rankings that it beats, the least over distributions and statistics (they are
-tested together, so that this is an upper bound). Beyond 50 tokens q is 1 - 1/n, the chance that a
-random ranking does not begin with the one token that decides. Where the power is below one half, an
-attribution that is not better than random is called *too short to tell*.
+The rankings known are those of all attributions judged, and that by single-token occlusion under
+the same replacements; q is the share of the R random rankings that one beats, the least over
+distributions and statistics (they are tested together, so that this is an upper bound), and of the
+best of them. Beyond 50 tokens q is 1 - 1/n at least, the chance that a random ranking does not
+begin with the one token that decides. Where the power is below one half, an attribution that is not
+better than random is called *too short to tell*.
 
 Trade-off: R = 20 keeps judging cheap, and makes q coarse: with 18 of 20 beaten the power is 0.39,
 with 19 it is 0.74.
@@ -189,7 +190,6 @@ class Faithfulness:
         better_than_random: Under every distribution.
         p_value: The largest of the distributions'.
         power: The chance that the best ranking known would be told from random ones.
-        sentence: The verdict with its numbers.
         settings: Rankings, fractions, seed, positions of the targets judged, of how many.
     """
 
@@ -198,7 +198,6 @@ class Faithfulness:
     better_than_random: bool
     p_value: float
     power: float
-    sentence: str
     settings: dict[str, Any]
 
     @property
@@ -209,7 +208,33 @@ class Faithfulness:
     @property
     def verdict(self) -> str:
         """``registry.BETTER``, ``NO_BETTER``, or ``TOO_SHORT`` where the test has no power."""
-        return _verdict(self.better_than_random, self.power)
+        if self.better_than_random:
+            return registry.BETTER
+        return registry.NO_BETTER if self.power >= LEAST_POWER else registry.TOO_SHORT
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with its numbers."""
+        found = next(iter(self.laws.values()))
+        name, rankings = self.method.replace("_", " "), self.settings["random_rankings"]
+        cost = (
+            f"replacing the tokens that {name} ranks first costs {found['comprehensiveness']:.2f} "
+            f"nats, random ones {found['random']['comprehensiveness']['mean']:.2f}"
+        )
+        beaten = {law: min(one["beaten"].values()) for law, one in self.laws.items()}
+        least = min(beaten, key=lambda law: beaten[law])
+        if self.better_than_random:
+            return f"{cost}: better than {beaten[least]} of {rankings} random rankings"
+        label = {"end_of_text": "end-of-text tokens", "unigram": "frequent tokens"}[least]
+        more = (
+            f"with {label} in their place it beats only {beaten[least]} of {rankings} random "
+            "rankings"
+        )
+        if self.verdict == registry.TOO_SHORT:
+            more += (
+                f", and the best ranking known would pass with a probability of {self.power:.0%}"
+            )
+        return f"{self.verdict}: {cost}; {more}"
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; the numbers of the first distribution stand at the top as well."""
@@ -303,7 +328,7 @@ class Judge:
                 law: Curves(curves.deletion[1:], curves.insertion[1:])
                 for law, curves in found.items()
             }
-            self._power = self._power_of_the_test()
+            self._power = self._power_by_occlusion()
         return self._faithfulness(attribution.method, self._against_random(found))
 
     def _against_random(self, found: dict[str, Curves]) -> dict[str, dict[str, Any]]:
@@ -318,8 +343,8 @@ class Judge:
             for law, curves in found.items()
         }
 
-    def _power_of_the_test(self) -> float:
-        """The chance that the best ranking known beats 95 % of the random ones; see the module."""
+    def _power_by_occlusion(self) -> float:
+        """The power by single-token occlusion, or by the number of tokens; see the module."""
         tokens = float(np.mean([target.position - 1 for target in self.targets]))
         if tokens > _MOST_OCCLUDED:
             return power(1 - 1 / tokens, self.random_rankings)
@@ -327,8 +352,11 @@ class Judge:
             law: [self._by_occlusion(target, fill) for target in self.targets]
             for law, fill in self.fills.items()
         }
-        numbers = self._against_random(self._curves(best, None))
-        beaten = min(min(found["beaten"].values()) for found in numbers.values())
+        return self._power_of(self._against_random(self._curves(best, None)))
+
+    def _power_of(self, laws: dict[str, dict[str, Any]]) -> float:
+        """The power by the random rankings that one ranking beats."""
+        beaten = min(min(found["beaten"].values()) for found in laws.values())
         return power(beaten / self.random_rankings, self.random_rankings)
 
     def _by_occlusion(self, target: Target, fill: np.ndarray) -> np.ndarray:
@@ -346,10 +374,7 @@ class Judge:
             laws=laws,
             better_than_random=better,
             p_value=max(found["p_value"] for found in laws.values()),
-            power=self._power,
-            sentence=_sentence(
-                method, laws, self.random_rankings, _verdict(better, self._power), self._power
-            ),
+            power=max(self._power, self._power_of(laws)),
             settings={
                 "random_rankings": self.random_rankings,
                 "fractions": list(self.fractions),
@@ -427,12 +452,6 @@ def power(q: float, rankings: int) -> float:
     )
 
 
-def _verdict(better: bool, chance: float) -> str:
-    if better:
-        return registry.BETTER
-    return registry.NO_BETTER if chance >= LEAST_POWER else registry.TOO_SHORT
-
-
 def _numbers(
     own: Curves, chance: Curves, points: Sequence[float], fractions: Sequence[float]
 ) -> dict[str, Any]:
@@ -491,43 +510,27 @@ def _band(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def _sentence(
-    method: str, laws: dict[str, dict[str, Any]], rankings: int, verdict: str, chance: float
-) -> str:
-    """The verdict with its numbers."""
-    found = next(iter(laws.values()))
-    name = method.replace("_", " ")
-    cost = (
-        f"replacing the tokens that {name} ranks first costs {found['comprehensiveness']:.2f} "
-        f"nats, random ones {found['random']['comprehensiveness']['mean']:.2f}"
-    )
-    beaten = {law: min(one["beaten"].values()) for law, one in laws.items()}
-    least = min(beaten, key=lambda law: beaten[law])
-    if verdict == registry.BETTER:
-        return f"{cost}: better than {beaten[least]} of {rankings} random rankings"
-    label = {"end_of_text": "end-of-text tokens", "unigram": "frequent tokens"}[least]
-    more = (
-        f"with {label} in their place it beats only {beaten[least]} of {rankings} random rankings"
-    )
-    if verdict == registry.TOO_SHORT:
-        more += f", and the best ranking known would pass with a probability of {chance:.0%}"
-    return f"{verdict}: {cost}; {more}"
+def with_power_of_the_best(found: dict[str, Faithfulness]) -> dict[str, Faithfulness]:
+    """The same judgements of one text, each with the power of the best ranking among them."""
+    best = max((one.power for one in found.values()), default=0.0)
+    return {name: dataclasses.replace(one, power=best) for name, one in found.items()}
 
 
 def compute(analysis: Analysis) -> None:
     """Judge every attribution against random rankings."""
     judge = Judge(analysis.fp32, analysis.subject, seed=analysis.settings.seed)
-    known, part = registry.scores(), {}
-    for name, found in analysis.found.items():
+    known, found = registry.scores(), {}
+    for name, attribution in analysis.found.items():
         if name not in known or known[name].judged:
             progress = analysis.progress(f"judging {name.replace('_', ' ')}")
-            part[name] = judge.judge(found, progress).to_dict()
-    analysis.record["faithfulness"] = part
-    short = [name for name, found in part.items() if found["verdict"] == registry.TOO_SHORT]
+            found[name] = judge.judge(attribution, progress)
+    found = with_power_of_the_best(found)
+    analysis.record["faithfulness"] = {name: one.to_dict() for name, one in found.items()}
+    short = [one for one in found.values() if one.verdict == registry.TOO_SHORT]
     if short:
         analysis.warn(
-            f"{len(short)} of {len(part)} explanations can't be told from random ones: the text is "
-            f"too short for the test (power {part[short[0]]['power']:.2f})"
+            f"{len(short)} of {len(found)} explanations can't be told from random ones: the text "
+            f"is too short for the test (power {short[0].power:.2f})"
         )
 
 
