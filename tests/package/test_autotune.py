@@ -30,7 +30,7 @@ def test_an_answer_is_measured_once_and_remembered(monkeypatch: Any) -> None:
 
 def test_a_damaged_memory_is_measured_anew() -> None:
     autotune.measured("which", {"a": lambda: 1.0}, 2)
-    autotune._file().write_text("{broken")
+    autotune.cache_file().write_text("{broken")
     assert autotune.measured("which", {"a": lambda: 3.0}, 2) == {"a": 3.0}
 
 
