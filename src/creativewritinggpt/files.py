@@ -234,6 +234,20 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a UTF-8 text file, without a byte-order mark.
+
+    Raises:
+        InputError: The file is missing or is not UTF-8 text.
+    """
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as UTF-8 text") from error
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 

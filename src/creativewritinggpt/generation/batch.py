@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import CountCallback
 from ..errors import InputError
-from ..files import check_writable, disk_errors
+from ..files import check_writable, disk_errors, read_text
 from .engine import MOST_ROWS, Interrupted, Request, write_all
 from .results import Generated, best
 from .sampling.settings import SEEDS, GenerationSettings, seeds_from
@@ -61,12 +61,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         InputError: The file can't be read or a line has another form.
     """
     path = Path(path)
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read as UTF-8 text") from error
+    lines = read_text(path).split("\n")
     prompts = []
     for number, line in enumerate(lines, 1):
         line = line.removesuffix("\r")

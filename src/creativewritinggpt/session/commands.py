@@ -12,6 +12,7 @@ import math
 import os
 import traceback
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..errors import InputError, RunError, UserError
@@ -36,15 +37,7 @@ _SHOWN = 20  # tokens in /probs
 _FEW, _OTHERS, _WIDE = 3, 5, 110
 
 
-def _memory(repl: Repl, rest: str) -> None:
-    _text(repl, rest, "memory")
-
-
-def _note(repl: Repl, rest: str) -> None:
-    _text(repl, rest, "note")
-
-
-def _text(repl: Repl, rest: str, name: str) -> None:
+def _text(name: str, repl: Repl, rest: str) -> None:
     """Show or set memory or note; a single dash empties it."""
     story = repl.session.story
     if rest.strip():
@@ -281,8 +274,10 @@ def _help(repl: Repl, rest: str) -> None:
 _GROUPS = (
     STORY_COMMANDS,
     (
-        Command("memory", "[TEXT | -]", "what the model always sees first", _memory),
-        Command("note", "[TEXT | -]", "author's note, which it sees near the end", _note),
+        Command("memory", "[TEXT | -]", "what the model always sees first",
+                partial(_text, "memory")),
+        Command("note", "[TEXT | -]", "author's note, which it sees near the end",
+                partial(_text, "note")),
         Command("lore", "[KEYS = TEXT | -N]", "text that enters when a key word is near", _lore),
         Command("preset", "[NAME]", "write with a preset, or list them", _preset,
                 lambda session: {name: preset.why for name, preset in presets().items()}),

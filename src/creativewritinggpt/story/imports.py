@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import from_home, read_json
+from ..files import from_home, read_json, read_text
 from .file import FORMAT, load
 from .tree import Lore, Story
 
@@ -40,10 +40,10 @@ def import_story(path: str | os.PathLike[str]) -> Story:
             raise InputError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB")
         if place.suffix.lower() == ".json":
             return _from_json(read_json(place), str(path))
-        text = clean(place.read_text("utf-8-sig"))
+        text = clean(read_text(place))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, RecursionError) as error:
         raise InputError(f"{path} can't be read as UTF-8 text") from error
     story = Story()
     if place.suffix.lower() in (".md", ".markdown"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import from_home
+from ...files import from_home, read_text
 from .settings import GenerationSettings
 
 
@@ -56,7 +56,7 @@ def presets() -> dict[str, Preset]:
         InputError: The user's file can't be read.
     """
     path = user_file()
-    own = _parse(_read(path), str(path)) if path.is_file() else {}
+    own = _parse(read_text(path), str(path)) if path.is_file() else {}
     return {**shipped(), **own}
 
 
@@ -71,7 +71,7 @@ def preset(name: str) -> Preset:
         return known[name]
     path = from_home(name)
     if path.suffix in (".yaml", ".yml"):
-        values = _mapping(_read(path), str(path))
+        values = _mapping(read_text(path), str(path))
         found = _preset(path.stem, values, str(path))
         found.settings()
         return found
@@ -116,12 +116,3 @@ def _mapping(text: str, where: str) -> dict[Any, Any]:
     if not isinstance(read or {}, dict):
         raise InputError(f"{where} must hold `name: value` lines")
     return read or {}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read as UTF-8 text") from error
