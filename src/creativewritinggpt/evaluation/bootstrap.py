@@ -23,7 +23,7 @@ def grouped(groups: Sequence[str], values: Iterable[float]) -> Floats:
     """Sums of values by group, [groups] in order of appearance."""
     place: dict[str, int] = {}
     index = [place.setdefault(group, len(place)) for group in groups]
-    return np.bincount(index, weights=list(values))
+    return np.bincount(index, weights=list(values)).astype(np.float64, copy=False)
 
 
 def ratio_interval(
