@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is measured of this machine once, so that not every test does it anew."""
     from creativewritinggpt import devices
-    from creativewritinggpt.models.forward import int8
+    from creativewritinggpt.models.forward import linear
     from creativewritinggpt.models.forward.backends import fastest_weights
 
     folder = tmp_path_factory.mktemp("machine")
@@ -51,7 +51,7 @@ def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("CWGPT_CACHE", str(folder))
         for threads in {1, torch.get_num_threads()}:
             devices.product_seconds(threads)
-            int8.product_seconds(threads)
+            linear.int8_seconds(threads)
             fastest_weights(threads)
         [found] = folder.glob("machine-*.json")
     kept.mkdir(exist_ok=True)

@@ -13,8 +13,7 @@ from writers import make_writer
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.forward import backends, linear
 from creativewritinggpt.models.forward.backends import backend_for, fastest_weights
-from creativewritinggpt.models.forward.int8 import Workspace
-from creativewritinggpt.models.forward.linear import Int8, quantize
+from creativewritinggpt.models.forward.linear import Int8, Workspace, quantize
 from creativewritinggpt.models.forward.native_backend import BLOCK, NativeBackend
 from creativewritinggpt.models.forward.onnx import session
 from creativewritinggpt.models.forward.onnx.matrices import quantize_groups
@@ -346,5 +345,5 @@ def test_prompts_are_read_in_int8_only_where_it_is_worth_its_rounding(
 ) -> None:
     monkeypatch.setattr(linear, "product_seconds", lambda threads: {"fp32": 1.0, "bf16": 2.0})
     for seconds, reading in ((0.3, "int8"), (0.7, "fp32"), (3.0, "fp32")):
-        monkeypatch.setattr(linear.int8, "product_seconds", lambda threads, s=seconds: s)
+        monkeypatch.setattr(linear, "int8_seconds", lambda threads, s=seconds: s)
         assert linear.prefill_format() == reading

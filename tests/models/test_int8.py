@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.models.forward.int8 import (
+from creativewritinggpt.models.forward.linear import (
     BLOCK,
     Int8Product,
     Workspace,
-    product_seconds,
+    int8_seconds,
 )
 
 
@@ -88,7 +88,7 @@ def test_a_block_knows_nothing_of_the_next() -> None:
 
 
 def test_its_speed_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = product_seconds(1)
+    first = int8_seconds(1)
     assert first > 0
     monkeypatch.setattr(Int8Product, "__call__", None)
-    assert product_seconds(1) == first
+    assert int8_seconds(1) == first

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from ... import console
 from ...devices import product_seconds
-from ...models.forward.int8 import Workspace
-from ...models.forward.int8 import product_seconds as int8_seconds
+from ...models.forward.linear import Workspace, int8_seconds
 from ...models.loaded_model import LoadedModel
 from .attention import Documents, Group, Heads, attend, attend_backward
 from .elementwise import Kernels, LayerNorm, Norm, RmsNorm, Rope

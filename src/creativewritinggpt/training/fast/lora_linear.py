@@ -11,7 +11,7 @@ is decided by random bytes, and everything runs in the base product's dtype.
 
 The frozen product is dense (fp32 or bf16) or int8. int8 keeps two copies of one byte per weight,
 since the gradient of the input needs scales along the other side, and rounds activations and
-gradients by about 1 % per product (see :mod:`~...models.forward.int8`).
+gradients by about 1 % per product (see :mod:`~...models.forward.linear`).
 
 Trade-off: the dropout probability is rounded to 1/256, joined projections share a dropout mask, and
 layers with several adapters, DoRA or other variants keep PEFT's path.
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...models.forward.int8 import Int8Product, Workspace
+from ...models.forward.linear import Int8Product, Workspace
 from ...models.loaded_model import LoadedModel
 from .elementwise import Kernels
 
