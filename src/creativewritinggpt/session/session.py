@@ -43,10 +43,11 @@ class StyledModel:
 Load = Callable[[str], StyledModel]
 
 
+@dataclasses.dataclass(eq=False)
 class Session:
     """The state of a session.
 
-    Args:
+    Attributes:
         file: The story's file, opened.
         story: The story in it.
         settings: The generation settings.
@@ -55,32 +56,26 @@ class Session:
         model_name: Its name.
         preset_name: The preset that the settings began from.
         notify: Called with what the user should know.
+        tokens_per_second: Speed of the last writing, all rows together.
+        last_seed: The last random seed.
+        tokens: The tokens of each passage written in this session, by its id.
     """
 
-    def __init__(
-        self,
-        file: StoryFile,
-        story: Story,
-        settings: GenerationSettings,
-        load: Load,
-        loading: Future[StyledModel],
-        model_name: str,
-        preset_name: str | None = None,
-        notify: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        self.file = file
-        self.story = story
-        self.settings = settings
-        self.load = load
-        self.loading = loading
-        self.model_name = model_name
-        self.preset_name = preset_name
-        self.notify = notify
-        self.tokens_per_second = 0.0
-        self.last_seed: int | None = None
-        self.tokens: dict[int, list[Token]] = {}  # of each passage written in this session
-        self._saved: object = story.version
-        self._named = file.path.exists()
+    file: StoryFile
+    story: Story
+    settings: GenerationSettings
+    load: Load
+    loading: Future[StyledModel]
+    model_name: str
+    preset_name: str | None = None
+    notify: Callable[[str], None] = lambda text: None
+    tokens_per_second: float = 0.0
+    last_seed: int | None = None
+    tokens: dict[int, list[Token]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._saved: object = self.story.version
+        self._named = self.file.path.exists()
         self._words: tuple[object, int] = (None, 0)
         self._view: tuple[object, StoryView] | None = None
 
