@@ -1,10 +1,10 @@
-"""Where the work runs, in which number format and on how many threads, and the reason for each.
+"""Device, number format and threads of the work, with the reason for each choice.
 
 The choice is made by what the machine can do and never by its name: bf16 is taken only where the
-processor or the GPU has instructions for it, since emulated it is many times slower than fp32, and
-on a processor only where they are measured to be faster, which on some they are not. The price is
-that the same command may compute in bf16 on one machine and in fp32 on another; so every choice
-carries a sentence that says why, is shown to the user and recorded with the run.
+processor or the GPU has instructions for it and, on a processor, where it is measured to be faster.
+
+Trade-off: the same command may compute in bf16 on one machine and in fp32 on another; so every
+choice carries a sentence that says why, is shown to the user and recorded with the run.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _choose_precision(device: str, wanted: str, threads: int) -> tuple[str, str]
     if wanted == "auto":
         if kind == "cpu" and has:
             return _faster_on_cpu(threads, reason)
-        # Apple GPUs are not faster in bf16 on every chip; it is there for who asks.
+        # Apple GPUs are not faster in bf16 on every chip; available with --precision bf16.
         if kind == "mps":
             return "fp32", "the safe choice on an Apple GPU; --precision bf16 saves memory"
         return ("bf16" if has else "fp32"), reason

@@ -1,8 +1,9 @@
-"""What is looked at before a model is trusted, and how its faults are said.
+"""Checks of a model folder and a loaded model, with one-line messages.
 
 A model folder can be wrong in many ways that transformers either answers with a page of traceback
-or does not notice at all, such as missing weights, which it makes up at random. Each is one line
-here. The looking costs a few tenths of a second at each load.
+or does not notice, such as missing weights, which it initialises at random.
+
+Trade-off: a few tenths of a second at each load.
 """
 
 from __future__ import annotations

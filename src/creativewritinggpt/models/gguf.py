@@ -1,9 +1,8 @@
-"""From a GGUF of the Llama family to a folder that transformers loads.
+"""Conversion of a GGUF of the Llama family to a model folder in safetensors.
 
-transformers can read GGUF too, but how has changed from release to release (a quantised model that
-can't be saved, kernels asked of the hub, minutes of memory), and for one pinned file a table of a
-dozen names is the smaller and the steadier thing. What it trades away: other architectures and
-tokenizers are refused.
+Trade-off: transformers reads GGUF too, but how has changed from release to release; for one pinned
+file a table of a dozen names is smaller and steadier. Other architectures and tokenizers are
+refused.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Models from the Hugging Face hub.
 
-A model is fetched once into the hub client's own cache, only its safetensors and the small files
-beside them, and its resolved revision is known from then on. What is cached is used without asking
-the hub again, so that a command works offline as it did online and on the same weights; the price
-is that a newer version on the hub is not noticed. Without network and cache there is one line with
-the ways out, after seconds and not after minutes.
+A model is fetched once into the hub client's own cache: its safetensors and the small files beside
+them. A cached model is used without asking the hub again, so that a command works offline as it did
+online, on the same weights. Without network and cache one line names the alternatives, after
+seconds and not minutes.
+
+Trade-off: a newer version on the hub is not noticed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a model says of given tokens: their negative log-probabilities.
+"""Negative log-probabilities of given tokens.
 
 The output head is a third of a small model's arithmetic, and its logits are by far its largest
-tensor: 8 rows of 512 tokens over 50,257 words are 0.8 GB. So the body runs once, and the head only
-at positions that have a target, a few hundred at a time; no more logits than those ever exist.
+tensor: 8 rows of 512 tokens over 50,257 entries are 0.8 GB. So the body runs once, and the head
+only at positions that have a target, a few hundred at a time.
 """
 
 from __future__ import annotations

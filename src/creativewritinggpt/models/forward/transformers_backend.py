@@ -1,9 +1,10 @@
-"""The backend that works for every causal model of transformers, with or without an adapter.
+"""The backend for every causal model of transformers, with or without an adapter.
 
-It calls the model as it is, so it is also the reference that the faster backends are measured
-against. The library's own cache grows by copying and its forward pass builds masks anew each step:
-that is the price. Rows of different lengths share the cache's columns; a column that a row does not
-use is masked, and positions are counted per row.
+It calls the model as it is, so it is also the reference for the faster backends. Rows of different
+lengths share the cache's columns; a column that a row does not use is masked, and positions are
+counted per row.
+
+Trade-off: the library's cache grows by copying, and masks are built at each step.
 """
 
 from __future__ import annotations
