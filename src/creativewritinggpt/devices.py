@@ -251,13 +251,13 @@ def usable_cores() -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    quota = read_system_file("/sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit() and int(quota[1]) > 0:
         count = min(count, max(1, math.ceil(int(quota[0]) / int(quota[1]))))
     return count
 
 
-def _read(path: str) -> str:
+def read_system_file(path: str) -> str:
     """What a small system file says, or nothing where it does not exist."""
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -277,7 +277,7 @@ def memory(device: str = "cpu") -> tuple[int, int]:
     total, free = machine.total, machine.available
     for folder, limit_name, used_name in _CGROUPS:
         limit_file, used_file = f"{folder}/{limit_name}", f"{folder}/{used_name}"
-        limit, used = _read(limit_file).strip(), _read(used_file).strip()
+        limit, used = read_system_file(limit_file).strip(), read_system_file(used_file).strip()
         if limit.isdigit() and used.isdigit() and int(limit) < total:
             total, free = int(limit), min(free, max(0, int(limit) - int(used)))
     return total, free
@@ -291,7 +291,7 @@ def peak_memory_bytes(device: str = "cpu") -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(torch.device(device)))
     # Not ru_maxrss: on Linux a child inherits its parent's peak there.
-    match = re.search(r"^VmHWM:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
+    match = re.search(r"^VmHWM:\s+(\d+) kB", read_system_file("/proc/self/status"), re.MULTILINE)
     if match:
         return int(match.group(1)) * 1024
     info: Any = psutil.Process().memory_info()

@@ -101,7 +101,7 @@ def test_rows_of_one_document_need_no_mask_and_give_the_same(
     ids, segments, positions = (torch.cat(parts) for parts in zip(*rows, strict=True))
     assert packed_inputs(segments, positions, model)["attention_mask"] is None
     fast = logits(model, ids, segments, positions)
-    monkeypatch.setattr(attention_module, "_one_document_each", lambda *_: False)
+    monkeypatch.setattr(attention_module, "one_document_per_row", lambda *_: False)
     masked = logits(model, ids, segments, positions)
     assert torch.equal(fast[segments == 1], masked[segments == 1])
     assert torch.isfinite(fast).all()

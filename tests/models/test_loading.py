@@ -335,7 +335,7 @@ def test_without_a_network_a_cached_model_is_used_and_another_refused_quickly(
 
 
 def test_a_hub_that_never_answers_is_given_up(client: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(hub_module, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -183,7 +183,7 @@ def test_a_containers_limits_count(monkeypatch: Any) -> None:
         "/sys/fs/cgroup/memory.max": "1000000\n",
         "/sys/fs/cgroup/memory.current": "400000\n",
     }
-    monkeypatch.setattr(devices, "_read", lambda path: said.get(path, ""))
+    monkeypatch.setattr(devices, "read_system_file", lambda path: said.get(path, ""))
     monkeypatch.setattr(devices.os, "cpu_count", lambda: 8)
     if hasattr(devices.os, "sched_getaffinity"):
         monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(8)))

@@ -54,7 +54,7 @@ def test_fast_weights_stay_within_a_percent_of_the_perplexity(
 ) -> None:
     # Which format prompts are read in is measured, and may be another one next time.
     monkeypatch.setattr(linear, "prefill_format", lambda: "fp32")
-    monkeypatch.setattr(backends, "_kept", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(backends, "kept_backends", weakref.WeakKeyDictionary())
     result = compare(starter, _stories(real_data, 6), weights, tokens=80)
     assert result.tokens == 6 * 64
     assert result.mean_kl < (0.003 if weights == "bf16" else 0.01)
@@ -65,7 +65,7 @@ def test_a_prompt_read_in_int8_stays_within_a_percent_of_the_perplexity(
     starter: Any, real_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear, "prefill_format", lambda: "int8")
-    monkeypatch.setattr(backends, "_kept", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(backends, "kept_backends", weakref.WeakKeyDictionary())
     result = compare(starter, _stories(real_data, 8), "int8", tokens=400, prompt=304)
     assert result.tokens > 500
     assert result.mean_kl < 0.012

@@ -47,7 +47,7 @@ def packed_inputs(segment_ids: Tensor, position_ids: Tensor, model: Any) -> dict
         raise InputError(f"packed rows need sdpa or eager attention, not {kind}")
     tokens = segment_ids.shape[1]
     index = torch.arange(tokens, device=segment_ids.device)
-    if _one_document_each(segment_ids, position_ids, index):
+    if one_document_per_row(segment_ids, position_ids, index):
         # Padding comes last, so that causal attention hides it from the document by itself.
         positions = index.expand_as(position_ids)
         return {"attention_mask": None, "position_ids": positions, "use_cache": False}
@@ -67,7 +67,7 @@ def packed_inputs(segment_ids: Tensor, position_ids: Tensor, model: Any) -> dict
     return {"attention_mask": mask, "position_ids": position_ids, "use_cache": False}
 
 
-def _one_document_each(segment_ids: Tensor, position_ids: Tensor, index: Tensor) -> bool:
+def one_document_per_row(segment_ids: Tensor, position_ids: Tensor, index: Tensor) -> bool:
     """Whether every row is one document from its first token on, with padding at most after it."""
     inside = segment_ids == 1
     lengths = inside.sum(dim=1, keepdim=True)

@@ -26,7 +26,8 @@ _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 _UNWANTED = ["*/*", "consolidated*"]
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "merges.txt", "vocab.txt", "spiece.model")
-_ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
+"""Time limit of a request to the hub, in seconds."""
 _WAYS_OUT = (
     "go online once, use --model-name starter, give a model folder, or set HF_HOME to a cache "
     "that holds it"
@@ -91,7 +92,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         with disk_errors(Path(name)), _calm_client():
             # The fetch itself would wait for ever for a hub that takes the call and says nothing.
-            info = HfApi().model_info(name, revision=revision, timeout=_ANSWER_SECONDS)
+            info = HfApi().model_info(name, revision=revision, timeout=ANSWER_SECONDS)
             answered = True
             _check_files(name, [file.rfilename for file in info.siblings or []])
             console.note(f"fetching {name} from the hub, once")
@@ -101,7 +102,7 @@ def _download(name: str, revision: str | None) -> Path:
                     revision=revision,
                     allow_patterns=_WANTED,
                     ignore_patterns=_UNWANTED,
-                    etag_timeout=_ANSWER_SECONDS,
+                    etag_timeout=ANSWER_SECONDS,
                 )
             )
     except UserError:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # Two per model: base and tuned are often written side by side.
 _MOST = 2
 _Kept = list[tuple[tuple[Any, ...], Backend]]
-_kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
+kept_backends: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
+"""The last backends of each model, by the state of its weights and adapters."""
 
 # The small model: a few layers of the starter's shape, long enough that the synchronisation of
 # threads counts as in a real step.
@@ -100,13 +101,16 @@ def _native(model: LoadedModel, weights: Weights, wanted: str) -> Backend:
     """A native backend on these weights, one that was made before where nothing has changed."""
     kind = _automatic(model, weights.config) if wanted == "auto" else wanted
     state = (kind, *weights.state())
-    known = _kept.get(weights.owner, [])
+    known = kept_backends.get(weights.owner, [])
     for entry in known:
         if entry[0] == state:
-            _kept[weights.owner] = [entry, *(other for other in known if other is not entry)]
+            kept_backends[weights.owner] = [
+                entry,
+                *(other for other in known if other is not entry),
+            ]
             return entry[1]
     backend = NativeBackend(weights, kind)
-    _kept[weights.owner] = [(state, backend), *known][:_MOST]
+    kept_backends[weights.owner] = [(state, backend), *known][:_MOST]
     return backend
 
 
