@@ -45,7 +45,7 @@ def load(model: str, precision: str) -> Any:
 
         torch.manual_seed(0)
         writer.model = GPT2LMHeadModel(GPT2Config()).eval()
-        writer.window = 1024
+        writer.context_length = 1024
     return writer
 
 

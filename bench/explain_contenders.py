@@ -105,7 +105,7 @@ def _load(model: str) -> Any:
     writer = load_known("starter")
     torch.manual_seed(0)
     writer.model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=64, n_head=4)).eval()
-    writer.window = 1024
+    writer.context_length = 1024
     return writer
 
 

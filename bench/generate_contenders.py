@@ -55,7 +55,7 @@ def load(model: str) -> Any:
 
         torch.manual_seed(0)
         writer.model = GPT2LMHeadModel(GPT2Config()).eval()
-        writer.window = 1024
+        writer.context_length = 1024
         size = int(writer.model.config.vocab_size)
         unused = [f"[unused{number}]" for number in range(len(writer.tokenizer), size)]
         writer.tokenizer.add_tokens(unused)

@@ -49,7 +49,7 @@ def as_writer(model: Any) -> Any:
         run=None,
         bos_id=0,
         eos_id=0,
-        window=int(model.config.max_position_embeddings),
+        context_length=int(model.config.max_position_embeddings),
     )
 
 

@@ -66,7 +66,7 @@ def load(model: str, ours: bool) -> Any:
         if ours:
             switch_dropouts_off(config)
         writer.model = GPT2LMHeadModel(config)
-        writer.window = 1024
+        writer.context_length = 1024
     return writer
 
 

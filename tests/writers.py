@@ -27,7 +27,7 @@ def make_writer(model: Any, tokenizer: Any = None, precision: str = "fp32") -> L
         run=None,
         bos_id=0,
         eos_id=0,
-        window=128,
+        context_length=128,
     )
 
 

@@ -209,7 +209,7 @@ def test_one_token_is_explained_as_far_as_it_goes(writer: Any, tmp_path: Path) -
 def test_a_text_beyond_the_window_is_cut_and_said(writer: Any) -> None:
     said: list[str] = []
     found = explain(writer, "lamp " * 400, settings(methods=["gradients"]), warn=said.append)
-    assert len(found.subject.ids) <= writer.window
+    assert len(found.subject.ids) <= writer.context_length
     assert "longer than the model's window" in said[0]
     assert found.record["warnings"] == said and found.record["view_start"] > 0
 

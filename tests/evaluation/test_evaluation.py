@@ -156,7 +156,7 @@ def test_stride_of_a_whole_window_loses_and_a_short_one_is_another_figure(
     writer = make_writer(tiny_model("llama"), tiny_tokenizer)
     [score] = score_documents(writer, _documents(TEXT * 9), window=64, stride=8, legacy=True)
     assert score.sliding_nll != pytest.approx(score.nll, rel=1e-6)
-    ids = tiny_tokenizer(TEXT * 9)["input_ids"][: writer.window]
+    ids = tiny_tokenizer(TEXT * 9)["input_ids"][: writer.context_length]
     with torch.no_grad():
         loss = writer.model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
     assert legacy_perplexity([score]) == pytest.approx(math.exp(loss.item()), rel=1e-5)

@@ -61,7 +61,7 @@ def test_a_folder_is_loaded_as_it_was_saved(family: str, tiny_folder: Any, tiny_
         assert torch.equal(writer.model(input_ids=IDS).logits, expected)
     assert not writer.model.training
     assert (writer.kind, writer.name, writer.revision) == ("folder", str(folder), None)
-    assert (writer.bos_id, writer.eos_id, writer.window) == (0, 0, 128)
+    assert (writer.bos_id, writer.eos_id, writer.context_length) == (0, 0, 128)
     assert writer.tokenizer("The sea", add_special_tokens=True)["input_ids"][0] != 0
 
 
@@ -390,4 +390,4 @@ def test_classes_without_sdpa_get_eager_attention(tiny_tokenizer: Any, tmp_path:
     tiny_tokenizer.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), "cpu", "fp32")
     assert model.model.config._attn_implementation == "eager"
-    assert model.window == 64
+    assert model.context_length == 64

@@ -104,7 +104,7 @@ def test_a_passage_can_be_made_again_from_its_record(desk: Any, family: str) -> 
         settings = GenerationSettings().changed(setup.settings)
         prompt = story.text_at(passage.parent)[passage.start :]
         request = Request(prompt, passage.seed, setup.memory, setup.note)
-        [again] = engine.write_all(one.session.writer, [request], settings)
+        [again] = engine.write_all(one.session.loaded, [request], settings)
         assert again.text.rstrip("\ufffd") == passage.text
         assert setup.model == "tiny" and setup.settings["weights"] != "auto"
 
@@ -222,9 +222,9 @@ def test_base_and_tuned_go_on_with_the_same_seed(desk: Any) -> None:
     assert base.seed == tuned.seed and base.text != tuned.text
     assert (dict(base.setup.adapters), dict(tuned.setup.adapters)) == ({}, {"tuned": 1.0})
     assert "1  base" in said and "2  tuned" in said
-    with one.session.writer.base():
+    with one.session.loaded.base():
         request = Request("The lamp", base.seed)
-        [again] = engine.write_all(one.session.writer, [request], SETTINGS)
+        [again] = engine.write_all(one.session.loaded, [request], SETTINGS)
     assert again.text.rstrip("\ufffd") == base.text
 
 

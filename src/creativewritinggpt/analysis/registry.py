@@ -187,7 +187,7 @@ class Analysis:
     """A running analysis: what the methods read, and where they put their results.
 
     Attributes:
-        writer: The model in the precision that it was loaded in.
+        loaded: The model in the precision that it was loaded in.
         fp32: The same model, computing in fp32.
         subject: The text with its targets.
         settings: The ``AnalysisSettings``.
@@ -202,7 +202,7 @@ class Analysis:
         base_maps: Those of the base model.
     """
 
-    writer: LoadedModel
+    loaded: LoadedModel
     fp32: LoadedModel
     subject: Subject
     settings: Any
@@ -218,7 +218,7 @@ class Analysis:
 
     def model(self, name: str) -> contextlib.AbstractContextManager[object]:
         """Within the block the model computes as ``tuned`` or, without its adapter, as ``base``."""
-        return self.writer.base() if name == "base" else contextlib.nullcontext()
+        return self.loaded.base() if name == "base" else contextlib.nullcontext()
 
     def progress(self, what: str, model: str = "tuned") -> CountCallback | None:
         """A callback for a computation's progress, None where nobody asks."""

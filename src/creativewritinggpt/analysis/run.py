@@ -60,7 +60,7 @@ class Explanation:
 
 
 def explain(
-    writer: LoadedModel,
+    model: LoadedModel,
     text: str,
     settings: AnalysisSettings | None = None,
     *,
@@ -70,7 +70,7 @@ def explain(
     """Explain what the model makes of a text.
 
     Args:
-        writer: The model.
+        model: The model.
         text: The text.
         settings: What to explain and how.
         progress: Called as the work goes on.
@@ -84,8 +84,8 @@ def explain(
         RunError: The model computes no numbers.
     """
     settings = settings or AnalysisSettings()
-    _check_drawn(writer, settings)
-    analysis = _begin(writer, text, settings, progress, warn)
+    _check_drawn(model, settings)
+    analysis = _begin(model, text, settings, progress, warn)
     wanted = registry.in_order(settings.methods)
     left = [method.name for method in wanted]
     try:
@@ -98,7 +98,7 @@ def explain(
 
 
 def _begin(
-    writer: LoadedModel,
+    model: LoadedModel,
     text: str,
     settings: AnalysisSettings,
     progress: ProgressCallback | None,
@@ -107,7 +107,7 @@ def _begin(
     """An analysis of the text and the predictions, without any explanation yet."""
     from .text.names import tag
 
-    fp32 = writer.in_precision("fp32")
+    fp32 = model.in_precision("fp32")
     warnings: list[str] = []
 
     def say(text: str) -> None:
@@ -118,7 +118,7 @@ def _begin(
     subject = select_targets(fp32, text, settings, say)
     words = words_of(subject)
     kinds = tag(words, subject.text, subject.text[: subject.prompt_characters])
-    wanted = writer.has_adapter and settings.base
+    wanted = model.has_adapter and settings.base
     with_base = wanted and len(subject.targets) <= MOST_WITH_BASE
     if wanted and not with_base:
         say(
@@ -126,40 +126,40 @@ def _begin(
             "model alone"
         )
     tuned, base = predictions(fp32, subject), None
-    if writer.has_adapter:
-        with writer.base():
+    if model.has_adapter:
+        with model.base():
             base = predictions(fp32, subject)
-    targets = records.target_records(writer, subject, words, tuned, base)
-    record = records.begin(writer, subject, words, kinds) | {
+    targets = records.target_records(model, subject, words, tuned, base)
+    record = records.begin(model, subject, words, kinds) | {
         "warnings": warnings,
         "seed": settings.seed,
         "settings": dataclasses.asdict(settings),
         "precision": {
-            "gradients": "fp32", "attention": "fp32", "perturbation": writer.device.precision,
+            "gradients": "fp32", "attention": "fp32", "perturbation": model.device.precision,
         },
         "targets": targets,
         "target": targets[0],
     }  # fmt: skip
     models = ("tuned", "base") if with_base else ("tuned",)
-    return Analysis(writer, fp32, subject, settings, words, kinds, models, record, say, progress)
+    return Analysis(model, fp32, subject, settings, words, kinds, models, record, say, progress)
 
 
-def _check_drawn(writer: LoadedModel, settings: AnalysisSettings) -> None:
+def _check_drawn(model: LoadedModel, settings: AnalysisSettings) -> None:
     """Refuse pictures of layers or heads that the model does not have, before any computing."""
     from .plots.grids import in_range
 
     for noun, wanted in (("layer", settings.layers), ("head", settings.heads)):
         name = {"layer": "num_hidden_layers", "head": "num_attention_heads"}[noun]
-        in_range(wanted, int(getattr(writer.bare.config, name, 0)), noun)
+        in_range(wanted, int(getattr(model.bare.config, name, 0)), noun)
 
 
 def select_targets(
-    writer: LoadedModel, text: str, settings: AnalysisSettings, warn: Callable[[str], None]
+    model: LoadedModel, text: str, settings: AnalysisSettings, warn: Callable[[str], None]
 ) -> Subject:
     """The text with the tokens to be explained.
 
     Args:
-        writer: The model, computing in fp32.
+        model: The model, computing in fp32.
         text: What the user gave.
         settings: What is asked for.
         warn: Told what the user should know.
@@ -172,37 +172,37 @@ def select_targets(
         raise InputError("there is no text to explain", 'give one, as cwgpt analyze "The door"')
     text = whole_characters(text)
     if settings.write is not None:
-        subject = _written(writer, text, settings)
+        subject = _written(model, text, settings)
     else:
-        subject = _given(writer, text, settings)
+        subject = _given(model, text, settings)
     if subject.view_start:
         warn(
-            f"the text is longer than the model's window of {writer.window} tokens: its first "
-            f"{subject.view_start:,} characters are not explained"
+            f"the text is longer than the model's window of {model.context_length} tokens: its "
+            f"first {subject.view_start:,} characters are not explained"
         )
     if subject.targets[0].position == 1 and subject.targets[-1].position == 1:
         warn("nothing but the start of the text stands before the target: it explains nothing")
     return subject
 
 
-def _given(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
+def _given(model: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
     # A line break is a word that can be explained; blanks alone are none.
     if not text.strip() and "\n" not in text:
         raise InputError("there is nothing but blanks to explain", "give a text with words")
-    subject = read(writer, text)
+    subject = read(model, text)
     foil = None
     if settings.contrast is not None:
-        foil = first_token(writer.tokenizer, settings.contrast)
+        foil = first_token(model.tokenizer, settings.contrast)
     if settings.target is not None:
         positions = tokens_of(subject, settings.target)
         # The foil stands against the word's first token; what follows depends on that one.
         places = positions[:1] if foil is not None else positions
         targets = [Target(place, subject.ids[place], foil) for place in places]
     elif settings.next_word is not None:
-        wanted = first_token(writer.tokenizer, settings.next_word)
+        wanted = first_token(model.tokenizer, settings.next_word)
         targets = [Target(subject.length, wanted, foil)]
     else:
-        targets = [Target(subject.length, next_token(writer, subject), foil)]
+        targets = [Target(subject.length, next_token(model, subject), foil)]
     for target in targets:
         if target.foil == target.id:
             raise InputError(
@@ -212,26 +212,27 @@ def _given(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subjec
     return with_targets(subject, targets)
 
 
-def _written(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
+def _written(model: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
     """The text and what the model writes after it, every written token a target."""
     from ..generation.engine import write
     from ..generation.sampling.presets import settings_for
 
     count = settings.write or 1
-    if count >= writer.window // 2:
+    if count >= model.context_length // 2:
         raise InputError(
-            f"--write {count} is more than half of the model's window of {writer.window} tokens",
-            f"write at most {writer.window // 2 - 1}",
+            f"--write {count} is more than half of the model's window of {model.context_length} "
+            "tokens",
+            f"write at most {model.context_length // 2 - 1}",
         )
-    on_processor = writer.device.torch_device.type == "cpu"
+    on_processor = model.device.torch_device.type == "cpu"
     wanted = {
         "max_new_tokens": count,
         "seed": settings.seed,
         "weights": "fp32" if on_processor else "transformers",
     }
-    prompt = read(writer, text, room=count + 1)
+    prompt = read(model, text, room=count + 1)
     seen = text[prompt.view_start :]
-    made = write(writer, seen, settings_for(settings.preset, wanted))[0]
+    made = write(model, seen, settings_for(settings.preset, wanted))[0]
     if not made.tokens:
         raise RunError("the model ended the text at once", "try another seed or a longer text")
     ids = (*prompt.ids, *(token.id for token in made.tokens))
@@ -245,7 +246,7 @@ def _written(writer: LoadedModel, text: str, settings: AnalysisSettings) -> Subj
     start = len(prompt.ids)
     targets = [Target(start + index, token.id) for index, token in enumerate(made.tokens)]
     subject = with_targets(subject, targets)
-    for token, found in zip(made.tokens, predictions(writer, subject, 1), strict=True):
+    for token, found in zip(made.tokens, predictions(model, subject, 1), strict=True):
         if abs(token.logprob - found.log_probability) > _AGREE:
             raise RunError(
                 "the explained pass is not the one that wrote: log-probabilities differ by "
@@ -281,7 +282,7 @@ def written_spans(tokens: Sequence[Token], start: int, end: int) -> list[tuple[i
 
 
 def why(
-    writer: LoadedModel,
+    model: LoadedModel,
     text: str,
     word: str,
     count: int = 6,
@@ -292,7 +293,7 @@ def why(
     """Why a word of a text is there.
 
     Args:
-        writer: The model.
+        model: The model.
         text: The text that holds the word, to its last place; what follows it is not read.
         word: The word.
         count: How many words to name.
@@ -308,7 +309,7 @@ def why(
     """
     from .methods.occlusion import leave_one_out
 
-    exact = writer.in_precision("fp32")
+    exact = model.in_precision("fp32")
     whole = read(exact, text)
     first = tokens_of(whole, word)[0]
     begin = max(1, first - _CONTEXT)

@@ -60,12 +60,12 @@ class Subject:
 
 
 def read(
-    writer: LoadedModel, text: str, *, prompt_characters: int | None = None, room: int = 1
+    model: LoadedModel, text: str, *, prompt_characters: int | None = None, room: int = 1
 ) -> Subject:
     """A text as a subject without targets yet.
 
     Args:
-        writer: The model.
+        model: The model.
         text: What it reads; of a text beyond its window the tail is taken.
         prompt_characters: How much of it is the prompt; all of it without.
         room: Tokens of the window to leave free.
@@ -73,13 +73,13 @@ def read(
     Raises:
         InputError: There is no text.
     """
-    encoded = writer.tokenizer(
+    encoded = model.tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     )
     ids, spans = list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
     if not ids:
         raise InputError("there is no text to explain", 'give one, as cwgpt analyze "The door"')
-    most = max(writer.window - room - 1, 1)
+    most = max(model.context_length - room - 1, 1)
     start = 0
     if len(ids) > most:
         start = spans[len(ids) - most][0]
@@ -89,7 +89,7 @@ def read(
         start = spans[0][0]
     return Subject(
         text=text,
-        ids=(writer.bos_id, *ids),
+        ids=(model.bos_id, *ids),
         spans=((start, start), *spans),
         targets=(),
         prompt_characters=len(text) if prompt_characters is None else prompt_characters,

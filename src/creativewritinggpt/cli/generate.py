@@ -133,31 +133,31 @@ def run(arguments: argparse.Namespace) -> int:
         check_files(arguments.prompts, arguments.out, arguments.resume)
     from ..models.loading import load_from_settings
 
-    writer = load_from_settings(arguments.model, machine)
-    style.apply(writer)
+    model = load_from_settings(arguments.model, machine)
+    style.apply(model)
     if prompts is None:
-        return _to_file(writer, settings, arguments)
+        return _to_file(model, settings, arguments)
     if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
-        return _stream(writer, prompts[0], settings)
-    return _all(writer, prompts, settings, arguments)
+        return _stream(model, prompts[0], settings)
+    return _all(model, prompts, settings, arguments)
 
 
 def _to_file(
-    writer: LoadedModel, settings: GenerationSettings, arguments: argparse.Namespace
+    model: LoadedModel, settings: GenerationSettings, arguments: argparse.Namespace
 ) -> int:
     """Continue the prompts of a file into a file of JSON lines."""
     from ..generation.batch import write_file
 
     with console.progress("writing") as progress:
         count = write_file(
-            writer, arguments.prompts, arguments.out, settings, arguments.n,
+            model, arguments.prompts, arguments.out, settings, arguments.n,
             resume=arguments.resume, alternatives=arguments.alternatives,
             progress=console.counting(progress, "writing"),
         )  # fmt: skip
     console.note(f"{console.counted(count, 'prompt')} continued in {arguments.out}")
     if arguments.json:
         document = {
-            "model": writer.name, "base": writer.base_name, "prompts": count, "out": arguments.out,
+            "model": model.name, "base": model.base_name, "prompts": count, "out": arguments.out,
         }  # fmt: skip
         console.print_json(document)
     return 0
@@ -180,7 +180,7 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt] | None:
     return [Prompt(1, words)]
 
 
-def _stream(writer: LoadedModel, prompt: Prompt, settings: GenerationSettings) -> int:
+def _stream(model: LoadedModel, prompt: Prompt, settings: GenerationSettings) -> int:
     """Write one text, shown as it comes."""
     from ..generation.engine import stream
 
@@ -189,7 +189,7 @@ def _stream(writer: LoadedModel, prompt: Prompt, settings: GenerationSettings) -
     sys.stdout.flush()
     result: Generated | None = None
     for piece in stream(
-        writer, prompt.text, prompt.settings(settings), memory=prompt.memory, note=prompt.note
+        model, prompt.text, prompt.settings(settings), memory=prompt.memory, note=prompt.note
     ):
         sys.stdout.write(shown(piece.text))
         sys.stdout.flush()
@@ -203,7 +203,7 @@ def _stream(writer: LoadedModel, prompt: Prompt, settings: GenerationSettings) -
 
 
 def _all(
-    writer: LoadedModel,
+    model: LoadedModel,
     prompts: list[Prompt],
     settings: GenerationSettings,
     arguments: argparse.Namespace,
@@ -216,7 +216,7 @@ def _all(
     for prompt in prompts:
         try:
             results += write(
-                writer, prompt.text, prompt.settings(settings), arguments.n,
+                model, prompt.text, prompt.settings(settings), arguments.n,
                 memory=prompt.memory, note=prompt.note, alternatives=arguments.alternatives,
             )  # fmt: skip
         except Interrupted as stopped:
@@ -225,8 +225,8 @@ def _all(
             break
     if arguments.json:
         document: dict[str, Any] = {
-            "model": writer.name,
-            "base": writer.base_name,
+            "model": model.name,
+            "base": model.base_name,
             "results": [result.to_dict() for result in results],
         }
         console.print_json(document)
@@ -257,9 +257,9 @@ def _session(
     def load(name: str) -> StyledModel:
         from ..models.loading import load_from_settings
 
-        writer = load_from_settings(name, machine)
+        model = load_from_settings(name, machine)
         # --adapter and --style belong to --model alone.
-        return StyledModel(writer, (style if name == arguments.model else Style()).apply(writer))
+        return StyledModel(model, (style if name == arguments.model else Style()).apply(model))
 
     return hold(
         settings, load, arguments.model, story=arguments.story, preset=arguments.preset,
@@ -268,11 +268,11 @@ def _session(
     )  # fmt: skip
 
 
-def _explain(writer: LoadedModel, text: str, word: str) -> str:
+def _explain(model: LoadedModel, text: str, word: str) -> str:
     """The answer of the session's ``/why``."""
     from ..analysis.run import why
 
-    return why(writer, text, word)
+    return why(model, text, word)
 
 
 def _at_hand(arguments: argparse.Namespace, machine: MachineSettings) -> bool:

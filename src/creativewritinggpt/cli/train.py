@@ -69,9 +69,9 @@ def sampler(config: Config) -> Callable[[LoadedModel], list[dict[str, str]]] | N
     values = {"max_new_tokens": 24, "seed": config.seed, "weights": "transformers"}
     settings = settings_for("literary", values)
 
-    def sample(writer: LoadedModel) -> list[dict[str, str]]:
-        writer.model.eval()
-        return [{"prompt": p, "text": write(writer, p, settings)[0].text} for p in prompts]
+    def sample(model: LoadedModel) -> list[dict[str, str]]:
+        model.model.eval()
+        return [{"prompt": p, "text": write(model, p, settings)[0].text} for p in prompts]
 
     return sample
 

@@ -104,7 +104,7 @@ def _plan(model: LoadedModel, windows: Sequence[Window]) -> tuple[list[list[int]
     body, weight, bias = body_and_head(model.model)
     varlen = supports_varlen(model, body)
     fixed = PASS_ON_GPU if varlen and model.device.torch_device.type != "cpu" else PASS
-    size = max(fixed, min(model.window, max(lengths)))
+    size = max(fixed, min(model.context_length, max(lengths)))
     if model.device.precision == "bf16":
         weight = weight.to(torch.bfloat16)
     head = functools.partial(head_nll, weight=weight, bias=bias, chunk=_CHUNK)
@@ -162,7 +162,7 @@ def _score_pass(
     fill = size - sum(lengths)
     ids = np.concatenate([*(w.inputs for w in windows), np.full(fill, model.eos_id)])
     targets = np.concatenate([*(w.targets for w in windows), np.full(fill, IGNORE)])
-    fills = [model.window] * (fill // model.window) + [fill % model.window]
+    fills = [model.context_length] * (fill // model.context_length) + [fill % model.context_length]
     places = np.flatnonzero(targets != IGNORE)
     # Whole chunks only, so that the head's product has always the same shape too.
     padding = (0, -len(places) % _CHUNK)

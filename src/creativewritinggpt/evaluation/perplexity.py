@@ -101,7 +101,7 @@ def score_documents(
     Raises:
         InputError: A stride that is not within the window.
     """
-    asked, window = window, min(window, model.window)
+    asked, window = window, min(window, model.context_length)
     with group.share_errors():
         if stride is not None and not 1 <= stride <= window:
             raise InputError(f"stride is {stride}", f"give a number of tokens from 1 to {window}")
@@ -113,7 +113,7 @@ def score_documents(
     sliding = [
         w for i in numbers if stride for w in sliding_windows(i, tokens[i], window, stride, bos)
     ]
-    most = min(LEGACY_TOKENS, model.window)
+    most = min(LEGACY_TOKENS, model.context_length)
     first = [w for i in numbers if legacy for w in plain_window(i, tokens[i], most)]
     values = iter(windows_nll(model, [*rolling, *sliding, *first], group=group, progress=progress))
 
@@ -178,7 +178,9 @@ def score_continuations(
     """
     model.model.eval()
     windows = [
-        continuation(index, context, target[: model.window], model.window, model.bos_id)
+        continuation(
+            index, context, target[: model.context_length], model.context_length, model.bos_id
+        )
         for index, (context, target) in enumerate(items)
         if len(target)
     ]

@@ -203,7 +203,7 @@ def _turn(
     score = functools.partial(score_documents, model, window=settings.window, group=group)
     return _Turn(
         precision=model.device.precision,
-        window=min(settings.window, model.window),
+        window=min(settings.window, model.context_length),
         scores=score(
             documents,
             stride=settings.stride,

@@ -340,7 +340,7 @@ def run_tasks(
             pretrained=model.model,
             tokenizer=model.tokenizer,
             backend="causal",
-            max_length=model.window,
+            max_length=model.context_length,
             batch_size=batch_size,
         )
         try:

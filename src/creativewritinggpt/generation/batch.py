@@ -109,7 +109,7 @@ def check_files(prompts_file: str | Path, out_file: str | Path, resume: bool) ->
 
 
 def write_file(
-    writer: LoadedModel,
+    model: LoadedModel,
     prompts_file: str | Path,
     out_file: str | Path,
     settings: GenerationSettings,
@@ -122,7 +122,7 @@ def write_file(
     """Continue every prompt of a file ``n`` times.
 
     Args:
-        writer: The model.
+        model: The model.
         prompts_file: See :func:`read_prompts`.
         out_file: JSON lines: ``line``, ``id``, ``memory``, ``note``, ``index``, ``n``,
             ``model``, ``adapter`` and the record of the text.
@@ -143,15 +143,15 @@ def write_file(
     """
     prompts = check_files(prompts_file, out_file, resume)
     out = Path(out_file)
-    done = _completed(writer, out, prompts, settings, n) if out.exists() else 0
+    done = _completed(model, out, prompts, settings, n) if out.exists() else 0
     total = len(prompts)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8") as stream:
-            for part, texts in _in_batches(writer, prompts[done:], settings, n, alternatives):
+            for part, texts in _in_batches(model, prompts[done:], settings, n, alternatives):
                 for prompt, written in zip(part, texts, strict=True):
                     for index, text in enumerate(written):
-                        row = _row(writer, prompt, index, n, text)
+                        row = _row(model, prompt, index, n, text)
                         stream.write(json.dumps(row) + "\n")
                 stream.flush()
                 done += len(part)
@@ -161,7 +161,7 @@ def write_file(
 
 
 def _in_batches(
-    writer: LoadedModel,
+    model: LoadedModel,
     prompts: list[Prompt],
     settings: GenerationSettings,
     n: int,
@@ -178,7 +178,7 @@ def _in_batches(
                 for seed in seeds_from(prompt.settings(settings).seed, count)
             ]
         try:
-            texts = write_all(writer, requests, settings, alternatives=alternatives)
+            texts = write_all(model, requests, settings, alternatives=alternatives)
         except Interrupted as stopped:
             stopped.advice = "go on with --resume"
             raise
@@ -188,9 +188,7 @@ def _in_batches(
         yield part, groups
 
 
-def _row(
-    writer: LoadedModel, prompt: Prompt, index: int, n: int, text: Generated
-) -> dict[str, Any]:
+def _row(model: LoadedModel, prompt: Prompt, index: int, n: int, text: Generated) -> dict[str, Any]:
     head: dict[str, Any] = {"line": prompt.line}
     if prompt.id is not None:
         head["id"] = prompt.id
@@ -199,14 +197,14 @@ def _row(
         **head,
         "index": index,
         "n": n,
-        "model": writer.name,
-        "adapter": writer.adapter,
+        "model": model.name,
+        "adapter": model.adapter,
         **text.to_dict(),
     }
 
 
 def _completed(
-    writer: LoadedModel, out: Path, prompts: list[Prompt], settings: GenerationSettings, n: int
+    model: LoadedModel, out: Path, prompts: list[Prompt], settings: GenerationSettings, n: int
 ) -> int:
     """Number of prompts that have all their lines; the file is truncated after them.
 
@@ -229,7 +227,7 @@ def _completed(
                 same = done < len(prompts) and (
                     (row["line"], row["prompt"], row.get("id"))
                     == (prompts[done].line, prompts[done].text, prompts[done].id)
-                    and (row["model"], row["adapter"]) == (writer.name, writer.adapter)
+                    and (row["model"], row["adapter"]) == (model.name, model.adapter)
                 )
                 other = _other_settings(row, prompts[done], settings, n) if same else []
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

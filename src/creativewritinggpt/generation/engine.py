@@ -61,7 +61,7 @@ class Interrupted(Stopped):
 
 
 def write(
-    writer: LoadedModel,
+    model: LoadedModel,
     prompt: str,
     settings: GenerationSettings | None = None,
     n: int = 1,
@@ -74,7 +74,7 @@ def write(
     """Write ``n`` continuations of ``prompt``.
 
     Args:
-        writer: The model.
+        model: The model.
         prompt: The text so far; empty starts a new text.
         settings: Generation settings; alternative ``i`` has the seed ``settings.seed + i``.
         n: Number of texts; with ``settings.best_of`` the best ``n`` of so many, best first.
@@ -91,12 +91,12 @@ def write(
     settings = settings or GenerationSettings()
     count = max(n, settings.best_of or n)
     requests = [Request(prompt, seed, memory, note) for seed in seeds_from(settings.seed, count)]
-    results = write_all(writer, requests, settings, alternatives=alternatives, warn=warn)
+    results = write_all(model, requests, settings, alternatives=alternatives, warn=warn)
     return best(results, n, settings.rank_by) if settings.best_of else results
 
 
 def write_all(
-    writer: LoadedModel,
+    model: LoadedModel,
     requests: Sequence[Request],
     settings: GenerationSettings,
     *,
@@ -104,14 +104,14 @@ def write_all(
     warn: Warn = console.warn,
 ) -> list[Generated]:
     """Write all of ``requests``, in their order; see :func:`write`."""
-    results = collect(compose(writer, requests, settings, alternatives=alternatives, warn=warn))
+    results = collect(compose(model, requests, settings, alternatives=alternatives, warn=warn))
     if any(result.finish_reason == "interrupted" for result in results):
         raise Interrupted(results)
     return results
 
 
 def stream(
-    writer: LoadedModel,
+    model: LoadedModel,
     prompt: str,
     settings: GenerationSettings | None = None,
     n: int = 1,
@@ -128,11 +128,11 @@ def stream(
     """
     settings = settings or GenerationSettings()
     requests = [Request(prompt, seed, memory, note) for seed in seeds_from(settings.seed, n)]
-    yield from compose(writer, requests, settings, alternatives=alternatives, warn=warn)
+    yield from compose(model, requests, settings, alternatives=alternatives, warn=warn)
 
 
 def compose(
-    writer: LoadedModel,
+    model: LoadedModel,
     requests: Sequence[Request],
     settings: GenerationSettings,
     *,
@@ -144,10 +144,10 @@ def compose(
     A ``KeyboardInterrupt``, also one thrown into the generator, ends the writing with one more
     piece for each unfinished request of the batch.
     """
-    backend = backend_for(writer, settings.weights)
+    backend = backend_for(model, settings.weights)
     for first in range(0, len(requests), MOST_ROWS):
         numbered = list(enumerate(requests))[first : first + MOST_ROWS]
-        batch = _Batch(writer, backend, numbered, settings, alternatives, warn)
+        batch = _Batch(model, backend, numbered, settings, alternatives, warn)
         yield from batch.run()
         if batch.interrupted:
             return
@@ -212,7 +212,7 @@ class _Batch:
 
     def __init__(
         self,
-        writer: LoadedModel,
+        model: LoadedModel,
         backend: Backend,
         requests: Sequence[tuple[int, Request]],
         settings: GenerationSettings,
@@ -225,17 +225,17 @@ class _Batch:
         self.backend = backend
         self.settings = settings
         self.alternatives = alternatives
-        self.context_length = writer.window
-        self.bos_id = writer.bos_id
-        self.words: Vocabulary = vocabulary(writer.tokenizer)
+        self.context_length = model.context_length
+        self.bos_id = model.bos_id
+        self.words: Vocabulary = vocabulary(model.tokenizer)
         self.requests = dict(requests)
         self.prompt_tokens: dict[int, int] = {}
         self.warn = warn
-        ends = {writer.eos_id, *self.words.special}
+        ends = {model.eos_id, *self.words.special}
         self.chain = Chain(settings, self.words, ends)
 
         def ids(text: str) -> list[int]:
-            return encode(writer.tokenizer, text)
+            return encode(model.tokenizer, text)
 
         self.rows = [
             Row(

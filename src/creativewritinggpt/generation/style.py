@@ -49,14 +49,14 @@ class Style:
             )
         return cls(parts, parse_strength(strength, "--style"))
 
-    def apply(self, writer: LoadedModel) -> dict[str, float]:
-        """Set the adapters of ``writer`` in place; the weight of each active adapter, by folder."""
-        weights = {writer.adapter: 1.0} if writer.adapter else {}
+    def apply(self, model: LoadedModel) -> dict[str, float]:
+        """Set the adapters of ``model`` in place; the weight of each active adapter, by folder."""
+        weights = {model.adapter: 1.0} if model.adapter else {}
         if self.parts:
-            blend(writer, self.parts)
+            blend(model, self.parts)
             weights = dict(self.parts)
         if self.strength is not None:
-            set_strength(writer, self.strength)
+            set_strength(model, self.strength)
             weights = dict.fromkeys(weights, self.strength)
         return weights
 
@@ -87,33 +87,33 @@ def parse_part(text: str) -> tuple[str, float]:
         ) from error
 
 
-def set_strength(writer: LoadedModel, strength: float) -> None:
+def set_strength(model: LoadedModel, strength: float) -> None:
     """Set the scale of the active adapters, in place.
 
     Args:
-        writer: A model with an adapter.
+        model: A model with an adapter.
         strength: 0 is the base model, 1 as trained, up to 1.5.
 
     Raises:
         InputError: There is no adapter, or the strength is out of range.
     """
     _checked(strength, "the style strength")
-    if not writer.has_adapter:
+    if not model.has_adapter:
         raise InputError(
-            f"{writer.name} has no adapter whose strength could be set",
+            f"{model.name} has no adapter whose strength could be set",
             "give an adapter folder with --model",
         )
     from ..models.adapter import active_adapters, set_strengths
 
     # Adapters that a blend left out stay off.
-    set_strengths(writer, dict.fromkeys(active_adapters(writer), strength))
+    set_strengths(model, dict.fromkeys(active_adapters(model), strength))
 
 
-def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
+def blend(model: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
     """Switch to the weighted sum of several adapters, in place.
 
     Args:
-        writer: A base model, or a model with adapters; those that are not named are switched off.
+        model: A base model, or a model with adapters; those that are not named are switched off.
         parts: Adapter folders and their weights (0…1.5).
 
     Raises:
@@ -122,21 +122,21 @@ def blend(writer: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
     from ..models.adapter import load_adapter, set_strengths
 
     weights: dict[str, float] = {}
-    known = {_place(writer.adapter): "default"} if writer.adapter else {}
+    known = {_place(model.adapter): "default"} if model.adapter else {}
     for folder, weight in parts:
         _checked(weight, f"the weight of {folder}")
         place = _place(folder)
         if place in known and known[place] in weights:
             raise InputError(f"the adapter {folder} is named twice", "add up its weights")
         if place not in known:
-            known[place] = f"adapter{len(known)}" if writer.has_adapter else "default"
-            load_adapter(writer, from_home(folder), name=known[place])
+            known[place] = f"adapter{len(known)}" if model.has_adapter else "default"
+            load_adapter(model, from_home(folder), name=known[place])
         weights[known[place]] = weight
     if not weights:
         raise InputError("a blend needs at least one adapter")
-    if writer.adapter is None:
-        writer.adapter = parts[0][0]
-    set_strengths(writer, weights)
+    if model.adapter is None:
+        model.adapter = parts[0][0]
+    set_strengths(model, weights)
 
 
 def _checked(weight: float, what: str) -> float:

@@ -29,11 +29,11 @@ ALL_LINEAR = "all-linear"
 _ADAPTER_FILE = "adapter_model.safetensors"
 
 
-def attach(writer: LoadedModel, config: Config) -> None:
-    """Make the writer's model trainable, in place: by an adapter, or as a whole.
+def attach(model: LoadedModel, config: Config) -> None:
+    """Make the model's model trainable, in place: by an adapter, or as a whole.
 
     Args:
-        writer: A base model without an adapter.
+        model: A base model without an adapter.
         config: ``method``, the ``lora_*`` settings, ``target_modules``, ``init_adapter``, ``seed``.
 
     Raises:
@@ -46,17 +46,17 @@ def attach(writer: LoadedModel, config: Config) -> None:
                 "init_adapter goes with method lora, and method is full",
                 "leave one of the two out",
             )
-        writer.model.requires_grad_(True)
+        model.model.requires_grad_(True)
         return
     if config.init_adapter:
-        load_adapter(writer, Path(config.init_adapter), trainable=True)
-        writer.adapter = config.init_adapter
+        load_adapter(model, Path(config.init_adapter), trainable=True)
+        model.adapter = config.init_adapter
         return
 
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
-    targets = target_names(writer.model, config.target_modules)
+    targets = target_names(model.model, config.target_modules)
     alpha = config.lora_alpha
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -67,14 +67,14 @@ def attach(writer: LoadedModel, config: Config) -> None:
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         # GPT-2 keeps its projections transposed.
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in writer.model.modules()),
-        base_model_name_or_path=writer.base_name,
-        revision=writer.revision,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.model.modules()),
+        base_model_name_or_path=model.base_name,
+        revision=model.revision,
     )
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        writer.model = get_peft_model(writer.model, lora)
-    writer.has_adapter = True
+        model.model = get_peft_model(model.model, lora)
+    model.has_adapter = True
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:
@@ -139,15 +139,15 @@ def _endings(names: list[str]) -> str:
 
 
 def load_adapter(
-    writer: LoadedModel, folder: Path, trainable: bool = False, name: str = "default"
+    loaded: LoadedModel, folder: Path, trainable: bool = False, name: str = "default"
 ) -> None:
-    """Put the adapter of ``folder`` on the writer's base model, in place.
+    """Put the adapter of ``folder`` on the model's base, in place.
 
     Args:
-        writer: A writer with or without adapters; those it has stay.
+        loaded: A model with or without adapters; those it has stay.
         folder: The adapter.
         trainable: Whether it is to be trained on.
-        name: What the model calls it; a writer's first adapter is ``default``.
+        name: What the model calls it; a model's first adapter is ``default``.
 
     Raises:
         InputError: The adapter is missing, damaged or made for another base.
@@ -163,27 +163,27 @@ def load_adapter(
         )
     config = read_json(folder / "adapter_config.json")
     shapes = open_safetensors(folder / _ADAPTER_FILE)
-    _check_shapes(writer, folder, shapes)
-    if writer.files is not None and not trainable:
+    _check_shapes(loaded, folder, shapes)
+    if loaded.files is not None and not trainable:
         try:
-            writer.files.adapters[name] = read_lora(folder, config)
+            loaded.files.adapters[name] = read_lora(folder, config)
         except Unsupported:
             pass  # PEFT knows more
         else:
-            if not writer.has_adapter:
-                writer.files.strengths = {name: 1.0}
-            writer.has_adapter = True
+            if not loaded.has_adapter:
+                loaded.files.strengths = {name: 1.0}
+            loaded.has_adapter = True
             return
     with quiet():
         from peft import PeftModel
 
         try:
-            if writer.has_adapter:
-                model = writer.model
+            if loaded.has_adapter:
+                model = loaded.model
                 model.load_adapter(str(folder), name, is_trainable=trainable, local_files_only=True)
             else:
                 model = PeftModel.from_pretrained(
-                    writer.model, str(folder), name, is_trainable=trainable, local_files_only=True
+                    loaded.model, str(folder), name, is_trainable=trainable, local_files_only=True
                 )
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise InputError(
@@ -193,15 +193,15 @@ def load_adapter(
     for name, parameter in model.named_parameters():
         if "lora_" in name and not finite(parameter):
             raise InputError(f"the adapter {folder} has weights that are not numbers: {name}")
-    writer.model = model.eval()
-    writer.has_adapter = True
+    loaded.model = model.eval()
+    loaded.has_adapter = True
 
 
-def _check_shapes(writer: LoadedModel, folder: Path, shapes: dict[str, list[int]]) -> None:
+def _check_shapes(model: LoadedModel, folder: Path, shapes: dict[str, list[int]]) -> None:
     """Refuse an adapter whose matrices don't fit the model's projections."""
     if not shapes:
         raise InputError(f"{folder / _ADAPTER_FILE} holds no weights")
-    sizes = _sizes(writer)
+    sizes = _sizes(model)
     for key, shape in shapes.items():
         name, part, _ = key.partition(".lora_")
         name = name.removeprefix("base_model.model.")
@@ -209,7 +209,7 @@ def _check_shapes(writer: LoadedModel, folder: Path, shapes: dict[str, list[int]
             continue
         if name not in sizes:
             raise InputError(
-                f"the adapter {folder} was made for another base: {writer.name} has no {name}",
+                f"the adapter {folder} was made for another base: {model.name} has no {name}",
                 "give the base that it was trained on",
             )
         rows, columns = sizes[name]
@@ -218,20 +218,20 @@ def _check_shapes(writer: LoadedModel, folder: Path, shapes: dict[str, list[int]
         if wanted != found:
             raise InputError(
                 f"the adapter {folder} was made for another base: at {name} it has size {found}, "
-                f"{writer.name} has {wanted}",
+                f"{model.name} has {wanted}",
                 "give the base that it was trained on",
             )
 
 
-def _sizes(writer: LoadedModel) -> dict[str, tuple[int, int]]:
+def _sizes(model: LoadedModel) -> dict[str, tuple[int, int]]:
     """Outputs and inputs of each matrix of the base model, by module name."""
-    if writer.files is not None:
-        return writer.files.sizes()
+    if model.files is not None:
+        return model.files.sizes()
     from transformers.pytorch_utils import Conv1D
 
     found = {}
     module: Any
-    for name, module in writer.bare.named_modules():
+    for name, module in model.bare.named_modules():
         module = getattr(module, "base_layer", module)
         weight = getattr(module, "weight", None)
         if isinstance(weight, torch.Tensor) and weight.ndim == 2:
@@ -240,19 +240,19 @@ def _sizes(writer: LoadedModel) -> dict[str, tuple[int, int]]:
     return found
 
 
-def active_adapters(writer: LoadedModel) -> list[str]:
+def active_adapters(model: LoadedModel) -> list[str]:
     """The names of the adapters that the model computes with."""
-    if writer.files is not None:
-        return list(writer.files.strengths)
-    return list(writer.model.active_adapters)
+    if model.files is not None:
+        return list(model.files.strengths)
+    return list(model.model.active_adapters)
 
 
-def set_strengths(writer: LoadedModel, strengths: dict[str, float]) -> None:
+def set_strengths(loaded: LoadedModel, strengths: dict[str, float]) -> None:
     """Compute with the adapters named, each times its strength, and with no others, in place."""
-    if writer.files is not None:
-        writer.files.strengths = dict(strengths)
+    if loaded.files is not None:
+        loaded.files.strengths = dict(strengths)
         return
-    model = writer.model
+    model = loaded.model
     model.base_model.set_adapter(list(strengths))
     for module in model.modules():
         if hasattr(module, "lora_A"):
@@ -268,15 +268,15 @@ def trainable(model: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, on in counts if on), sum(n for n, _ in counts)
 
 
-def merge(writer: LoadedModel) -> None:
+def merge(model: LoadedModel) -> None:
     """Add the adapter into the base weights, in place; the adapter is gone afterwards."""
-    if writer.has_adapter:
-        writer.model = writer.model.merge_and_unload(safe_merge=True).eval()
-        writer.has_adapter = False
+    if model.has_adapter:
+        model.model = model.model.merge_and_unload(safe_merge=True).eval()
+        model.has_adapter = False
 
 
 def save_model(
-    writer: LoadedModel,
+    model: LoadedModel,
     folder: str | Path,
     run: dict[str, Any],
     card: str,
@@ -284,7 +284,7 @@ def save_model(
     """Save adapter or model with tokenizer, run record and model card, all or nothing.
 
     Args:
-        writer: What to save: the adapter where there is one, else the whole model.
+        model: What to save: the adapter where there is one, else the whole model.
         folder: The folder; one that was there is replaced only when the new one is whole.
         run: What ``run.json`` is to say; the base is added here, so that loading finds it.
         card: The model card (``README.md``), Markdown.
@@ -293,20 +293,20 @@ def save_model(
         RunError: The disk is full.
     """
     base = {
-        "name": writer.base_name if writer.kind != "starter" else "starter",
-        "kind": writer.kind,
-        "base_name": writer.base_name,
-        "revision": writer.revision,
+        "name": model.base_name if model.kind != "starter" else "starter",
+        "kind": model.kind,
+        "base_name": model.base_name,
+        "revision": model.revision,
     }
     with atomic_folder(folder) as temporary, quiet():
-        if writer.has_adapter:
-            settings = writer.model.peft_config[writer.model.active_adapter]
-            settings.base_model_name_or_path = writer.base_name
-            settings.revision = writer.revision
+        if model.has_adapter:
+            settings = model.model.peft_config[model.model.active_adapter]
+            settings.base_model_name_or_path = model.base_name
+            settings.revision = model.revision
             # The default would ask the hub whether the embeddings were resized.
-            writer.model.save_pretrained(temporary, save_embedding_layers=False)
+            model.model.save_pretrained(temporary, save_embedding_layers=False)
         else:
-            writer.model.save_pretrained(temporary)
-        writer.tokenizer.save_pretrained(temporary)
+            model.model.save_pretrained(temporary)
+        model.tokenizer.save_pretrained(temporary)
         write_json(temporary / "run.json", {**run, "base": base})
         (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -43,7 +43,7 @@ class LoadedModel:
         run: The record of the training that made it (``run.json``), where there is one.
         bos_id: The token that begins a text.
         eos_id: The token that ends a text.
-        window: The context length in tokens.
+        context_length: The context length in tokens.
         has_adapter: Whether an adapter is attached.
         files: The weights of the light form.
         build: Makes the transformers model and tokenizer of the light form.
@@ -67,7 +67,7 @@ class LoadedModel:
         run: dict[str, Any] | None,
         bos_id: int,
         eos_id: int,
-        window: int,
+        context_length: int,
         has_adapter: bool = False,
         files: FileWeights | None = None,
         build: Callable[[LoadedModel], tuple[Any, Any]] | None = None,
@@ -83,7 +83,7 @@ class LoadedModel:
         self.run = run
         self.bos_id = bos_id
         self.eos_id = eos_id
-        self.window = window
+        self.context_length = context_length
         self.has_adapter = has_adapter
         self.fast_body: Any = None
         self.files = files

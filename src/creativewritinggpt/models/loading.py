@@ -156,27 +156,27 @@ def load_model(
     found = resolve_base(name, cache_dir=cache_dir, starter_file=starter_file)
     run = read_run(found.path)
     if not (found.path / "adapter_config.json").is_file():
-        writer = _load_light(found, device, attention) or _load(found, device, attention)
-        writer.run = run
-        return writer
+        model = _load_light(found, device, attention) or _load(found, device, attention)
+        model.run = run
+        return model
 
     base = _base_of(found.path, run, cache_dir, starter_file)
-    writer = _load_light(base, device, attention) or _load(base, device, attention)
-    load_adapter(writer, found.path)
+    model = _load_light(base, device, attention) or _load(base, device, attention)
+    load_adapter(model, found.path)
     if (found.path / "tokenizer_config.json").is_file():
         tokenizer = None
-        if writer.files is not None:
-            tokenizer = open_tokenizer(found.path, writer.files.config)
+        if model.files is not None:
+            tokenizer = open_tokenizer(found.path, model.files.config)
         if tokenizer is None:
-            tokenizer = _tokenizer(found.path, writer.model.config)
-        if tokenizer.get_vocab() != writer.tokenizer.get_vocab():
+            tokenizer = _tokenizer(found.path, model.model.config)
+        if tokenizer.get_vocab() != model.tokenizer.get_vocab():
             raise InputError(
                 f"{name} has another tokenizer than its base {base.name}",
                 "its tokens would mean other words; restore the tokenizer that it was saved with",
             )
-        writer.tokenizer = tokenizer
-    writer.name, writer.adapter, writer.run = name, str(found.path), run
-    return writer
+        model.tokenizer = tokenizer
+    model.name, model.adapter, model.run = name, str(found.path), run
+    return model
 
 
 def load_from_settings(name: str, settings: MachineSettings) -> LoadedModel:
@@ -194,7 +194,7 @@ def load_from_settings(name: str, settings: MachineSettings) -> LoadedModel:
 def wrap(
     model: Any, tokenizer: Any, device: DeviceChoice | str | None = None, precision: str = "auto"
 ) -> LoadedModel:
-    """A writer around a model that is in memory already: of transformers, or a PEFT wrapper.
+    """A loaded model around a model that is in memory already: of transformers, or a PEFT wrapper.
 
     Args:
         model: A causal language model; it is put into ``eval()`` mode and stays where it is.
@@ -228,7 +228,7 @@ def wrap(
         run=None,
         bos_id=eos if bos is None else bos,
         eos_id=eos,
-        window=int(bare.config.max_position_embeddings),
+        context_length=int(bare.config.max_position_embeddings),
         has_adapter=has_adapter,
     )
 
@@ -341,7 +341,7 @@ def _load_light(base: BaseModel, device: DeviceChoice, attention: str) -> Loaded
     family = FAMILIES[files.config.model_type]
     check_tokenizer(tokenizer, len(files.tensors[family.embedding]), base.name)
     config = types.SimpleNamespace(**{"eos_token_id": None, **vars(files.config)})
-    loaded = _describe_model(base, device, tokenizer, config, family.window(config))
+    loaded = _describe_model(base, device, tokenizer, config, family.context_length(config))
     loaded.files = files
     loaded.build = lambda light: _build(base, attention, light)
     return loaded
@@ -402,7 +402,7 @@ def _open_files(folder: Path) -> FileWeights | None:
 
 
 def _describe_model(
-    base: BaseModel, device: DeviceChoice, tokenizer: Any, config: Any, window: int
+    base: BaseModel, device: DeviceChoice, tokenizer: Any, config: Any, context_length: int
 ) -> LoadedModel:
     """What is known of a model before its weights."""
     eos = tokenizer.eos_token_id
@@ -423,7 +423,7 @@ def _describe_model(
         run=None,
         bos_id=eos if bos is None else bos,
         eos_id=eos,
-        window=int(window),
+        context_length=int(context_length),
     )
 
 

@@ -76,7 +76,7 @@ def body_and_head(model: Any) -> tuple[Callable[..., Tensor], Tensor, Tensor | N
 
 
 def token_nll(
-    writer: LoadedModel,
+    model: LoadedModel,
     rows: Rows,
     batch_size: int = 8,
     *,
@@ -85,7 +85,7 @@ def token_nll(
     """The negative log-probability of every target, in the mode the model is in.
 
     Args:
-        writer: The model; its adapter works unless this is called within ``writer.base()``. Call
+        model: The model; its adapter works unless this is called within ``model.base()``. Call
             it in ``eval()`` mode for numbers without dropout.
         rows: Packed rows.
         batch_size: Rows in a forward pass; it does not change the result beyond rounding.
@@ -94,10 +94,10 @@ def token_nll(
     Returns:
         ``[rows, tokens]`` float64, in nats; 0 where there is no target.
     """
-    body, weight, bias = body_and_head(writer.model)
-    if writer.device.precision == "bf16":
+    body, weight, bias = body_and_head(model.model)
+    if model.device.precision == "bf16":
         weight = weight.to(torch.bfloat16)  # once, where autocast would for every chunk
-    device = writer.device.torch_device
+    device = model.device.torch_device
     result = np.zeros(rows.targets.shape, dtype=np.float64)
     for start in range(0, len(result), batch_size):
         part = slice(start, start + batch_size)
@@ -106,8 +106,8 @@ def token_nll(
             for array in (rows.input_ids, rows.targets, rows.position_ids, rows.segment_ids)
         )
         # Not inference_mode: what a model keeps from a pass would be useless for training later.
-        with torch.no_grad(), writer.device.autocast():
-            kwargs = packed_inputs(segments, positions, writer.model)
+        with torch.no_grad(), model.device.autocast():
+            kwargs = packed_inputs(segments, positions, model.model)
             states = body(input_ids=inputs, **kwargs)
             has_target = targets != IGNORE
             nll = head_nll(states[has_target], targets[has_target], weight, bias)

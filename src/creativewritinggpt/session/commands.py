@@ -119,7 +119,7 @@ def _style(repl: Repl, rest: str) -> None:
     model = repl.session.model
     if rest.strip():
         strength = parse_strength(rest.strip(), "/style")
-        set_strength(model.writer, strength)
+        set_strength(model.loaded, strength)
         model.adapters.update(dict.fromkeys(model.adapters, strength))
     parts = [f"{name} at {weight:g}" for name, weight in model.adapters.items()]
     repl.screen.note("style: " + (", ".join(parts) or "no adapter"))
@@ -129,9 +129,9 @@ def _model(repl: Repl, rest: str) -> None:
     session = repl.session
     if rest.strip():
         session.use_model(rest.strip())
-    name, writer = session.model_name, session.writer
-    base = "" if writer.base_name == name else f", base {writer.base_name}"
-    repl.screen.note(f"{name}{base}, window of {writer.window:,} tokens")
+    name, model = session.model_name, session.loaded
+    base = "" if model.base_name == name else f", base {model.base_name}"
+    repl.screen.note(f"{name}{base}, window of {model.context_length:,} tokens")
 
 
 def _models(session: Session) -> Iterable[str]:
@@ -202,7 +202,7 @@ def _why(repl: Repl, rest: str) -> None:
     if word not in text:
         raise InputError(f"'{word}' is not in the text that the model sees", "/context shows it")
     repl.screen.note("reading")
-    repl.screen.say(repl.explain(repl.session.writer, text, word))
+    repl.screen.say(repl.explain(repl.session.loaded, text, word))
 
 
 def _context(repl: Repl, rest: str) -> None:
@@ -222,7 +222,7 @@ def _context(repl: Repl, rest: str) -> None:
     if view.start:
         from ..generation.text import encode
 
-        gone = len(encode(session.writer.tokenizer, text[: view.start]))
+        gone = len(encode(session.loaded.tokenizer, text[: view.start]))
         screen.say(f"fallen out of view: the first {gone:,} tokens, up to")
         screen.say("  … " + " ".join(text[: view.start].split())[-70:])
         screen.say("the view begins with")

@@ -36,7 +36,7 @@ _KEPT = ("seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bi
 class StyledModel:
     """A loaded model and the weights of its adapters, by folder."""
 
-    writer: LoadedModel
+    loaded: LoadedModel
     adapters: dict[str, float]
 
 
@@ -94,9 +94,9 @@ class Session:
         return self.loading.result()
 
     @property
-    def writer(self) -> LoadedModel:
+    def loaded(self) -> LoadedModel:
         """The loaded model without its adapters' weights."""
-        return self.model.writer
+        return self.model.loaded
 
     @property
     def ready(self) -> bool:
@@ -117,9 +117,9 @@ class Session:
 
     def view(self) -> StoryView:
         """The model's view of the story, cached until it changes."""
-        key = (self.story.state, id(self.writer))
+        key = (self.story.state, id(self.loaded))
         if self._view is None or self._view[0] != key:
-            self._view = (key, story_view(self.writer, self.story))
+            self._view = (key, story_view(self.loaded, self.story))
         return self._view[1]
 
     def save(self) -> None:
@@ -203,7 +203,7 @@ class Session:
         model = self.model
         from ..generation import engine
 
-        view = story_view(model.writer, self.story, parent)
+        view = story_view(model.loaded, self.story, parent)
         settings = self.settings
         choose = settings.best_of if len(seeds) == 1 else None
         if choose:
@@ -217,7 +217,7 @@ class Session:
 
         results = engine.collect(
             engine.compose(
-                model.writer, requests, settings, alternatives=ALTERNATIVES, warn=self.notify
+                model.loaded, requests, settings, alternatives=ALTERNATIVES, warn=self.notify
             ),
             show=show_first,
             stopped=stopped,
@@ -235,7 +235,7 @@ class Session:
         """The tokens of a passage with their statistics, recorded or computed by the model now."""
         if passage.id not in self.tokens:
             self.tokens[passage.id] = passage_tokens(
-                self.writer, self.story, passage, self.settings.weights, ALTERNATIVES
+                self.loaded, self.story, passage, self.settings.weights, ALTERNATIVES
             )
         return self.tokens[passage.id]
 
@@ -245,9 +245,9 @@ class Session:
         settings = self.settings.to_dict()
         settings.pop("seed")
         # "auto" depends on the machine and the packages, so the format itself is recorded.
-        settings["weights"] = backend_for(self.writer, self.settings.weights).name
+        settings["weights"] = backend_for(self.loaded, self.settings.weights).name
         return Setup(
-            self.writer.name, dict(adapters), self.preset_name, settings, view.memory, view.note
+            self.loaded.name, dict(adapters), self.preset_name, settings, view.memory, view.note
         )
 
     def _keep(

@@ -261,7 +261,7 @@ def _compare(repl: Repl, rest: str) -> None:
     seed = session.new_seed()
     repl.screen.note(f"base and tuned, both with seed {seed}")
     repl.heading(1, "base")
-    with model.writer.base():
+    with model.loaded.base():
         [(base, _)] = repl.write(None, [seed], adapters=False)
     repl.heading(2, "tuned")
     [(tuned, _)] = repl.write(None, [seed])

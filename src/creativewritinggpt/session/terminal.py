@@ -123,12 +123,12 @@ def _warm(model: StyledModel, story: Story, settings: GenerationSettings) -> Non
     from ..story.context import story_view
 
     try:
-        view = story_view(model.writer, story)
+        view = story_view(model.loaded, story)
     except UserError:
         return  # the first passage will raise it again
     one = settings.changed({"max_new_tokens": 1, "min_new_tokens": 0, "best_of": None})
     request = engine.Request(view.prompt, 0, view.memory, view.note)
-    engine.write_all(model.writer, [request], one, warn=lambda text: None)
+    engine.write_all(model.loaded, [request], one, warn=lambda text: None)
 
 
 def _greet(repl: Repl, *, unnamed: bool) -> None:

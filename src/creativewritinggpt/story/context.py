@@ -68,11 +68,11 @@ class StoryView:
         return self.used / self.context_length
 
 
-def story_view(writer: LoadedModel, story: Story, head: int | None = None) -> StoryView:
-    """The view of ``story`` from which ``writer`` continues passage ``head``.
+def story_view(model: LoadedModel, story: Story, head: int | None = None) -> StoryView:
+    """The view of ``story`` from which ``model`` continues passage ``head``.
 
     Args:
-        writer: The model, for its tokenizer and context length.
+        model: The model, for its tokenizer and context length.
         story: The story.
         head: The passage to be continued; the last one by default.
 
@@ -84,16 +84,18 @@ def story_view(writer: LoadedModel, story: Story, head: int | None = None) -> St
     state = story.state
     note = _block(state.note, "\n")
     triggered = [lore for lore in state.lore if _triggered(lore, text[-LORE_REACH:])]
-    room = writer.window // 2 - 1 - _count(writer, note) - _count(writer, _block(state.memory))
-    lore, left_out, entries = _fitting(writer, triggered, room)
+    room = model.context_length // 2 - 1 - _count(model, note) - _count(model, _block(state.memory))
+    lore, left_out, entries = _fitting(model, triggered, room)
     memory = _block(state.memory) + entries
-    start = max(_kept_start(path, writer), len(text) - _MOST_CHARACTERS * writer.window)
-    body = encode(writer.tokenizer, text[start:])
-    words = vocabulary(writer.tokenizer)
-    pinned = Pinned(encode(writer.tokenizer, memory), encode(writer.tokenizer, note))
-    view = make_view(body, words, context_length=writer.window, bos_id=writer.bos_id, pinned=pinned)
+    start = max(_kept_start(path, model), len(text) - _MOST_CHARACTERS * model.context_length)
+    body = encode(model.tokenizer, text[start:])
+    words = vocabulary(model.tokenizer)
+    pinned = Pinned(encode(model.tokenizer, memory), encode(model.tokenizer, note))
+    view = make_view(
+        body, words, context_length=model.context_length, bos_id=model.bos_id, pinned=pinned
+    )
     start += characters(body[: view.start], words)
-    lore_tokens = _count(writer, entries)
+    lore_tokens = _count(model, entries)
     tokens = {
         "memory": len(pinned.memory) - lore_tokens,
         "lore": lore_tokens,
@@ -101,16 +103,18 @@ def story_view(writer: LoadedModel, story: Story, head: int | None = None) -> St
         "text": len(body) - view.start,
     }
     read = b"".join(words.bytes_of(token) for token in view.ids[1:]).decode(errors="replace")
-    return StoryView(text[start:], memory, note, read, start, writer.window, tokens, lore, left_out)
+    return StoryView(
+        text[start:], memory, note, read, start, model.context_length, tokens, lore, left_out
+    )
 
 
 def passage_tokens(
-    writer: LoadedModel, story: Story, passage: Passage, weights: str, alternatives: int
+    model: LoadedModel, story: Story, passage: Passage, weights: str, alternatives: int
 ) -> list[Token]:
     """The statistics of each token of ``passage``, as if the model had written it.
 
     Args:
-        writer: The model.
+        model: The model.
         story: The story that the passage belongs to.
         passage: The passage; at most :data:`MAX_PASSAGE_TOKENS` of it are read.
         weights: The weight format, as in the generation settings.
@@ -122,32 +126,34 @@ def passage_tokens(
     from ..generation.token_stats import forced_tokens
     from ..models.forward.backends import backend_for
 
-    seen = story_view(writer, story, passage.parent)
-    words = vocabulary(writer.tokenizer)
-    ids = encode(writer.tokenizer, passage.text)[: min(MAX_PASSAGE_TOKENS, writer.window // 2)]
+    seen = story_view(model, story, passage.parent)
+    words = vocabulary(model.tokenizer)
+    ids = encode(model.tokenizer, passage.text)[
+        : min(MAX_PASSAGE_TOKENS, model.context_length // 2)
+    ]
     view = make_view(
-        encode(writer.tokenizer, seen.prompt),
+        encode(model.tokenizer, seen.prompt),
         words,
-        context_length=writer.window - len(ids),  # the passage has to fit behind it
-        bos_id=writer.bos_id,
-        pinned=Pinned(encode(writer.tokenizer, seen.memory), encode(writer.tokenizer, seen.note)),
+        context_length=model.context_length - len(ids),  # the passage has to fit behind it
+        bos_id=model.bos_id,
+        pinned=Pinned(encode(model.tokenizer, seen.memory), encode(model.tokenizer, seen.note)),
     )
-    backend = backend_for(writer, weights)
+    backend = backend_for(model, weights)
     return forced_tokens(
-        backend, view.ids, ids, words, capacity=writer.window, alternatives=alternatives
+        backend, view.ids, ids, words, capacity=model.context_length, alternatives=alternatives
     )
 
 
-def _kept_start(path: Sequence[Passage], writer: LoadedModel) -> int:
+def _kept_start(path: Sequence[Passage], model: LoadedModel) -> int:
     """Start of this model's last view on this path; 0 if unknown."""
     for passage in reversed(path):
         if passage.setup is not None and passage.copy_of is None:
-            return passage.start if passage.setup.model == writer.name else 0
+            return passage.start if passage.setup.model == model.name else 0
     return 0
 
 
-def _count(writer: Any, text: str) -> int:
-    return len(encode(writer.tokenizer, text)) if text else 0
+def _count(model: Any, text: str) -> int:
+    return len(encode(model.tokenizer, text)) if text else 0
 
 
 def _block(text: str, end: str = "\n\n") -> str:
@@ -163,13 +169,13 @@ def _triggered(lore: Lore, text: str) -> bool:
 
 
 def _fitting(
-    writer: Any, triggered: Sequence[Lore], room: int
+    model: Any, triggered: Sequence[Lore], room: int
 ) -> tuple[tuple[Lore, ...], tuple[Lore, ...], str]:
     """The entries that fit into ``room`` tokens, the other ones, and the text of the first."""
     kept, left_out, text = [], [], ""
     for lore in triggered:
         longer = text + _block(lore.text)
-        if _count(writer, longer) <= room:
+        if _count(model, longer) <= room:
             kept.append(lore)
             text = longer
         else:

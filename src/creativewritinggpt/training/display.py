@@ -162,7 +162,7 @@ def announce(
     trained, total = sizes
     what = "all weights" if config.method == "full" else f"a LoRA adapter of rank {config.lora_r}"
     say(
-        f"Training {what} of {setup.writer.name}: {trained:,} of {total:,} parameters "
+        f"Training {what} of {setup.model.name}: {trained:,} of {total:,} parameters "
         f"({100 * trained / total:.2f} %)."
     )
     steps = f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows"
@@ -180,7 +180,7 @@ def announce(
             f"Each validation scores the same {held_out.scored:,} of {held_out.tokens:,} held-out "
             "tokens (--val-tokens); cwgpt evaluate scores all."
         )
-    device = setup.writer.device
+    device = setup.model.device
     reasons = device.reasons
     compiled = ", compiled" if config.compile else ""
     say(

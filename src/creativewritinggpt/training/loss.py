@@ -123,27 +123,27 @@ def chunked_cross_entropy(
     return result
 
 
-def summed_loss(writer: LoadedModel, batch: PackedRows) -> Tensor:
+def summed_loss(model: LoadedModel, batch: PackedRows) -> Tensor:
     """Sum of the negative log-probabilities of the rows' target tokens, in nats.
 
     Args:
-        writer: The model.
+        model: The model.
         batch: Packed rows, [rows, tokens].
     """
-    body, weight, bias = body_and_head(writer.model)
-    if writer.fast_body is not None:
+    body, weight, bias = body_and_head(model.model)
+    if model.fast_body is not None:
         documents = end_to_end(batch)
-        hidden, targets = writer.fast_body(documents), documents.targets
+        hidden, targets = model.fast_body(documents), documents.targets
         chosen = targets != IGNORE
-        with writer.device.autocast():
+        with model.device.autocast():
             return chunked_cross_entropy(
-                hidden[chosen], weight, bias, targets[chosen], head_forward=writer.fast_body.head
+                hidden[chosen], weight, bias, targets[chosen], head_forward=model.fast_body.head
             )
     ids, targets, positions, segments = (
-        torch.from_numpy(array).to(writer.device.torch_device)
+        torch.from_numpy(array).to(model.device.torch_device)
         for array in (batch.input_ids, batch.targets, batch.position_ids, batch.segment_ids)
     )
-    with writer.device.autocast():
-        hidden = body(input_ids=ids, **packed_inputs(segments, positions, writer.model))
+    with model.device.autocast():
+        hidden = body(input_ids=ids, **packed_inputs(segments, positions, model.model))
         chosen = targets != IGNORE
         return chunked_cross_entropy(hidden[chosen], weight, bias, targets[chosen])

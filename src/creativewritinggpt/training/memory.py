@@ -84,11 +84,11 @@ class MicroBatch:
             )
 
 
-def fitting_rows(writer: LoadedModel, max_length: int, wanted: int, processes: int = 1) -> int:
+def fitting_rows(model: LoadedModel, max_length: int, wanted: int, processes: int = 1) -> int:
     """Rows per pass that fit into a CPU's free memory.
 
     Args:
-        writer: The model, made trainable.
+        model: The model, made trainable.
         max_length: Tokens per row.
         wanted: Rows that the settings ask for.
         processes: Processes that share the machine.
@@ -99,11 +99,11 @@ def fitting_rows(writer: LoadedModel, max_length: int, wanted: int, processes: i
     Raises:
         RunError: Not even one row fits.
     """
-    kind = writer.device.torch_device.type
+    kind = model.device.torch_device.type
     if kind != "cpu":
         return min(wanted, _MPS_ROWS) if kind == "mps" else wanted
     free = devices.memory()[1] / processes
-    row, fixed = bytes_per_row(writer, max_length), fixed_bytes(writer)
+    row, fixed = bytes_per_row(model, max_length), fixed_bytes(model)
     rows = int((SPARE * free - fixed) / row)
     if rows < 1:
         raise RunError(
@@ -119,32 +119,34 @@ def fitting_rows(writer: LoadedModel, max_length: int, wanted: int, processes: i
     return min(rows, wanted)
 
 
-def fixed_bytes(writer: LoadedModel) -> float:
+def fixed_bytes(model: LoadedModel) -> float:
     """Memory of a step for any number of rows: gradients, moments, logits of a chunk."""
     trained: int = sum(
-        p.numel() * p.element_size() for p in writer.model.parameters() if p.requires_grad
+        p.numel() * p.element_size() for p in model.model.parameters() if p.requires_grad
     )
-    vocabulary = int(writer.bare.config.vocab_size)
+    vocabulary = int(model.bare.config.vocab_size)
     return float(3 * trained + 12 * CHUNK * vocabulary)
 
 
-def bytes_per_row(writer: LoadedModel, max_length: int) -> float:
+def bytes_per_row(model: LoadedModel, max_length: int) -> float:
     """Memory of a row in a training step, extrapolated from what autograd keeps of short rows.
 
     One part grows with the row, one with its square (attention masks).
 
     Args:
-        writer: The model, made trainable.
+        model: The model, made trainable.
         max_length: Tokens per row.
     """
-    lengths = [length for length in _LENGTHS if length <= writer.window] or [writer.window]
-    kept = [_kept_bytes(writer, length) for length in lengths]
+    lengths = [length for length in _LENGTHS if length <= model.context_length] or [
+        model.context_length
+    ]
+    kept = [_kept_bytes(model, length) for length in lengths]
     curve = np.polyfit(lengths, kept, len(lengths) - 1)
     square, line = ([0.0, 0.0, *curve[:-1]])[-2:]  # without the constant part
     return float(_BACKWARD * (max(square, 0.0) * max_length**2 + max(line, 1.0) * max_length))
 
 
-def _kept_bytes(writer: LoadedModel, length: int) -> int:
+def _kept_bytes(model: LoadedModel, length: int) -> int:
     """Bytes that autograd keeps of one row with two documents."""
     half = length // 2
     segments = np.where(np.arange(length) < half, 1, 2).astype(np.int32)[None]
@@ -162,14 +164,14 @@ def _kept_bytes(writer: LoadedModel, length: int) -> int:
         # Detached: otherwise what a function saves of its own output is never freed.
         return tensor.detach()
 
-    was_training = writer.model.training
-    writer.model.train()
+    was_training = model.model.training
+    model.model.train()
     with (
         torch.random.fork_rng(devices=[]),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         # The loss holds the pass's tensors until it is deleted, so no address comes twice.
-        loss = summed_loss(writer, row)
+        loss = summed_loss(model, row)
     del loss
-    writer.model.train(was_training)
+    model.model.train(was_training)
     return sum(kept.values())

@@ -40,7 +40,7 @@ class Validation:
 
 
 def validate(
-    writer: LoadedModel,
+    model: LoadedModel,
     rows: PackedRows,
     domains: np.ndarray,
     names: list[str],
@@ -50,7 +50,7 @@ def validate(
     """Score held-out rows, deterministic and without dropout.
 
     Args:
-        writer: The model.
+        model: The model.
         rows: Packed validation documents.
         domains: Index into ``names`` for each document, [documents].
         names: Names of the domains.
@@ -60,11 +60,11 @@ def validate(
     Returns:
         Losses over text tokens, over end-of-text tokens, and over text tokens by domain.
     """
-    writer.model.eval()
+    model.model.eval()
     mine = slice(group.rank, None, group.size)
     part, nll = rows.take(mine), np.zeros(rows.targets.shape, dtype=np.float64)
     if len(part):
-        nll[mine] = token_nll(writer, part, batch_size)
+        nll[mine] = token_nll(model, part, batch_size)
     nll = group.all_reduce(nll)
     scored = rows.targets != IGNORE
     text = scored & ~rows.is_eos

@@ -148,12 +148,12 @@ def train(
             with console.progress("reading") as tell:
                 read = open_corpus if config.streaming else load_corpus
                 corpus = read(config, files, tell, keep)
-            writer = load_base(
+            model = load_base(
                 config.model_name, device, cache_dir=config.cache_dir,
                 starter_file=config.starter_file,
             )  # fmt: skip
-            _check_path(config, knows_family(writer), resumed=found is not None)
-            setup = prepare(config, files, corpus, writer, group)
+            _check_path(config, knows_family(model), resumed=found is not None)
+            setup = prepare(config, files, corpus, model, group)
         group.assert_same(lambda: str(setup.manifest["manifest_hash"]), "documents")
         return _run(setup, found, force, sample)
 
@@ -201,33 +201,33 @@ def _run(
     setup: TrainingSetup, found: Found | None, force: bool, sample: Sample | None
 ) -> TrainingResult:
     """Train from the start or from a checkpoint, and save the results."""
-    config, writer, group = setup.config, setup.writer, setup.group
+    config, model, group = setup.config, setup.model, setup.group
     folder, state = (None, TrainState()) if found is None else found
     fingerprint = setup.fingerprint()
     changed = found is not None and state.check_same_run(fingerprint, config, force)
     began = time.monotonic()
     base = setup.validate() if changed or found is None else None
-    samples = None if sample is None else lambda: sample(writer)
+    samples = None if sample is None else lambda: sample(model)
     first = TrainState(metrics={"samples": []})
     if found is None:
         note_samples(first, samples)
     scoring_seconds = time.monotonic() - began
     torch.manual_seed(config.seed)
-    attach(writer, config)
-    sizes = trainable(writer.model)
-    _check_path(config, has_fast_body(writer), resumed=found is not None)
-    compiled = config.compile and has_fast_body(writer)
+    attach(model, config)
+    sizes = trainable(model.model)
+    _check_path(config, has_fast_body(model), resumed=found is not None)
+    compiled = config.compile and has_fast_body(model)
     if compiled:
         check_compile()
     if config.precision == INT8:
         warn_if_int8_is_slow()
     trainer = Trainer(setup, state, samples)
-    with fast_path(writer, int8=config.precision == INT8, compiled=compiled):
+    with fast_path(model, int8=config.precision == INT8, compiled=compiled):
         micro, length = trainer.micro, setup.batches.max_length
         if found is None:
             assert base is not None
-            micro.rows = fitting_rows(writer, length, micro.rows, group.local_size)
-            micro.rows = rows_per_pass(writer, length, micro.rows)
+            micro.rows = fitting_rows(model, length, micro.rows, group.local_size)
+            micro.rows = rows_per_pass(model, length, micro.rows)
             state.metrics = {**new_metrics(config, base, sizes), **first.metrics}
             state.fingerprint = fingerprint
             announce(setup, base, sizes, micro.rows, (scoring_seconds, trainer.time_step()))
@@ -239,10 +239,10 @@ def _run(
             micro.rows = min(micro.rows, state.choices["micro_batch"])
             if base is not None:
                 note_base(state.metrics, base)
-            restore(folder, writer.model, trainer.optimizer, group)
+            restore(folder, model.model, trainer.optimizer, group)
             setup.batches.restore(state.stream)
             console.note(f"going on from step {state.step} of {setup.plan.total_steps}")
-        device = writer.device
+        device = model.device
         state.fingerprint["probed"] = {
             "precision": INT8 if config.precision == INT8 else device.precision,
             "compiled": compiled,
@@ -266,7 +266,7 @@ def _finish(trainer: Trainer, outcome: str) -> TrainingResult:
     metrics = state.metrics
     metrics["seconds"] = state.seconds
     metrics["useful_tokens_per_second"] = state.useful_tokens / max(state.step_seconds, 1e-9)
-    metrics["peak_memory_bytes"] = devices.peak_memory_bytes(setup.writer.device.device)
+    metrics["peak_memory_bytes"] = devices.peak_memory_bytes(setup.model.device.device)
     if setup.group.is_main:
         setup.save(setup.output / FINAL, state)
         write_metrics(setup.output, state)

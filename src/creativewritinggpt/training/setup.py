@@ -163,7 +163,7 @@ class TrainingSetup:
         config: The settings.
         files: The files that were given.
         corpus: The documents.
-        writer: The model.
+        model: The model.
         mixture: Share of each source in an epoch; None of a stream.
         batches: The rows of each step.
         rows: All rows of a prepared corpus; None of a stream.
@@ -179,7 +179,7 @@ class TrainingSetup:
     config: Config
     files: list[str]
     corpus: Corpus
-    writer: LoadedModel
+    model: LoadedModel
     mixture: Mixture | None
     rows: RowPlan | None
     batches: Batches
@@ -200,7 +200,7 @@ class TrainingSetup:
         """Score the held-out rows with the model as it is."""
         rows, ids = self.held_out.rows, self.domain_ids
         return self.scored.run(
-            lambda size: validate(self.writer, rows, ids, self.domains, size, self.group)
+            lambda size: validate(self.model, rows, ids, self.domains, size, self.group)
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -226,12 +226,12 @@ class TrainingSetup:
 
     def base(self) -> dict[str, Any]:
         """The base model, as the records name it."""
-        writer = self.writer
+        model = self.model
         return {
-            "name": writer.name,
-            "kind": writer.kind,
-            "base_name": writer.base_name,
-            "revision": writer.revision,
+            "name": model.name,
+            "kind": model.kind,
+            "base_name": model.base_name,
+            "revision": model.revision,
         }
 
     def save(self, folder: Path, state: TrainState) -> None:
@@ -271,8 +271,8 @@ class TrainingSetup:
             "held_out": self.held_out.to_dict(),
             "missing": self.corpus.missing,
         }
-        run = run_record(self.config, self.writer.device, self.base(), data, training)
-        save_model(self.writer, folder, run, model_card(run))
+        run = run_record(self.config, self.model.device, self.base(), data, training)
+        save_model(self.model, folder, run, model_card(run))
 
     def held_out_lines(self) -> str:
         """The validation documents as JSON lines, for later evaluations on the same ones."""
@@ -286,7 +286,7 @@ def prepare(
     config: Config,
     files: Sequence[str],
     corpus: Corpus | StreamedCorpus,
-    writer: LoadedModel,
+    model: LoadedModel,
     group: ProcessGroup,
 ) -> TrainingSetup:
     """Tokenize, mix and pack the corpus, and plan the run.
@@ -295,20 +295,20 @@ def prepare(
         config: The settings.
         files: The files that were given.
         corpus: The documents, read or opened for streaming.
-        writer: The base model.
+        model: The base model.
         group: The processes that train.
 
     Raises:
         InputError: There is no text to train or to validate on.
     """
     cache = cache_folder(config.cache_dir)
-    max_length = min(config.max_length, writer.window)
+    max_length = min(config.max_length, model.context_length)
     if max_length < config.max_length:
-        console.note(f"max_length is {max_length}: {writer.name} sees no more tokens at once")
+        console.note(f"max_length is {max_length}: {model.name} sees no more tokens at once")
     shape: dict[str, Any] = {
         "max_length": max_length,
-        "bos_id": writer.bos_id,
-        "eos_id": writer.eos_id,
+        "bos_id": model.bos_id,
+        "eos_id": model.eos_id,
         "mask_prompt": config.mask_prompt,
     }
     mixture = rows = None
@@ -316,12 +316,12 @@ def prepare(
         known = corpus.known()
         plan = plan_stream(config)
         open_rows = functools.partial(
-            StreamedRows, corpus, config, writer.tokenizer, shape, group.rank, group.size
+            StreamedRows, corpus, config, model.tokenizer, shape, group.rank, group.size
         )
         batches: Batches = StreamedBatches(open_rows, plan.rows_per_step, group)
     else:
         known = corpus
-        tokens = tokenize(corpus.train, writer.tokenizer, cache)
+        tokens = tokenize(corpus.train, model.tokenizer, cache)
         mixture = mix(
             sources_of(corpus.train), tokens.lengths(), config.mix,
             max_length=max_length, seed=config.seed,
@@ -332,7 +332,7 @@ def prepare(
         plan = plan_run(config, len(rows))
         batches = PreparedBatches(rows, plan.rows_of_step, group)
     held_out = validation_rows(
-        tokenize(known.validation, writer.tokenizer, cache), sources_of(known.validation),
+        tokenize(known.validation, model.tokenizer, cache), sources_of(known.validation),
         most=config.val_tokens, seed=config.seed, **shape,
     )  # fmt: skip
     if not held_out.scored:
@@ -343,7 +343,7 @@ def prepare(
         config=config,
         files=list(files),
         corpus=known,
-        writer=writer,
+        model=model,
         mixture=mixture,
         rows=rows,
         batches=batches,

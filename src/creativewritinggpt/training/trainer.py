@@ -79,7 +79,7 @@ class Interrupt:
 
 
 def accumulate_gradient(
-    writer: LoadedModel,
+    model: LoadedModel,
     rows: Rows,
     indices: np.ndarray,
     batch_size: int,
@@ -88,7 +88,7 @@ def accumulate_gradient(
     """Add the gradient of an optimizer step to the parameters.
 
     Args:
-        writer: The model.
+        model: The model.
         rows: Packed rows; every row has a target.
         indices: The step's rows, or this process's share of them, [rows].
         batch_size: Rows per micro-batch.
@@ -101,7 +101,7 @@ def accumulate_gradient(
         tokens = int(rows.target_counts()[indices].sum())
     total = 0.0
     for start in range(0, len(indices), batch_size):
-        loss = summed_loss(writer, rows.take(indices[start : start + batch_size]))
+        loss = summed_loss(model, rows.take(indices[start : start + batch_size]))
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return (total / tokens if tokens else 0.0), tokens
@@ -128,9 +128,9 @@ class Trainer:
         sample: Callable[[], list[dict[str, str]]] | None = None,
     ) -> None:
         self.setup, self.state, self.sample = setup, state, sample
-        self.writer, self.config, self.plan = setup.writer, setup.config, setup.plan
+        self.model, self.config, self.plan = setup.model, setup.config, setup.plan
         self.group, self.batches = setup.group, setup.batches
-        self.parameters = list(trained_parameters(setup.writer.model).values())
+        self.parameters = list(trained_parameters(setup.model.model).values())
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=setup.config.learning_rate,
@@ -149,7 +149,7 @@ class Trainer:
         Raises:
             RunError: The loss is not finite; the last good state is saved.
         """
-        device = self.writer.device.device
+        device = self.model.device.device
         with (
             self.interrupt.listening(),
             Display(self.plan.total_steps, self.state.step, device) as display,
@@ -232,13 +232,13 @@ class Trainer:
         for settings in optimizer.param_groups:
             settings["lr"] = rate
         rows, indices, tokens = self.batches.step(state.step)
-        self.writer.model.train()
+        self.model.model.train()
 
         def gradient(batch_size: int) -> float:
             # Each of several processes has noise of its own.
             seeds = [self.config.seed, state.step, *([group.rank] if group.rank else [])]
             torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
-            return accumulate_gradient(self.writer, rows, indices, batch_size, tokens)[0]
+            return accumulate_gradient(self.model, rows, indices, batch_size, tokens)[0]
 
         loss = self.micro.run(gradient, self._clear_gradient)
         try:
@@ -281,12 +281,12 @@ class Trainer:
 
     def time_step(self) -> float:
         """Estimated seconds of an optimizer step, from one micro-batch that changes nothing."""
-        self.writer.model.train()
+        self.model.model.train()
         wanted = min(self.plan.rows, self.plan.rows_per_step)
 
         def timed(batch_size: int) -> float:
             began, at_once = time.monotonic(), batch_size * self.group.size
-            accumulate_gradient(self.writer, *self.batches.first(at_once), batch_size, 1)
+            accumulate_gradient(self.model, *self.batches.first(at_once), batch_size, 1)
             return (time.monotonic() - began) * math.ceil(wanted / at_once)
 
         seconds = self.micro.run(timed, self._clear_gradient)
@@ -300,7 +300,7 @@ class Trainer:
         state.choices["micro_batch"] = self.micro.rows
         if self.group.is_main:
             folder, keep = self.setup.output / CHECKPOINTS, self.config.save_total_limit
-            state.save(folder, self.writer.model, self.optimizer, keep)
+            state.save(folder, self.model.model, self.optimizer, keep)
 
     def _give_up(self, what: str, good: bool = True) -> NoReturn:
         """End a run whose numbers are no longer finite.

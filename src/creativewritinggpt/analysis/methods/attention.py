@@ -111,20 +111,20 @@ def eager(model: Any) -> Iterator[None]:
             model.set_attn_implementation(former)
 
 
-def capture(writer: LoadedModel, subject: Subject) -> AttentionMaps:
+def capture(model: LoadedModel, subject: Subject) -> AttentionMaps:
     """The attention of the pass over a text, in the adapter's state at the time.
 
     Args:
-        writer: The model, in ``eval()`` mode.
+        model: The model, in ``eval()`` mode.
         subject: The text.
 
     Raises:
         NoAttention: The model has no attention weights to show, or there is too little memory.
         InputError: What it shows is no attention: not a number, not summing to 1, looking ahead.
     """
-    bare, kind = writer.bare, type(writer.bare).__name__
-    _check_memory(writer, subject.length)
-    ids = torch.tensor([subject.ids], device=writer.device.torch_device)
+    bare, kind = model.bare, type(model.bare).__name__
+    _check_memory(model, subject.length)
+    ids = torch.tensor([subject.ids], device=model.device.torch_device)
     try:
         with eager(bare), torch.no_grad(), quiet():
             found = bare.base_model(
@@ -148,11 +148,11 @@ def capture(writer: LoadedModel, subject: Subject) -> AttentionMaps:
     return AttentionMaps(weights)
 
 
-def _check_memory(writer: LoadedModel, tokens: int) -> None:
-    config = writer.bare.config
+def _check_memory(model: LoadedModel, tokens: int) -> None:
+    config = model.bare.config
     heads = int(getattr(config, "num_attention_heads", 0) or 1)
     needed = int(config.num_hidden_layers) * heads * tokens**2 * 4
-    if needed > 0.6 * memory(writer.device.device)[1]:
+    if needed > 0.6 * memory(model.device.device)[1]:
         raise NoAttention(
             f"the attention of {tokens} tokens takes {needed / 1e9:.1f} GB, more than is free",
             "give a shorter text, or leave attention out of the methods",

@@ -65,17 +65,17 @@ class Update:
         return dataclasses.asdict(self)
 
 
-def updates(writer: LoadedModel) -> list[Update]:
+def updates(model: LoadedModel) -> list[Update]:
     """The update of every projection that has an adapter, in the model's order; none without one.
 
     Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
     """
-    if not writer.has_adapter:
+    if not model.has_adapter:
         return []
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     result = []
-    for name, module in writer.bare.named_modules():
+    for name, module in model.bare.named_modules():
         if not isinstance(module, BaseTunerLayer) or not list(module.active_adapters):
             continue
         weight = getattr(module.get_base_layer(), "weight", None)
@@ -202,7 +202,7 @@ class Difference:
 
 
 def compare(
-    writer: LoadedModel,
+    model: LoadedModel,
     subject: Subject,
     *,
     top: int = 8,
@@ -214,7 +214,7 @@ def compare(
     """Read the text with the adapter on and off.
 
     Args:
-        writer: The model with its adapter on.
+        model: The model with its adapter on.
         subject: The text; its targets get their own lists of what gained and lost.
         top: Tokens in a list.
         attention: Whether to compare the attention too.
@@ -228,13 +228,13 @@ def compare(
     Raises:
         InputError: The attention was asked for and the model shows none.
     """
-    if not writer.has_adapter:
+    if not model.has_adapter:
         return None
-    body, weight, bias = body_and_head(writer.model)
-    ids = torch.tensor([subject.ids], device=writer.device.torch_device)
+    body, weight, bias = body_and_head(model.model)
+    ids = torch.tensor([subject.ids], device=model.device.torch_device)
     with torch.no_grad():
         tuned = body(input_ids=ids, use_cache=False)[0]  # [tokens, width]
-        with writer.base():
+        with model.base():
             base = body(input_ids=ids, use_cache=False)[0]
     comparison = _Comparison(subject, top)
     for start in range(0, len(tuned), POSITIONS_AT_ONCE):
@@ -246,14 +246,14 @@ def compare(
             progress(min(start + POSITIONS_AT_ONCE, len(tuned)), len(tuned))
     moved = None
     if attention:
-        maps = maps or capture(writer, subject)
-        with writer.base():
-            base_maps = base_maps or capture(writer, subject)
+        maps = maps or capture(model, subject)
+        with model.base():
+            base_maps = base_maps or capture(model, subject)
         moved = attention_moved(maps, base_maps)
     gained, lost = comparison.overall()
     return Difference(
         comparison.base, comparison.tuned, comparison.kl, comparison.gained, comparison.lost,
-        gained, lost, moved, updates(writer),
+        gained, lost, moved, updates(model),
     )  # fmt: skip
 
 
@@ -337,7 +337,7 @@ def compute(analysis: Analysis) -> None:
         base_maps=analysis.base_maps, progress=analysis.progress("comparing with the base"),
     )  # fmt: skip
     if found is not None:
-        shown = vocabulary(analysis.writer.tokenizer).shown
+        shown = vocabulary(analysis.loaded.tokenizer).shown
         analysis.record["difference"] = found.to_dict(shown)
     elif set(analysis.settings.methods) != set(registry.names()):  # asked for by name
         analysis.warn("what fine-tuning changed can't be told: the model has no adapter")

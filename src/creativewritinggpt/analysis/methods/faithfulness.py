@@ -82,7 +82,7 @@ class _ReplacedTexts:
     Every text is run once, however many rankings lead to it.
 
     Args:
-        writer: The model, in ``eval()`` mode.
+        model: The model, in ``eval()`` mode.
         subject: The text.
         target: One of its targets.
         rankings: ``[rankings, tokens]``: the positions before the target but the first.
@@ -95,14 +95,14 @@ class _ReplacedTexts:
 
     def __init__(
         self,
-        writer: LoadedModel,
+        model: LoadedModel,
         subject: Subject,
         target: Target,
         rankings: np.ndarray,
         fill: np.ndarray,
         points: Sequence[float],
     ) -> None:
-        self.writer, self.target = writer, target
+        self.model, self.target = model, target
         self.ids = np.array(subject.ids[: target.position], dtype=np.int64)
         tokens = rankings.shape[1]
         counts = np.array([_count(point, tokens) for point in points])
@@ -120,19 +120,19 @@ class _ReplacedTexts:
 
     def run(self, progress: CountCallback | None) -> Curves:
         """Scores ``[rankings, points]``."""
-        scores = _scores(self.writer, self.target, self.ids, self.texts, progress)
+        scores = _scores(self.model, self.target, self.ids, self.texts, progress)
         return Curves(scores[self.deletion], scores[self.insertion])
 
 
 def _scores(
-    writer: LoadedModel,
+    model: LoadedModel,
     target: Target,
     ids: np.ndarray,
     variants: np.ndarray,
     progress: CountCallback | None,
 ) -> np.ndarray:
     """The score of a target after each variant ``[variants, tokens]`` of the text ``ids``."""
-    cache = PrefixCache(writer, ids.tolist(), [len(ids) - 1])
+    cache = PrefixCache(model, ids.tolist(), [len(ids) - 1])
     predictions = Predictions(cache)
     drops = np.zeros(len(variants))
     for part in cache.passes(variants, progress):
@@ -257,7 +257,7 @@ class Judge:
     """Judges attributions of one text; the random rankings are run once for all of them.
 
     Args:
-        writer: The model, in ``eval()`` mode.
+        model: The model, in ``eval()`` mode.
         subject: The text with its targets; of more than 4, as many evenly spaced ones are judged.
         seed: Of the random rankings, of ties and of the unigram replacements.
         random_rankings: How many random rankings there are, at least 1.
@@ -269,7 +269,7 @@ class Judge:
 
     def __init__(
         self,
-        writer: LoadedModel,
+        model: LoadedModel,
         subject: Subject,
         *,
         seed: int = 0,
@@ -282,7 +282,7 @@ class Judge:
             )
         if not fractions or not all(0 < fraction < 1 for fraction in fractions):
             raise InputError(f"the fractions are {tuple(fractions)}", "give some between 0 and 1")
-        self.writer = writer
+        self.model = model
         self.subject = with_targets(subject, subject.targets)
         self.seed, self.random_rankings = seed, random_rankings
         self.fractions = tuple(sorted(set(fractions)))
@@ -364,7 +364,7 @@ class Judge:
         ids = np.array(self.subject.ids[: target.position], dtype=np.int64)
         variants = np.tile(ids, (len(ids), 1))
         np.fill_diagonal(variants[1:, 1:], fill[1 : len(ids)])
-        scores = _scores(self.writer, target, ids, variants, None)
+        scores = _scores(self.model, target, ids, variants, None)
         return ranking(scores[0] - scores, True, seed=self.seed)[None]
 
     def _faithfulness(self, method: str, laws: dict[str, dict[str, Any]]) -> Faithfulness:
@@ -388,13 +388,13 @@ class Judge:
     def _fills(self) -> dict[str, np.ndarray]:
         """What stands at each position when it is replaced, ``[tokens]`` by distribution."""
         ids = np.array(self.subject.ids, dtype=np.int64)
-        fills = {"end_of_text": np.full_like(ids, self.writer.eos_id)}
-        if self.writer.tokenizer is not None and len(ids) > 1:
+        fills = {"end_of_text": np.full_like(ids, self.model.eos_id)}
+        if self.model.tokenizer is not None and len(ids) > 1:
             # As many draws as positions, each position taking another: a text of one and the
             # same word would be no distribution at all.
             count = len(ids) - 1
             drawn = draw_replacements(
-                "unigram", self.writer, self.subject.ids, range(1, count + 1),
+                "unigram", self.model, self.subject.ids, range(1, count + 1),
                 samples=count, seed=self.seed,
             )  # fmt: skip
             fills["unigram"] = np.concatenate([ids[:1], drawn[np.arange(count), np.arange(count)]])
@@ -417,7 +417,7 @@ class Judge:
             progress: Called with the tokens done and those to do.
         """
         jobs = [
-            (law, _ReplacedTexts(self.writer, self.subject, target, order, fill, self.points))
+            (law, _ReplacedTexts(self.model, self.subject, target, order, fill, self.points))
             for law, fill in self.fills.items()
             for target, order in zip(self.targets, rankings[law], strict=True)
         ]

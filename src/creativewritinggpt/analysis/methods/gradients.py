@@ -57,7 +57,7 @@ _CHUNK = 8192
 
 
 def integrated_gradients(
-    writer: LoadedModel,
+    model: LoadedModel,
     subject: Subject,
     *,
     baseline: str = "end_of_text",
@@ -69,7 +69,7 @@ def integrated_gradients(
     """What each token adds to the scores of the targets, against a baseline.
 
     Args:
-        writer: The model; its adapter works unless this is called within ``writer.base()``.
+        model: The model; its adapter works unless this is called within ``model.base()``.
         subject: The text and its targets.
         baseline: ``end_of_text``, ``mean`` or ``zero``; the start token stands before each, so that
             it has 0 by construction, as has every token that equals the baseline.
@@ -93,10 +93,10 @@ def integrated_gradients(
     for name, value in (("steps", steps), ("most_steps", most_steps)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}", "it must be at least 1")
-    passes = Path(writer, subject, baseline, progress)
+    passes = Path(model, subject, baseline, progress)
     if most_steps is None:
         most_steps = step_limit(subject.targets)
-    with frozen(writer), fused_gelu(writer):
+    with frozen(model), fused_gelu(model):
         integrals = integrate(
             passes, len(subject.targets), steps=steps, tolerance=tolerance, most=most_steps
         )
@@ -115,34 +115,34 @@ def integrated_gradients(
     )
 
 
-def saliency(writer: LoadedModel, subject: Subject) -> Attribution:
+def saliency(model: LoadedModel, subject: Subject) -> Attribution:
     """How fast the scores change with each embedding: the length of the gradient.
 
     Args:
-        writer: The model.
+        model: The model.
         subject: The text and its targets.
 
     Returns:
         Unsigned, in nats per unit of embedding length.
     """
-    return _one_pass(writer, subject, SALIENCY)
+    return _one_pass(model, subject, SALIENCY)
 
 
-def gradient_x_input(writer: LoadedModel, subject: Subject) -> Attribution:
+def gradient_x_input(model: LoadedModel, subject: Subject) -> Attribution:
     """The gradient times the embedding, summed over its width: the slope against nothing.
 
     Args:
-        writer: The model.
+        model: The model.
         subject: The text and its targets.
 
     Returns:
         Signed nats, which don't add up to the score.
     """
-    return _one_pass(writer, subject, GRADIENT_X_INPUT)
+    return _one_pass(model, subject, GRADIENT_X_INPUT)
 
 
 def baseline_agreement(
-    writer: LoadedModel,
+    model: LoadedModel,
     subject: Subject,
     attribution: Attribution,
     *,
@@ -154,7 +154,7 @@ def baseline_agreement(
     """Whether another baseline would have ranked the tokens alike.
 
     Args:
-        writer: The model of the attribution.
+        model: The model of the attribution.
         subject: Its subject.
         attribution: Integrated gradients against one baseline.
         steps: As for :func:`integrated_gradients`.
@@ -172,7 +172,7 @@ def baseline_agreement(
         if kind == attribution.settings.get("baseline"):
             continue
         other = integrated_gradients(
-            writer,
+            model,
             subject,
             baseline=kind,
             steps=steps,
@@ -210,15 +210,15 @@ def _report(integral: Integral) -> dict[str, Any]:
     }
 
 
-def _one_pass(writer: LoadedModel, subject: Subject, kind: Score) -> Attribution:
+def _one_pass(model: LoadedModel, subject: Subject, kind: Score) -> Attribution:
     """Saliency or gradient x input, from the gradients of one pass."""
     targets = subject.targets
-    passes = Path(writer, subject, "zero")
+    passes = Path(model, subject, "zero")
     scores, values = np.zeros((len(targets), subject.length)), np.zeros(len(targets))
-    with frozen(writer), fused_gelu(writer):
+    with frozen(model), fused_gelu(model):
         for group in groups(targets, range(len(targets))):
             rows = passes.text[:, : targets[group[-1]].position]
-            found = target_gradients(writer, rows, [targets[index] for index in group])
+            found = target_gradients(model, rows, [targets[index] for index in group])
             for index, (score, gradient) in zip(group, found, strict=True):
                 if kind is SALIENCY:
                     sizes = torch.linalg.vector_norm(gradient[0], dim=-1)
@@ -233,7 +233,7 @@ class Path:
     """Scores and slopes at points of the path, as ``quadrature.integrate`` asks for them.
 
     Args:
-        writer: The model.
+        model: The model.
         subject: The text and its targets.
         baseline: Where the path begins, see ``baselines``.
         progress: Called with the points done and those planned so far; plans grow.
@@ -244,17 +244,17 @@ class Path:
 
     def __init__(
         self,
-        writer: LoadedModel,
+        model: LoadedModel,
         subject: Subject,
         baseline: str,
         progress: CountCallback | None = None,
     ) -> None:
         if not subject.targets:
             raise InputError("there is no token to explain", "name one that is in the text")
-        self.writer, self.targets, self.progress = writer, subject.targets, progress
-        ids = torch.tensor([subject.ids], device=writer.device.torch_device)
-        self.text = embeddings(writer, ids)  # [1, tokens, width]
-        self.baseline = baseline_text(writer, ids, baseline)
+        self.model, self.targets, self.progress = model, subject.targets, progress
+        ids = torch.tensor([subject.ids], device=model.device.torch_device)
+        self.text = embeddings(model, ids)  # [1, tokens, width]
+        self.baseline = baseline_text(model, ids, baseline)
         self.direction = self.text - self.baseline
         self.done = 0
 
@@ -274,9 +274,9 @@ class Path:
         def work(start: int, stop: int) -> Tensor:
             with torch.no_grad():
                 rows = self._rows(points[start:stop], last)
-                return target_scores(self.writer, rows, self.targets)
+                return target_scores(self.model, rows, self.targets)
 
-        size = micro_batch(self.writer, last, gradients=False)
+        size = micro_batch(self.model, last, gradients=False)
         found = torch.cat(in_batches(len(points), size, work))
         check_finite(found)
         return found.cpu().double().numpy()
@@ -314,14 +314,12 @@ class Path:
 
         def work(start: int, stop: int) -> None:
             rows = self._rows(points[start:stop], last)
-            for column, (score, gradient) in enumerate(
-                target_gradients(self.writer, rows, targets)
-            ):
+            for column, (score, gradient) in enumerate(target_gradients(self.model, rows, targets)):
                 scores[start:stop, column] = score.cpu().double().numpy()
                 slope = (gradient * self.direction[:, :last]).sum(-1)
                 slopes[start:stop, column, :last] = slope.cpu().double().numpy()
 
-        in_batches(len(points), micro_batch(self.writer, last, gradients=True), work)
+        in_batches(len(points), micro_batch(self.model, last, gradients=True), work)
 
     def _rows(self, points: np.ndarray, last: int) -> Tensor:
         """Embeddings at points of the path, ``[points, last, width]``."""
@@ -380,11 +378,11 @@ def check_baseline(kind: str) -> None:
         raise InputError(f"there is no baseline '{kind}'", f"choose one of {', '.join(BASELINES)}")
 
 
-def baseline_embedding(writer: LoadedModel, kind: str) -> Tensor:
+def baseline_embedding(model: LoadedModel, kind: str) -> Tensor:
     """The embedding that stands at every position of the baseline.
 
     Args:
-        writer: The model.
+        model: The model.
         kind: ``end_of_text`` (the token that ends a text), ``mean`` (of all tokens) or ``zero``.
 
     Returns:
@@ -394,32 +392,32 @@ def baseline_embedding(writer: LoadedModel, kind: str) -> Tensor:
         InputError: There is no such baseline.
     """
     check_baseline(kind)
-    device = writer.device.torch_device
-    end = embeddings(writer, torch.tensor([writer.eos_id], device=device))[0]
+    device = model.device.torch_device
+    end = embeddings(model, torch.tensor([model.eos_id], device=device))[0]
     if kind == "zero":
         return torch.zeros_like(end)
     if kind == "mean":
-        rows = int(writer.bare.get_input_embeddings().weight.shape[0])
+        rows = int(model.bare.get_input_embeddings().weight.shape[0])
         total = torch.zeros_like(end)
         for ids in torch.split(torch.arange(rows, device=device), _CHUNK):
-            total += embeddings(writer, ids).sum(0)
+            total += embeddings(model, ids).sum(0)
         return total / rows
     return end
 
 
-def baseline_text(writer: LoadedModel, ids: Tensor, kind: str) -> Tensor:
+def baseline_text(model: LoadedModel, ids: Tensor, kind: str) -> Tensor:
     """The baseline of a text: the start token, and what says nothing at every other position.
 
     Args:
-        writer: The model.
+        model: The model.
         ids: ``[rows, tokens]``, the start token first.
         kind: As for :func:`baseline_embedding`.
 
     Returns:
         ``[rows, tokens, width]``.
     """
-    start = embeddings(writer, ids[:, :1])
-    rest = baseline_embedding(writer, kind).expand(len(ids), ids.shape[1] - 1, -1)
+    start = embeddings(model, ids[:, :1])
+    rest = baseline_embedding(model, kind).expand(len(ids), ids.shape[1] - 1, -1)
     return torch.cat([start, rest], 1)
 
 

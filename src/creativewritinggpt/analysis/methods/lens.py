@@ -86,21 +86,21 @@ class Lens:
         }
 
 
-def logit_lens(writer: LoadedModel, subject: Subject, top: int = 5) -> Lens:
+def logit_lens(model: LoadedModel, subject: Subject, top: int = 5) -> Lens:
     """What each layer would say at each target, in the adapter's state at the time.
 
     Args:
-        writer: The model.
+        model: The model.
         subject: The text with its targets.
         top: How many of the likeliest tokens to keep.
 
     Raises:
         InputError: The model does not show its hidden states.
     """
-    _, weight, bias = body_and_head(writer.model)
-    ids = torch.tensor([subject.ids], device=writer.device.torch_device)
+    _, weight, bias = body_and_head(model.model)
+    ids = torch.tensor([subject.ids], device=model.device.torch_device)
     with torch.no_grad():
-        states, norm = _states_and_norm(writer.bare, ids)
+        states, norm = _states_and_norm(model.bare, ids)
         places = torch.tensor([t.position - 1 for t in subject.targets], device=ids.device)
         wanted = torch.tensor([t.id for t in subject.targets], device=ids.device)
         layers = []
@@ -170,10 +170,10 @@ def _like_norm(module: torch.nn.Module) -> bool:
 def compute(analysis: Analysis) -> None:
     """The guess of each layer, of the base model too."""
     part = {}
-    for model in ("tuned", "base") if analysis.writer.has_adapter else ("tuned",):
+    for model in ("tuned", "base") if analysis.loaded.has_adapter else ("tuned",):
         with analysis.model(model):
             found = logit_lens(analysis.fp32, analysis.subject)
-        part[model] = found.to_dict(vocabulary(analysis.writer.tokenizer).shown)
+        part[model] = found.to_dict(vocabulary(analysis.loaded.tokenizer).shown)
     analysis.record["lens"] = part
 
 

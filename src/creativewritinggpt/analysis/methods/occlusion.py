@@ -30,7 +30,7 @@ REPLACEMENTS = ("end_of_text", *DISTRIBUTIONS)
 
 
 def leave_one_out(
-    writer: LoadedModel,
+    model: LoadedModel,
     subject: Subject,
     *,
     unit: str = "word",
@@ -43,8 +43,8 @@ def leave_one_out(
     """What each piece of the text does for each target.
 
     Args:
-        writer: The model, in ``eval()`` mode; its adapter works unless this is called within
-            ``writer.base()``.
+        model: The model, in ``eval()`` mode; its adapter works unless this is called within
+            ``model.base()``.
         subject: The text with its targets.
         unit: ``token``, ``word``, ``sentence`` or ``part`` (prompt and what was written after it).
         replacement: What stands in its place: ``end_of_text``, or random tokens by one of the
@@ -69,10 +69,10 @@ def leave_one_out(
     if samples < 2:
         raise InputError(f"the number of samples is {samples}", "it must be at least 2")
     subject = with_targets(subject, subject.targets)
-    writer = writer.in_precision("fp32")
+    model = model.in_precision("fp32")
     units = [tokens for tokens in units_of(subject, unit) if tokens[-1] >= first]
-    fills = _fills(writer, subject, replacement, samples, seed)
-    scores = _scores(writer, subject, units, fills, progress)  # [targets, units, fills]
+    fills = _fills(model, subject, replacement, samples, seed)
+    scores = _scores(model, subject, units, fills, progress)  # [targets, units, fills]
     means = scores.mean(2)
     settings: dict[str, Any] = {
         "unit": unit,
@@ -117,15 +117,15 @@ def units_of(subject: Subject, unit: str) -> list[list[int]]:
 
 
 def _fills(
-    writer: LoadedModel, subject: Subject, replacement: str, samples: int, seed: int
+    model: LoadedModel, subject: Subject, replacement: str, samples: int, seed: int
 ) -> np.ndarray:
     """What stands at each position when it is replaced, ``[fills, tokens]``."""
     ids = np.array(subject.ids, dtype=np.int64)
     if replacement == "end_of_text":
-        return np.full((1, len(ids)), writer.eos_id, dtype=np.int64)
+        return np.full((1, len(ids)), model.eos_id, dtype=np.int64)
     positions = range(1, len(ids))
     drawn = draw_replacements(
-        replacement, writer, subject.ids, positions, samples=samples, seed=seed
+        replacement, model, subject.ids, positions, samples=samples, seed=seed
     )
     if replacement != "model" and len(drawn):
         # One sequence serves all positions, but a piece should not repeat a single token. Each
@@ -136,7 +136,7 @@ def _fills(
 
 
 def _scores(
-    writer: LoadedModel,
+    model: LoadedModel,
     subject: Subject,
     units: list[list[int]],
     fills: np.ndarray,
@@ -144,7 +144,7 @@ def _scores(
 ) -> np.ndarray:
     """How much each replaced piece lowers each target's score, ``[targets, units, fills]``."""
     indices = sorted({target.position - 1 for target in subject.targets})
-    cache = PrefixCache(writer, subject.ids, indices)
+    cache = PrefixCache(model, subject.ids, indices)
     predictions = Predictions(cache)
     variants = np.tile(np.array(subject.ids, dtype=np.int64), (len(units) * len(fills), 1))
     for index, tokens in enumerate(units):

@@ -125,7 +125,7 @@ class Perturbation:
 
 
 def perturb(
-    writer: LoadedModel,
+    model: LoadedModel,
     subject: Subject,
     *,
     distribution: str = "unigram",
@@ -137,8 +137,8 @@ def perturb(
     """Replace each token by random others and see what becomes of the predictions.
 
     Args:
-        writer: The model, in ``eval()`` mode; its adapter works unless this is called within
-            ``writer.base()``.
+        model: The model, in ``eval()`` mode; its adapter works unless this is called within
+            ``model.base()``.
         subject: The text with its targets.
         distribution: What the replacements are drawn from: ``unigram``, ``uniform`` or ``model``.
         samples: Replacements of each token, at least 2.
@@ -160,17 +160,17 @@ def perturb(
     indices = sorted({target.position - 1 for target in subject.targets})
     if everywhere:
         indices = list(range(length))
-    cache = PrefixCache(writer, subject.ids, indices)
+    cache = PrefixCache(model, subject.ids, indices)
     replaced = np.arange(1, indices[-1] + 1)
     chosen = draw_replacements(
-        distribution, writer, subject.ids, replaced.tolist(), samples=samples, seed=seed
+        distribution, model, subject.ids, replaced.tolist(), samples=samples, seed=seed
     )
     settings = {
         "law": distribution,
         "samples": samples,
         "seed": seed,
         "positions": positions,
-        "precision": writer.device.precision,
+        "precision": model.device.precision,
         "start_token": "not replaced",
     }
     found, noise = _measure(cache, subject, replaced, chosen, progress)
@@ -275,7 +275,7 @@ def check_distribution(distribution: str) -> None:
 
 def draw_replacements(
     distribution: str,
-    writer: LoadedModel,
+    model: LoadedModel,
     ids: Sequence[int],
     positions: Sequence[int],
     *,
@@ -286,7 +286,7 @@ def draw_replacements(
 
     Args:
         distribution: ``uniform``, ``unigram`` or ``model``.
-        writer: The model with its tokenizer.
+        model: The model with its tokenizer.
         ids: The text as the model reads it.
         positions: Which tokens to replace; not the first for the distribution ``model``.
         samples: How many replacements for each.
@@ -301,19 +301,19 @@ def draw_replacements(
     check_distribution(distribution)
     generator = np.random.default_rng(seed)
     if distribution == "model":
-        return _from_model(writer, ids, positions, generator.random(samples))
+        return _from_model(model, ids, positions, generator.random(samples))
     # More than needed, for what is drawn must differ from what is there.
     numbers = generator.random(2 * samples + 32)
-    weights = np.zeros(_rows(writer))
+    weights = np.zeros(_rows(model))
     if distribution == "uniform":
-        weights[_texts(writer)] = 1.0
+        weights[_texts(model)] = 1.0
     else:
-        counts = unigrams(writer.tokenizer)
+        counts = unigrams(model.tokenizer)
         weights[: len(counts)] = counts[: len(weights)]
-    weights[sorted(_marks(writer))] = 0.0
+    weights[sorted(_marks(model))] = 0.0
     inside = np.zeros(len(weights), dtype=bool)
     if distribution == "unigram":
-        inside[_spaced(writer.tokenizer)] = True
+        inside[_spaced(model.tokenizer)] = True
     # By whether the token brings a space before it; None: any token.
     distributions = {True: weights * inside, False: weights * ~inside, None: weights}
     sequences = {k: _drawn(part, numbers) for k, part in distributions.items() if part.any()}
@@ -348,17 +348,17 @@ def _drawn(weights: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _from_model(
-    writer: LoadedModel, ids: Sequence[int], positions: Sequence[int], numbers: np.ndarray
+    model: LoadedModel, ids: Sequence[int], positions: Sequence[int], numbers: np.ndarray
 ) -> np.ndarray:
     """What the model expects at each position, by the same numbers for all."""
     if min(positions, default=1) < 1:
         raise InputError("nothing is expected in place of the first token", "leave position 0 out")
-    body, weight, bias = body_and_head(writer.model)
-    device = writer.device.torch_device
+    body, weight, bias = body_and_head(model.model)
+    device = model.device.torch_device
     result = np.empty((len(positions), len(numbers)), dtype=np.int64)
     if not len(positions):
         return result
-    marks = sorted(_marks(writer))
+    marks = sorted(_marks(model))
     with torch.no_grad():
         states = body(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)[0]
         for start in range(0, len(positions), _CHUNK):
@@ -377,24 +377,24 @@ def _from_model(
     return result
 
 
-def _rows(writer: LoadedModel) -> int:
-    return int(writer.bare.get_input_embeddings().weight.shape[0])
+def _rows(model: LoadedModel) -> int:
+    return int(model.bare.get_input_embeddings().weight.shape[0])
 
 
-def _texts(writer: LoadedModel) -> np.ndarray:
+def _texts(model: LoadedModel) -> np.ndarray:
     """Tokens that the tokenizer knows; embeddings beyond them were never trained."""
-    known = _rows(writer)
-    if writer.tokenizer is not None:
-        known = min(known, len(writer.tokenizer))
+    known = _rows(model)
+    if model.tokenizer is not None:
+        known = min(known, len(model.tokenizer))
     return np.arange(known)
 
 
-def _marks(writer: LoadedModel) -> set[int]:
+def _marks(model: LoadedModel) -> set[int]:
     """Tokens that are no text, as far as the model has them."""
-    marks = {writer.bos_id, writer.eos_id}
-    if writer.tokenizer is not None:
-        marks |= special_ids(writer.tokenizer)
-    return {token for token in marks if 0 <= token < _rows(writer)}
+    marks = {model.bos_id, model.eos_id}
+    if model.tokenizer is not None:
+        marks |= special_ids(model.tokenizer)
+    return {token for token in marks if 0 <= token < _rows(model)}
 
 
 @functools.lru_cache(maxsize=4)
@@ -440,7 +440,7 @@ def compute(analysis: Analysis) -> None:
     for model in analysis.models:
         with analysis.model(model):
             found = perturb(
-                analysis.writer, subject, distribution=settings.law, samples=settings.samples,
+                analysis.loaded, subject, distribution=settings.law, samples=settings.samples,
                 seed=settings.seed,
                 positions="all" if model == "tuned" and everywhere else "targets",
                 progress=analysis.progress("random replacements", model),

@@ -30,10 +30,10 @@ _PICTURES_ONLY = ("rows", "base_rows")
 
 
 def begin(
-    writer: LoadedModel, subject: Subject, words: Sequence[Word], kinds: Sequence[set[str]]
+    model: LoadedModel, subject: Subject, words: Sequence[Word], kinds: Sequence[set[str]]
 ) -> dict[str, Any]:
     """A record that says what is explained, without any explanation yet."""
-    shown = token_text(writer)
+    shown = token_text(model)
     word_of = {token: index for index, word in enumerate(words) for token in word.tokens}
     pieces = [shown(token) for token in subject.ids]
     return {
@@ -43,10 +43,10 @@ def begin(
         "tokens": pieces[1:],
         "gradient_scores": None,
         "perturbation_scores": None,
-        "model": writer.name,
-        "adapter": writer.adapter,
-        "base": writer.base_name if writer.has_adapter else None,
-        "revision": writer.revision,
+        "model": model.name,
+        "adapter": model.adapter,
+        "base": model.base_name if model.has_adapter else None,
+        "revision": model.revision,
         "program": f"creativewritinggpt {__version__}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "view_start": subject.view_start,
@@ -76,20 +76,20 @@ def begin(
     }
 
 
-def token_text(writer: LoadedModel) -> Callable[[int], str]:
+def token_text(model: LoadedModel) -> Callable[[int], str]:
     """What shows a token as a person can read it."""
-    return vocabulary(writer.tokenizer).shown
+    return vocabulary(model.tokenizer).shown
 
 
 def target_records(
-    writer: LoadedModel,
+    model: LoadedModel,
     subject: Subject,
     words: Sequence[Word],
     found: Sequence[Prediction],
     base: Sequence[Prediction] | None,
 ) -> list[dict[str, Any]]:
     """What the model says at each target, and the base model beside it."""
-    shown = token_text(writer)
+    shown = token_text(model)
     word_of = {token: index for index, word in enumerate(words) for token in word.tokens}
 
     def said(prediction: Prediction) -> dict[str, Any]:

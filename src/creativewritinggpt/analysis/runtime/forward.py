@@ -46,32 +46,32 @@ _TOKENS_ON_A_PROCESSOR = 1024
 _SHARE = 0.5
 
 
-def embeddings(writer: LoadedModel, ids: Tensor) -> Tensor:
+def embeddings(model: LoadedModel, ids: Tensor) -> Tensor:
     """What the model makes of tokens before its first layer, without their positions.
 
     Args:
-        writer: The model.
+        model: The model.
         ids: ``[…, tokens]``.
 
     Returns:
         ``[…, tokens, width]``, without a gradient.
     """
     with torch.no_grad():
-        result: Tensor = writer.bare.get_input_embeddings()(ids)
+        result: Tensor = model.bare.get_input_embeddings()(ids)
     return result
 
 
-def hidden_states(writer: LoadedModel, embeds: Tensor) -> Tensor:
+def hidden_states(model: LoadedModel, embeds: Tensor) -> Tensor:
     """The model's last hidden states, after the final norm.
 
     Args:
-        writer: The model; its adapter works unless this is called within ``writer.base()``.
+        model: The model; its adapter works unless this is called within ``model.base()``.
         embeds: ``[rows, tokens, width]`` instead of tokens; positions count from 0.
 
     Returns:
         ``[rows, tokens, width]``.
     """
-    body, _, _ = _parts(writer)
+    body, _, _ = _parts(model)
 
     def states(rows: Tensor) -> Tensor:
         return body(inputs_embeds=rows, use_cache=False)
@@ -79,11 +79,11 @@ def hidden_states(writer: LoadedModel, embeds: Tensor) -> Tensor:
     return checked(states)(embeds)
 
 
-def target_scores(writer: LoadedModel, embeds: Tensor, targets: Sequence[Target]) -> Tensor:
+def target_scores(model: LoadedModel, embeds: Tensor, targets: Sequence[Target]) -> Tensor:
     """Scores of targets, a gradient reaching the embeddings where they ask for one.
 
     Args:
-        writer: The model.
+        model: The model.
         embeds: ``[rows, tokens, width]``; tokens after the last target don't matter.
         targets: What to score, at positions up to ``tokens``.
 
@@ -91,23 +91,23 @@ def target_scores(writer: LoadedModel, embeds: Tensor, targets: Sequence[Target]
         ``[rows, targets]``: log-probabilities, or logit differences where there is a foil; nats.
     """
     last = max(target.position for target in targets)
-    states = hidden_states(writer, embeds[:, :last])
-    columns = [head_scores(writer, states[:, target.position - 1], target) for target in targets]
+    states = hidden_states(model, embeds[:, :last])
+    columns = [head_scores(model, states[:, target.position - 1], target) for target in targets]
     return torch.stack(columns, dim=1)
 
 
-def head_scores(writer: LoadedModel, states: Tensor, target: Target) -> Tensor:
+def head_scores(model: LoadedModel, states: Tensor, target: Target) -> Tensor:
     """The score of one target given the hidden states before it.
 
     Args:
-        writer: The model.
+        model: The model.
         states: ``[rows, width]``.
         target: The token and its foil.
 
     Returns:
         ``[rows]``.
     """
-    _, weight, bias = _parts(writer)
+    _, weight, bias = _parts(model)
     if target.foil is not None:
         score = states @ (weight[target.id] - weight[target.foil])
         return score if bias is None else score + (bias[target.id] - bias[target.foil])
@@ -120,7 +120,7 @@ def head_scores(writer: LoadedModel, states: Tensor, target: Target) -> Tensor:
 
 
 def target_gradients(
-    writer: LoadedModel, embeds: Tensor, targets: Sequence[Target]
+    model: LoadedModel, embeds: Tensor, targets: Sequence[Target]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores and their gradients, one target after the other, all from one forward pass.
 
@@ -128,7 +128,7 @@ def target_gradients(
     backward pass goes through the logits of another.
 
     Args:
-        writer: The model.
+        model: The model.
         embeds: ``[rows, tokens, width]``.
         targets: What to score, at positions up to ``tokens``.
 
@@ -141,12 +141,12 @@ def target_gradients(
     """
     with torch.enable_grad():
         leaf = embeds.detach().requires_grad_(True)
-        states = hidden_states(writer, leaf)
+        states = hidden_states(model, leaf)
     for number, target in enumerate(targets):
         with torch.enable_grad():
             before = states[:, target.position - 1]
             apart = before.detach().requires_grad_(True)
-            score = head_scores(writer, apart, target)
+            score = head_scores(model, apart, target)
             check_finite(score.detach())
             (seed,) = torch.autograd.grad(score.sum(), apart)
             more = number + 1 < len(targets)
@@ -155,9 +155,9 @@ def target_gradients(
 
 
 @contextlib.contextmanager
-def frozen(writer: LoadedModel) -> Iterator[None]:
+def frozen(model: LoadedModel) -> Iterator[None]:
     """No parameter asks for a gradient within the block; afterwards each is as it was."""
-    trainable = [p for p in writer.model.parameters() if p.requires_grad]
+    trainable = [p for p in model.model.parameters() if p.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
@@ -168,7 +168,7 @@ def frozen(writer: LoadedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def fused_gelu(writer: LoadedModel) -> Iterator[None]:
+def fused_gelu(model: LoadedModel) -> Iterator[None]:
     """GPT-2's activation as one operation within the block, and not as eight.
 
     transformers spells the tanh form of GELU out, which takes as long as a matrix product, and with
@@ -178,7 +178,7 @@ def fused_gelu(writer: LoadedModel) -> Iterator[None]:
 
     changed = [
         module
-        for module in writer.model.modules()
+        for module in model.model.modules()
         if type(module) is NewGELUActivation and "forward" not in vars(module)
     ]
     for module in changed:
@@ -235,21 +235,21 @@ def _no_numbers() -> RunError:
     )
 
 
-def _parts(writer: LoadedModel) -> tuple[Callable[..., Tensor], Tensor, Tensor | None]:
+def _parts(model: LoadedModel) -> tuple[Callable[..., Tensor], Tensor, Tensor | None]:
     """Body and head; damaged weights are called that, not taken for another kind of model."""
     try:
-        return body_and_head(writer.model)
+        return body_and_head(model.model)
     except InputError:
-        if all(finite(parameter) for parameter in writer.model.parameters()):
+        if all(finite(parameter) for parameter in model.model.parameters()):
             raise
         raise _no_numbers() from None
 
 
-def micro_batch(writer: LoadedModel, tokens: int, *, gradients: bool, most: int = 64) -> int:
+def micro_batch(model: LoadedModel, tokens: int, *, gradients: bool, most: int = 64) -> int:
     """How many rows of so many tokens fit in memory at once.
 
     Args:
-        writer: The model.
+        model: The model.
         tokens: Tokens in a row.
         gradients: Whether a backward pass follows.
         most: More are never taken.
@@ -257,18 +257,18 @@ def micro_batch(writer: LoadedModel, tokens: int, *, gradients: bool, most: int 
     Returns:
         At least 1.
     """
-    free = memory(writer.device.device)[1]
-    if writer.device.torch_device.type == "mps":
+    free = memory(model.device.device)[1]
+    if model.device.torch_device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    rows = int(free * _SHARE / (tokens * _bytes_per_token(writer, tokens, gradients)))
-    if writer.device.torch_device.type == "cpu":
+    rows = int(free * _SHARE / (tokens * _bytes_per_token(model, tokens, gradients)))
+    if model.device.torch_device.type == "cpu":
         most = min(most, _TOKENS_ON_A_PROCESSOR // tokens)
     return max(1, min(rows, most))
 
 
-def _bytes_per_token(writer: LoadedModel, tokens: int, gradients: bool) -> int:
+def _bytes_per_token(model: LoadedModel, tokens: int, gradients: bool) -> int:
     """What a token of a row of ``tokens`` needs, in bytes."""
-    config = writer.bare.config
+    config = model.bare.config
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
     inside = int(getattr(config, "intermediate_size", 0) or getattr(config, "n_inner", 0) or 0)
     a_layer = _KEPT * width + _KEPT_INSIDE * (inside or 4 * width)
@@ -339,13 +339,13 @@ class Prediction:
     likeliest: list[tuple[int, float]]
 
 
-def predictions(writer: LoadedModel, subject: Subject, top: int = 8) -> list[Prediction]:
+def predictions(model: LoadedModel, subject: Subject, top: int = 8) -> list[Prediction]:
     """What the model says at each target, in the adapter's state at the time.
 
     Raises:
         RunError: The model computes no numbers.
     """
-    states, weight, bias = _states(writer, subject)
+    states, weight, bias = _states(model, subject)
     places = torch.tensor([t.position - 1 for t in subject.targets], device=states.device)
     found: list[Prediction] = []
     for start in range(0, len(places), CHUNK):
@@ -360,18 +360,18 @@ def predictions(writer: LoadedModel, subject: Subject, top: int = 8) -> list[Pre
     return found
 
 
-def next_token(writer: LoadedModel, subject: Subject) -> int:
+def next_token(model: LoadedModel, subject: Subject) -> int:
     """The likeliest token after the whole text."""
-    states, weight, bias = _states(writer, subject)
+    states, weight, bias = _states(model, subject)
     with torch.no_grad():
         logits = F.linear(states[-1], weight, bias).float()
     check_finite(logits)
     return int(logits.argmax())
 
 
-def _states(writer: LoadedModel, subject: Subject) -> tuple[Any, Any, Any]:
-    body, weight, bias = body_and_head(writer.model)
-    ids = torch.tensor([subject.ids], device=writer.device.torch_device)
+def _states(model: LoadedModel, subject: Subject) -> tuple[Any, Any, Any]:
+    body, weight, bias = body_and_head(model.model)
+    ids = torch.tensor([subject.ids], device=model.device.torch_device)
     with torch.no_grad():
         return body(input_ids=ids, use_cache=False)[0], weight, bias
 

@@ -71,8 +71,8 @@ class PrefixCache:
     """One reading of a text, from which passes over its variants go on.
 
     Args:
-        writer: The model, in ``eval()`` mode, and the precision of the passes; its adapter works
-            unless this is made and used within ``writer.base()``.
+        model: The model, in ``eval()`` mode, and the precision of the passes; its adapter works
+            unless this is made and used within ``model.base()``.
         ids: The text as the model reads it, start token included.
         indices: Where predictions are wanted, in ascending order: index j predicts token j + 1.
 
@@ -83,16 +83,16 @@ class PrefixCache:
         InputError: An index lies outside the text.
     """
 
-    def __init__(self, writer: LoadedModel, ids: Sequence[int], indices: Sequence[int]) -> None:
+    def __init__(self, model: LoadedModel, ids: Sequence[int], indices: Sequence[int]) -> None:
         if not indices or indices[0] < 0 or indices[-1] >= len(ids):
             raise InputError(
                 f"predictions {list(indices)} are asked of a text of {len(ids)} tokens",
                 f"choose some from 0 to {len(ids) - 1}",
             )
-        self.writer = writer
+        self.model = model
         self.ids = np.asarray(ids[: indices[-1] + 1], dtype=np.int64)
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._body, _, _ = body_and_head(writer.model)
+        self._body, _, _ = body_and_head(model.model)
         cache = DynamicCache()
         states = self._read(self._tensor(self.ids[None]), cache)
         self.states = states[0, self._tensor(self.indices)].float()
@@ -151,7 +151,7 @@ class PrefixCache:
     def _read(self, ids: Tensor, cache: DynamicCache) -> Tensor:
         """Hidden states of ``ids`` after what the cache holds, ``[rows, tokens, width]``."""
         # Not inference_mode: what a model keeps from a pass would be useless for training later.
-        with torch.no_grad(), self.writer.device.autocast(), fused_gelu(self.writer):
+        with torch.no_grad(), self.model.device.autocast(), fused_gelu(self.model):
             states: Tensor = self._body(input_ids=ids, past_key_values=cache, use_cache=True)
         return states
 
@@ -159,9 +159,9 @@ class PrefixCache:
         """Variants in a pass that begins there; the unchanged row comes on top."""
         tokens = len(self.ids) - begin
         most = _MOST_ROWS
-        if self.writer.device.torch_device.type == "cpu":
+        if self.model.device.torch_device.type == "cpu":
             most = max(1, TOKENS_ON_A_PROCESSOR // tokens)
-        return max(1, micro_batch(self.writer, tokens, gradients=False, most=most) - 1)
+        return max(1, micro_batch(self.model, tokens, gradients=False, most=most) - 1)
 
     def _groups(self, beginnings: np.ndarray) -> Iterator[np.ndarray]:
         """Variants that go through the model together, the shortest suffixes first."""
@@ -190,7 +190,7 @@ class PrefixCache:
         return Pass(rows, slice(first, len(self.indices)), states[1:], states[0])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.writer.device.torch_device)
+        return torch.as_tensor(array, device=self.model.device.torch_device)
 
 
 class _Prefix(DynamicLayer):  # type: ignore[misc]
@@ -252,7 +252,7 @@ class Predictions:
     """
 
     def __init__(self, cache: PrefixCache) -> None:
-        _, weight, bias = body_and_head(cache.writer.model)
+        _, weight, bias = body_and_head(cache.model.model)
         self._cache = cache
         with torch.no_grad():
             self._weight = weight.detach().float()
@@ -263,7 +263,7 @@ class Predictions:
             self._zero = torch.logsumexp(self.log_probabilities, -1)
             self._top = self.log_probabilities.argmax(-1)
             self._head = self._weight
-            if cache.writer.device.precision == "bf16":
+            if cache.model.device.precision == "bf16":
                 # What all logits have in common means nothing, but would be most of the rounding.
                 self._head = (self._weight - self._weight.mean(0)).bfloat16()
 

@@ -76,7 +76,7 @@ class GPT2Forward:
         self.head = self._make(*head)
 
     @staticmethod
-    def window(config: Any) -> int:
+    def context_length(config: Any) -> int:
         """The context length in tokens."""
         return int(config.n_positions)
 

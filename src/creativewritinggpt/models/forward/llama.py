@@ -80,7 +80,7 @@ class LlamaForward:
         self.head = self._make(*self._after_norm(weights, "model.norm", [HEAD]))
 
     @staticmethod
-    def window(config: Any) -> int:
+    def context_length(config: Any) -> int:
         """The context length in tokens."""
         return int(config.max_position_embeddings)
 

@@ -112,7 +112,7 @@ class Forward(Protocol):
     def __init__(self, weights: Weights, kind: str) -> None: ...
 
     @staticmethod
-    def window(config: Any) -> int:
+    def context_length(config: Any) -> int:
         """The context length in tokens."""
 
     @staticmethod

@@ -218,15 +218,15 @@ class FastBody:
     """Embeddings, blocks and last norm of a model with PEFT's adapters.
 
     Args:
-        writer: A model for which :func:`has_fast_body` holds.
+        model: A model for which :func:`has_fast_body` holds.
         int8: Whether the frozen products are made in int8.
         compiled: Whether the elementwise functions are compiled.
     """
 
-    def __init__(self, writer: LoadedModel, int8: bool = False, compiled: bool = False) -> None:
-        self.bare, self.kernels, self.int8 = writer.bare, Kernels(compiled), int8
+    def __init__(self, model: LoadedModel, int8: bool = False, compiled: bool = False) -> None:
+        self.bare, self.kernels, self.int8 = model.bare, Kernels(compiled), int8
         self.workspace = Workspace()
-        low = writer.device.precision == "bf16" and not int8
+        low = model.device.precision == "bf16" and not int8
         self.dtype = torch.bfloat16 if low else torch.float32
         kind = type(self.bare).__name__
         self.inner: Any = self.bare.base_model
@@ -308,19 +308,19 @@ class FastBody:
         return hidden
 
 
-def has_fast_body(writer: LoadedModel) -> bool:
+def has_fast_body(model: LoadedModel) -> bool:
     """Whether the fast path handles the model, its adapter and its device."""
-    return knows_family(writer) and writer.has_adapter and _only_adapters_are_trained(writer.model)
+    return knows_family(model) and model.has_adapter and _only_adapters_are_trained(model.model)
 
 
-def knows_family(writer: LoadedModel) -> bool:
+def knows_family(model: LoadedModel) -> bool:
     """Whether the fast path handles plain LoRA adapters of the model on its device."""
     check = {
         "GPT2LMHeadModel": _plain_gpt2,
         "LlamaForCausalLM": _plain_llama,
         "Qwen2ForCausalLM": _plain_llama,
-    }.get(type(writer.bare).__name__)
-    return writer.device.torch_device.type == "cpu" and bool(check and check(writer.bare.config))
+    }.get(type(model.bare).__name__)
+    return model.device.torch_device.type == "cpu" and bool(check and check(model.bare.config))
 
 
 def _plain_gpt2(config: Any) -> bool:
@@ -354,35 +354,35 @@ def _only_adapters_are_trained(model: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def fast_path(writer: LoadedModel, int8: bool = False, compiled: bool = False) -> Iterator[None]:
+def fast_path(model: LoadedModel, int8: bool = False, compiled: bool = False) -> Iterator[None]:
     """Let the passes within the context take the fastest path that the model has.
 
     Args:
-        writer: The model, made trainable.
+        model: The model, made trainable.
         int8: Whether the frozen products are made in int8, if there is a fast path.
         compiled: Whether its elementwise functions are compiled.
     """
     # First, since it joins weights, to which the fused projections then refer.
-    body = FastBody(writer, int8, compiled) if has_fast_body(writer) else None
-    with fused_projections(writer):
-        writer.fast_body = body
+    body = FastBody(model, int8, compiled) if has_fast_body(model) else None
+    with fused_projections(model):
+        model.fast_body = body
         try:
             yield
         finally:
-            writer.fast_body = None
+            model.fast_body = None
 
 
-def rows_per_pass(writer: LoadedModel, max_length: int, most: int) -> int:
+def rows_per_pass(model: LoadedModel, max_length: int, most: int) -> int:
     """Rows of a micro-batch for the path that the model takes.
 
     Args:
-        writer: The model, within :func:`fast_path`.
+        model: The model, within :func:`fast_path`.
         max_length: Tokens per row.
         most: Rows that fit into memory.
     """
-    if writer.fast_body is None:
+    if model.fast_body is None:
         return most
-    fast: int = writer.fast_body.tokens_at_once // max_length
+    fast: int = model.fast_body.tokens_at_once // max_length
     return max(1, min(most, fast))
 
 

@@ -344,22 +344,22 @@ class _FusedForward:
 
 
 @contextlib.contextmanager
-def fused_projections(writer: LoadedModel) -> Iterator[int]:
+def fused_projections(model: LoadedModel) -> Iterator[int]:
     """Replace the forward of the model's plain LoRA layers within the context.
 
     1.19 (starter) and 1.14 times (GPT-2's shape) as fast as PEFT's own layers where there is no
     fast path (``ours-projections`` in ``bench/train.py``; 2 cores of Zen 4, bf16).
 
     Args:
-        writer: A model with a LoRA adapter; one without is left as it is.
+        model: A model with a LoRA adapter; one without is left as it is.
 
     Yields:
         The number of projections that take it.
     """
-    inputs = _LastInput(torch.bfloat16 if writer.device.precision == "bf16" else torch.float32)
+    inputs = _LastInput(torch.bfloat16 if model.device.precision == "bf16" else torch.float32)
     changed, kernels = [], Kernels()
     try:
-        for layer in writer.model.modules() if writer.has_adapter else ():
+        for layer in model.model.modules() if model.has_adapter else ():
             if hasattr(layer, "lora_A") and is_plain_lora(layer):
                 layer.forward = _FusedForward(layer, inputs, kernels)
                 changed.append(layer)
