@@ -35,7 +35,7 @@ def writer_of(model: Any, precision: str = "fp32") -> LoadedModel:
         run=None,
         bos_id=0,
         eos_id=0,
-        window=128,
+        context_length=128,
     )
 
 
