@@ -30,7 +30,7 @@ _ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def attach(model: LoadedModel, config: Config) -> None:
-    """Make the model's model trainable, in place: by an adapter, or as a whole.
+    """Make a loaded model trainable, in place: by an adapter, or as a whole.
 
     Args:
         model: A base model without an adapter.

@@ -110,12 +110,12 @@ def _weights(reader: Any, heads: int, kv_heads: int) -> dict[str, torch.Tensor]:
             continue
         _, layer, part = stem.split(".", 2)
         if part in ("attn_q", "attn_k"):
-            values = _rotate_halves(values, heads if part == "attn_q" else kv_heads)
+            values = _permute_qk(values, heads if part == "attn_q" else kv_heads)
         weights[f"model.layers.{layer}.{_INNER[part]}.weight"] = torch.from_numpy(values)
     return weights
 
 
-def _rotate_halves(values: np.ndarray, heads: int) -> np.ndarray:
+def _permute_qk(values: np.ndarray, heads: int) -> np.ndarray:
     """Put a projection's rows in the order that transformers' rotary embedding expects.
 
     llama.cpp turns neighbouring pairs of a head (0, 1), (2, 3)…; transformers turns the halves
