@@ -317,7 +317,7 @@ def start(stage: str, log: Path, cache: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("with_signal", (signal.SIGKILL, signal.SIGINT))
+@pytest.mark.parametrize("with_signal", (getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGINT))
 @pytest.mark.parametrize("stage", ("download", "convert"))
 @pytest.mark.slow
 def test_a_fetch_may_be_killed_at_any_moment(
