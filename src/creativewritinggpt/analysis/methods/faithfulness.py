@@ -26,8 +26,8 @@ The rankings known are those of all attributions judged, and that by single-toke
 the same replacements; q is the share of the R random rankings that one beats, the least over
 distributions and statistics (they are tested together, so that this is an upper bound), and of the
 best of them. Beyond 50 tokens q is 1 - 1/n at least, the chance that a random ranking does not
-begin with the one token that decides. Where the power is below 0.8, an attribution that is not better
-than random is called *too short to tell*.
+begin with the one token that decides. Where the power is below 0.8, an attribution that is not
+better than random is called *too short to tell*.
 
 Trade-off: R = 20 keeps judging cheap, and makes q coarse: with 18 of 20 beaten the power is 0.39,
 with 19 it is 0.74.
