@@ -100,3 +100,8 @@ def test_unknown_recipe_lists_those_there_are():
 def test_config_survives_json():
     config = load_config("starter")
     assert Config(**config.to_dict()) == config
+
+
+def test_the_model_is_the_first_argument_of_a_config():
+    assert Config("starter").model_name == "starter"
+    assert Config("starter").device is None

@@ -31,6 +31,7 @@ def setting(
     choices: tuple[str, ...] | None = None,
     group: str = "",
     metavar: str | None = None,
+    kw_only: bool | Any = dataclasses.MISSING,
 ) -> Any:
     """A dataclass field with its help and its range.
 
@@ -43,6 +44,7 @@ def setting(
         choices: The only values allowed.
         group: Heading of the field in ``--help``.
         metavar: Placeholder of the value in ``--help``.
+        kw_only: Whether the field is a keyword argument only; by default as its class says.
     """
     metadata = {
         "help": help,
@@ -55,7 +57,7 @@ def setting(
     }
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, kw_only=kw_only)
 
 
 def unwrap(annotation: Any) -> tuple[Any, bool]:

@@ -11,7 +11,7 @@ PLACES = "places and machine"
 """Heading of these settings in the help of a command."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class MachineSettings:
     """Where and in which number format a model runs, and where its files are cached."""
 

@@ -157,6 +157,7 @@ class Config(MachineSettings):
         "Number format of matrix products; auto: bf16 where measured faster; int8: only for "
         "training LoRA adapters on a CPU.",
         choices=("auto", "fp32", "bf16", "int8"),
+        kw_only=True,  # as in MachineSettings, or it would come before the model's name
     )  # fmt: skip
     track: list[str] | None = _place(
         None,
