@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data import sources
 from creativewritinggpt.data.corpus import load_corpus, read_documents
-from creativewritinggpt.data.document import Document, SourceReport
+from creativewritinggpt.data.document import Document, Reading, SourceReport, characters
 from creativewritinggpt.data.sources import (
     openwebtext,
     register_source,
@@ -373,7 +373,7 @@ def test_a_custom_source_can_come_from_an_installed_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "poems_plugin.py").write_text(
-        "from creativewritinggpt.data.document import Document\n"
+        "from creativewritinggpt.data.document import Document, Reading, SourceReport, characters
         "def poems(config):\n"
         "    for i in range(20):\n"
         "        yield Document('poems', str(i), f'Poem {i} of the sea.')\n"
@@ -393,14 +393,22 @@ def test_reports_survive_being_stored() -> None:
     report.drop("why", 2)
     report.flag("what")
     report.note("note")
+    reading = Reading(report)
+    reading.begin("x.txt")
+    reading.file.characters += characters("a b c\n")
+    reading.file.leave_out("licence", "c")
+    reading.keep(Document("x", "g", "b", prompt="a"))
+    assert (reading.file.characters, reading.file.kept, reading.file.share) == (3, 2, 2 / 3)
     assert SourceReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
-    assert re.match("", report.form)
+
+    report.add(SourceReport.from_dict(report.to_dict()))
+    assert report.files["x.txt"].left_out == {"licence": 2}
 
 
 FABLES = '''
 """Fables: a moral and its tale, a line each."""
 
-from creativewritinggpt.data.document import Document
+from creativewritinggpt.data.document import Document, Reading, SourceReport, characters
 from creativewritinggpt.data.readers import row_group
 from creativewritinggpt.data.sources import HubSet, NamedSource, RowForm, per_row
 from creativewritinggpt.data.text import clean, clean_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from ..console import ProgressCallback, counted
 from ..errors import InputError
 
 SEPARATOR = "\n\n"
-"""What stands between a prompt and its text, in training as in generation."""
+"""What stands between a prompt and its text where their source says nothing else."""
 
 CHUNK_ROWS = 128
 """Consecutive rows of a table that belong to the same shard."""
+
+_WHITE_SPACE = tuple(map(chr, (*range(9, 14), 32, 0x85, 0xA0, 0x3000)))
 
 _NOTES = 5
 """Notes that are shown; the record has all."""
@@ -23,6 +25,11 @@ _PROGRESS_BYTES = 1_000_000
 
 RawRow = tuple[int, Any]
 """The number of a row, from 1, and the row as its file has it: a line, or values by column."""
+
+
+def characters(text: str) -> int:
+    """Number of characters of a text that are not white space."""
+    return len(text) - sum(map(text.count, _WHITE_SPACE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class Document:
         split: ``"train"`` or ``"validation"`` where the source has official splits.
         original_words, original_bytes: Of the text as it came (UTF-8), where cleaning joins or
             parts words; figures by the word are over these, as the field's are.
+        joint: What stands between the prompt and the text.
     """
 
     source: str
@@ -48,10 +56,11 @@ class Document:
     split: str | None = None
     original_words: int | None = None
     original_bytes: int | None = None
+    joint: str = SEPARATOR
 
     def full_text(self) -> str:
-        """What the model reads: the prompt, an empty line, the text."""
-        return self.text if not self.prompt else f"{self.prompt}{SEPARATOR}{self.text}"
+        """What the model reads: the prompt, the joint, the text."""
+        return self.text if not self.prompt else f"{self.prompt}{self.joint}{self.text}"
 
     @property
     def digest(self) -> str:
@@ -63,6 +72,43 @@ class Document:
     def words(self) -> int:
         """Words of the text, told apart by white space."""
         return len(self.text.split())
+
+
+@dataclass
+class FileReport:
+    """What became of the characters of one file; white space is not counted.
+
+    Attributes:
+        name: The file, as reports call it.
+        form: What it was taken for, in words.
+        characters: Characters of text in it. Markup is not text: tags and codes are not counted.
+        kept: Characters of its documents: text, prompt and title.
+        left_out: Characters that are in no document, by reason.
+    """
+
+    name: str
+    form: str = ""
+    characters: int = 0
+    kept: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def share(self) -> float:
+        """Share of the characters that became documents, from 0 to 1."""
+        return min(1.0, self.kept / self.characters) if self.characters else 1.0
+
+    def leave_out(self, reason: str, text: str) -> None:
+        """Count the characters of a text that no document gets."""
+        count = characters(text)
+        if count:
+            self.left_out[reason] += count
+
+    def add(self, other: FileReport) -> None:
+        """Add the counts of another part of the same file."""
+        self.form = self.form or other.form
+        self.characters += other.characters
+        self.kept += other.kept
+        self.left_out += other.left_out
 
 
 @dataclass
@@ -79,6 +125,7 @@ class SourceReport:
         train, validation: Documents of each split.
         notes: What the user should know besides.
         origin: Paths with SHA-256, or hub id with the resolved revision.
+        files: What became of the characters of each file, by its name in reports.
     """
 
     name: str
@@ -93,6 +140,7 @@ class SourceReport:
     validation: int = 0
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileReport] = field(default_factory=dict)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count something that was left out."""
@@ -123,6 +171,8 @@ class SourceReport:
         self.flagged += other.flagged
         for text in other.notes:
             self.note(text)
+        for name, file in other.files.items():
+            self.files.setdefault(name, FileReport(name)).add(file)
 
     def summary(self) -> list[str]:
         """A few lines for the user: form, size and :meth:`details`."""
@@ -144,13 +194,26 @@ class SourceReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
-        return {**asdict(self), "dropped": dict(self.dropped), "flagged": dict(self.flagged)}
+        plain = {
+            name: vars(file) | {"left_out": dict(file.left_out)}
+            for name, file in self.files.items()
+        }
+        return vars(self) | {
+            "dropped": dict(self.dropped),
+            "flagged": dict(self.flagged),
+            "notes": list(self.notes),
+            "files": plain,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SourceReport:
         """The report that :meth:`to_dict` made."""
         made = cls(**values)
         made.dropped, made.flagged = Counter(values["dropped"]), Counter(values["flagged"])
+        made.files = {
+            name: FileReport(**{**file, "left_out": Counter(file["left_out"])})
+            for name, file in values["files"].items()
+        }
         return made
 
 
@@ -163,6 +226,7 @@ class Reading:
 
     Attributes:
         report: Its counts and notes.
+        file: What becomes of the file that is read now.
         skip_bad_rows: Whether rows that can't be read are left out.
         progress: Called as the work goes on.
         total: Bytes to be read, where known.
@@ -187,8 +251,18 @@ class Reading:
     start: int = 0
     by_file: bool = False
     raw: list[RawRow] | None = None
+    file: FileReport = field(default_factory=lambda: FileReport(""))
     _file: int = -1
     _told: int = 0
+
+    def begin(self, name: str) -> None:
+        """Note that the file of this name in reports is read from now on."""
+        self.file = self.report.files.setdefault(name, FileReport(name))
+
+    def keep(self, document: Document) -> None:
+        """Count a document's characters as kept."""
+        parts = (document.text, document.prompt, document.title)
+        self.file.kept += sum(characters(part) for part in parts if part)
 
     def next_file(self) -> bool:
         """Note that another file begins, and say whether any of it is at or after the start."""

@@ -211,7 +211,9 @@ def _source(
         yield from ((number, file) for number, file in enumerate(files) if reading.next_file())
 
     def documents_of(file: _File, reading: Reading) -> Iterator[Document]:
+        reading.begin(file.label)
         for document in kept(file.documents(reading), file.keep, reading):
+            reading.keep(document)
             same = document.source == domain
             yield document if same else dataclasses.replace(document, source=domain)
 
