@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -373,7 +372,7 @@ def test_a_custom_source_can_come_from_an_installed_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "poems_plugin.py").write_text(
-        "from creativewritinggpt.data.document import Document, Reading, SourceReport, characters
+        "from creativewritinggpt.data.document import Document\n"
         "def poems(config):\n"
         "    for i in range(20):\n"
         "        yield Document('poems', str(i), f'Poem {i} of the sea.')\n"
@@ -408,7 +407,7 @@ def test_reports_survive_being_stored() -> None:
 FABLES = '''
 """Fables: a moral and its tale, a line each."""
 
-from creativewritinggpt.data.document import Document, Reading, SourceReport, characters
+from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.readers import row_group
 from creativewritinggpt.data.sources import HubSet, NamedSource, RowForm, per_row
 from creativewritinggpt.data.text import clean, clean_line
