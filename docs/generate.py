@@ -8,8 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from creativewritinggpt.cli.args import default_of
-from creativewritinggpt.cli.main import VERBS, build_parser
+from creativewritinggpt.cli.main import VERBS, build_parser, default_of
 from creativewritinggpt.config.fields import fields_of
 from creativewritinggpt.config.run import Config
 

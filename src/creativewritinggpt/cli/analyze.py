@@ -11,7 +11,7 @@ from ..analysis.settings import AnalysisSettings
 from ..config.machine import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
-from .args import (
+from .main import (
     add_json,
     add_model,
     add_settings,

@@ -12,7 +12,7 @@ from .. import console
 from ..config.run import Config, load_config
 from ..errors import UserError
 from ..files import cache_folder
-from .args import add_config, add_json, add_settings, given, short_usage
+from .main import add_config, add_json, add_settings, given, short_usage
 
 _SETTINGS = (
     "model_name", "starter_file", "sources", "mix", "train_size", "val_size", "max_documents",

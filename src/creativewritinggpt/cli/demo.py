@@ -19,7 +19,7 @@ from ..config.machine import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError, Stopped
 from ..files import read_json
-from .args import add_json, add_settings, given, machine_settings, model_flag
+from .main import add_json, add_settings, given, machine_settings, model_flag
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..console import columns, print_json, size
 from ..files import cache_folder
-from .args import add_json
+from .main import add_json
 
 HUB_SECONDS = 3.0
 # Training the starter takes about 3 GB; its cache 0.6 GB, and as much again while it is made.

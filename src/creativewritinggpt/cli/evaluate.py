@@ -18,7 +18,7 @@ from ..config.machine import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
 from ..evaluation.settings import EvaluationSettings
-from .args import add_json, add_model, add_settings, given, machine_settings, short_usage
+from .main import add_json, add_model, add_settings, given, machine_settings, short_usage
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup

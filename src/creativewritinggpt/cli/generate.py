@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..files import cache_folder, from_home
 from ..generation.sampling.settings import GenerationSettings
 from ..generation.style import Style
-from .args import (
+from .main import (
     add_json,
     add_model,
     add_settings,

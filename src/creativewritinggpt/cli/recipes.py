@@ -11,7 +11,7 @@ from .. import console
 from ..config.run import recipe_names, recipe_text
 from ..errors import InputError
 from ..files import write_text
-from .args import add_json
+from .main import add_json
 
 LAUNCH = "launch-"
 """Prefix of the names of the Accelerate configs."""

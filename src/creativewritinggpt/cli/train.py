@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .. import console
 from ..config.run import Config, load_config
 from ..errors import InputError
-from .args import add_config, add_json, add_settings, given, model_flag, short_usage
+from .main import add_config, add_json, add_settings, given, model_flag, short_usage
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
