@@ -8,14 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.data.text import (
+    WORD,
     clean,
     clean_characters,
     clean_line,
+    count_words,
     decode,
     ends_sentence,
+    is_unspaced,
     lines,
     paragraph_ends,
     sentence_ends,
+    sentences,
     tidy_layout,
 )
 from creativewritinggpt.errors import InputError
@@ -183,3 +187,42 @@ def test_sentences_may_end_after_marks_and_what_closes_around_them() -> None:
 )
 def test_a_text_ends_with_a_sentence_or_not(text: str, ends: bool) -> None:
     assert ends_sentence(text) is ends
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The bell — rang twice.", 5),  # what stands between white space, as ever
+        ("", 0),
+        ("他问：“几点？”", 4),
+        ("吾輩は猫である。", 7),
+        ("Odile 数了 12 箱。", 5),
+        ("안녕 세계", 2),
+        ("ที่นี่", 2),
+    ],
+)
+def test_words_are_counted_in_scripts_without_spaces_too(text: str, words: int) -> None:
+    assert count_words(text) == words
+
+
+@given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("他です ,。a"))))
+def test_words_with_their_places_are_those_that_are_counted(text: str) -> None:
+    found = WORD.findall(text)
+    assert "".join(found) == "".join(text.split())
+    signs = count_words(text) == len(text.split())
+    assert signs or count_words(text) == sum(
+        any(map(str.isalnum, word)) or is_unspaced(word[0]) for word in found
+    )
+
+
+def test_sentences_end_at_the_marks_of_other_scripts() -> None:
+    assert sentences("他来了。「走！」我说。वह आया। वह गया। هل جاء؟ نعم") == [
+        "他来了。",
+        "「走！」",
+        "我说。",
+        "वह आया।",
+        "वह गया।",
+        "هل جاء؟",
+        "نعم",
+    ]
+    assert sentence_ends("他来了。我说") == [4] and ends_sentence("「走！」")

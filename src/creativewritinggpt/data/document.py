@@ -10,6 +10,7 @@ from typing import Any
 
 from ..console import ProgressCallback, counted
 from ..errors import InputError
+from .text import count_words
 
 SEPARATOR = "\n\n"
 """What stands between a prompt and its text where their source says nothing else."""
@@ -70,8 +71,8 @@ class Document:
 
     @property
     def words(self) -> int:
-        """Words of the text, told apart by white space."""
-        return len(self.text.split())
+        """Words of the text."""
+        return count_words(self.text)
 
 
 @dataclass

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .text import separate_words
+
 THRESHOLD = 0.7
 """Jaccard similarity from which two documents are near duplicates."""
 
@@ -51,7 +53,9 @@ def _letters(text: str) -> bytes:
         content = content.replace(sign, b" ")
     if not content.isascii():  # costly, and rare in English
         content = (
-            content.decode("utf-8", "surrogatepass").casefold().encode("utf-8", "surrogatepass")
+            separate_words(content.decode("utf-8", "surrogatepass"))
+            .casefold()
+            .encode("utf-8", "surrogatepass")
         )
     return content
 

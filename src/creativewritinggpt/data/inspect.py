@@ -22,6 +22,7 @@ from .mixing import mix
 from .rows.packing import IGNORE, PackedRows, RowPlan, plan_rows
 from .rows.tokens import tokenize
 from .store import sources_of
+from .text import count_words
 
 _EXAMPLES = 3
 _SHOWN = 700
@@ -56,7 +57,7 @@ def inspect_corpus(
     examples: list[dict[str, Any]] = []
     if tokenizer is None:
         documents = (*corpus.train, *corpus.validation)
-        lengths = np.array([len(d.full_text().split()) for d in documents], dtype=np.int64)
+        lengths = np.array([count_words(d.full_text()) for d in documents], dtype=np.int64)
     else:
         train = tokenize(corpus.train, tokenizer, cache, progress)
         held = tokenize(corpus.validation, tokenizer, cache, progress)

@@ -267,6 +267,42 @@ def clean_line(text: str) -> str:
     return " ".join(clean_characters(text).split())
 
 
+# Letters of scripts that are written without spaces: kana and Han, Thai, Lao, Burmese, Khmer. Their
+# marks (vowel signs, tones) belong to the letter before.
+_UNSPACED = (
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46"
+    "\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd\u0ec0-\u0ec6\u1000-\u102a\u103f\u1780-\u17b3"
+)
+_UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
+WORD = re.compile(rf"[{_UNSPACED}][^\s\w]*|[^\s{_UNSPACED}]+")
+"""A word as :func:`count_words` counts it, with the signs that follow."""
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character is a letter of a script that is written without spaces."""
+    return bool(_UNSPACED_LETTER.match(character))
+
+
+def separate_words(text: str) -> str:
+    """The text with spaces around each letter of a script that is written without spaces."""
+    return text if text.isascii() else _UNSPACED_LETTER.sub(r" \g<0> ", text)
+
+
+def count_words(text: str) -> int:
+    """Number of words: what stands between white space.
+
+    In scripts that are written without spaces each letter counts as one, as in the default rules
+    of Unicode UAX #29 and in word processors; signs alone are then none.
+    """
+    if text.isascii():
+        return len(text.split())
+    spaced, letters = _UNSPACED_LETTER.subn(" ", text)
+    if not letters:
+        return len(text.split())
+    return letters + sum(any(map(str.isalnum, word)) for word in spaced.split())
+
+
 # A short list misses much and is wrong now and then: it counts, and nothing is filtered by it.
 _EXPLICIT = re.compile(
     r"\b(?:cocks?|cunts?|dicks?|cum(?:ming)?|orgasms?|blowjobs?|handjobs?|masturbat\w+|penis(?:es)?"
@@ -282,12 +318,14 @@ def is_explicit(text: str) -> bool:
 
 
 _PARAGRAPH_END = re.compile(r"\n\s*\n\s*")
-_CLOSING = r"[.!?…][\"”’'»)\]*_]*"
-_SENTENCE_ENDS = re.compile(rf"{_CLOSING}(?:\s+(?=\S)|\Z)")
-_ENDS_SENTENCE = re.compile(rf"{_CLOSING}\Z")
+_WIDE = r"[。！？｡．]+[」』”’）》〉】]*"
+_CLOSING = rf"[.!?…।॥؟۔][\"”’'»)\]*_]*|{_WIDE}"
+_SENTENCE_ENDS = re.compile(rf"(?:{_CLOSING})(?:\s+(?=\S)|\Z)|{_WIDE}\s*")
+_ENDS_SENTENCE = re.compile(rf"(?:{_CLOSING})\Z")
 # A run of marks is looked at from its first one only, or ten thousand of them would take minutes.
 _SENTENCE = re.compile(
-    r"(?<![.!?…])[.!?…]+[\"”’'»)\]*_]*\s+(?=[\"“‘'«(\[*_]*[^\W_a-z])|\n\s*\n|[。！？]+"
+    r"(?<![.!?…])[.!?…]+[\"”’'»)\]*_]*\s+(?=[\"“‘'«(\[*_]*[^\W_a-z])|\n\s*\n"
+    rf"|[।॥؟۔]+[\"”’'»)\]]*(?:\s+|\Z)|{_WIDE}\s*"
 )
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|Prof|Capt|Col|Gen|Lt|[A-HJ-Z])\.$")
 _LETTER = re.compile(r"[^\W_]")

@@ -18,6 +18,7 @@ import numpy as np
 from ..console import CountCallback
 from ..data.document import Document
 from ..data.rows.tokens import tokenize
+from ..data.text import count_words
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
@@ -149,7 +150,7 @@ def score_documents(
 def _original_words(document: Document) -> int:
     if document.original_words is not None:
         return document.original_words
-    return len(document.full_text().split())
+    return count_words(document.full_text())
 
 
 def _original_bytes(document: Document) -> int:

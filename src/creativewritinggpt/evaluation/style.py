@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from ..data.text import sentences
+from ..data.text import sentences, separate_words
 from .repetition import ngrams
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+(?:[.,]\d+)*")
@@ -43,7 +43,7 @@ _NOT_NAMES = frozenset(_COMMON.split())
 
 def words_of(text: str) -> list[str]:
     """The words and numbers of a text in lower case, without punctuation."""
-    return [word.casefold().replace("’", "'") for word in _WORD.findall(text)]
+    return [word.casefold().replace("’", "'") for word in _WORD.findall(separate_words(text))]
 
 
 def sentence_lengths(text: str) -> list[int]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
 from ..data.rows.tokens import encode
+from ..data.text import WORD
 from ..errors import InputError
 from ..generation.engine import Request, write_all
 from ..generation.sampling.presets import presets, settings_for
@@ -35,7 +35,6 @@ SAMPLES = 6
 
 # Plain sampling, without the defaults that are a matter of taste.
 _PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
-_WORD = re.compile(r"\S+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _prompt(document: Document) -> Prompt | None:
     if document.prompt:
         text = document.prompt + SEPARATOR
         return Prompt(document.source, text, document.text) if document.text.strip() else None
-    words = list(_WORD.finditer(document.text))
+    words = list(WORD.finditer(document.text))
     if len(words) < 8:
         return None
     cut = words[min(PROMPT_WORDS, len(words) // 2) - 1].end()

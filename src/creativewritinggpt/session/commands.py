@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from ..data.text import count_words
 from ..errors import InputError, RunError, UserError
 from ..generation.results import Token
 from ..generation.sampling.presets import presets
@@ -213,7 +214,7 @@ def _context(repl: Repl, rest: str) -> None:
         ("memory", f"{view.tokens['memory']:,}", ""),
         ("lore", f"{view.tokens['lore']:,}", ", ".join(one.name for one in view.lore)),
         ("note", f"{view.tokens['note']:,}", ""),
-        ("text", f"{view.tokens['text']:,}", f"{len(view.prompt.split()):,} words"),
+        ("text", f"{view.tokens['text']:,}", f"{count_words(view.prompt):,} words"),
         ("free", f"{free:,}", f"{view.fill:.0%} of {view.context_length:,} tokens are taken"),
     ]
     screen.table(["in view", "tokens#", ""], rows)
@@ -240,7 +241,7 @@ def _stats(repl: Repl, _: str) -> None:
     story, path = session.story, session.story.path()
     words = {by: 0 for by in ("writer", "model")}
     for passage in path:
-        words["model" if passage.by == "model" else "writer"] += len(passage.text.split())
+        words["model" if passage.by == "model" else "writer"] += count_words(passage.text)
     total = sum(words.values())
     rows = [
         ("words", f"{total:,}"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from ..data.text import count_words
 from ..errors import RunError, UserError
 from ..generation.results import Generated, Piece, Token, best
 from ..generation.sampling.presets import preset
@@ -112,7 +113,7 @@ class Session:
     def words(self) -> int:
         """Number of words of the story, cached until it changes."""
         if self._words[0] is not self.story.state:
-            self._words = (self.story.state, len(self.story.text.split()))
+            self._words = (self.story.state, count_words(self.story.text))
         return self._words[1]
 
     def view(self) -> StoryView:

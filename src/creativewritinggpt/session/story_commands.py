@@ -7,6 +7,7 @@ import datetime
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..data.text import count_words
 from ..errors import InputError
 from ..files import from_home
 from ..generation.sampling.settings import SEEDS, seeds_from
@@ -189,7 +190,7 @@ def _branches(repl: Repl, rest: str) -> None:
 def _figures(story: Story, head: int) -> tuple[int, str, str]:
     """Number of passages and words up to passage ``head``, and its last words."""
     path = story.path(head)
-    words = sum(len(passage.text.split()) for passage in path)
+    words = sum(count_words(passage.text) for passage in path)
     return len(path), f"{words:,}", _brief(path[-1].text if path else "", 48, last=True)
 
 
@@ -234,7 +235,7 @@ def _chapter(repl: Repl, rest: str) -> None:
         repl.screen.end_flow()
         return
     rows = [
-        (number, title or "(before the first)", f"{len(text.split()):,}")
+        (number, title or "(before the first)", f"{count_words(text):,}")
         for number, (title, text) in enumerate(story.chapters(), 1)
     ]
     if rows:
@@ -326,7 +327,7 @@ def _list(repl: Repl) -> None:
             rows.append((place, str(path), day, "–", error.message))
             continue
         opened = " (open)" if path.resolve() == here.resolve() else ""
-        words = len(story.text.split())
+        words = count_words(story.text)
         rows.append((place, f"{path}{opened}", day, f"{words:,}", story.state.title))
     if not rows:
         raise InputError(

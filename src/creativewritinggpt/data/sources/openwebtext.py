@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import text as encoding
 from ..document import Document, Reading
 from ..readers.tables import Row
-from ..text import clean, is_explicit
+from ..text import clean, count_words, is_explicit
 from . import HubSet, NamedSource, RowForm, TextForm, official_split, per_row
 
 _FURNITURE = re.compile(
@@ -57,7 +57,7 @@ def clean_page(text: str) -> tuple[str, int, int]:
 def is_prose(document: Document) -> bool:
     """Whether a page is prose: 100 words or more, mostly letters, in sentences."""
     text = document.text
-    words = len(text.split())
+    words = count_words(text)
     if words < _FEWEST_WORDS:
         return False
     letters = sum(map(str.isalpha, text[:5000])) / min(len(text), 5000)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..document import Document, Reading
 from ..readers import row_group
 from ..readers.tables import Row, Table
-from ..text import clean_line, is_explicit, sentence_ends
+from ..text import clean_line, count_words, is_explicit, sentence_ends
 from . import HubSet, NamedSource, RowForm, official_split, per_row
 
 _SENTENCES = tuple(f"sentence{i}" for i in range(1, 6))
@@ -24,7 +24,7 @@ _PAIR = ("prompt", "continuation")
 
 def is_story(document: Document) -> bool:
     """Whether a document is a short story of several sentences, not a fragment."""
-    return document.prompt is not None and 8 <= len(document.text.split()) <= 120
+    return document.prompt is not None and 8 <= document.words <= 120
 
 
 def _document(
@@ -78,7 +78,7 @@ def _pairs_look_right(table: Table) -> bool:
     for row in table.head:
         prompt, text = _cells(row, _PAIR)
         sentences = len(sentence_ends(text.strip()))
-        right += len(prompt.split()) <= 30 and 2 <= sentences <= 6 and len(text.split()) <= 120
+        right += count_words(prompt) <= 30 and 2 <= sentences <= 6 and count_words(text) <= 120
     return right >= 0.8 * len(table.head)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import text as encoding
 from ..document import Document, Reading
 from ..readers.tables import Table
-from ..text import clean
+from ..text import clean, count_words
 from . import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
 
 _HEADING = re.compile(r"\s*(?P<marks>=(?: =)*) (?P<title>[^=\s](?:.*[^=\s])?) (?P=marks)\s*")
@@ -89,7 +89,7 @@ def _documents(lines: Iterable[str], reading: Reading, label: str) -> Iterator[D
                 cleaned,
                 title=clean(title) or None,
                 split=split,
-                original_words=len(original.split()),
+                original_words=count_words(original),
                 original_bytes=len(original.encode("utf-8", "surrogatepass")),
             )
     if unknown:
@@ -118,7 +118,7 @@ def _rows_look_right(table: Table) -> bool:
 
 def is_article(document: Document) -> bool:
     """Whether a document is an article with something to read: 50 words or more."""
-    return len(document.text.split()) >= 50
+    return document.words >= 50
 
 
 SOURCE = NamedSource(

@@ -23,7 +23,7 @@ from ..document import Document, Reading
 from ..readers import row_group
 from ..readers.books import SCENE_BREAK
 from ..readers.tables import Row, Table
-from ..text import clean, clean_line, is_explicit
+from ..text import clean, clean_line, count_words, is_explicit
 from . import HubSet, NamedSource, RowForm, TextForm, official_split, per_row
 
 # Each pattern begins with what is rare in prose, and is tried only where that occurs at all.
@@ -136,7 +136,7 @@ def without_notes(text: str) -> tuple[str, int]:
             lines = [line for line in lines if not _EDIT.match(line)]
         notes += paragraph.count("\n") + 1 - len(lines)
         late = number >= max(1, len(paragraphs) - 3)
-        if late and len(paragraph.split()) <= 60 and _SITE.search(paragraph):
+        if late and count_words(paragraph) <= 60 and _SITE.search(paragraph):
             notes += 1 if lines else 0
             continue
         if lines:
@@ -182,7 +182,7 @@ def is_story(document: Document) -> bool:
     return (
         not _GONE.fullmatch(document.text)
         and not _BOT.search(start)
-        and len(document.text.split()) >= _FEWEST_WORDS
+        and document.words >= _FEWEST_WORDS
     )
 
 
