@@ -18,7 +18,7 @@ from pathlib import Path
 from creativewritinggpt import console
 from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.results import Generated, repeated_share
-from creativewritinggpt.generation.sampling.presets import presets, settings_for
+from creativewritinggpt.generation.sampling.settings import presets, settings_for
 from creativewritinggpt.models.loading import load_model
 from creativewritinggpt.session.terminal import EXAMPLES
 

@@ -31,7 +31,7 @@ from .files import check_writable
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
 from .generation.results import Generated, Piece
-from .generation.sampling.presets import settings_for
+from .generation.sampling.settings import settings_for
 from .models import loaded_model, loading
 from .training.run import TrainingResult
 from .training.run import train as _train

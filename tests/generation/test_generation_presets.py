@@ -9,14 +9,14 @@ import pytest
 
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation.engine import write
-from creativewritinggpt.generation.sampling.presets import (
+from creativewritinggpt.generation.sampling.settings import (
+    GenerationSettings,
     preset,
     presets,
     settings_for,
     shipped,
     user_file,
 )
-from creativewritinggpt.generation.sampling.settings import GenerationSettings
 
 GENRES = {
     "fantasy", "science-fiction", "mystery", "horror", "romance", "literary", "children", "wild",

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.generation.context import Pinned, characters, make_view
 from creativewritinggpt.generation.engine import stream, write
+from creativewritinggpt.generation.row import Pinned, characters, make_view
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode, vocabulary
 

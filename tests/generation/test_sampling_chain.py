@@ -11,10 +11,9 @@ import torch
 
 from creativewritinggpt.config.fields import setting
 from creativewritinggpt.generation.engine import write
-from creativewritinggpt.generation.sampling import chain as chain_module
 from creativewritinggpt.generation.sampling import samplers
 from creativewritinggpt.generation.sampling import settings as settings_module
-from creativewritinggpt.generation.sampling.chain import SAMPLERS, Chain, by_value
+from creativewritinggpt.generation.sampling.samplers import SAMPLERS, Chain, by_value
 from creativewritinggpt.generation.sampling.settings import SAMPLER_ORDER, GenerationSettings
 from creativewritinggpt.generation.text import encode, vocabulary
 
@@ -156,7 +155,7 @@ def test_a_new_sampler_is_a_function_a_setting_and_an_entry(
         top_a: float = setting(0.0, "Top-a sampling; 0 keeps all.", low=0, high=1)
 
     monkeypatch.setattr(settings_module, "SAMPLER_ORDER", (*SAMPLER_ORDER, "top_a"))
-    monkeypatch.setitem(chain_module.SAMPLERS, "top_a", by_value(top_a, "top_a", 0))
+    monkeypatch.setitem(SAMPLERS, "top_a", by_value(top_a, "top_a", 0))
 
     sharp = {**OFF, "temperature": 0.2}
     chosen = Settings(**sharp, max_new_tokens=4, min_new_tokens=4, seed=1)

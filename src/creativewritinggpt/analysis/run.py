@@ -215,7 +215,7 @@ def _given(model: LoadedModel, text: str, settings: AnalysisSettings) -> Subject
 def _written(model: LoadedModel, text: str, settings: AnalysisSettings) -> Subject:
     """The text and what the model writes after it, every written token a target."""
     from ..generation.engine import write
-    from ..generation.sampling.presets import settings_for
+    from ..generation.sampling.settings import settings_for
 
     count = settings.write or 1
     if count >= model.context_length // 2:

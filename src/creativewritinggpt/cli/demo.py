@@ -198,7 +198,7 @@ def _sample(model: LoadedModel, prompt: str, seed: int, extent: Extent) -> dict[
     from rich.text import Text
 
     from ..generation.engine import write
-    from ..generation.sampling.presets import settings_for
+    from ..generation.sampling.settings import settings_for
 
     settings = settings_for("literary", {"max_new_tokens": extent.sample_tokens, "seed": seed})
     start = prompt + "\n\n" if prompt.startswith("[") else prompt

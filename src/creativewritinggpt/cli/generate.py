@@ -101,7 +101,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write."""
-    from ..generation.sampling.presets import presets, settings_for
+    from ..generation.sampling.settings import presets, settings_for
 
     if arguments.presets:
         if arguments.json:

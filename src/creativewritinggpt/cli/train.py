@@ -63,7 +63,7 @@ def sampler(config: Config) -> Callable[[LoadedModel], list[dict[str, str]]] | N
     if not prompts:
         return None
     from ..generation.engine import write
-    from ..generation.sampling.presets import settings_for
+    from ..generation.sampling.settings import settings_for
 
     # The faster backends would copy the weights each time.
     values = {"max_new_tokens": 24, "seed": config.seed, "weights": "transformers"}

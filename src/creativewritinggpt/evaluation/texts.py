@@ -19,8 +19,7 @@ from ..data.rows.tokens import encode
 from ..data.text import WORD
 from ..errors import InputError
 from ..generation.engine import Request, write_all
-from ..generation.sampling.presets import presets, settings_for
-from ..generation.sampling.settings import GenerationSettings
+from ..generation.sampling.settings import GenerationSettings, presets, settings_for
 from ..models.loaded_model import LoadedModel
 from . import repetition, style
 from .originality import CorpusIndex, originality

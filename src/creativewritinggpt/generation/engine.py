@@ -19,13 +19,11 @@ from .. import console
 from ..errors import RunError, Stopped
 from ..models.forward.backends import backend_for
 from ..models.forward.native_backend import Backend, Context
-from .context import Pinned, make_view
-from .results import Generated, Piece, best
-from .row import Row
-from .sampling.chain import Chain, Trace
+from .results import Generated, Piece, best, step_tokens
+from .row import Pinned, Row, make_view
+from .sampling.samplers import Chain, Trace
 from .sampling.settings import GenerationSettings, seeds_from
 from .text import Vocabulary, encode, vocabulary
-from .token_stats import step_tokens
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel

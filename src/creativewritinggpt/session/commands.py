@@ -18,8 +18,7 @@ from pathlib import Path
 from ..data.text import count_words
 from ..errors import InputError, RunError, UserError
 from ..generation.results import Token
-from ..generation.sampling.presets import presets
-from ..generation.sampling.settings import SEEDS, GenerationSettings
+from ..generation.sampling.settings import SEEDS, GenerationSettings, presets
 from ..generation.style import parse_strength, set_strength
 from ..story.tree import Lore
 from .repl import Command, Repl, joined, typed, whole_number

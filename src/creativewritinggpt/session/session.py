@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from ..data.text import count_words
 from ..errors import RunError, UserError
 from ..generation.results import Generated, Piece, Token, best
-from ..generation.sampling.presets import preset
-from ..generation.sampling.settings import GenerationSettings, seeds_from
+from ..generation.sampling.settings import GenerationSettings, preset, seeds_from
 from ..story.context import StoryView, passage_tokens, story_view
 from ..story.file import StoryFile, free_path
 from ..story.tree import Passage, Setup, Story

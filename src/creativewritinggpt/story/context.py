@@ -15,8 +15,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..generation.context import Pinned, characters, make_view
 from ..generation.results import Token
+from ..generation.row import Pinned, characters, make_view
 from ..generation.text import encode, vocabulary
 from .tree import Lore, Passage, Story
 
@@ -123,7 +123,7 @@ def passage_tokens(
     Raises:
         InputError: Memory and note leave no room.
     """
-    from ..generation.token_stats import forced_tokens
+    from ..generation.results import forced_tokens
     from ..models.forward.backends import backend_for
 
     seen = story_view(model, story, passage.parent)
