@@ -17,8 +17,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-import torch
-
 from ..errors import InputError
 from .results import Token
 from .sampling.settings import GenerationSettings
@@ -148,6 +146,8 @@ class Row:
         ends: set[int],
         pinned: Pinned | None,
     ) -> None:
+        import torch
+
         self.index = index
         self.seed = seed
         self.settings = settings
@@ -207,6 +207,8 @@ class Row:
 
     def roll(self) -> None:
         """Draw the random numbers of the next token."""
+        import torch
+
         self.uniform = torch.rand(2, generator=self._generator, dtype=torch.float64)
 
     def add(self, token: Token) -> int:
