@@ -73,8 +73,7 @@ def ours(corpus: Path, tokenizer: Any, work: Path) -> dict[str, float]:
     """Our way, timed in its three parts."""
     from creativewritinggpt.config.run import Config
     from creativewritinggpt.data.corpus import load_corpus
-    from creativewritinggpt.data.rows.packing import plan_rows
-    from creativewritinggpt.data.rows.tokens import tokenize
+    from creativewritinggpt.data.rows.packing import plan_rows, tokenize
 
     began = time.perf_counter()
     loaded = load_corpus(Config(train_size=10**7, cache_dir=str(work)), [str(corpus)])

@@ -71,7 +71,7 @@ def full_rows(documents: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def as_tokens(documents: Sequence[Sequence[int]]) -> Any:
     """Documents as the data room hands them on."""
-    from creativewritinggpt.data.rows.tokens import TokenizedDocuments
+    from creativewritinggpt.data.rows.packing import TokenizedDocuments
 
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])]).astype(np.int64)
     flat = np.array([token for ids in documents for token in ids], dtype=np.int32)

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from creativewritinggpt.data.rows.packing import RowPlan, plan_rows
-from creativewritinggpt.data.rows.tokens import TokenizedDocuments
+from creativewritinggpt.data.rows.packing import RowPlan, TokenizedDocuments, plan_rows
 from creativewritinggpt.devices import DeviceChoice
 from creativewritinggpt.models.loaded_model import LoadedModel
 

@@ -5,8 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.rows.packing import IGNORE, PackedRows, pack, plan_rows
-from creativewritinggpt.data.rows.tokens import TokenizedDocuments
+from creativewritinggpt.data.rows.packing import (
+    IGNORE,
+    PackedRows,
+    TokenizedDocuments,
+    pack,
+    plan_rows,
+)
 
 BOS, EOS = 900, 901
 SHAPES = settings(deadline=None, max_examples=150)

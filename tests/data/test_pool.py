@@ -23,7 +23,7 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.data import store
 from creativewritinggpt.data.corpus import load_corpus
 from creativewritinggpt.data.rows import pool
-from creativewritinggpt.data.rows.tokens import tokenize
+from creativewritinggpt.data.rows.packing import tokenize
 from creativewritinggpt.data.sources import files
 from creativewritinggpt.errors import InputError
 

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.rows.tokens import Encoder, encode, tokenize
+from creativewritinggpt.data.rows.packing import Encoder, encode, tokenize
 from creativewritinggpt.errors import RunError
 
 

@@ -7,8 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativewritinggpt.data.rows.packing import IGNORE, pack
-from creativewritinggpt.data.rows.tokens import TokenizedDocuments
+from creativewritinggpt.data.rows.packing import IGNORE, TokenizedDocuments, pack
 from creativewritinggpt.data.splits import ValidationRows, validation_rows
 
 SHAPE = {"max_length": 16, "bos_id": 900, "eos_id": 901, "seed": 3}

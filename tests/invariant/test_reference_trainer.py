@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import load_corpus
-from creativewritinggpt.data.rows.packing import IGNORE, plan_rows
-from creativewritinggpt.data.rows.tokens import tokenize
+from creativewritinggpt.data.rows.packing import IGNORE, plan_rows, tokenize
 from creativewritinggpt.devices import choose
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.loading import load_base

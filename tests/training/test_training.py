@@ -87,8 +87,7 @@ def test_training_lowers_the_loss_and_writes_what_it_promises(
 
 def test_best_model_has_the_loss_that_the_record_names(tiny_folder, tmp_path, stories):
     from creativewritinggpt.data.corpus import load_corpus
-    from creativewritinggpt.data.rows.packing import pack
-    from creativewritinggpt.data.rows.tokens import tokenize
+    from creativewritinggpt.data.rows.packing import pack, tokenize
     from creativewritinggpt.training.metrics import validate
 
     config = _config(tiny_folder, tmp_path)

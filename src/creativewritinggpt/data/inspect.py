@@ -19,8 +19,7 @@ from ..console import ProgressCallback, counted, printable
 from .corpus import Corpus
 from .document import SourceReport
 from .mixing import mix
-from .rows.packing import IGNORE, PackedRows, RowPlan, plan_rows
-from .rows.tokens import tokenize
+from .rows.packing import IGNORE, PackedRows, RowPlan, plan_rows, tokenize
 from .store import sources_of
 from .text import count_words
 

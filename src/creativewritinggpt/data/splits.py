@@ -29,9 +29,8 @@ from ..console import ProgressCallback
 from ..errors import InputError
 from .document import Document, SourceReport
 from .duplicates import NearDuplicates, fingerprint
-from .rows.packing import Chunks, PackedRows, cut_chunks, plan_rows
+from .rows.packing import Chunks, PackedRows, TokenizedDocuments, cut_chunks, plan_rows
 from .rows.pool import in_order
-from .rows.tokens import TokenizedDocuments
 from .store import Documents, DocumentStore, hash_text, in_parts
 from .text import paragraph_ends, sentence_ends
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..console import CountCallback
 from ..data.document import Document
-from ..data.rows.tokens import tokenize
+from ..data.rows.packing import tokenize
 from ..data.text import count_words
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
-from ..data.rows.tokens import encode
+from ..data.rows.packing import encode
 from ..data.text import sentences
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError, RunError

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
-from ..data.rows.tokens import encode
+from ..data.rows.packing import encode
 from ..data.text import WORD
 from ..errors import InputError
 from ..generation.engine import Request, write_all

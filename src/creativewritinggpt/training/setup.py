@@ -22,10 +22,14 @@ from .. import console
 from ..config.run import Config
 from ..data.corpus import Corpus
 from ..data.mixing import Mixture, mix
-from ..data.rows.batches import Batches, PreparedBatches, StreamedBatches
-from ..data.rows.packing import RowPlan, plan_rows
-from ..data.rows.stream import StreamedCorpus, StreamedRows
-from ..data.rows.tokens import tokenize
+from ..data.rows.packing import RowPlan, plan_rows, tokenize
+from ..data.rows.stream import (
+    Batches,
+    PreparedBatches,
+    StreamedBatches,
+    StreamedCorpus,
+    StreamedRows,
+)
 from ..data.splits import ValidationRows, validation_rows
 from ..data.store import sources_of
 from ..distributed import ProcessGroup

@@ -21,6 +21,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from ..document import Document, RawRow, Reading
 from ..readers.tables import Row, Table
 from ..text import clean
 
-BUILT_IN = ("writingprompts", "rocstories", "wikitext", "openwebtext", "sample")
+BUILT_IN = ("writingprompts", "rocstories", "wikitext", "openwebtext")
 """The modules with a ``SOURCE`` each, in the order in which their forms are tried."""
 
 _GROUP = "creativewritinggpt.sources"
@@ -192,7 +193,16 @@ def kept(
 def named_sources() -> dict[str, NamedSource]:
     """The built-in sources, by name."""
     modules = (importlib.import_module(f".{name}", __name__) for name in BUILT_IN)
-    return {module.SOURCE.name: module.SOURCE for module in modules}
+    return {source.name: source for source in (*(m.SOURCE for m in modules), _SAMPLE)}
+
+
+def _sample_files() -> list[str]:
+    folder = Path(str(resources.files("creativewritinggpt.data") / "sample"))
+    return [f"{file.stem}={file}" for file in sorted(folder.glob("*.jsonl"))]
+
+
+_SAMPLE = NamedSource(name="sample", files=_sample_files)
+"""The corpus that comes with the package: original pieces in the forms of four named sources."""
 
 
 _registered: dict[str, CustomSource] = {}
