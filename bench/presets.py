@@ -20,7 +20,7 @@ from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.results import Generated, repeated_share
 from creativewritinggpt.generation.sampling.settings import presets, settings_for
 from creativewritinggpt.models.loading import load_model
-from creativewritinggpt.session.terminal import EXAMPLES
+from creativewritinggpt.session.repl import EXAMPLES
 
 
 def words(text: str) -> list[str]:

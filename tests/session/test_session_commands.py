@@ -20,8 +20,8 @@ from creativewritinggpt.generation import engine
 from creativewritinggpt.generation.engine import Request
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.models.forward.native_backend import NativeContext
-from creativewritinggpt.session.commands import COMMANDS, answer
-from creativewritinggpt.session.repl import Repl, joined
+from creativewritinggpt.session.commands import COMMANDS
+from creativewritinggpt.session.repl import Repl, answer, joined
 from creativewritinggpt.session.screen import Screen, status
 from creativewritinggpt.session.session import Session, StyledModel
 from creativewritinggpt.story.file import StoryFile, dump, read_story, story_file
@@ -44,7 +44,7 @@ class Desk:
             StoryFile(path), Story(), details.pop("settings", SETTINGS),
             lambda name: StyledModel(writer, {}), loading, "tiny",
         )  # fmt: skip
-        self.repl = Repl(self.session, Screen(self.stream), **details)
+        self.repl = Repl(self.session, Screen(self.stream), COMMANDS, **details)
 
     def say(self, *lines: str) -> str:
         before = len(self.stream.getvalue())

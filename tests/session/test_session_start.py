@@ -16,7 +16,7 @@ def _imported(*modules: str) -> set[str]:
 
 def test_the_first_prompt_waits_for_no_heavy_import() -> None:
     heavy = {"torch", "transformers", "peft", "numpy", "matplotlib"}
-    assert not heavy & _imported("session.terminal")
+    assert not heavy & _imported("session.repl", "session.commands")
 
 
 def test_writing_imports_neither_transformers_nor_peft() -> None:

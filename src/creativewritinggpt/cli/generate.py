@@ -251,8 +251,9 @@ def _session(
     machine: MachineSettings,
 ) -> int:
     """Hold an interactive session."""
+    from ..session.commands import COMMANDS
+    from ..session.repl import run as hold
     from ..session.session import StyledModel
-    from ..session.terminal import run as hold
 
     def load(name: str) -> StyledModel:
         from ..models.loading import load_from_settings
@@ -262,7 +263,7 @@ def _session(
         return StyledModel(model, (style if name == arguments.model else Style()).apply(model))
 
     return hold(
-        settings, load, arguments.model, story=arguments.story, preset=arguments.preset,
+        settings, load, arguments.model, COMMANDS, story=arguments.story, preset=arguments.preset,
         first=" ".join(arguments.prompt) or None, explain=_explain,
         at_once=not _at_hand(arguments, machine),
     )  # fmt: skip

@@ -1,40 +1,316 @@
-"""The registry of slash commands, the commands that set up or look, and the answer to a line.
+"""The slash commands of a session: what each does to the story, its settings and its files.
 
-A line that begins with a slash is a command; any other line joins the story, and the model goes on.
+A command is a function of a :class:`~.repl.Repl` and the rest of the line.
 """
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
-import difflib
+import datetime
 import math
-import os
-import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from ..data.text import count_words
-from ..errors import InputError, RunError, UserError
-from ..generation.results import Token
-from ..generation.sampling.settings import SEEDS, GenerationSettings, presets
+from ..errors import InputError
+from ..files import from_home
+from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, seeds_from
 from ..generation.style import parse_strength, set_strength
-from ..story.tree import Lore
-from .repl import Command, Repl, joined, typed, whole_number
-from .screen import percent
+from ..story.exports import ENDINGS
+from ..story.file import FOLDER, read_story, stories
+from ..story.tree import NOTHING, Lore, Passage, Story
+from .repl import HELP, Command, Repl, find, joined, typed, whole_number
+from .screen import brief, characters, edit, percent, visible
 from .session import Session
-from .story_commands import FILE_COMMANDS, STORY_COMMANDS, last_passage
 
-HELP = (
-    "A line of text joins the story and the model goes on; an empty line lets it go on.\n"
-    "Alt-Enter begins a new line, \\n stands for one, +text joins without a space, // is a slash.\n"
-    "Ctrl-C stops the writing and keeps what is there, Ctrl-D leaves. Everything is saved as it "
-    "comes."
-)
 _SHOWN = 20  # tokens in /probs
 # Alternatives per row of /probs, by the width of the screen.
 _FEW, _OTHERS, _WIDE = 3, 5, 110
+_MOST_ALTERNATIVES = 16
+_LISTED = 12  # passages that /branches shows
+_STORIES = 20  # stories that /load lists
+
+
+def last_passage(story: Story) -> Passage:
+    """The last passage of the branch.
+
+    Raises:
+        InputError: The story is empty.
+    """
+    if story.last is None:
+        raise InputError("the story is empty", "type a beginning, or an empty line")
+    return story.last
+
+
+def _continue(repl: Repl, rest: str) -> None:
+    session = repl.session
+    settings = session.settings
+    if rest.strip():
+        count = whole_number(rest, "/continue", high=100_000)
+        session.settings = settings.changed(
+            {"max_new_tokens": count, "min_new_tokens": min(count, settings.min_new_tokens)}
+        )
+    try:
+        repl.go_on()
+    finally:
+        session.settings = settings
+
+
+def _retry(repl: Repl, rest: str) -> None:
+    story, settings = repl.session.story, repl.session.settings
+    last = last_passage(story)
+    if last.by != "model":
+        raise InputError(
+            "the last passage is not the model's", "an empty line lets the model go on after it"
+        )
+    seed = whole_number(rest, "/retry", low=0, high=SEEDS - 1) if rest.strip() else None
+    if seed is None and settings.seed is not None:
+        # The same seed would give the same text.
+        seed = seeds_from(settings.seed if last.seed is None else last.seed, 2)[1]
+    if repl.go_on(last.parent, seed=seed, did="retry") is not None:
+        repl.offered = [passage.id for passage in story.versions()]
+        if len(repl.offered) > 1:
+            repl.screen.note(f"version {len(repl.offered)}; /pick shows them all")
+
+
+def _alt(repl: Repl, rest: str) -> None:
+    count = whole_number(rest, "/alt", low=2, high=_MOST_ALTERNATIVES, default=3)
+    first = repl.session.new_seed()
+    repl.screen.note(f"writing {count} alternatives")
+    repl.heading(1, f"seed {first}")
+    written = [passage for passage, _ in repl.write(None, seeds_from(first, count))]
+    found = [passage for passage in written if passage is not None]
+    shown = int(written[0] is not None)
+    repl.offer([p.id for p in found], [f"seed {p.seed}" for p in found], shown)
+
+
+def _pick(repl: Repl, rest: str) -> None:
+    story = repl.session.story
+    if "." in rest:
+        _pick_word(repl, rest)
+        return
+    if not repl.offered:
+        repl.offered = [passage.id for passage in story.versions()]
+    if not repl.offered:
+        raise InputError("there is nothing to pick from", "/alt writes alternatives")
+    if not rest.strip():
+        repl.offer(repl.offered, [_label(story, place) for place in repl.offered])
+        return
+    passage = repl.offered[whole_number(rest, "/pick", high=len(repl.offered)) - 1]
+    story.go(passage, "pick")
+    repl.screen.flow(story.passages[passage].text)
+    repl.screen.end_flow()
+
+
+def _label(story: Story, place: int) -> str:
+    seed, here = story.passages[place].seed, " (this one)" if place == story.state.head else ""
+    return (f"seed {seed}" if seed is not None else "yours") + here
+
+
+def _pick_word(repl: Repl, rest: str) -> None:
+    """``/pick 12.2``: replace token 12 by its alternative 2 and go on from there."""
+    last = last_passage(repl.session.story)
+    place, _, choice = rest.strip().partition(".")
+    tokens = repl.session.tokens_of(last)
+    index = whole_number(place, "/pick", high=len(tokens)) - 1
+    count = sum(one.id != tokens[index].id for one in tokens[index].before or [])
+    number = whole_number(choice, "/pick", high=count) if count else 1
+    repl.screen.flow(repl.session.replace_token(last, index, number - 1))
+    repl.go_on()
+
+
+def _step(back: bool, repl: Repl, rest: str) -> None:
+    """Undo or redo, and show where the story ends now; what was offered before is withdrawn."""
+    story, name = repl.session.story, "undo" if back else "redo"
+    done = (story.undo if back else story.redo)(whole_number(rest, f"/{name}"))
+    if not done:
+        raise InputError(f"there is nothing to {name}")
+    repl.screen.note(("undone: " if back else "done again: ") + ", ".join(done))
+    _moved(repl)
+
+
+def _moved(repl: Repl) -> None:
+    repl.offered = []
+    repl.show_end()
+
+
+def _edit(repl: Repl, rest: str) -> None:
+    story = repl.session.story
+    if rest.strip():
+        before = story.text_at(last_passage(story).parent)
+        changed = story.edit(before + joined(before, typed(rest)))
+    else:
+        changed = story.edit(edit(story.text))
+    repl.offered = []
+    repl.screen.note("edited; /undo takes it back" if changed else "nothing was changed")
+    if changed:
+        repl.show_end()
+
+
+def _branch(repl: Repl, rest: str) -> None:
+    name = repl.session.story.branch(rest)
+    repl.screen.note(f"on branch '{name}' now; /goto goes back to another")
+
+
+def _branches(repl: Repl, rest: str) -> None:
+    story, screen, every = repl.session.story, repl.screen, rest.strip() == "all"
+    rows = []
+    for name, head in story.state.heads:
+        here = "*" if name == story.state.branch else ""
+        rows.append((here, name, *_figures(story, head)))
+    screen.table(["", "branch", "passages#", "words#", "ends"], rows)
+    passages = [(place, one.by, brief(one.text)) for place, one in enumerate(story.path(), 1)]
+    aside = [(f"#{one.id}", *_figures(story, one.id)) for one in story.ends()]
+    if passages:
+        screen.say()
+        screen.table(["passage#", "by", "begins"], passages if every else passages[-_LISTED:])
+    if aside:
+        screen.say()
+        columns = ["set aside#", "passages#", "words#", "ends"]
+        screen.table(columns, aside if every else aside[-_LISTED:])
+    left = not every and max(len(passages), len(aside)) > _LISTED
+    screen.note("/goto BRANCH, PASSAGE or #NUMBER" + ("; /branches all lists all" if left else ""))
+
+
+def _figures(story: Story, head: int) -> tuple[int, str, str]:
+    """Number of passages and words up to passage ``head``, and its last words."""
+    path = story.path(head)
+    words = sum(count_words(passage.text) for passage in path)
+    return len(path), f"{words:,}", brief(path[-1].text if path else "", 48, last=True)
+
+
+def _goto(repl: Repl, rest: str) -> None:
+    story, name = repl.session.story, " ".join(rest.split())
+    if not name:
+        raise InputError("/goto takes a branch or the number of a passage", "/branches lists them")
+    if name in dict(story.state.heads):
+        story.switch(name)
+    elif name.startswith("#"):
+        if not story.passages:
+            raise InputError("the story is empty", "type a beginning, or an empty line")
+        wanted = whole_number(name[1:], "/goto #", low=0, high=len(story.passages) - 1)
+        repl.screen.note(f"on '{story.branch(at=wanted)}' now, with what was set aside")
+    else:
+        path = story.path()
+        if not name.isdigit():
+            raise InputError(f"there is no branch '{name}'", "/branches lists them")
+        place = whole_number(name, "/goto", low=0, high=len(path), default=0)
+        made = story.branch(at=path[place - 1].id if place else NOTHING)
+        repl.screen.note(f"on '{made}', which begins there; nothing of the other is lost")
+    _moved(repl)
+
+
+def _chapter(repl: Repl, rest: str) -> None:
+    story = repl.session.story
+    if rest.strip():
+        passage = story.chapter(typed(rest))
+        repl.screen.flow(passage.text)
+        repl.screen.end_flow()
+        return
+    rows = [
+        (number, title or "(before the first)", f"{count_words(text):,}")
+        for number, (title, text) in enumerate(story.chapters(), 1)
+    ]
+    if rows:
+        repl.screen.table(["#", "chapter", "words#"], rows)
+    else:
+        repl.screen.note("no chapters yet; /chapter TITLE begins one")
+
+
+def _title(repl: Repl, rest: str) -> None:
+    title = " ".join(typed(rest).split())
+    if title:
+        repl.session.story.set("title", title=title)
+    repl.screen.note(f"title: {repl.session.story.state.title or 'none yet'}")
+
+
+def _compare(repl: Repl, rest: str) -> None:
+    session = repl.session
+    model = session.model
+    if not model.adapters:
+        raise InputError(
+            f"{session.model_name} has no adapter, so there is nothing to compare it with",
+            "/model takes an adapter folder, as outputs/best_model",
+        )
+    seed = session.new_seed()
+    repl.screen.note(f"base and tuned, both with seed {seed}")
+    repl.heading(1, "base")
+    with model.loaded.base():
+        [(base, _)] = repl.write(None, [seed], adapters=False)
+    repl.heading(2, "tuned")
+    [(tuned, _)] = repl.write(None, [seed])
+    found = [(p.id, name) for p, name in ((base, "base"), (tuned, "tuned")) if p is not None]
+    repl.offer([place for place, _ in found], [name for _, name in found], len(found))
+
+
+def _save(repl: Repl, rest: str) -> None:
+    session = repl.session
+    if not rest.strip():
+        session.save()
+        repl.screen.note(f"saved in {session.file.path}")
+        return
+    session.save_as(rest.strip())
+    repl.offered = []
+    repl.screen.note(f"saved in {session.file.path}, which is the story's file from now on")
+
+
+def _load(repl: Repl, rest: str) -> None:
+    session, name = repl.session, rest.strip()
+    if not name:
+        _list(repl)
+        return
+    path = from_home(name)
+    if name.isdigit() and not path.exists():
+        found = stories(session.file.path)
+        if not found:
+            raise InputError(f"{name} does not exist")
+        path = found[whole_number(name, "/load", high=min(len(found), _STORIES)) - 1]
+        name = str(path)
+    if not path.exists():
+        raise InputError(f"{name} does not exist", "/load lists the stories that are here")
+    if path.resolve() == session.file.path.resolve():
+        raise InputError(f"{name} is the story that is open")
+    session.open(path)
+    repl.screen.note(f"{session.story.state.title or name}: {len(session.story.path())} passages")
+    _moved(repl)
+
+
+def _list(repl: Repl) -> None:
+    """List the stories, newest first."""
+    here, rows = repl.session.file.path, []
+    for place, path in enumerate(stories(here)[:_STORIES], 1):
+        day = datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        try:
+            story = read_story(path)
+        except InputError as error:
+            rows.append((place, str(path), day, "–", error.message))
+            continue
+        opened = " (open)" if path.resolve() == here.resolve() else ""
+        words = count_words(story.text)
+        rows.append((place, f"{path}{opened}", day, f"{words:,}", story.state.title))
+    if not rows:
+        raise InputError(
+            f"there are no stories in {FOLDER}/ yet",
+            "/load FILE opens a story's .json, or brings in .txt, .md, KoboldAI's, mikupad's",
+        )
+    repl.screen.table(["#", "story", "changed", "words#", "title"], rows)
+    repl.screen.note("/load NUMBER or FILE; .txt, .md, KoboldAI's and mikupad's are brought in")
+
+
+def _export(repl: Repl, rest: str) -> None:
+    session, name = repl.session, rest.strip()
+    if not name:
+        raise InputError(
+            "/export takes a file, or an ending alone", f"known endings: {' '.join(ENDINGS)}"
+        )
+    path, replaced = session.export(name)
+    repl.screen.note(f"{'replaced' if replaced else 'written'}: {path}")
+
+
+def _files(session: Session) -> Iterable[str]:
+    texts = sorted([*Path().glob("*.txt"), *Path().glob("*.md")])
+    return [str(path) for path in (*stories(session.file.path), *texts)]
 
 
 def _text(name: str, repl: Repl, rest: str) -> None:
@@ -81,11 +357,11 @@ def _preset(repl: Repl, rest: str) -> None:
         session.use_preset(name)
         repl.screen.note(f"preset {name}: {presets()[name].why}" if name in presets() else name)
         return
-    rows = [
-        ("*" if name == session.preset_name else "", name, preset.why)
-        for name, preset in presets().items()
-    ]
-    repl.screen.table(["", "preset", "why"], rows)
+    mark = session.preset_name
+    repl.screen.table(
+        ["", "preset", "why"],
+        [("*" if name == mark else "", name, one.why) for name, one in presets().items()],
+    )
 
 
 def _set(repl: Repl, rest: str) -> None:
@@ -159,11 +435,11 @@ def _probs(repl: Repl, rest: str) -> None:
         token = tokens[place]
         others = [one for one in token.before or [] if one.id != token.id][:count]
         instead = "   ".join(
-            f"{number} {_visible(one.text)} {percent(one.probability)}"
+            f"{number} {visible(one.text)} {percent(one.probability)}"
             for number, one in enumerate(others, 1)
         )
         drawn = percent(token.probability) if token.after is not None else "–"
-        row = (place + 1, _visible(token.text), percent(math.exp(token.logprob)), drawn,
+        row = (place + 1, visible(token.text), percent(math.exp(token.logprob)), drawn,
                token.rank, instead)  # fmt: skip
         rows.append(row)
     repl.screen.table(["token#", "text", "model#", "drawn#", "rank#", "instead"], rows)
@@ -173,22 +449,11 @@ def _probs(repl: Repl, rest: str) -> None:
     )
 
 
-def _visible(text: str) -> str:
-    """A token's text with visible blanks."""
-    return text.replace("\n", "↵").replace("\t", "→").replace(" ", "·") or "∅"
-
-
 def _heat(repl: Repl, rest: str) -> None:
     session = repl.session
     every = rest.strip() == "all"
     for passage in session.story.path() if every else [last_passage(session.story)]:
-        repl.screen.heat(_characters(session.tokens_of(passage)))
-
-
-def _characters(tokens: Sequence[Token]) -> list[tuple[str, float]]:
-    """Text and probability per token; a split character belongs to its last token."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    return [(decoder.decode(token.bytes), math.exp(token.logprob)) for token in tokens]
+        repl.screen.heat(characters(session.tokens_of(passage)))
 
 
 def _why(repl: Repl, rest: str) -> None:
@@ -258,7 +523,7 @@ def _stats(repl: Repl, _: str) -> None:
 def _help(repl: Repl, rest: str) -> None:
     name = rest.strip().lstrip("/")
     if name:
-        command = find(name)
+        command = find(COMMANDS, name)
         repl.screen.say(f"/{command.name} {command.words}".rstrip(), "bold")
         repl.screen.say(command.help)
         return
@@ -272,7 +537,23 @@ def _help(repl: Repl, rest: str) -> None:
 
 
 _GROUPS = (
-    STORY_COMMANDS,
+    (
+        Command("continue", "[TOKENS]", "let the model go on; so does an empty line", _continue),
+        Command("retry", "[SEED]", "another version of the model's last passage", _retry),
+        Command("alt", "[N]", "write N ways to go on, to pick one [3]", _alt),
+        Command("pick", "[N | TOKEN.ALT]", "take a version, or another word of /probs", _pick),
+        Command("undo", "[N]", "take back the last change, whatever it was",
+                partial(_step, True)),
+        Command("redo", "[N]", "take back an undo", partial(_step, False)),
+        Command("edit", "[TEXT]", "the text in $EDITOR; or TEXT for the last passage", _edit),
+        Command("branch", "[NAME]", "start a branch here", _branch),
+        Command("branches", "[all]", "list branches, passages, and what was set aside", _branches),
+        Command("goto", "BRANCH | N | #N", "go to a branch, or branch off after passage N", _goto,
+                lambda session: dict(session.story.state.heads)),
+        Command("chapter", "[TITLE]", "begin a chapter, or list them", _chapter),
+        Command("title", "[TITLE]", "the story's title", _title),
+        Command("compare", "", "base and tuned model go on, with the same seed", _compare),
+    ),
     (
         Command("memory", "[TEXT | -]", "what the model always sees first",
                 partial(_text, "memory")),
@@ -295,73 +576,15 @@ _GROUPS = (
         Command("stats", "", "figures of the story", _stats),
     ),
     (
-        *FILE_COMMANDS,
+        Command("save", "[FILE]", "save now; with FILE, go on in a copy", _save),
+        Command("load", "[FILE | N]", "open a story or bring in a text, or list the stories", _load,
+                _files),
+        Command("export", "FILE", "a manuscript: .txt .md .html .docx .epub .json", _export,
+                lambda session: [str(session.file.path.with_suffix(one)) for one in ENDINGS[:-1]]),
+        Command("quit", "", "leave; so does Ctrl-D",
+                lambda repl, _: setattr(repl, "leaving", True)),
         Command("help", "[COMMAND]", "this list", _help, lambda session: list(COMMANDS)),
     ),
 )  # fmt: skip
 COMMANDS: dict[str, Command] = {command.name: command for group in _GROUPS for command in group}
 """Every slash command by its name."""
-
-
-def find(name: str) -> Command:
-    """The command of a name, or of the beginning of one where it is the only one.
-
-    Raises:
-        InputError: There is none, or there are several.
-    """
-    if name in COMMANDS:
-        return COMMANDS[name]
-    begun = [known for known in COMMANDS if name and known.startswith(name)]
-    if len(begun) == 1:
-        return COMMANDS[begun[0]]
-    if begun:
-        raise InputError(f"/{name} could be {', '.join('/' + known for known in begun)}")
-    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-    raise InputError(
-        f"there is no command /{name}",
-        f"did you mean /{near[0]}?" if near else "/help lists them; // begins a line with a slash",
-    )
-
-
-def answer(repl: Repl, line: str) -> None:
-    """Do what a line asks, show what went wrong, and save."""
-    screen = repl.screen
-    try:
-        # A surrogate, from input that is not UTF-8, could not be written to a file.
-        _do(repl, line.encode("utf-8", "replace").decode())
-    except UserError as error:
-        screen.error(error)
-    except KeyboardInterrupt:
-        screen.note("stopped")
-    except MemoryError:
-        screen.say("error: there is not enough memory")
-    except OSError as error:  # a drive that is gone, a name that is too long
-        place = f"{str(error.filename)[:60]}: " if error.filename else ""
-        screen.error(RunError(f"{place}{error.strerror or error}"))
-    except Exception as error:  # whatever it is, the story must not be lost with the session
-        if os.environ.get("CWGPT_DEBUG"):
-            traceback.print_exc()
-        reason = (str(error).strip().splitlines() or [""])[0][:300]
-        screen.error(RunError(f"{type(error).__name__}: {reason}", "this should not happen"))
-    try:
-        with repl.signals.writing():  # Ctrl-C must not interrupt the save
-            repl.autosave()
-    except KeyboardInterrupt:
-        screen.note("stopped")
-
-
-def _do(repl: Repl, line: str) -> None:
-    bare = line.strip()
-    if bare in ("help", "quit", "exit", "?"):
-        bare = {"exit": "/quit", "?": "/help"}.get(bare, f"/{bare}")
-    if bare.startswith("/") and not bare.startswith("//"):
-        name, _, rest = bare[1:].partition(" ")
-        find(name.lower()).run(repl, rest)
-        return
-    text = typed(line[line.index("//") + 1 :] if bare.startswith("//") else line)
-    if text.strip():
-        story = repl.session.story
-        story.write(joined(story.text, text))
-        repl.autosave()
-        repl.offered = []
-    repl.go_on()

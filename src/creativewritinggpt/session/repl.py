@@ -1,100 +1,59 @@
-"""The line-driven interface of a session: what its commands and its terminals share.
+"""Sessions on a terminal or a pipe: the prompt, the answer to a line, opening and leaving.
 
-:class:`Repl` joins a session with a screen and signals. Commands are functions of a Repl and the
-rest of the line; they are registered in :mod:`.commands`.
+:class:`Repl` joins a session with a screen, signals and the commands. A line that begins with a
+slash is a command; any other line joins the story, and the model goes on. On a terminal the prompt
+is prompt_toolkit's, with history, search, completion and a status line. While the model writes
+there is no prompt; keys that are pressed meanwhile are not echoed and wait for the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import os
-import shlex
-import shutil
-import signal
-import subprocess
-import tempfile
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import is_searching
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from ..console import counted, printable
 from ..errors import InputError, RunError, UserError
 from ..generation.results import Generated
-from ..story.tree import Passage
-from .screen import Screen
-from .session import Session
+from ..generation.sampling.settings import GenerationSettings
+from ..story.file import StoryFile, new_path, stories, story_file
+from ..story.tree import Passage, Story
+from .screen import Screen, Signals, history, no_echo, status
+from .session import Load, Session, StyledModel
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
 
 Explain = Callable[["LoadedModel", str, str], str]
 
-# Editors that take +N as the line to begin at.
-_TAKE_LINE = {"vi", "vim", "nvim", "nano", "emacs", "micro", "joe", "ne", "kak"}
-_USUAL_EDITORS = ("nano", "vim", "vi")
-
-
-class Signals:
-    """Ctrl-C and requests to end (SIGTERM, SIGHUP), without losing what is being written.
-
-    While the model writes, Ctrl-C sets :attr:`stop`, which is read between two tokens; a second one
-    raises ``KeyboardInterrupt``. A request to end stops the writing in the same way and then ends
-    the session; at the prompt it ends it at once. Exit codes are 128 + the signal's number.
-
-    Attributes:
-        stop: Whether the writing should stop.
-        code: The exit code, once the session was asked to end.
-        at_prompt: Called with the code when that happens at the prompt; ``SystemExit`` by default.
-    """
-
-    def __init__(self) -> None:
-        self.stop = False
-        self.code: int | None = None
-        self.at_prompt: Callable[[int], None] | None = None
-        self._writing = False
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Handle requests to end within the block."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        before = {name: signal.signal(getattr(signal, name), self._end) for name in names}
-        try:
-            yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(getattr(signal, name), handler)
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Let Ctrl-C set :attr:`stop` within the block."""
-        self.stop = self.code is not None
-        main = threading.current_thread() is threading.main_thread()
-        before: Any = signal.signal(signal.SIGINT, self._stop) if main else None
-        self._writing = True
-        try:
-            yield
-        finally:
-            self._writing = False
-            if main:
-                signal.signal(signal.SIGINT, before)
-
-    def _stop(self, *_: Any) -> None:
-        if self.stop:
-            raise KeyboardInterrupt
-        self.stop = True
-
-    def _end(self, number: int, _: Any) -> None:
-        self.code = 128 + number
-        if self._writing:
-            self.stop = True
-        elif self.at_prompt is not None:
-            self.at_prompt(self.code)
-        else:
-            raise SystemExit(self.code)
+EXAMPLES = (
+    "Once upon a time in a kingdom far away,",
+    "The night ferry was late, and",
+    "In a world where magic was forbidden,",
+)
+HELP = (
+    "A line of text joins the story and the model goes on; an empty line lets it go on.\n"
+    "Alt-Enter begins a new line, \\n stands for one, +text joins without a space, // is a slash.\n"
+    "Ctrl-C stops the writing and keeps what is there, Ctrl-D leaves. Everything is saved as it "
+    "comes."
+)
+PROMPT = "> "
 
 
 class Repl:
@@ -103,17 +62,24 @@ class Repl:
     Args:
         session: The session; its notes go to the screen from now on.
         screen: The terminal or stream.
+        commands: The slash commands by name.
         explain: Says why the model wrote a word: ``explain(model, text, word)``.
     """
 
-    def __init__(self, session: Session, screen: Screen, explain: Explain | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        screen: Screen,
+        commands: Mapping[str, Command],
+        explain: Explain | None = None,
+    ) -> None:
         self.session = session
         self.screen = screen
+        self.commands = commands
         self.explain = explain
         self.signals = Signals()
         self.leaving = False
         self.offered: list[int] = []  # passages that /pick can take
-        self.exported: set[Path] = set()  # files that /export may replace
         self._warned = False  # that the story is not saved
         session.notify = screen.note
 
@@ -252,48 +218,337 @@ def joined(before: str, text: str) -> str:
     return text if text[0] in ",.;:!?…)]}’”" else f" {text}"
 
 
-def edit(text: str) -> str:
-    """``text`` as changed in the user's editor, which begins at its last line.
+def find(commands: Mapping[str, Command], name: str) -> Command:
+    """The command of a name, or of the beginning of one where it is the only one.
 
     Raises:
-        InputError: There is no editor.
-        RunError: It ended with an error; nothing is changed then.
+        InputError: There is none, or there are several.
     """
-    words = _editor()
-    handle, name = tempfile.mkstemp(prefix="story-", suffix=".txt")
-    path = Path(name)
+    if name in commands:
+        return commands[name]
+    begun = [known for known in commands if name and known.startswith(name)]
+    if len(begun) == 1:
+        return commands[begun[0]]
+    if begun:
+        raise InputError(f"/{name} could be {', '.join('/' + known for known in begun)}")
+    near = difflib.get_close_matches(name, commands, n=1, cutoff=0.5)
+    raise InputError(
+        f"there is no command /{name}",
+        f"did you mean /{near[0]}?" if near else "/help lists them; // begins a line with a slash",
+    )
+
+
+def answer(repl: Repl, line: str) -> None:
+    """Do what a line asks, show what went wrong, and save."""
+    screen = repl.screen
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        if Path(words[0]).name in _TAKE_LINE:
-            words.append(f"+{text.count(chr(10)) + 1}")
-        try:
-            code = subprocess.call([*words, name])
-        except OSError as error:
-            raise InputError(
-                f"the editor {words[0]} can't be started: {error.strerror}",
-                "set EDITOR to one that is installed",
-            ) from error
-        if code:
-            raise RunError(f"{words[0]} ended with code {code}", "the text is as it was")
-        try:
-            new = path.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunError("what the editor left is no UTF-8 text", "the text is as it was") from (
-                error
-            )
+        # A surrogate, from input that is not UTF-8, could not be written to a file.
+        _do(repl, line.encode("utf-8", "replace").decode())
+    except UserError as error:
+        screen.error(error)
+    except KeyboardInterrupt:
+        screen.note("stopped")
+    except MemoryError:
+        screen.say("error: there is not enough memory")
+    except OSError as error:  # a drive that is gone, a name that is too long
+        place = f"{str(error.filename)[:60]}: " if error.filename else ""
+        screen.error(RunError(f"{place}{error.strerror or error}"))
+    except Exception as error:  # whatever it is, the story must not be lost with the session
+        if os.environ.get("CWGPT_DEBUG"):
+            traceback.print_exc()
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        screen.error(RunError(f"{type(error).__name__}: {reason}", "this should not happen"))
+    try:
+        with repl.signals.writing():  # Ctrl-C must not interrupt the save
+            repl.autosave()
+    except KeyboardInterrupt:
+        screen.note("stopped")
+
+
+def _do(repl: Repl, line: str) -> None:
+    bare = line.strip()
+    if bare in ("help", "quit", "exit", "?"):
+        bare = {"exit": "/quit", "?": "/help"}.get(bare, f"/{bare}")
+    if bare.startswith("/") and not bare.startswith("//"):
+        name, _, rest = bare[1:].partition(" ")
+        find(repl.commands, name.lower()).run(repl, rest)
+        return
+    text = typed(line[line.index("//") + 1 :] if bare.startswith("//") else line)
+    if text.strip():
+        story = repl.session.story
+        story.write(joined(story.text, text))
+        repl.autosave()
+        repl.offered = []
+    repl.go_on()
+
+
+def run(
+    settings: GenerationSettings,
+    load: Load,
+    model_name: str,
+    commands: Mapping[str, Command],
+    *,
+    story: str | None = None,
+    preset: str | None = None,
+    first: str | None = None,
+    explain: Explain | None = None,
+    at_once: bool = False,
+) -> int:
+    """Hold a session until the user leaves.
+
+    Args:
+        settings: The generation settings at first.
+        load: Loads a model by name; called in a thread of its own.
+        model_name: Name of the first model.
+        commands: The slash commands by name.
+        story: The story's file; a new one, named after the day, by default.
+        preset: The preset that the settings began from.
+        first: A first line.
+        explain: Says why the model wrote a word: ``explain(model, text, word)``.
+        at_once: Load the model before the first prompt: it may have to be downloaded.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: The story can't be opened or the model can't be loaded.
+    """
+    file = story_file(story) if story is not None else StoryFile(new_path())
+    tree = file.open() if story is not None else Story()
+    screen = Screen()
+    on_terminal = screen.terminal and sys.stdin.isatty()
+    try:
+        loading = _start(load, model_name, tree, settings, wait=at_once or not on_terminal)
+        session = Session(file, tree, settings, load, loading, model_name, preset)
+        repl = Repl(session, screen, commands, explain)
+        with repl.signals.watched():
+            _greet(repl, unnamed=story is None)
+            try:
+                (talk if on_terminal else talk_plainly)(repl, first)
+            finally:
+                code = _leave(repl)
+                session.file.close()
+                if screen.gone or repl.signals.code == 129:
+                    # The interpreter would fail to flush to a closed terminal.
+                    os._exit(repl.signals.code or 129)
+        return code if repl.signals.code is None else repl.signals.code
     finally:
-        path.unlink(missing_ok=True)
-    new = new.replace("\r\n", "\n") if "\r" not in text else new
-    # Most editors end the last line.
-    return new[:-1] if new.endswith("\n") and not text.endswith("\n") else new
+        file.close()
 
 
-def _editor() -> list[str]:
-    given = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
-    words = shlex.split(given, posix=os.name != "nt")
-    if not words:
-        words = next(([found] for name in _USUAL_EDITORS if (found := shutil.which(name))), [])
-    if not words:
-        raise InputError("no editor is set", "set EDITOR, or give the text: /edit TEXT")
-    return words
+def _start(
+    load: Load, name: str, story: Story, settings: GenerationSettings, *, wait: bool
+) -> Future[StyledModel]:
+    """Load the model and prefill the story, in the background unless ``wait``."""
+    loading: Future[StyledModel] = Future()
+
+    def work() -> None:
+        try:
+            model = load(name)
+            _warm(model, story, settings)
+        except BaseException as error:
+            loading.set_exception(error)
+        else:
+            loading.set_result(model)
+
+    if wait:
+        loading.set_result(load(name))
+    else:
+        threading.Thread(target=work, name="loading", daemon=True).start()
+    return loading
+
+
+def _warm(model: StyledModel, story: Story, settings: GenerationSettings) -> None:
+    """Prefill the story, so that the first token comes at once."""
+    from ..generation import engine
+    from ..story.context import story_view
+
+    try:
+        view = story_view(model.loaded, story)
+    except UserError:
+        return  # the first passage will raise it again
+    one = settings.changed({"max_new_tokens": 1, "min_new_tokens": 0, "best_of": None})
+    request = engine.Request(view.prompt, 0, view.memory, view.note)
+    engine.write_all(model.loaded, [request], one, warn=lambda text: None)
+
+
+def _greet(repl: Repl, *, unnamed: bool) -> None:
+    screen, session = repl.screen, repl.session
+    if session.story.passages:
+        title = session.story.state.title or session.file.path
+        screen.say(f"{title}: {counted(session.words, 'word')}")
+        repl.show_end()
+    else:
+        screen.say("Write a beginning, such as", "")
+        for example in EXAMPLES:
+            screen.say(f"  {example}")
+        earlier = stories(session.file.path) if unnamed else []
+        if earlier:
+            screen.note(f"your last story is {earlier[0]}; /load lists them")
+    screen.note("/help lists the commands, Ctrl-D leaves")
+
+
+def _leave(repl: Repl) -> int:
+    """Save unsaved changes; the exit code."""
+    repl.autosave()
+    if repl.session.unsaved:
+        repl.screen.error(RunError(f"the last changes are not in {repl.session.file.path}"))
+        return 1
+    return 0
+
+
+def talk_plainly(repl: Repl, first: str | None = None) -> None:
+    """Answer lines of stdin until the user leaves or the input ends.
+
+    Args:
+        repl: The session on its screen.
+        first: A line to begin with.
+    """
+    terminal = sys.stdin.isatty()
+    if first is not None:
+        answer(repl, first)
+    while repl.signals.code is None and not repl.screen.gone:
+        if repl.leaving and repl.may_leave():
+            return
+        if terminal:
+            repl.screen.say()
+        try:
+            # Without a terminal stdout may be read by a program, so there is no prompt.
+            line = input(PROMPT if terminal else "")
+        except EOFError:
+            repl.screen.end_flow()
+            repl.leaving = True
+        except OSError:
+            repl.screen.lose()
+        except KeyboardInterrupt:
+            repl.screen.say()
+            repl.screen.note("Ctrl-D or /quit leaves")
+        else:
+            answer(repl, line)
+
+
+def talk(repl: Repl, first: str | None = None) -> None:
+    """Answer lines of the terminal's prompt until the user leaves.
+
+    Args:
+        repl: The session on its screen.
+        first: A line to begin with.
+    """
+    prompt = _prompt(repl)
+    if first is not None:
+        _answer(repl, first)
+    while repl.signals.code is None and not repl.screen.gone:
+        if repl.leaving and repl.may_leave():
+            return
+        try:
+            _answer(repl, _ask(repl, prompt))
+        except KeyboardInterrupt:
+            repl.screen.note("Ctrl-D or /quit leaves")
+        except EOFError:
+            repl.leaving = True
+        except OSError:
+            repl.screen.lose()
+
+
+def _answer(repl: Repl, line: str) -> None:
+    with no_echo():
+        answer(repl, line)
+
+
+def _ask(repl: Repl, prompt: PromptSession[str]) -> str:
+    def end(code: int) -> None:
+        if prompt.app.is_running:
+            prompt.app.exit(exception=SystemExit(code))
+        else:
+            raise SystemExit(code)
+
+    repl.signals.at_prompt = end
+    repl.screen.say()
+    try:
+        with patch_stdout():  # loading the model may print
+            return prompt.prompt(PROMPT, pre_run=lambda: _when_loaded(repl.session, prompt))
+    finally:
+        repl.signals.at_prompt = None
+
+
+def _when_loaded(session: Session, prompt: PromptSession[str]) -> None:
+    """Once the model is loaded redraw the status line; on an error leave with it."""
+    app, loading = prompt.app, session.loading
+    loop = app.loop
+
+    def here() -> None:
+        if app.is_running:
+            error = loading.exception()
+            if error is not None:
+                app.exit(exception=error)
+            app.invalidate()
+
+    def tell(_: object) -> None:
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the prompt has ended meanwhile
+                loop.call_soon_threadsafe(here)
+
+    if not loading.done():
+        loading.add_done_callback(tell)
+
+
+class CommandCompleter(Completer):
+    """Completes slash commands and their arguments."""
+
+    def __init__(self, session: Session, commands: Mapping[str, Command]) -> None:
+        self.session = session
+        self.commands = commands
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+        """The completions of the text before the cursor."""
+        text = document.text_before_cursor
+        if not text.startswith("/") or "\n" in text:
+            return
+        name, space, rest = text[1:].partition(" ")
+        if not space:
+            for command in self.commands.values():
+                if command.name.startswith(name):
+                    shown = f"/{command.name}"
+                    yield Completion(shown, -len(text), display_meta=command.help)
+            return
+        known = self.commands.get(name)
+        if known is None or known.completions is None:
+            return
+        words = known.completions(self.session)
+        for word in words:
+            if word.startswith(rest):
+                why = printable(words[word]) if isinstance(words, Mapping) else None
+                yield Completion(word, -len(rest), display_meta=why)
+
+
+def _prompt(repl: Repl) -> PromptSession[str]:
+    return PromptSession(
+        history=history(),
+        auto_suggest=AutoSuggestFromHistory(),
+        completer=CommandCompleter(repl.session, repl.commands),
+        complete_while_typing=True,
+        enable_history_search=False,
+        multiline=True,
+        key_bindings=_keys(),
+        bottom_toolbar=lambda: printable(status(repl.session, repl.screen.width)),
+        prompt_continuation="  ",
+        color_depth=None if repl.screen.colour else ColorDepth.MONOCHROME,
+        enable_open_in_editor=True,
+        enable_suspend=True,
+        reserve_space_for_menu=6,
+    )
+
+
+def _keys() -> KeyBindings:
+    """Enter sends, Alt-Enter begins a new line; a paste is taken as it is."""
+    keys = KeyBindings()
+
+    @keys.add("enter", filter=~is_searching)
+    def send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys

@@ -1,4 +1,4 @@
-"""The output of a session: streamed text, messages, tables, heat, the status line.
+"""A session's terminal: streamed text, tables, heat, the status line, signals, the editor.
 
 Control characters never reach the terminal, since model output and files may hold any characters.
 Colour follows the terminal and ``NO_COLOR``, and nothing is said by colour alone.
@@ -6,25 +6,40 @@ Colour follows the terminal and ``NO_COLOR``, and nothing is said by colour alon
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import math
 import os
+import shlex
 import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
 from ..console import counted, printable
-from ..errors import UserError
+from ..errors import InputError, RunError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..generation.results import Token
     from .session import Session
 
 # Lowest probability and background (256-colour palette) of each level; the text on it is black.
 _HEAT = ((0.5, ""), (0.2, "230"), (0.05, "222"), (0.01, "215"), (0.0, "209"))
 _UNDERLINED = 0.05
 _MARKED = 0.2  # without colour, percentages stand after tokens less likely than this
+
+# Editors that take +N as the line to begin at.
+_TAKE_LINE = {"vi", "vim", "nvim", "nano", "emacs", "micro", "joe", "ne", "kak"}
+_USUAL_EDITORS = ("nano", "vim", "vi")
 
 
 class _Stream:
@@ -207,6 +222,29 @@ def percent(probability: float) -> str:
     return "<0.1%"
 
 
+def brief(text: str, most: int = 60, *, last: bool = False) -> str:
+    """The beginning of a text, or its end, on one line; cut between words."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    if last:
+        text = text[2 - most :]
+        return "… " + (text.partition(" ")[2] or text)
+    text = text[: most - 2]
+    return (text.rpartition(" ")[0] or text) + " …"
+
+
+def visible(text: str) -> str:
+    """A token's text with visible blanks."""
+    return text.replace("\n", "↵").replace("\t", "→").replace(" ", "·") or "∅"
+
+
+def characters(tokens: Sequence[Token]) -> list[tuple[str, float]]:
+    """Text and probability per token; a split character belongs to its last token."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    return [(decoder.decode(token.bytes), math.exp(token.logprob)) for token in tokens]
+
+
 def status(session: Session, width: int = 1000) -> str:
     """The status line: model, preset, seed, context used, tokens per second, words, file.
 
@@ -255,3 +293,156 @@ def _fitted(parts: list[tuple[int, str]], width: int) -> str:
         least = min(weight for weight, _ in parts)
         last = max(place for place, (weight, _) in enumerate(parts) if weight == least)
         del parts[last]
+
+
+class Signals:
+    """Ctrl-C and requests to end (SIGTERM, SIGHUP), without losing what is being written.
+
+    While the model writes, Ctrl-C sets :attr:`stop`, which is read between two tokens; a second one
+    raises ``KeyboardInterrupt``. A request to end stops the writing in the same way and then ends
+    the session; at the prompt it ends it at once. Exit codes are 128 + the signal's number.
+
+    Attributes:
+        stop: Whether the writing should stop.
+        code: The exit code, once the session was asked to end.
+        at_prompt: Called with the code when that happens at the prompt; ``SystemExit`` by default.
+    """
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.code: int | None = None
+        self.at_prompt: Callable[[int], None] | None = None
+        self._writing = False
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Handle requests to end within the block."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {name: signal.signal(getattr(signal, name), self._end) for name in names}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(getattr(signal, name), handler)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let Ctrl-C set :attr:`stop` within the block."""
+        self.stop = self.code is not None
+        main = threading.current_thread() is threading.main_thread()
+        before: Any = signal.signal(signal.SIGINT, self._stop) if main else None
+        self._writing = True
+        try:
+            yield
+        finally:
+            self._writing = False
+            if main:
+                signal.signal(signal.SIGINT, before)
+
+    def _stop(self, *_: Any) -> None:
+        if self.stop:
+            raise KeyboardInterrupt
+        self.stop = True
+
+    def _end(self, number: int, _: Any) -> None:
+        self.code = 128 + number
+        if self._writing:
+            self.stop = True
+        elif self.at_prompt is not None:
+            self.at_prompt(self.code)
+        else:
+            raise SystemExit(self.code)
+
+
+def edit(text: str) -> str:
+    """``text`` as changed in the user's editor, which begins at its last line.
+
+    Raises:
+        InputError: There is no editor.
+        RunError: It ended with an error; nothing is changed then.
+    """
+    words = _editor()
+    handle, name = tempfile.mkstemp(prefix="story-", suffix=".txt")
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        if Path(words[0]).name in _TAKE_LINE:
+            words.append(f"+{text.count(chr(10)) + 1}")
+        try:
+            code = subprocess.call([*words, name])
+        except OSError as error:
+            raise InputError(
+                f"the editor {words[0]} can't be started: {error.strerror}",
+                "set EDITOR to one that is installed",
+            ) from error
+        if code:
+            raise RunError(f"{words[0]} ended with code {code}", "the text is as it was")
+        try:
+            new = path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError("what the editor left is no UTF-8 text", "the text is as it was") from (
+                error
+            )
+    finally:
+        path.unlink(missing_ok=True)
+    new = new.replace("\r\n", "\n") if "\r" not in text else new
+    # Most editors end the last line.
+    return new[:-1] if new.endswith("\n") and not text.endswith("\n") else new
+
+
+def _editor() -> list[str]:
+    given = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+    words = shlex.split(given, posix=os.name != "nt")
+    if not words:
+        words = next(([found] for name in _USUAL_EDITORS if (found := shutil.which(name))), [])
+    if not words:
+        raise InputError("no editor is set", "set EDITOR, or give the text: /edit TEXT")
+    return words
+
+
+class _LastingHistory(FileHistory):
+    """History that is kept in memory where its file can't be written."""
+
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):
+            super().store_string(string)
+
+
+def history() -> History:
+    """Lines of earlier sessions; of this one alone where there is no place for a file."""
+    if os.name == "nt":
+        root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        root = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = root / "creativewritinggpt" / "history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+    except OSError:
+        return InMemoryHistory()
+    return _LastingHistory(str(path))
+
+
+@contextlib.contextmanager
+def no_echo() -> Iterator[None]:
+    """Don't echo keys within the block; Ctrl-C works."""
+    try:
+        import termios
+
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+    except Exception:  # no terminal, or none that can do that
+        yield
+        return
+    quiet = termios.tcgetattr(number)
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    try:
+        termios.tcsetattr(number, termios.TCSANOW, quiet)
+        yield
+    finally:
+        with contextlib.suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(number, termios.TCSANOW, before)

@@ -7,18 +7,23 @@ import torch: the first prompt appears before that is done.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.text import count_words
-from ..errors import RunError, UserError
+from ..errors import InputError, RunError, UserError
+from ..files import from_home
 from ..generation.results import Generated, Piece, Token, best
 from ..generation.sampling.settings import GenerationSettings, preset, seeds_from
 from ..story.context import StoryView, passage_tokens, story_view
-from ..story.file import StoryFile, free_path
+from ..story.exports import ENDINGS, export_story
+from ..story.file import FOLDER, StoryFile, free_path, is_story, story_file
+from ..story.imports import import_story
 from ..story.tree import Passage, Setup, Story
 
 if TYPE_CHECKING:
@@ -76,6 +81,7 @@ class Session:
     def __post_init__(self) -> None:
         self._saved: object = self.story.version
         self._named = self.file.path.exists()
+        self._exported: set[Path] = set()  # files that export may replace
         self._words: tuple[object, int] = (None, 0)
         self._view: tuple[object, StoryView] | None = None
 
@@ -152,6 +158,64 @@ class Session:
         self._saved = story.version if file.path.exists() else None
         self._named = file.path.exists()
         self.tokens, self._view = {}, None
+
+    def open(self, path: Path) -> None:
+        """Switch to the story in a file; one of another program becomes a new story.
+
+        Raises:
+            UserError: It can't be read, or the story before can't be saved.
+        """
+        if path.suffix.lower() == ".json" and is_story(path):
+            file = StoryFile(path)
+            self.take(file, file.open())
+        else:
+            story = import_story(path)
+            self.take(StoryFile(free_path(Path(FOLDER) / f"{path.stem}.json")), story)
+
+    def save_as(self, name: str) -> None:
+        """Save the story under a new name and go on there.
+
+        Raises:
+            UserError: The file exists or can't be written.
+        """
+        file = story_file(name)
+        if file.path.exists():
+            raise InputError(f"{file.path} is there already", "choose another name")
+        file.open()
+        try:
+            file.save(self.story)
+        except BaseException:
+            file.close()
+            raise
+        self.take(file, self.story)
+
+    def export(self, name: str) -> tuple[Path, bool]:
+        """Write the current branch as a manuscript; see :func:`~..story.exports.export_story`.
+
+        Args:
+            name: The file, or an ending alone for one named after the story. A file that exists is
+                replaced at the second call only, a ``.json`` of another origin never.
+
+        Returns:
+            The file, and whether it replaced one.
+
+        Raises:
+            UserError: The file exists or can't be written.
+        """
+        path = from_home(name)
+        if f".{name.lstrip('.')}" in ENDINGS:
+            path = self.file.path.with_suffix(f".{name.lstrip('.')}")
+        if path.resolve() == self.file.path.resolve():
+            raise InputError(f"{path} is the story's own file", "give another name")
+        there = path.exists()
+        if there and path.resolve() not in self._exported:
+            if path.suffix.lower() == ".json":  # perhaps another story, with its whole tree
+                raise InputError(f"{path} is there already", "give another name")
+            self._exported.add(path.resolve())
+            raise InputError(f"{path} is there already", "the same command again replaces it")
+        export_story(self.story, path)
+        self._exported.add(path.resolve())
+        return path, there
 
     def use_preset(self, name: str) -> None:
         """Switch to a preset; seed, lengths and bans stay unless it names them."""
@@ -238,6 +302,39 @@ class Session:
                 self.loaded, self.story, passage, self.settings.weights, ALTERNATIVES
             )
         return self.tokens[passage.id]
+
+    def replace_token(self, passage: Passage, index: int, choice: int) -> str:
+        """Replace a token of the last passage by an alternative; what followed it is set aside.
+
+        Args:
+            passage: The last passage.
+            index: Index of the token.
+            choice: Index among its alternatives.
+
+        Returns:
+            The new end of the story: the passage up to the token, and the alternative.
+
+        Raises:
+            InputError: The alternative is no text of its own.
+        """
+        tokens = self.tokens_of(passage)
+        others = [one for one in tokens[index].before or [] if one.id != tokens[index].id]
+        chosen = others[choice].text if others else "\ufffd"
+        if "\ufffd" in chosen or chosen.startswith("<|"):
+            raise InputError("that alternative is no text of its own", "/probs lists the others")
+        # An incomplete character at the end is left out.
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        before = decoder.decode(b"".join(token.bytes for token in tokens[:index]))
+        parent = passage.parent
+        if before:
+            kept = self.story.offer(
+                before, parent, by=passage.by, setup=passage.setup, seed=passage.seed,
+                start=passage.start, copy_of=passage.id,
+            )  # fmt: skip
+            self.tokens[kept.id] = tokens[:index]
+            parent = kept.id
+        self.story.write(chosen, parent, did="pick")
+        return before + chosen
 
     def _setup(self, view: StoryView, adapters: dict[str, float]) -> Setup:
         from ..models.forward.backends import backend_for
