@@ -24,8 +24,8 @@ from creativewritinggpt.session.commands import COMMANDS
 from creativewritinggpt.session.repl import Repl, answer, joined
 from creativewritinggpt.session.screen import Screen, status
 from creativewritinggpt.session.session import Session, StyledModel
+from creativewritinggpt.story.exchange import clean
 from creativewritinggpt.story.file import StoryFile, dump, read_story, story_file
-from creativewritinggpt.story.imports import clean
 from creativewritinggpt.story.tree import Story
 
 # Without a least length a random model would now and then end a text before its first word.

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.story import exports
-from creativewritinggpt.story.exports import export_story, paragraphs
-from creativewritinggpt.story.imports import import_story
+from creativewritinggpt.story import exchange
+from creativewritinggpt.story.exchange import export_story, import_story, paragraphs
 from creativewritinggpt.story.tree import Story
 
 AWKWARD = "“Who’s there?” <b>she</b> & *he* 🎉 e\u0301 \x1b[31m 1. first # not a heading"
@@ -67,7 +66,7 @@ def _blocks(page: str) -> list[tuple[str, str]]:
 
 
 def _wanted(story: Story) -> list[tuple[str, str]]:
-    found = [("h1", exports.title_of(story))]
+    found = [("h1", exchange.title_of(story))]
     for title, text in story.chapters():
         found += [("h2", title)] if title else []
         found += [("p", line) for line in paragraphs(text)]
@@ -93,7 +92,7 @@ LINES = st.text(st.sampled_from("a 1.)#+->*_`[]()!<&;|~\\=:/\"'"), min_size=1, m
 def test_markdown_shows_exactly_any_text(lines: list[str]) -> None:
     story = Story()
     story.write("\n".join(lines))
-    page = MarkdownIt().render(exports.markdown(story))
+    page = MarkdownIt().render(exchange.markdown(story))
     shown = re.findall(r"<p>(.*?)</p>", page, flags=re.DOTALL)
     # Runs of blanks are one blank in a page.
     assert [" ".join(html.unescape(text).split()) for text in shown] == [

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files import from_home
 from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, seeds_from
 from ..generation.style import parse_strength, set_strength
-from ..story.exports import ENDINGS
+from ..story.exchange import ENDINGS
 from ..story.file import FOLDER, read_story, stories
 from ..story.tree import NOTHING, Lore, Passage, Story
 from .repl import HELP, Command, Repl, find, joined, typed, whole_number

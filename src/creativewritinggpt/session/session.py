@@ -21,9 +21,8 @@ from ..files import from_home
 from ..generation.results import Generated, Piece, Token, best
 from ..generation.sampling.settings import GenerationSettings, preset, seeds_from
 from ..story.context import StoryView, passage_tokens, story_view
-from ..story.exports import ENDINGS, export_story
+from ..story.exchange import ENDINGS, export_story, import_story
 from ..story.file import FOLDER, StoryFile, free_path, is_story, story_file
-from ..story.imports import import_story
 from ..story.tree import Passage, Setup, Story
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ class Session:
         self.take(file, self.story)
 
     def export(self, name: str) -> tuple[Path, bool]:
-        """Write the current branch as a manuscript; see :func:`~..story.exports.export_story`.
+        """Write the current branch as a manuscript; see :func:`~..story.exchange.export_story`.
 
         Args:
             name: The file, or an ending alone for one named after the story. A file that exists is
