@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from creativewritinggpt.data.document import characters
 from creativewritinggpt.data.readers.books import (
     blocks,
     read_book,
@@ -104,7 +105,7 @@ def test_title_page_and_contents_are_told_apart_and_counted(style: str) -> None:
     book = read_book(novel(entries, before=front))
     assert [chapter.title for chapter in book.chapters] == entries
     assert book.chapters[0].text.split("\n\n") == body(0)
-    assert book.dropped["lines of front matter"] == 7
+    assert book.left_out == {"front matter": characters(front)}
 
 
 def test_the_licence_of_project_gutenberg_and_the_back_matter_go() -> None:
@@ -119,11 +120,8 @@ def test_the_licence_of_project_gutenberg_and_the_back_matter_go() -> None:
     )
     book = read_book(novel(["CHAPTER I", "CHAPTER II"], before=before, after=after))
     assert [chapter.text.split("\n\n") for chapter in book.chapters] == [body(0), body(1)]
-    assert book.dropped == {
-        "lines of licence": 5,
-        "lines of front matter": 2,
-        "lines of back matter": 3,
-    }
+    assert set(book.left_out) == {"licence", "front matter", "back matter"}
+    assert sum(book.left_out.values()) == characters(before) + characters(after)
 
 
 def test_prose_before_the_first_heading_is_kept() -> None:
@@ -152,7 +150,7 @@ def test_page_numbers_go_and_the_sentence_is_joined() -> None:
     pages = ["\n".join(lines[i : i + 20]) for i in range(0, len(lines), 20)]
     text = "\n\n".join(f"{page}\n\n- {number} -" for number, page in enumerate(pages, 1))
     book = read_book(text)
-    assert book.dropped["page numbers"] == len(pages)
+    assert book.left_out["page numbers"] == sum(2 + len(str(n + 1)) for n in range(len(pages)))
     assert not re.search(r"- \d+ -", book.chapters[0].text)
     assert book.chapters[0].text.replace("\n\n", " ") == " ".join(body(3, 40))
 
@@ -232,4 +230,4 @@ def test_markdown_chapters_are_the_headings_that_come_more_than_once() -> None:
         ("The Harbour, The Boat", "It came.\n\nLater\n\nIt went."),
         ("The Harbour, The Crew", "Nobody."),
     ]
-    assert book.dropped == {"lines of front matter": 2, "lines of front and back matter": 1}
+    assert set(book.left_out) == {"front matter", "front and back matter"}

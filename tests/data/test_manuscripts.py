@@ -56,7 +56,7 @@ def test_an_epub_is_its_chapters(tmp_path: Path) -> None:
         ("The Harbour, One", f"It came home — late. {LONG}"),
         ("The Harbour, Two", "A poem\nof sea.\n\n* * *\n\nSo."),
     ]
-    assert book.dropped == {"lines of front and back matter": 2}
+    assert set(book.left_out) == {"front and back matter"}
 
 
 def test_an_epub_without_headings_is_its_pages(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_epub_without_headings_is_its_pages(tmp_path: Path) -> None:
     pages = {"cover.xhtml": "<p>Cover</p>"}
     pages |= {f"{i}.xhtml": f"<p>{'word ' * 60}{i}.</p>" for i in range(3)}
     book = read_manuscript(epub(tmp_path / "a.epub", pages))
-    assert len(book.chapters) == 3 and book.dropped == {"lines of front and back matter": 1}
+    assert len(book.chapters) == 3 and book.left_out == {"front and back matter": 5}
 
 
 def word_file(path: Path, paragraphs: list[tuple[str, str]]) -> Path:

@@ -120,8 +120,9 @@ def book_documents(path: Path, domain: str, label: str, reading: Reading) -> Ite
     books = form.read(path, reading)
     for number, book in enumerate(books, 1):
         name = label if len(books) == 1 else f"{label}#{number}"
-        for reason, count in book.dropped.items():
-            reading.report.drop(reason, count)
+        reading.file.characters += book.characters
+        reading.file.left_out += book.left_out
+        reading.report.dropped += book.dropped
         for place, chapter in enumerate(book.chapters, 1):
             text = clean(chapter.text)
             if text:
@@ -135,7 +136,9 @@ def book_documents(path: Path, domain: str, label: str, reading: Reading) -> Ite
     else:
         described = f"{form.kind} without chapters"
     wrapped = any(book.wrapped for book in books)
-    reading.report.add_form(described + (", wrapped lines joined" if wrapped else ""))
+    described += ", wrapped lines joined" if wrapped else ""
+    reading.report.add_form(described)
+    reading.file.form = described
     reading.advance(path.stat().st_size)
 
 

@@ -18,10 +18,12 @@ first heading is a chapter without title.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from ..document import characters
 from ..text import clean_characters, ends_sentence, tidy_layout
 
 SCENE_BREAK = "* * *"
@@ -376,17 +378,27 @@ class Chapter:
 
 @dataclass
 class Book:
-    """Chapters of a text, whether its lines were wrapped, and lines left out by reason."""
+    """Chapters of a text, and what was left out of it.
+
+    Attributes:
+        chapters: In order.
+        wrapped: Whether its lines were wrapped inside paragraphs.
+        characters: Characters of text that were met, without white space.
+        left_out: Characters that are in no chapter, by reason.
+        dropped: Things that are in no chapter, by what they are.
+    """
 
     chapters: list[Chapter] = field(default_factory=list)
     wrapped: bool = False
-    dropped: dict[str, int] = field(default_factory=dict)
+    characters: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, text: Sequence[Block]) -> None:
-        """Count the lines of blocks that are left out."""
-        lines = sum(len(block.lines) for block in text)
-        if lines:
-            self.dropped[reason] = self.dropped.get(reason, 0) + lines
+        """Count the characters of blocks that are left out."""
+        count = sum(characters(line) for block in text for line in block.lines)
+        if count:
+            self.left_out[reason] += count
 
 
 def separate(text: str) -> list[str]:
@@ -400,13 +412,14 @@ def read_book(text: str) -> Book:
     """Cut a plain text, the whole decoded file, into chapters."""
     book = Book()
     text = clean_characters(text)
+    book.characters = characters(text)
     text = _PAGE_MARK.sub("", _ILLUSTRATION.sub("", _without_licence(text, book)))
     all_blocks = blocks(text)
     numbers = page_numbers(all_blocks)
     book.drop("page numbers", [all_blocks[number] for number in sorted(numbers)])
     kept = _without_pages(all_blocks, numbers)
     if kept and _PRODUCED.match(kept[0].text):
-        book.drop("lines of front matter", kept[:1])
+        book.drop("front matter", kept[:1])
         kept = kept[1:]
     width = wrap_width(kept)
     book.wrapped = width is not None
@@ -435,11 +448,11 @@ def _without_licence(text: str, book: Book) -> str:
         return text
     start = _START.search(text)
     if start:
-        book.drop("lines of licence", blocks(text[: start.end()]))
+        book.drop("licence", blocks(text[: start.end()]))
         text = text[start.end() :]
     end = _END.search(text)
     if end:
-        book.drop("lines of licence", blocks(text[end.start() :]))
+        book.drop("licence", blocks(text[end.start() :]))
         text = text[: end.start()]
     return text
 
@@ -468,7 +481,7 @@ def _without_back_matter(text: list[Block], book: Book) -> list[Block]:
         block = text[number]
         story = text[:number]
         if _THE_END.fullmatch(block.text) or (is_matter(block) and any(map(is_prose, story))):
-            book.drop("lines of back matter", text[number:])
+            book.drop("back matter", text[number:])
             return _without_back_matter(story, book)
         after += block.words
         if after > 0.15 * total:
@@ -498,7 +511,7 @@ def _title_page(text: Sequence[Block], book: Book) -> tuple[str | None, Sequence
         if len(lines) > 3 or is_prose(block):
             break
         if any(_BY.fullmatch(line.strip()) for line in lines) and number + 1 < len(text):
-            book.drop("lines of front matter", text[: number + 1])
+            book.drop("front matter", text[: number + 1])
             return text[0].lines[0].strip(" #*_"), text[number + 1 :]
     return None, text
 
@@ -518,10 +531,10 @@ def _sections(
     opening = text[: headings[start].first]
     if _prose_words(opening) >= _LONG_OPENING:
         skipped = next((i for i, block in enumerate(opening) if is_prose(block)), 0)
-        book.drop("lines of front matter", opening[:skipped])
+        book.drop("front matter", opening[:skipped])
         yield None, opening[skipped:]
     else:
-        book.drop("lines of front matter", opening)
+        book.drop("front matter", opening)
     above: list[Heading] = []
     for number in range(start, len(headings)):
         heading = headings[number]

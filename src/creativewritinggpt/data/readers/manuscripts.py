@@ -104,7 +104,7 @@ def chapters(text: Sequence[Part], book: Book) -> Iterator[Chapter]:
             above.append((rank, title))
             matter = is_matter(Block((title,), 1))
         elif matter:
-            book.drop("lines of front and back matter", [Block(tuple(words.splitlines()), 0)])
+            book.drop("front and back matter", [Block(tuple(words.splitlines()), 0)])
         elif words != SCENE_BREAK or (body and body[-1] != SCENE_BREAK):
             body.append(words)
     yield from finished()
@@ -116,7 +116,7 @@ def read_markdown(text: str) -> Book:
     text = clean_characters(text)
     header = _FRONT_MATTER.match(text)
     if header and ":" in header[1]:
-        book.drop("lines of front matter", [Block(tuple(header[1].splitlines()), 0)])
+        book.drop("front matter", [Block(tuple(header[1].splitlines()), 0)])
         text = text[header.end() :]
     for chapter in chapters(list(parts(text)), book):
         book.chapters.append(Chapter(chapter.title, tidy_layout(chapter.text)))
@@ -187,7 +187,7 @@ def _read_epub(path: Path) -> Book:
             if words >= _FEWEST_WORDS:
                 book.chapters.append(Chapter(None, "\n\n".join(part for _, part in page)))
             else:
-                book.drop("lines of front and back matter", [_as_block(part) for _, part in page])
+                book.drop("front and back matter", [_as_block(part) for _, part in page])
         return book
     book.chapters = list(chapters(text, book))
     # A title page is a page with a heading and a few words, or pages before the first heading.
@@ -198,7 +198,7 @@ def _read_epub(path: Path) -> Book:
         few = sum(block.words for block in opening) < _TITLE_PAGE_WORDS
         if not few and (first.title is not None or prose >= _OPENING_WORDS):
             break
-        book.drop("lines of front and back matter", opening)
+        book.drop("front and back matter", opening)
         del book.chapters[0]
     return book
 
