@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from creativewritinggpt import console
-from creativewritinggpt.autotune import processor
+from creativewritinggpt.devices import processor
 
 MAX_LENGTH = 512
 WORDS = 850

@@ -52,7 +52,7 @@ def product_rates() -> dict[str, float]:
     """FLOP/s of one product of a training step into memory in hand, in fp32 and in bf16."""
     import torch
 
-    from creativewritinggpt.autotune import fastest
+    from creativewritinggpt.devices import fastest
 
     rows, inside, out = _PRODUCT
     rates = {}

@@ -13,7 +13,7 @@ from creativewritinggpt.generation.engine import Interrupted, Request, stream, w
 from creativewritinggpt.generation.sampling.settings import SEEDS, GenerationSettings
 from creativewritinggpt.generation.text import encode
 from creativewritinggpt.models.forward.native_backend import NativeContext
-from creativewritinggpt.models.forward.onnx import session
+from creativewritinggpt.models.forward.onnx_int8 import onnx_available
 
 PROMPT = "Once upon a time a king had three daughters"
 PLAIN = {"repetition_penalty": 1.0, "top_p": 1.0, "temperature": 1.0}
@@ -33,9 +33,7 @@ def no_end(writer: Any) -> None:
 
 
 BY_ONNXRUNTIME = [
-    pytest.param(
-        kind, marks=pytest.mark.skipif(not session.available(), reason="needs onnxruntime")
-    )
+    pytest.param(kind, marks=pytest.mark.skipif(not onnx_available(), reason="needs onnxruntime"))
     for kind in ("onnx",)
 ]
 

@@ -12,7 +12,7 @@ from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.results import best, repeated_share
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
-from creativewritinggpt.models.forward.onnx import session
+from creativewritinggpt.models.forward.onnx_int8 import onnx_available
 
 TEXTS = ["Once upon a time a king had three daughters and no patience. " * 3, "The lamp " * 20, "x"]
 
@@ -23,7 +23,7 @@ def test_fast_backends_stay_within_a_percent_of_the_perplexity(
 ) -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1} if family != "gpt2" else {}
     writer = tiny_writer(family, **heads)
-    fast = ("onnx",) if session.available() else ()
+    fast = ("onnx",) if onnx_available() else ()
     for weights in ("fp32", "bf16", "int8", *fast):
         result = compare(writer, TEXTS, weights, tokens=80)
         assert abs(result.perplexity_change) < (1e-5 if weights == "fp32" else 0.01), weights

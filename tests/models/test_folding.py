@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.models.forward import gpt2, llama
-from creativewritinggpt.models.forward.kv_cache import KeyValueCache, PrefillAttention
+from creativewritinggpt.models.forward import families
+from creativewritinggpt.models.forward import onnx_int8 as matrices
 from creativewritinggpt.models.forward.linear import Dense
-from creativewritinggpt.models.forward.native_backend import NativeBackend
-from creativewritinggpt.models.forward.onnx import matrices
+from creativewritinggpt.models.forward.native_backend import (
+    KeyValueCache,
+    NativeBackend,
+    PrefillAttention,
+)
 from creativewritinggpt.models.forward.weights import ModuleWeights
 
 IDS = [5, 17, 200, 3, 99, 350, 42, 7]
@@ -33,7 +36,6 @@ def test_a_folded_model_that_is_not_rounded_computes_the_same(
     noisy: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module: Any = gpt2 if family == "gpt2" else llama
     model = noisy(tiny_model(family, **changes))
     dense = functools.partial(Dense, dtype=torch.float32)
     prepared: list[dict[str, bool]] = []
@@ -42,9 +44,9 @@ def test_a_folded_model_that_is_not_rounded_computes_the_same(
         prepared.append(given)
         return dense(weight, bias)
 
-    monkeypatch.setattr(module, "matrix_factory", lambda kind: (dense, torch.float32))
-    monkeypatch.setattr(module, "Int8PerRow", by_row)
-    make = module.GPT2Forward if family == "gpt2" else module.LlamaForward
+    monkeypatch.setattr(families, "matrix_factory", lambda kind: (dense, torch.float32))
+    monkeypatch.setattr(families, "Int8PerRow", by_row)
+    make = families.GPT2Forward if family == "gpt2" else families.LlamaForward
     with torch.inference_mode():
         forward = make(ModuleWeights(model), "onnx")
         cache = KeyValueCache(2, forward.heads, forward.size, 1, len(IDS), torch.float32)

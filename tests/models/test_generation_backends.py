@@ -12,12 +12,14 @@ from writers import make_writer
 
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.forward import backends, linear
-from creativewritinggpt.models.forward.backends import backend_for, fastest_weights
+from creativewritinggpt.models.forward.backends import (
+    TransformersBackend,
+    backend_for,
+    fastest_weights,
+)
 from creativewritinggpt.models.forward.linear import Int8, Workspace, quantize
 from creativewritinggpt.models.forward.native_backend import BLOCK, NativeBackend
-from creativewritinggpt.models.forward.onnx import session
-from creativewritinggpt.models.forward.onnx.matrices import quantize_groups
-from creativewritinggpt.models.forward.transformers_backend import TransformersBackend
+from creativewritinggpt.models.forward.onnx_int8 import onnx_available, quantize_groups
 from creativewritinggpt.models.forward.weights import ModuleWeights, Unsupported
 
 FAMILIES = ("gpt2", "llama", "qwen", "qwen3")
@@ -301,20 +303,20 @@ def test_heads_that_onnxruntime_does_not_know_are_left_to_int8(
 
 def test_an_old_onnxruntime_is_as_none(monkeypatch: Any) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    assert session.available()
+    assert onnx_available()
     monkeypatch.setattr(runtime, "__version__", "1.18.1")
-    assert not session.available()
+    assert not onnx_available()
 
 
 def test_without_onnxruntime_nothing_asks_for_it(tiny_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(session, "available", lambda: False)
+    monkeypatch.setattr(backends, "onnx_available", lambda: False)
     assert fastest_weights(1) in ("fp32", "int8")
     with pytest.raises(InputError, match="onnx, and onnxruntime is not installed"):
         backend_for(make_writer(tiny_model("llama")), "onnx")
 
 
 def test_what_is_measured_decides_on_the_format(tiny_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(session, "available", lambda: True)
+    monkeypatch.setattr(backends, "onnx_available", lambda: True)
     monkeypatch.setattr(backends, "measured", lambda question, ways, threads: dict(found))
     writer = make_writer(tiny_model("gpt2"))
     found: dict[str, float] = {}

@@ -20,9 +20,9 @@ from creativewritinggpt.generation.text import encode, special_ids
 from creativewritinggpt.models.adapter import attach, save_model
 from creativewritinggpt.models.forward import native_backend
 from creativewritinggpt.models.forward.backends import backend_for
-from creativewritinggpt.models.forward.llama import LlamaForward
+from creativewritinggpt.models.forward.families import LlamaForward
+from creativewritinggpt.models.loaded_model import LightTokenizer, open_tokenizer
 from creativewritinggpt.models.loading import load_base, load_model
-from creativewritinggpt.models.tokenizer import LightTokenizer, open_tokenizer
 
 CPU = choose("cpu", "fp32", 1)
 IDS = [5, 17, 200, 3, 99, 350, 42, 7, 7, 120, 33, 2]

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from creativewritinggpt.models.forward import gpt2, llama
-from creativewritinggpt.models.forward.kv_cache import KeyValueCache, PrefillAttention
-from creativewritinggpt.models.forward.native_backend import NativeBackend
-from creativewritinggpt.models.forward.onnx.matrices import Int8PerRow, hadamard
+from creativewritinggpt.models.forward import families
+from creativewritinggpt.models.forward.native_backend import (
+    KeyValueCache,
+    NativeBackend,
+    PrefillAttention,
+)
+from creativewritinggpt.models.forward.onnx_int8 import Int8PerRow, hadamard
 from creativewritinggpt.models.forward.weights import ModuleWeights
 
 # Wide enough that a column can stand out, with heads that onnxruntime's operators know.
@@ -33,8 +36,7 @@ class Plain(Int8PerRow):
 
 def _own(model: Any, family: str, kind: str, ids: list[int]) -> torch.Tensor:
     """Logits after ``ids`` by the forward pass in torch."""
-    module: Any = gpt2 if family == "gpt2" else llama
-    make = module.GPT2Forward if family == "gpt2" else module.LlamaForward
+    make = families.GPT2Forward if family == "gpt2" else families.LlamaForward
     with torch.inference_mode():
         forward = make(ModuleWeights(model), kind)
         layers, places = len(forward.layers), torch.arange(len(ids))
@@ -104,8 +106,8 @@ def test_onnxruntime_computes_what_the_forward_pass_in_torch_does(
 
 def test_onnxruntime_multiplies_the_largest_numbers_exactly() -> None:
     pytest.importorskip("onnxruntime")
-    from creativewritinggpt.models.forward.onnx.graph import chain
-    from creativewritinggpt.models.forward.onnx.session import offsets, session_of
+    from creativewritinggpt.models.forward.onnx_graph import chain
+    from creativewritinggpt.models.forward.onnx_int8 import offsets, session_of
 
     torch.manual_seed(0)
     weight = torch.randint(0, 2, (96, 128)).float() * 2 - 1

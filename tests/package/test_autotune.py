@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from creativewritinggpt import autotune
+from creativewritinggpt import devices
 from creativewritinggpt.devices import product_seconds
 
 
@@ -19,26 +19,26 @@ def test_an_answer_is_measured_once_and_remembered(monkeypatch: Any) -> None:
 
         return work
 
-    first = autotune.measured("which", {"a": takes("a", 2.0), "b": takes("b", 1.0)}, 2)
+    first = devices.measured("which", {"a": takes("a", 2.0), "b": takes("b", 1.0)}, 2)
     assert first == {"a": 2.0, "b": 1.0} and calls
     calls.clear()
-    again = autotune.measured("which", {"a": takes("a", 0.1), "b": takes("b", 5.0)}, 2)
+    again = devices.measured("which", {"a": takes("a", 0.1), "b": takes("b", 5.0)}, 2)
     assert again == first and not calls
-    other = autotune.measured("which", {"a": takes("a", 0.1), "b": takes("b", 5.0)}, 1)
+    other = devices.measured("which", {"a": takes("a", 0.1), "b": takes("b", 5.0)}, 1)
     assert other == {"a": 0.1, "b": 5.0}, "another number of threads is another question"
 
 
 def test_a_damaged_memory_is_measured_anew() -> None:
-    autotune.measured("which", {"a": lambda: 1.0}, 2)
-    autotune.cache_file().write_text("{broken")
-    assert autotune.measured("which", {"a": lambda: 3.0}, 2) == {"a": 3.0}
+    devices.measured("which", {"a": lambda: 1.0}, 2)
+    devices.cache_file().write_text("{broken")
+    assert devices.measured("which", {"a": lambda: 3.0}, 2) == {"a": 3.0}
 
 
 def test_no_place_to_remember_is_no_failure(monkeypatch: Any, tmp_path: Any) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("CWGPT_CACHE", str(blocked))
-    assert autotune.measured("which", {"a": lambda: 3.0}, 2) == {"a": 3.0}
+    assert devices.measured("which", {"a": lambda: 3.0}, 2) == {"a": 3.0}
 
 
 def test_products_are_measured_in_both_formats() -> None:
@@ -53,7 +53,7 @@ def test_what_takes_long_is_not_repeated() -> None:
         calls.append(0.0)
         time.sleep(0.02)
 
-    assert 0.02 <= autotune.fastest(work, repeats=5, limit=0.01) < 1
+    assert 0.02 <= devices.fastest(work, repeats=5, limit=0.01) < 1
     assert len(calls) == 1
-    autotune.fastest(work, repeats=2, limit=60)
+    devices.fastest(work, repeats=2, limit=60)
     assert len(calls) == 4

@@ -15,13 +15,11 @@ from creativewritinggpt.generation.engine import write
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.generation.text import encode
 from creativewritinggpt.models.forward import backends, linear
-from creativewritinggpt.models.forward.onnx import session
+from creativewritinggpt.models.forward.onnx_int8 import onnx_available
 
 pytestmark = [pytest.mark.realdata, pytest.mark.network, pytest.mark.slow]
 BY_ONNXRUNTIME = [
-    pytest.param(
-        kind, marks=pytest.mark.skipif(not session.available(), reason="needs onnxruntime")
-    )
+    pytest.param(kind, marks=pytest.mark.skipif(not onnx_available(), reason="needs onnxruntime"))
     for kind in ("onnx",)
 ]
 PROMPT = "In a world where magic was forbidden,"

@@ -164,10 +164,10 @@ def _writing(found: dict[str, Any]) -> dict[str, str] | None:
 
     from ..models.forward.backends import fastest_weights
     from ..models.forward.linear import prefill_format
-    from ..models.forward.onnx import session
+    from ..models.forward.onnx_int8 import onnx_available
 
     torch.set_num_threads(found["threads"])
-    if not session.available():
+    if not onnx_available():
         found["advice"].append(
             "writing may be faster with onnxruntime: pip install onnxruntime onnx"
         )

@@ -28,9 +28,8 @@ from .checks import check_folder, check_model, check_tokenizer, describe, finite
 from .forward.native_backend import FAMILIES
 from .forward.weights import HEAD, FileWeights
 from .hub import fetch, looks_like_hub_id
-from .loaded_model import LoadedModel
+from .loaded_model import LightTokenizer, LoadedModel, open_tokenizer
 from .starter import HUB_NAME, ensure_starter
-from .tokenizer import LightTokenizer, open_tokenizer
 
 STARTER = "starter"
 _NO_LIMIT = int(1e30)  # what transformers itself writes for none

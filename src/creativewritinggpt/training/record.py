@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..autotune import processor
 from ..config.run import Config
-from ..devices import DeviceChoice, memory
+from ..devices import DeviceChoice, memory, processor
 
 _PACKAGES = (
     "torch", "transformers", "peft", "tokenizers", "huggingface_hub", "safetensors", "numpy",

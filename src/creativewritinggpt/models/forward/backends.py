@@ -5,6 +5,12 @@ remembered, so that the same command gives the same text each time. The measurem
 model that reads a prompt and writes, one text alone and eight at once: kernels can be equally fast
 where the work around them is not. Making a fast backend takes about a second; the last two are kept
 beside the model.
+
+Families without a forward pass of ours get :class:`TransformersBackend`, which calls the model as
+it is, so it is also the reference for the faster backends. Rows of different lengths share its
+cache's columns; a column that a row does not use is masked, and positions are counted per row.
+
+Trade-off: the library's cache grows by copying, and masks are built at each step.
 """
 
 from __future__ import annotations
@@ -12,17 +18,18 @@ from __future__ import annotations
 import functools
 import types
 import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ...autotune import fastest, measured
+from ...devices import fastest, measured
 from ...errors import InputError
-from .llama import LlamaForward
+from .families import LlamaForward
 from .native_backend import Backend, NativeBackend, NativeContext, onnx_fits
-from .onnx import session
-from .onnx.matrices import Int8PerRow
+from .onnx_int8 import Int8PerRow, offsets, onnx_available, session_of
 from .weights import FileWeights, ModuleWeights, Unsupported, Weights
 
 if TYPE_CHECKING:
@@ -76,7 +83,7 @@ def backend_for(model: LoadedModel, weights: str = "auto", *, required: bool = T
             f"{model.device.device}",
             "use weights auto, or device cpu",
         )
-    if weights == "onnx" and not session.available():
+    if weights == "onnx" and not onnx_available():
         raise InputError(
             f"weights is {weights}, and onnxruntime is not installed",
             "pip install onnxruntime onnx, or use weights auto",
@@ -124,8 +131,6 @@ def _automatic(model: LoadedModel, config: Any) -> str:
 
 
 def _transformers(model: LoadedModel) -> Backend:
-    from .transformers_backend import TransformersBackend
-
     if model.device.torch_device.type == "cpu":
         return TransformersBackend(model.model)
     return TransformersBackend(model.model, model.device.autocast)
@@ -133,7 +138,7 @@ def _transformers(model: LoadedModel) -> Backend:
 
 def fastest_weights(threads: int) -> str:
     """The fastest format on this processor: ``fp32``, ``int8`` or, if installed, ``onnx``."""
-    kinds = ["fp32", "int8"] + ["onnx"] * session.available()
+    kinds = ["fp32", "int8"] + ["onnx"] * onnx_available()
     ways = {kind: functools.partial(_seconds, kind, threads) for kind in kinds}
     found = measured("reading and writing", ways, threads)
     for kind in sorted(found, key=lambda name: found[name]):
@@ -149,15 +154,15 @@ def rows_are_independent(threads: int) -> bool:
     Its kernels differ between processors; without this a seed would not give the same text alone
     and in a batch.
     """
-    from .onnx.graph import chain
+    from .onnx_graph import chain
 
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(size, generator=generator) for size in ((640, 576), (96, 640))]
-    run = session.session_of(chain([Int8PerRow(weight, None) for weight in weights]), threads).run
+    run = session_of(chain([Int8PerRow(weight, None) for weight in weights]), threads).run
     rows = torch.randn(_ROWS, 1, 576, generator=generator)
 
     def product(some: Tensor) -> Tensor:
-        inputs = {"x": some.numpy(), "zeros": session.offsets(len(some), 1).numpy()}
+        inputs = {"x": some.numpy(), "zeros": offsets(len(some), 1).numpy()}
         return torch.from_numpy(run(None, inputs)[0])
 
     alone = torch.cat([product(rows[i : i + 1]) for i in range(_ROWS)])
@@ -205,3 +210,132 @@ def small_model() -> FileWeights:
         for name, shape in {**shapes, "lm_head.weight": shapes[LlamaForward.embedding]}.items()
     }  # fmt: skip
     return FileWeights(config, tensors)
+
+
+class TransformersBackend:
+    """Any ``PreTrainedModel`` or ``PeftModel`` for causal language modelling.
+
+    Args:
+        model: The model.
+        autocast: A context to call it in, for another precision than that of its weights.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: Any,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.model = model
+        self.autocast = autocast
+        self.vocabulary = int(model.config.vocab_size)
+        self.device = next(model.parameters()).device
+
+    def read(self, ids: Sequence[int], capacity: int) -> tuple[TransformersContext, torch.Tensor]:
+        """A context that has read ``ids``, and ``[1, vocabulary]`` logits after the last."""
+        context = self.start(capacity)
+        return context, context.prefill(ids)
+
+    def start(self, capacity: int) -> TransformersContext:
+        """An empty context of one row; this cache needs no capacity."""
+        return TransformersContext(self, _empty_cache(), torch.ones(1, 0, dtype=torch.bool))
+
+    def join(self, contexts: Sequence[TransformersContext]) -> TransformersContext:
+        """One context with the rows of all of ``contexts``: shorter ones get masked columns."""
+        width = max(context.used.shape[1] for context in contexts)
+        cache = _empty_cache()
+        for layer in range(max(len(context.cache.layers) for context in contexts)):
+            keys, values = [], []
+            for context in contexts:
+                missing = width - context.used.shape[1]
+                part = context.cache.layers[layer]
+                keys.append(torch.nn.functional.pad(part.keys, (0, 0, missing, 0)))
+                values.append(torch.nn.functional.pad(part.values, (0, 0, missing, 0)))
+            cache.update(torch.cat(keys), torch.cat(values), layer)
+        used = torch.cat(
+            [
+                torch.nn.functional.pad(context.used, (width - context.used.shape[1], 0))
+                for context in contexts
+            ]
+        )
+        return TransformersContext(self, cache, used)
+
+
+class TransformersContext:
+    """Rows that a model of transformers has read.
+
+    Args:
+        backend: Whose model reads.
+        cache: Keys and values, all rows with the same number of columns.
+        used: bool ``[rows, columns]``: whether the column holds a token of the row.
+    """
+
+    def __init__(self, backend: TransformersBackend, cache: Any, used: torch.Tensor) -> None:
+        self.backend = backend
+        self.cache = cache
+        self.used = used
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens read, for each row."""
+        return [int(length) for length in self.used.sum(1)]
+
+    def prefill(self, ids: Sequence[int]) -> torch.Tensor:
+        """Read ``ids`` after what the only row holds; ``[1, vocabulary]`` logits."""
+        return self._read(torch.tensor([list(ids)]))
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Read one more token in each row; ``[rows, vocabulary]`` logits."""
+        return self._read(torch.tensor([[token] for token in tokens]))
+
+    def _read(self, ids: torch.Tensor) -> torch.Tensor:
+        rows, count = ids.shape
+        lengths = self.used.sum(1, keepdim=True)
+        self.used = torch.cat([self.used, torch.ones(rows, count, dtype=torch.bool)], 1)
+        device = self.backend.device
+        with torch.inference_mode(), self.backend.autocast():
+            output = self.backend.model(
+                input_ids=ids.to(device),
+                position_ids=(lengths + torch.arange(count)).to(device),
+                attention_mask=self.used.long().to(device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        logits: torch.Tensor = output.logits[:, -1].float().cpu()
+        return logits
+
+    def fork(self, rows: Sequence[int], capacity: int | None = None) -> TransformersContext:
+        """A context of its own with copies of ``rows``; this cache needs no capacity."""
+        index = torch.tensor(list(rows))
+        used = self.used[index]
+        # Columns that no chosen row uses are not copied.
+        columns = used.any(0)
+        cache = _empty_cache()
+        for number, layer in enumerate(self.cache.layers):
+            where = index.to(layer.keys.device)
+            keys, values = layer.keys[where], layer.values[where]
+            if not bool(columns.all()):
+                kept = columns.to(keys.device)
+                keys, values = keys[:, :, kept], values[:, :, kept]
+            cache.update(keys, values, number)
+        return TransformersContext(self.backend, cache, used[:, columns])
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens of ``row``."""
+        columns = self.used[row].nonzero().flatten()
+        self.used[row, columns[length:]] = False
+        filled = self.used.any(0).nonzero()
+        width = int(filled[-1]) + 1 if len(filled) else 0
+        if width < self.used.shape[1]:
+            self.used = self.used[:, :width]
+            for layer in self.cache.layers:
+                layer.keys = layer.keys[:, :, :width]
+                layer.values = layer.values[:, :, :width]
+
+
+def _empty_cache() -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache()

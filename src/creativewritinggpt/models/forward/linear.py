@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...autotune import fastest, measured
-from ...devices import product_seconds
-from .onnx.matrices import Int8Groups, Int8PerRow
+from ...devices import fastest, measured, product_seconds
+from .onnx_int8 import Int8Groups, Int8PerRow
 
 _TINY = torch.finfo(torch.float32).tiny
 # Up to so many rows the int8 kernel is as fast as bf16 on the processors measured, or faster.

@@ -1,10 +1,14 @@
-"""Backends: what the engine asks of a model, and the fast one for processors.
+"""What the engine asks of a model, and the fast backend for processors.
 
 The engine needs the full logits of each step and a cache that it can cut and copy. Rows are texts
 that are written side by side, each with its own length. The native backend runs our own forward
 pass on merged weights: a token costs the products, one attention per layer and a handful of small
-operations between them. It knows the families in :data:`FAMILIES`; for all others there is
-:mod:`.transformers_backend`.
+operations between them.
+
+Keys and values lie in memory that is allocated once: a step writes one column of it and reads the
+columns so far as views, so nothing is allocated or moved. Rows of the same length are attended to
+together, rows of different lengths one after the other: a row's numbers never depend on its
+neighbours' lengths.
 """
 
 from __future__ import annotations
@@ -13,12 +17,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .gpt2 import GPT2Forward
-from .kv_cache import Attention, DecodeAttention, KeyValueCache, PrefillAttention
-from .llama import LlamaForward
-from .onnx.session import BoundForward, OnnxForward
+from .families import Forward, GPT2Forward, LlamaForward
+from .onnx_int8 import BoundForward, OnnxForward
 from .weights import Unsupported, Weights
 
 # A prompt is read in blocks that end at multiples of this, whether from its start or from where an
@@ -82,55 +85,132 @@ class Backend(Protocol):
         """One context with the rows of all of ``contexts`` (of this backend), in order."""
 
 
-class Forward(Protocol):
-    """The forward pass of a family of models, made of its weights.
+class KeyValueCache:
+    """Keys and values of a few rows.
 
-    Attributes:
-        prefix: How parameter names begin; files may leave it out.
-        embedding: The name of the token embedding, which may be tied to the head.
-        transposed: Whether the files store projections ``[in, out]``.
-        onnx_heads: The width of heads must be a multiple of it for onnxruntime; 0: no ONNX graph.
-        needed: Settings that ``config.json`` must give.
-        defaults: Settings that it may leave out.
+    Args:
+        layers: Layers of the model.
+        heads: Key and value heads per layer.
+        size: Width of a head.
+        rows: Number of texts.
+        capacity: Tokens per row at most.
+        dtype: Of the entries.
     """
 
-    prefix: str
-    embedding: str
-    transposed: bool
-    onnx_heads: int
-    needed: tuple[str, ...]
-    defaults: dict[str, Any]
+    def __init__(
+        self, layers: int, heads: int, size: int, rows: int, capacity: int, dtype: torch.dtype
+    ) -> None:
+        self.heads = heads
+        self.capacity = capacity
+        # [layer, keys then values, row, head, token, size]: the keys of a layer lie in one piece.
+        self.entries = torch.empty(layers, 2, rows, heads, capacity, size, dtype=dtype)
 
-    token_embedding: Tensor
-    query_heads: int
-    layers: list[Any]
-    heads: int
-    size: int
-    vocabulary: int
-    dtype: torch.dtype
+    def copy(self, rows: Sequence[int], lengths: Sequence[int], capacity: int) -> KeyValueCache:
+        """A cache of its own with some of the rows."""
+        layers, _, _, heads, _, size = self.entries.shape
+        other = KeyValueCache(layers, heads, size, len(rows), capacity, self.entries.dtype)
+        for new, old in enumerate(rows):
+            other.take(new, self, old, min(lengths[new], capacity))
+        return other
 
-    def __init__(self, weights: Weights, kind: str) -> None: ...
+    def take(self, row: int, other: KeyValueCache, theirs: int, length: int) -> None:
+        """Copy the first ``length`` tokens of another cache's row ``theirs`` into ``row``."""
+        self.entries[:, :, row, :, :length] = other.entries[:, :, theirs, :, :length]
 
-    @staticmethod
-    def context_length(config: Any) -> int:
-        """The context length in tokens."""
 
-    @staticmethod
-    def head_size(config: Any) -> int:
-        """The width of an attention head."""
+class PrefillAttention:
+    """Attention of several new tokens of one row.
 
-    @classmethod
-    def shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
-        """Every parameter of the files, with its shape; a tied head is left out."""
+    Args:
+        cache: A cache of one row.
+        start: Tokens that it holds already.
+        count: New tokens.
+    """
 
-    def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """The last layer's output; ``[tokens, width]``."""
+    def __init__(self, cache: KeyValueCache, start: int, count: int) -> None:
+        end = start + count
+        self.heads = cache.heads
+        self.new = cache.entries[:, :, 0, :, start:end]
+        self.keys = cache.entries[:, 0, 0, :, :end]
+        self.values = cache.entries[:, 1, 0, :, :end]
+        self.mask = None
+        if start:
+            self.mask = torch.ones(count, end, dtype=torch.bool).tril(start)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Next-token logits; float32 ``[rows, vocabulary]``."""
+    def wanted(self, x: Tensor) -> Tensor:
+        """The last token's row: only the logits after it are used."""
+        return x[-1:]
 
-    def before_head(self, x: Tensor) -> Tensor:
-        """The input of the head; ``[rows, width]``."""
+    def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
+        """See :class:`.families.Attention`."""
+        tokens, heads, size = query.shape
+        self.new[layer] = new.view(-1, 2, self.heads, size).permute(1, 2, 0, 3)
+        keys = self.keys[layer].to(query.dtype)  # the cache may be more exact than the products
+        values = self.values[layer].to(query.dtype)
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(0, 1).unsqueeze(0),
+            keys.unsqueeze(0),
+            values.unsqueeze(0),
+            attn_mask=self.mask if tokens > 1 else None,
+            is_causal=self.mask is None and tokens > 1,
+            enable_gqa=heads > self.heads,
+        )
+        return mixed[0].transpose(0, 1).reshape(tokens, -1)
+
+
+class DecodeAttention:
+    """Attention of one new token in each of several rows.
+
+    Args:
+        cache: The rows' cache.
+        lengths: Tokens that each row holds already.
+    """
+
+    def __init__(self, cache: KeyValueCache, lengths: Sequence[int]) -> None:
+        self.heads = cache.heads
+        groups: dict[int, list[int]] = {}
+        for row, length in enumerate(lengths):
+            groups.setdefault(length, []).append(row)
+        self.parts = []
+        for length, rows in groups.items():
+            contiguous = rows[-1] - rows[0] == len(rows) - 1
+            for some in [rows] if contiguous else [[row] for row in rows]:
+                part = cache.entries[:, :, some[0] : some[-1] + 1]
+                self.parts.append(
+                    (
+                        slice(some[0], some[-1] + 1),
+                        part[:, :, :, :, length].unbind(0),
+                        part[:, 0, :, :, : length + 1].unbind(0),
+                        part[:, 1, :, :, : length + 1].unbind(0),
+                    )
+                )
+
+    def wanted(self, x: Tensor) -> Tensor:
+        """All rows."""
+        return x
+
+    def __call__(self, layer: int, query: Tensor, new: Tensor) -> Tensor:
+        """See :class:`.families.Attention`; one token per row."""
+        rows, _, size = query.shape
+        # Query heads that share a key head stand where several queries of one head would.
+        query = query.view(rows, self.heads, -1, size)
+        new = new.view(rows, 2, self.heads, size).transpose(0, 1)
+        if len(self.parts) == 1:
+            _, column, keys, values = self.parts[0]
+            column[layer].copy_(new)
+            mixed = F.scaled_dot_product_attention(query, keys[layer], values[layer])
+            return mixed.reshape(rows, -1)
+        outcomes = []
+        for where, column, keys, values in self.parts:
+            column[layer].copy_(new[:, where])
+            outcomes.append(
+                F.scaled_dot_product_attention(query[where], keys[layer], values[layer])
+            )
+        order = [row for where, *_ in self.parts for row in range(where.start, where.stop)]
+        mixed = torch.cat(outcomes)
+        if order != sorted(order):
+            mixed = mixed[torch.tensor(order).argsort()]
+        return mixed.reshape(rows, -1)
 
 
 FAMILIES: dict[str, type[Any]] = {
@@ -171,9 +251,10 @@ class NativeBackend:
             self.forward: Forward = family(weights, kind)
             self.onnx = None
             if kind == "onnx":
-                # A family with an ONNX graph is one of the two that it is made of.
-                made: Any = self.forward
-                self.onnx = OnnxForward(made, torch.get_num_threads())
+                from .onnx_graph import forward_graph
+
+                graph = forward_graph(self.forward)
+                self.onnx = OnnxForward(self.forward, graph, torch.get_num_threads())
         self.name = kind
         self.vocabulary = self.forward.vocabulary
         self._kept: list[tuple[list[int], NativeContext, Tensor]] = []
@@ -250,7 +331,7 @@ class NativeContext:
             part, left = torch.tensor(left[:count]), left[count:]
             self._lengths[0] += count
             if self.backend.onnx is not None:
-                self._bound = self._bound or self.backend.onnx.bind(self.cache)
+                self._bound = self._bound or self.backend.onnx.bind(self.cache.entries)
                 logits = self._bound(part.unsqueeze(0), torch.tensor([start]))
                 continue
             positions = torch.arange(start, start + count)
@@ -265,7 +346,7 @@ class NativeContext:
         """Read one more token in each row; ``[rows, vocabulary]`` logits."""
         positions = torch.tensor(self._lengths)
         if self.backend.onnx is not None:
-            self._bound = self._bound or self.backend.onnx.bind(self.cache)
+            self._bound = self._bound or self.backend.onnx.bind(self.cache.entries)
             logits = self._bound(torch.tensor(tokens).unsqueeze(1), positions)
         else:
             forward, attention = self.backend.forward, DecodeAttention(self.cache, self._lengths)

@@ -2,7 +2,7 @@
 
     x [rows, tokens, width] → layers, each reading and growing its keys and values → logits
 
-The graph computes what ``forward.gpt2`` and ``forward.llama`` do: one token in each row, or several
+The graph computes what the families' forward passes do: one token in each row, or several
 in a single row, of which only the last one's logits are computed. Activations are rounded by nodes
 to 8 bits with one scale per row and multiplied by ``MatMulIntegerToFloat``; the head is a
 ``MatMulNBits``. ``GroupQueryAttention`` writes keys and values in place and knows the length of
@@ -19,9 +19,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from ..gpt2 import GPT2Forward
-from ..llama import LlamaForward
-from .matrices import GROUP, Int8Groups, Int8PerRow
+from .families import Forward, LlamaForward
+from .onnx_int8 import GROUP, Int8Groups, Int8PerRow
 
 OPERATORS = "com.microsoft"
 _FLOAT = TensorProto.FLOAT
@@ -279,7 +278,7 @@ class Graph:
         return bytes(model.SerializeToString())
 
 
-def forward_graph(forward: GPT2Forward | LlamaForward) -> Graph:
+def forward_graph(forward: Forward) -> Graph:
     """The graph of a forward pass whose matrices are in the format ``onnx``."""
     graph = Graph()
     graph.input("last", TensorProto.INT32, ["rows"])
@@ -292,7 +291,7 @@ def forward_graph(forward: GPT2Forward | LlamaForward) -> Graph:
     return graph
 
 
-def layers(graph: Graph, forward: GPT2Forward | LlamaForward) -> tuple[str, str]:
+def layers(graph: Graph, forward: Forward) -> tuple[str, str]:
     """Add the input and the layers; the names of the last residual and what is added to it."""
     x = graph.begin(int(forward.token_embedding.shape[1]))
     return (_llama if isinstance(forward, LlamaForward) else _gpt2)(graph, forward, x)

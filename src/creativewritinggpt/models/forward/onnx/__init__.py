@@ -1,1 +1,0 @@
-"""The forward pass as onnxruntime graphs with int8 weights."""
