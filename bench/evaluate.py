@@ -65,8 +65,7 @@ def usual(writer: Any, texts: list[np.ndarray]) -> float:
 
 def ours(writer: Any, texts: list[np.ndarray]) -> float:
     """Σ nats by what ``cwgpt evaluate`` runs."""
-    from creativewritinggpt.evaluation.batched_scoring import windows_nll
-    from creativewritinggpt.evaluation.windows import sliding_windows
+    from creativewritinggpt.evaluation.scoring import sliding_windows, windows_nll
 
     windows = [
         window

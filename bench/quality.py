@@ -141,7 +141,8 @@ def work(contender: str, files: list[str], arguments: argparse.Namespace) -> dic
     """Train one contender in this process and score it."""
     from creativewritinggpt.data.corpus import load_corpus
     from creativewritinggpt.devices import choose
-    from creativewritinggpt.evaluation.perplexity import by_domain, score_documents
+    from creativewritinggpt.evaluation.perplexity import by_domain
+    from creativewritinggpt.evaluation.scoring import score_documents
     from creativewritinggpt.models.adapter import load_adapter
     from creativewritinggpt.models.loading import load_base
 

@@ -23,8 +23,7 @@ from .data.document import Document
 from .data.sources import Keep
 from .devices import DeviceChoice
 from .errors import InputError
-from .evaluation.material import Material
-from .evaluation.run import base_and_tuned
+from .evaluation.run import Material, base_and_tuned
 from .evaluation.run import run as _run_evaluation
 from .evaluation.settings import EvaluationSettings
 from .files import check_writable

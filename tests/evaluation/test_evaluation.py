@@ -14,22 +14,24 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.rows.packing import IGNORE
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation import batched_scoring
-from creativewritinggpt.evaluation.batched_scoring import plan_passes
-from creativewritinggpt.evaluation.bootstrap import ratio_interval
-from creativewritinggpt.evaluation.material import Material
+from creativewritinggpt.evaluation import scoring
 from creativewritinggpt.evaluation.perplexity import (
-    DocumentScore,
     compare,
     legacy_perplexity,
-    score_documents,
+    ratio_interval,
     summarise,
 )
 from creativewritinggpt.evaluation.report import read_scores, write_report
-from creativewritinggpt.evaluation.run import base_and_tuned, run
+from creativewritinggpt.evaluation.run import Material, base_and_tuned, run
+from creativewritinggpt.evaluation.scoring import (
+    DocumentScore,
+    plan_passes,
+    rolling_windows,
+    score_documents,
+    sliding_windows,
+)
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.evaluation.tables import as_markdown
-from creativewritinggpt.evaluation.windows import rolling_windows, sliding_windows
 from creativewritinggpt.models.adapter import attach
 
 SCORES_ONLY = EvaluationSettings(texts=0)
@@ -109,7 +111,7 @@ def test_attention_per_window_gives_what_a_mask_gives(
     documents = _documents(*(TEXT * count for count in (1, 9, 3, 20)), "Word")
     expected = score_documents(writer, documents)
     kind = writer.bare.config._attn_implementation
-    monkeypatch.setattr(batched_scoring, "supports_varlen", lambda *_: False)
+    monkeypatch.setattr(scoring, "supports_varlen", lambda *_: False)
     plain = score_documents(writer, documents)
     assert [s.nll for s in plain] == pytest.approx([s.nll for s in expected], rel=1e-6)
     assert [s.eos_nll for s in plain] == pytest.approx([s.eos_nll for s in expected], rel=1e-5)

@@ -14,7 +14,8 @@ import pytest
 
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation.perplexity import score_documents, summarise
+from creativewritinggpt.evaluation.perplexity import summarise
+from creativewritinggpt.evaluation.scoring import score_documents
 from creativewritinggpt.evaluation.tasks import ChoiceTest, Item, answer, run_tasks
 from creativewritinggpt.models.loading import load_model
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from creativewritinggpt.data.text import sentences
-from creativewritinggpt.evaluation import repetition, style
+from creativewritinggpt.evaluation import metrics
 
 
 def _w(text):
@@ -24,19 +24,19 @@ def _random_texts(count=12, seed=0):
 def test_distinct_and_rep_are_pooled_over_texts():
     texts = [_w("a b a b"), _w("a b c")]
     # Bigrams: ab ba ab | ab bc: three different of five.
-    assert repetition.distinct_n(texts, 1) == pytest.approx(3 / 7)
-    assert repetition.distinct_n(texts, 2) == pytest.approx(3 / 5)
-    assert repetition.rep_n(texts, 2) == pytest.approx(40)
+    assert metrics.distinct_n(texts, 1) == pytest.approx(3 / 7)
+    assert metrics.distinct_n(texts, 2) == pytest.approx(3 / 5)
+    assert metrics.rep_n(texts, 2) == pytest.approx(40)
     # Trigrams: aba bab | abc: none repeats. 4-grams: abab.
-    assert repetition.diversity(texts) == pytest.approx(3 / 5)
-    assert repetition.distinct_n([["a"]], 2) is None
+    assert metrics.diversity(texts) == pytest.approx(3 / 5)
+    assert metrics.distinct_n([["a"]], 2) is None
 
 
 def test_seq_rep_is_a_mean_over_texts():
     texts = [_w("a b c d a b c d"), _w("a b c d e"), _w("a b")]
     # 4-grams of the first: abcd bcda cdab dabc abcd: one of five repeats; of the second none.
-    assert repetition.seq_rep_n(texts, 4) == pytest.approx((1 / 5 + 0) / 2)
-    assert repetition.seq_rep_n([["a"]], 4) is None
+    assert metrics.seq_rep_n(texts, 4) == pytest.approx((1 / 5 + 0) / 2)
+    assert metrics.seq_rep_n([["a"]], 4) is None
 
 
 @pytest.mark.parametrize(
@@ -53,20 +53,20 @@ def test_seq_rep_is_a_mean_over_texts():
     ],
 )
 def test_a_loop_is_a_phrase_of_three_or_more_said_twice_at_the_end(text, loops):
-    assert repetition.ends_in_loop(text.split()) is loops
+    assert metrics.ends_in_loop(text.split()) is loops
 
 
 def test_loop_rate_counts_texts():
-    assert repetition.loop_rate([_w("a b c a b c"), _w("a b c")]) == 0.5
-    assert repetition.loop_rate([]) is None
+    assert metrics.loop_rate([_w("a b c a b c"), _w("a b c")]) == 0.5
+    assert metrics.loop_rate([]) is None
 
 
 def test_self_bleu_of_two_equal_texts_is_one_and_of_strangers_is_low():
-    assert repetition.self_bleu([_w("a b c d e")] * 2) == pytest.approx(1)
+    assert metrics.self_bleu([_w("a b c d e")] * 2) == pytest.approx(1)
     # No word in common: NLTK's rule is 0.
-    assert repetition.self_bleu([_w("a b c d"), _w("e f g h")]) == 0
+    assert metrics.self_bleu([_w("a b c d"), _w("e f g h")]) == 0
     # Each has 3 of 4 words, 2 of 3 bigrams, 1 of 2 trigrams, and no 4-gram: 0.1 of 1.
-    found = repetition.self_bleu([_w("a b c d"), _w("a b c e")])
+    found = metrics.self_bleu([_w("a b c d"), _w("a b c e")])
     assert found == pytest.approx((3 / 4 * 2 / 3 * 1 / 2 * 0.1) ** 0.25)
 
 
@@ -81,15 +81,15 @@ def test_self_bleu_is_that_of_nltk(n):
         )
         for i, text in enumerate(texts)
     ]
-    assert repetition.self_bleu(texts, n) == pytest.approx(sum(expected) / len(texts), abs=1e-12)
+    assert metrics.self_bleu(texts, n) == pytest.approx(sum(expected) / len(texts), abs=1e-12)
 
 
 def test_zipf_coefficient_of_a_power_law_is_its_exponent():
     texts = [[f"w{rank}"] * round(5040 / rank) for rank in range(1, 11)]
-    assert repetition.zipf_coefficient(texts) == pytest.approx(1, abs=1e-3)
-    assert repetition.zipf_coefficient([["a", "b"]]) == pytest.approx(0)
+    assert metrics.zipf_coefficient(texts) == pytest.approx(1, abs=1e-3)
+    assert metrics.zipf_coefficient([["a", "b"]]) == pytest.approx(0)
     # ln 4 over ln 2 for two types of 4 and 1.
-    assert repetition.zipf_coefficient([list("aaaab")]) == pytest.approx(2)
+    assert metrics.zipf_coefficient([list("aaaab")]) == pytest.approx(2)
 
 
 def test_sentences_end_where_a_reader_would_say_so():
@@ -98,7 +98,7 @@ def test_sentences_end_where_a_reader_would_say_so():
         "“Stop!” he said.", "Mr. Hill left.", "It was J. R. Then…", "“Go.”", "We went.",
         "Chapter two",
     ]  # fmt: skip
-    assert style.sentence_lengths("One two. Three, four five!") == [2, 3]
+    assert metrics.sentence_lengths("One two. Three, four five!") == [2, 3]
     assert sentences("灯が消えた。夜だ！") == ["灯が消えた。", "夜だ！"]
     assert sentences("") == sentences("…!") == []
 
@@ -114,36 +114,36 @@ def test_most_english_words_have_the_syllables_that_a_speaker_hears():
     for count, words in heard.items():
         for word in words.split():
             name, _, other = word.partition(":")
-            assert style.syllables(name) == int(other or count), name
+            assert metrics.syllables(name) == int(other or count), name
 
 
 def test_readability_formulas_by_hand():
     # 9 words of 9 syllables in 2 sentences; 31 letters.
-    found = style.readability(["The cat sat on the mat. Three dogs barked."])
+    found = metrics.readability(["The cat sat on the mat. Three dogs barked."])
     assert found["flesch_reading_ease"] == pytest.approx(206.835 - 1.015 * 4.5 - 84.6)
     assert found["flesch_kincaid_grade"] == pytest.approx(0.39 * 4.5 + 11.8 - 15.59)
     assert found["automated_readability"] == pytest.approx(4.71 * 32 / 9 + 0.5 * 4.5 - 21.43)
     assert found["coleman_liau"] == pytest.approx(5.88 * 32 / 9 - 29.6 / 4.5 - 15.8)
-    assert set(style.readability(["…"]).values()) == {None}
+    assert set(metrics.readability(["…"]).values()) == {None}
 
 
 def test_mean_and_spread():
-    assert style.mean_and_spread([2, 4]) == (3, pytest.approx(math.sqrt(2)))
-    assert style.mean_and_spread([5]) == (5, 0)
-    assert style.mean_and_spread([]) is None
+    assert metrics.mean_and_spread([2, 4]) == (3, pytest.approx(math.sqrt(2)))
+    assert metrics.mean_and_spread([5]) == (5, 0)
+    assert metrics.mean_and_spread([]) is None
 
 
 def test_copied_share_counts_the_texts_ngrams_that_stand_in_the_prompt():
-    assert style.copied_share("The old clock stopped.", "the OLD clock ran", 2) == 2 / 3
-    assert style.copied_share("The old clock", "ran", 2) is None
+    assert metrics.copied_share("The old clock stopped.", "the OLD clock ran", 2) == 2 / 3
+    assert metrics.copied_share("The old clock", "ran", 2) is None
 
 
 def test_names_of_a_prompt_and_their_use():
     prompt = "[WP] When Anna meets the Duke of Kent, Paris burns. Nobody saw Anna’s face."
-    assert style.names_in(prompt) == {"anna", "duke", "kent", "paris"}
-    assert style.names_used(prompt, "anna's horse; the duke rode.") == 0.5
-    assert style.names_used("a grey morning", "Anna") is None
-    found = style.prompt_use([(prompt, "Anna, Anna."), ("a b c", "a b")])
+    assert metrics.names_in(prompt) == {"anna", "duke", "kent", "paris"}
+    assert metrics.names_used(prompt, "anna's horse; the duke rode.") == 0.5
+    assert metrics.names_used("a grey morning", "Anna") is None
+    found = metrics.prompt_use([(prompt, "Anna, Anna."), ("a b c", "a b")])
     assert found["prompt_names_used"] == 0.25
     assert found["copied_1gram"] == 1 and found["copied_2gram"] == 0.5
 
@@ -157,11 +157,11 @@ def test_a_long_run_of_signs_is_read_in_one_go():
 
 @pytest.mark.parametrize("text", ["", "word", "x" * 5000, "灯が消えた", "\n\n\n", "🚀 🚀"])
 def test_nothing_breaks_on_odd_texts(text):
-    words = style.words_of(text)
-    for function in (repetition.seq_rep_n, repetition.self_bleu, repetition.zipf_coefficient,
-                     repetition.diversity, repetition.loop_rate):  # fmt: skip
+    words = metrics.words_of(text)
+    for function in (metrics.seq_rep_n, metrics.self_bleu, metrics.zipf_coefficient,
+                     metrics.diversity, metrics.loop_rate):  # fmt: skip
         json.dumps(function([words, words]), allow_nan=False)  # finite numbers, or none
-    readability = style.readability([text])
+    readability = metrics.readability([text])
     assert json.loads(json.dumps(readability, allow_nan=False)) == readability
-    used = style.prompt_use([(text, text)])
+    used = metrics.prompt_use([(text, text)])
     assert json.loads(json.dumps(used, allow_nan=False)) == used

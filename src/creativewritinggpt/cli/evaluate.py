@@ -22,9 +22,8 @@ from .main import add_json, add_model, add_settings, given, machine_settings, sh
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup
-    from ..evaluation.material import Material
-    from ..evaluation.perplexity import DocumentScore
-    from ..evaluation.run import Evaluation, ModelUnderTest
+    from ..evaluation.run import Evaluation, Material, ModelUnderTest
+    from ..evaluation.scoring import DocumentScore
 
 _SETTINGS = (
     "sources", "max_documents", "prompt_column", "text_column", "skip_missing", "skip_bad_rows",
@@ -137,8 +136,8 @@ def _on_this_device(config: Config, group: ProcessGroup) -> Config:
 def _asked(arguments: argparse.Namespace, config: Config, group: ProcessGroup) -> _Asked:
     """Check what was asked for, and read and load it."""
     from ..data.corpus import load_corpus, read_documents
-    from ..evaluation.material import gather_material, held_out
     from ..evaluation.report import read_earlier
+    from ..evaluation.run import gather_material, held_out
     from ..evaluation.tasks import require_lm_eval
     from ..files import check_writable
 

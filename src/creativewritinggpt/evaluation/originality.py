@@ -31,8 +31,8 @@ import numpy.typing as npt
 from ..data.document import Document
 from ..errors import InputError
 from ..files import atomic_folder
-from .bootstrap import mean_interval
-from .style import words_of
+from .metrics import words_of
+from .perplexity import mean_interval
 
 RUN = 8
 """Words that places are sorted by; a shared run of so many is more than chance."""

@@ -1,195 +1,87 @@
-"""Scores of documents, and perplexity, bits per byte and differences between models from them.
+"""Perplexity, bits per byte and differences between models, with bootstrap intervals.
 
 Every figure is a ratio of sums over documents, never a mean of ratios: perplexity is
 exp(Σ nats / Σ tokens), bits per byte is Σ nats / Σ bytes / ln 2. The mean over domains is exp of
 the mean of their losses. Sums are kept per document, so that any ratio can be formed again later,
 on any choice of documents.
+
+Tokens of one text are not independent, nor are stories of one prompt; so whole groups of documents
+are drawn with replacement, and every figure is computed from the sums of the draw. All models are
+resampled together, so the interval of a difference is that of the paired bootstrap (Koehn 2004,
+"Statistical significance tests for machine translation evaluation"). With few groups such
+intervals are too narrow; one group has none.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..console import CountCallback
-from ..data.document import Document
-from ..data.rows.packing import tokenize
-from ..data.text import count_words
-from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
-from ..models.loaded_model import LoadedModel
-from .batched_scoring import windows_nll
-from .bootstrap import RESAMPLES, Interval, grouped, interval_of
-from .windows import continuation, plain_window, rolling_windows, sliding_windows
+from .scoring import DocumentScore
 
-WINDOW = 1024
-"""Context of the headline figures: GPT-2's whole context, and the same for models with more."""
-
-LEGACY_TOKENS = 512
-"""Tokens that the original project read of a document."""
+RESAMPLES = 10_000
+Floats = npt.NDArray[np.float64]
+Interval = list[float]
 
 
-@dataclasses.dataclass(frozen=True)
-class DocumentScore:
-    """The score of one document by one model.
-
-    Attributes:
-        source: Its domain.
-        group: What it is resampled with.
-        nll: Negative log-probability of its tokens, in nats.
-        eos_nll: That of the end-of-text token after them.
-        tokens: Number of its tokens.
-        words: Number of words of the original text, split at white space.
-        bytes: Length of the original text in UTF-8.
-        digest: SHA-1 of prompt and text.
-        title: Its title, where it has one.
-        sliding_nll: NLL of its tokens by windows with a stride, where asked for.
-        legacy_nll: Mean NLL of its first 512 tokens but the first, as the original project computed
-            it, where asked for and where there are two tokens.
-        window: Tokens of context that were asked for; a model with less context had fewer.
-        stride: Of the windows of ``sliding_nll``.
-    """
-
-    source: str
-    group: str
-    nll: float
-    eos_nll: float
-    tokens: int
-    words: int
-    bytes: int
-    digest: str = ""
-    title: str | None = None
-    sliding_nll: float | None = None
-    legacy_nll: float | None = None
-    window: int | None = None
-    stride: int | None = None
-
-    @property
-    def bits_per_byte(self) -> float:
-        """NLL in bits per byte of the original text."""
-        return self.nll / max(self.bytes, 1) / math.log(2)
+def grouped(groups: Sequence[str], values: Iterable[float]) -> Floats:
+    """Sums of values by group, [groups] in order of appearance."""
+    place: dict[str, int] = {}
+    index = [place.setdefault(group, len(place)) for group in groups]
+    return np.bincount(index, weights=list(values)).astype(np.float64, copy=False)
 
 
-def score_documents(
-    model: LoadedModel,
-    documents: Sequence[Document],
-    *,
-    window: int = WINDOW,
-    stride: int | None = None,
-    legacy: bool = False,
-    group: ProcessGroup = SINGLE_PROCESS,
-    progress: CountCallback | None = None,
-) -> list[DocumentScore]:
-    """Score documents with the model as it is, in ``eval()`` mode.
+def ratio_interval(
+    numerators: Floats, denominators: Floats, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """A 95 % interval of Σ numerators / Σ denominators by a bootstrap over the groups.
 
     Args:
-        model: The model.
-        documents: The documents.
-        window: Maximum context in tokens.
-        stride: Also score by windows that move on by so many tokens.
-        legacy: Also score the first 512 tokens as the original project did.
-        group: The processes that share the work; each passes all documents and gets all scores.
-        progress: Called with (windows done, windows in all).
+        numerators: [groups].
+        denominators: [groups].
+        seed: Of the resampling; the same seed draws the same groups for every figure.
+        resamples: How many times.
 
     Returns:
-        A score for each document, in order. Words and bytes are counted in the original text,
-        before any cleaning that changed their number.
-
-    Raises:
-        InputError: A stride that is not within the window.
+        The 2.5th and the 97.5th percentile.
     """
-    asked, window = window, min(window, model.context_length)
-    with group.share_errors():
-        if stride is not None and not 1 <= stride <= window:
-            raise InputError(f"stride is {stride}", f"give a number of tokens from 1 to {window}")
-        model.model.eval()
-        tokens = tokenize(documents, model.tokenizer, None)
-    numbers = range(len(documents))
-    bos, eos = model.bos_id, model.eos_id
-    rolling = [w for i in numbers for w in rolling_windows(i, tokens[i], window, bos, eos)]
-    sliding = [
-        w for i in numbers if stride for w in sliding_windows(i, tokens[i], window, stride, bos)
-    ]
-    most = min(LEGACY_TOKENS, model.context_length)
-    first = [w for i in numbers if legacy for w in plain_window(i, tokens[i], most)]
-    values = iter(windows_nll(model, [*rolling, *sliding, *first], group=group, progress=progress))
-
-    nll, eos_nll, sliding_nll = (np.zeros(len(documents)) for _ in range(3))
-    for piece in rolling:
-        found = next(values)
-        ending = found[piece.end] if piece.end >= 0 else 0.0
-        eos_nll[piece.document] += ending
-        nll[piece.document] += found.sum() - ending
-    for piece in sliding:
-        sliding_nll[piece.document] += next(values).sum()
-    legacy_nll = {piece.document: float(next(values).mean()) for piece in first}
-    return [
-        DocumentScore(
-            source=document.source,
-            group=document.group,
-            nll=float(nll[index]),
-            eos_nll=float(eos_nll[index]),
-            tokens=len(tokens[index]),
-            words=_original_words(document),
-            bytes=_original_bytes(document),
-            digest=document.digest,
-            title=document.title,
-            sliding_nll=float(sliding_nll[index]) if stride else None,
-            legacy_nll=legacy_nll.get(index),
-            window=asked,
-            stride=stride,
-        )
-        for index, document in enumerate(documents)
-    ]
+    generator = np.random.default_rng(seed)
+    groups = len(numerators)
+    ratios = []
+    step = max(1, 2_000_000 // groups)
+    for start in range(0, resamples, step):
+        chosen = generator.integers(groups, size=(min(step, resamples - start), groups))
+        below = denominators[chosen].sum(1)
+        ratios.append(numerators[chosen].sum(1) / np.where(below == 0, 1, below))
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
+    return float(low), float(high)
 
 
-def _original_words(document: Document) -> int:
-    if document.original_words is not None:
-        return document.original_words
-    return count_words(document.full_text())
-
-
-def _original_bytes(document: Document) -> int:
-    if document.original_bytes is not None:
-        return document.original_bytes
-    return len(document.full_text().encode("utf-8", "surrogatepass"))
-
-
-def score_continuations(
-    model: LoadedModel,
-    items: Sequence[tuple[Sequence[int], Sequence[int]]],
-    *,
-    group: ProcessGroup = SINGLE_PROCESS,
-    progress: CountCallback | None = None,
-) -> list[float]:
-    """Log-probability of each target given its context.
+def interval_of(
+    groups: Sequence[str], values: Iterable[float], weights: Iterable[float], seed: int = 0
+) -> Interval | None:
+    """The interval of a ratio of sums over documents; None with a single group.
 
     Args:
-        model: The model.
-        items: Context and target as token ids.
-        group: The processes that share the work; each passes all items and gets all sums.
-        progress: Called with (items done, items in all).
-
-    Returns:
-        Sums of log-probabilities in nats, 0 for an empty target.
+        groups: [documents] what each is resampled with.
+        values: [documents] the numerator's.
+        weights: [documents] the denominator's.
+        seed: Of the resampling.
     """
-    model.model.eval()
-    windows = [
-        continuation(
-            index, context, target[: model.context_length], model.context_length, model.bos_id
-        )
-        for index, (context, target) in enumerate(items)
-        if len(target)
-    ]
-    result = [0.0] * len(items)
-    values = windows_nll(model, windows, group=group, progress=progress)
-    for window, found in zip(windows, values, strict=True):
-        result[window.document] = -float(found.sum())
-    return result
+    above, below = grouped(groups, values), grouped(groups, weights)
+    return list(ratio_interval(above, below, seed)) if len(above) > 1 else None
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
+    """The interval of a plain mean of independent values; None with fewer than two."""
+    if len(values) < 2:
+        return None
+    return list(ratio_interval(np.asarray(values, dtype=float), np.ones(len(values)), seed))
 
 
 def finite_exp(value: float) -> float:

@@ -32,8 +32,8 @@ from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError, RunError
 from ..models.checks import first_line, quiet
 from ..models.loaded_model import LoadedModel
-from .bootstrap import Interval, interval_of
-from .perplexity import score_continuations
+from .perplexity import Interval, interval_of
+from .scoring import score_continuations
 from .settings import EvaluationSettings
 from .texts import choose_documents
 

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..generation.engine import Request, write_all
 from ..generation.sampling.settings import GenerationSettings, presets, settings_for
 from ..models.loaded_model import LoadedModel
-from . import repetition, style
+from . import metrics
 from .originality import CorpusIndex, originality
 from .settings import EvaluationSettings
 
@@ -240,31 +240,31 @@ def text_figures(
         ``loop_rate`` on tokens; sentences, readability and prompt use on whole texts;
         ``end_of_text_rate``. None where a figure is not defined.
     """
-    words = {label: [style.words_of(t.text) for t in texts] for label, texts in rows.items()}
+    words = {label: [metrics.words_of(t.text) for t in texts] for label, texts in rows.items()}
     same = [min(lengths) for lengths in zip(*([len(w) for w in ws] for ws in words.values()),
                                             strict=True)]  # fmt: skip
     result = {}
     for label, texts in rows.items():
         cut = [of_text[:count] for of_text, count in zip(words[label], same, strict=True) if count]
         tokens = [text.tokens for text in texts]
-        lengths = [n for text in texts for n in style.sentence_lengths(text.text)]
-        mean, spread = style.mean_and_spread(lengths) or (None, None)
+        lengths = [n for text in texts for n in metrics.sentence_lengths(text.text)]
+        mean, spread = metrics.mean_and_spread(lengths) or (None, None)
         pairs = [(prompt.text, text.text) for prompt, text in zip(prompts, texts, strict=True)]
         result[label] = {
             "texts": len(texts),
             "words": sum(map(len, words[label])),
             "compared_words": sum(map(len, cut)),
-            **{f"distinct_{n}": repetition.distinct_n(cut, n) for n in (1, 2, 3)},
-            "self_bleu_4": repetition.self_bleu(cut, 4),
-            "zipf": repetition.zipf_coefficient(cut),
-            **{f"rep_{n}": repetition.rep_n(tokens, n) for n in (2, 3, 4)},
-            "diversity": repetition.diversity(tokens),
-            "seq_rep_4": repetition.seq_rep_n(tokens, 4),
-            "loop_rate": repetition.loop_rate(tokens),
+            **{f"distinct_{n}": metrics.distinct_n(cut, n) for n in (1, 2, 3)},
+            "self_bleu_4": metrics.self_bleu(cut, 4),
+            "zipf": metrics.zipf_coefficient(cut),
+            **{f"rep_{n}": metrics.rep_n(tokens, n) for n in (2, 3, 4)},
+            "diversity": metrics.diversity(tokens),
+            "seq_rep_4": metrics.seq_rep_n(tokens, 4),
+            "loop_rate": metrics.loop_rate(tokens),
             "sentence_words": mean,
             "sentence_words_sd": spread,
-            **style.readability([text.text for text in texts]),
-            **style.prompt_use(pairs),
+            **metrics.readability([text.text for text in texts]),
+            **metrics.prompt_use(pairs),
             "end_of_text_rate": sum(text.ended for text in texts) / len(texts),
         }
     return result
