@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..files import from_home, read_json
 from .adapter import load_adapter, set_strengths
 from .checks import check_folder, check_model, check_tokenizer, describe, finite, quiet
-from .forward.native_backend import FAMILIES
+from .forward.families import FAMILIES
 from .forward.weights import HEAD, FileWeights
 from .hub import fetch, looks_like_hub_id
 from .loaded_model import LightTokenizer, LoadedModel, open_tokenizer
@@ -210,26 +210,11 @@ def wrap(
         device = choose(device or str(bare.device), precision)
     name = str(getattr(bare, "name_or_path", "") or type(bare).__name__)
     check_tokenizer(tokenizer, len(bare.get_input_embeddings().weight), name)
-    model.eval()
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise InputError(f"the tokenizer of {name} has no end-of-text token", "set eos_token")
-    bos = tokenizer.bos_token_id
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        device=device,
-        name=name,
-        base_name=name,
-        kind="folder",
-        revision=None,
-        adapter=name if has_adapter else None,
-        run=None,
-        bos_id=eos if bos is None else bos,
-        eos_id=eos,
-        context_length=int(bare.config.max_position_embeddings),
-        has_adapter=has_adapter,
-    )
+    base = BaseModel(Path(name), "folder", name, name)
+    loaded = _describe_model(base, device, tokenizer, bare.config, context_length(bare.config))
+    loaded.model, loaded.has_adapter = model.eval(), has_adapter
+    loaded.adapter = name if has_adapter else None
+    return loaded
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -293,7 +278,7 @@ def _load(base: BaseModel, device: DeviceChoice, attention: str = "sdpa") -> Loa
     # PEFT and configs take the model's name from here; a path in the cache would mean nothing.
     model.name_or_path = base.base_name
     model.to(device.torch_device).eval()
-    loaded = _describe_model(base, device, tokenizer, config, config.max_position_embeddings)
+    loaded = _describe_model(base, device, tokenizer, config, context_length(config))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(loaded.eos_id)
     loaded.model = model
@@ -406,9 +391,13 @@ def _describe_model(
     """What is known of a model before its weights."""
     eos = tokenizer.eos_token_id
     if eos is None:
-        eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else None
+        named = getattr(config, "eos_token_id", None)
+        eos = named[0] if isinstance(named, list) and named else named
     if eos is None:
-        raise InputError(f"{base.name} has no end-of-text token", "use another base model")
+        raise InputError(
+            f"{base.name} has no end-of-text token",
+            "set eos_token in its tokenizer_config.json, or use another base model",
+        )
     bos = tokenizer.bos_token_id
     return LoadedModel(
         model=None,
@@ -424,6 +413,11 @@ def _describe_model(
         eos_id=eos,
         context_length=int(context_length),
     )
+
+
+def context_length(config: Any) -> int:
+    """The context length in tokens, as the model's config or that of its text part has it."""
+    return int(config.max_position_embeddings)
 
 
 def switch_dropouts_off(config: Any) -> None:

@@ -49,60 +49,14 @@ class Attention(Protocol):
         """
 
 
-class Forward(Protocol):
-    """The forward pass of a family of models, made of its weights.
-
-    Attributes:
-        prefix: How parameter names begin; files may leave it out.
-        embedding: The name of the token embedding, which may be tied to the head.
-        transposed: Whether the files store projections ``[in, out]``.
-        onnx_heads: The width of heads must be a multiple of it for onnxruntime; 0: no ONNX graph.
-        needed: Settings that ``config.json`` must give.
-        defaults: Settings that it may leave out.
-    """
-
-    prefix: str
-    embedding: str
-    transposed: bool
-    onnx_heads: int
-    needed: tuple[str, ...]
-    defaults: dict[str, Any]
-
-    token_embedding: Tensor
-    query_heads: int
-    layers: list[Any]
-    head: Any
-    heads: int
-    size: int
-    vocabulary: int
-    dtype: torch.dtype
-
-    def __init__(self, weights: Weights, kind: str) -> None: ...
-
-    @staticmethod
-    def context_length(config: Any) -> int:
-        """The context length in tokens."""
-
-    @staticmethod
-    def head_size(config: Any) -> int:
-        """The width of an attention head."""
-
-    @classmethod
-    def shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
-        """Every parameter of the files, with its shape; a tied head is left out."""
-
-    def hidden(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """The last layer's output; ``[tokens, width]``."""
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Next-token logits; float32 ``[rows, vocabulary]``."""
-
-    def before_head(self, x: Tensor) -> Tensor:
-        """The input of the head; ``[rows, width]``."""
-
-
 class GPT2Forward:
     """A GPT-2 model ready to write.
+
+    Of its class, as of each family's: ``prefix``, with which parameter names begin (files may leave
+    it out); ``embedding``, the token embedding's name; ``transposed``, whether files store
+    projections ``[in, out]``; ``onnx_heads``, of which the width of heads must be a multiple for
+    onnxruntime; ``needed`` settings of ``config.json`` and ``defaults`` of those that it may leave
+    out.
 
     Args:
         weights: Of a ``GPT2LMHeadModel``.
@@ -471,3 +425,13 @@ def _llama3(frequencies: Tensor, settings: dict[str, Any]) -> Tensor:
     between = (1 - smooth) * stretched / factor + smooth * stretched
     middle = ~(waves < length / high) * ~(waves > length / low)
     return torch.where(middle, between, stretched)
+
+
+Forward = GPT2Forward | LlamaForward
+FAMILIES: dict[str, type[GPT2Forward] | type[LlamaForward]] = {
+    "gpt2": GPT2Forward,
+    "llama": LlamaForward,
+    "qwen2": LlamaForward,
+    "qwen3": LlamaForward,
+}
+"""The forward pass of each ``model_type`` that we know."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .families import Forward, GPT2Forward, LlamaForward
+from .families import FAMILIES, Forward
 from .onnx_int8 import BoundForward, OnnxForward
 from .weights import Unsupported, Weights
 
@@ -213,21 +213,12 @@ class DecodeAttention:
         return mixed.reshape(rows, -1)
 
 
-FAMILIES: dict[str, type[Any]] = {
-    "gpt2": GPT2Forward,
-    "llama": LlamaForward,
-    "qwen2": LlamaForward,
-    "qwen3": LlamaForward,
-}
-"""The forward pass of each ``model_type`` that we know (see :class:`Forward`)."""
-
-
 def onnx_fits(config: Any) -> bool:
     """Whether onnxruntime's operators know a model's family and the width of its heads."""
     family = FAMILIES.get(config.model_type)
-    if family is None or not family.onnx_heads:
+    if family is None or not family.onnx_heads:  # 0: no ONNX graph
         return False
-    return bool(family.head_size(config) % family.onnx_heads == 0)
+    return family.head_size(config) % family.onnx_heads == 0
 
 
 class NativeBackend:

@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,30 +34,6 @@ _HARMLESS = {
 
 class Unsupported(Exception):
     """A model that our own forward passes do not know; says what is unknown."""
-
-
-class Weights(Protocol):
-    """Named weights of a model.
-
-    Attributes:
-        config: The model's configuration, by attributes.
-        owner: The object whose life the weights share.
-    """
-
-    config: Any
-    owner: Any
-
-    def projection(self, name: str) -> Projection:
-        """The linear projection of that module name, with adapters merged."""
-
-    def tensor(self, name: str) -> Tensor:
-        """A parameter that is no projection: an embedding or a norm."""
-
-    def has(self, name: str) -> bool:
-        """Whether there is a parameter of that name."""
-
-    def state(self) -> tuple[Any, ...]:
-        """A value that changes when the merged weights change."""
 
 
 def join(projections: Iterable[Projection]) -> Projection:
@@ -134,6 +110,7 @@ class FileWeights:
         transposed: Whether projections other than the head are stored ``[in, out]``, as GPT-2's.
 
     Attributes:
+        owner: The object whose life the weights share.
         adapters: Plain LoRA adapters by name.
         strengths: The weight of each active adapter, in the order in which they are added.
         enabled: Whether adapters are merged at all.
@@ -273,3 +250,6 @@ def _active(module: Any) -> Sequence[str]:
     if module.disable_adapters or module.merged:
         return []
     return [name for name in module.active_adapters if name in module.lora_A]
+
+
+Weights = FileWeights | ModuleWeights
