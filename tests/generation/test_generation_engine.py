@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.generation import engine
-from creativewritinggpt.generation.engine import Interrupted, Request, stream, write, write_all
+from creativewritinggpt.generation.decoder import MOST_ROWS, Request
+from creativewritinggpt.generation.engine import Interrupted, stream, write, write_all
+from creativewritinggpt.generation.sampling.samplers import Chain
 from creativewritinggpt.generation.sampling.settings import SEEDS, GenerationSettings
 from creativewritinggpt.generation.text import encode
 from creativewritinggpt.models.forward.native_backend import NativeContext
@@ -103,8 +104,8 @@ def test_rows_with_different_prompts_are_what_they_are_alone(writer: Any, weight
 
 
 def test_more_requests_than_rows_are_all_written_in_order(gpt2: Any) -> None:
-    texts = write(gpt2, PROMPT, settings(max_new_tokens=3), n=engine.MOST_ROWS + 3)
-    assert [text.seed for text in texts] == list(range(7, 7 + engine.MOST_ROWS + 3))
+    texts = write(gpt2, PROMPT, settings(max_new_tokens=3), n=MOST_ROWS + 3)
+    assert [text.seed for text in texts] == list(range(7, 7 + MOST_ROWS + 3))
 
 
 def test_alternatives_of_the_largest_seed_have_seeds_that_can_be_given(writer: Any) -> None:
@@ -303,9 +304,9 @@ def test_changed_reads_text_and_names_what_is_unknown() -> None:
 
 def test_sampling_leaves_the_number_of_threads(gpt2: Any, monkeypatch: Any) -> None:
     seen = []
-    apply = engine.Chain.apply
+    apply = Chain.apply
     monkeypatch.setattr(
-        engine.Chain,
+        Chain,
         "apply",
         lambda self, *rest: (seen.append(torch.get_num_threads()), apply(self, *rest))[1],
     )

@@ -17,7 +17,7 @@ from writers import make_writer
 
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation import engine
-from creativewritinggpt.generation.engine import Request
+from creativewritinggpt.generation.decoder import Request
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.models.forward.native_backend import NativeContext
 from creativewritinggpt.session.commands import COMMANDS

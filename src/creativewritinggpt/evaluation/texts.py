@@ -18,7 +18,8 @@ from ..data.document import SEPARATOR, Document
 from ..data.rows.packing import encode
 from ..data.text import WORD
 from ..errors import InputError
-from ..generation.engine import Request, write_all
+from ..generation.decoder import Request
+from ..generation.engine import write_all
 from ..generation.sampling.settings import GenerationSettings, presets, settings_for
 from ..models.loaded_model import LoadedModel
 from . import metrics

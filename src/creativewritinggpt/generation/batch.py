@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..console import CountCallback
 from ..errors import InputError
 from ..files import check_writable, disk_errors, read_text
-from .engine import MOST_ROWS, Interrupted, Request, write_all
+from .decoder import MOST_ROWS, Request
+from .engine import Interrupted, write_all
 from .results import Generated, best
 from .sampling.settings import SEEDS, GenerationSettings, seeds_from
 

@@ -361,6 +361,7 @@ def _start(
 def _warm(model: StyledModel, story: Story, settings: GenerationSettings) -> None:
     """Prefill the story, so that the first token comes at once."""
     from ..generation import engine
+    from ..generation.decoder import Request
     from ..story.context import story_view
 
     try:
@@ -368,7 +369,7 @@ def _warm(model: StyledModel, story: Story, settings: GenerationSettings) -> Non
     except UserError:
         return  # the first passage will raise it again
     one = settings.changed({"max_new_tokens": 1, "min_new_tokens": 0, "best_of": None})
-    request = engine.Request(view.prompt, 0, view.memory, view.note)
+    request = Request(view.prompt, 0, view.memory, view.note)
     engine.write_all(model.loaded, [request], one, warn=lambda text: None)
 
 

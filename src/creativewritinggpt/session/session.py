@@ -265,6 +265,7 @@ class Session:
         """
         model = self.model
         from ..generation import engine
+        from ..generation.decoder import Request
 
         view = story_view(model.loaded, self.story, parent)
         settings = self.settings
@@ -272,7 +273,7 @@ class Session:
         if choose:
             seeds = seeds_from(seeds[0], choose)
             self.notify(f"writing {choose}, of which the best is kept")
-        requests = [engine.Request(view.prompt, seed, view.memory, view.note) for seed in seeds]
+        requests = [Request(view.prompt, seed, view.memory, view.note) for seed in seeds]
 
         def show_first(piece: Piece) -> None:
             if show is not None and piece.index == 0 and not choose:

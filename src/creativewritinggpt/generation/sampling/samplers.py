@@ -483,13 +483,22 @@ class Chain:
         settings: The generation settings.
         words: The vocabulary, for settings that are given as text.
         ends: Token ids that end the text.
+        token_bias: Amounts to add to the logits of token ids, before all samplers.
     """
 
-    def __init__(self, settings: GenerationSettings, words: Vocabulary, ends: set[int]) -> None:
+    def __init__(
+        self,
+        settings: GenerationSettings,
+        words: Vocabulary,
+        ends: set[int],
+        token_bias: Mapping[int, float] | None = None,
+    ) -> None:
         self.settings = settings
         self.stages: list[tuple[str, Stage]] = [
             ("barred", per_row(lambda logits, row: exclude(logits, row.barred)))
         ]
+        if token_bias:
+            self.stages.append(("bias", per_row(lambda logits, row: bias(logits, token_bias))))
         for name in settings.order:
             if settings.greedy and name not in _GREEDY:
                 continue

@@ -237,6 +237,15 @@ class TransformersBackend:
         context = self.start(capacity)
         return context, context.prefill(ids)
 
+    def begin(
+        self, ids: Sequence[int], capacity: int
+    ) -> tuple[TransformersContext, torch.Tensor | None]:
+        """An empty context: readings are not kept."""
+        return self.start(capacity), None
+
+    def keep(self, ids: Sequence[int], context: TransformersContext, logits: torch.Tensor) -> None:
+        """Readings are not kept."""
+
     def start(self, capacity: int) -> TransformersContext:
         """An empty context of one row; this cache needs no capacity."""
         return TransformersContext(self, _empty_cache(), torch.ones(1, 0, dtype=torch.bool))

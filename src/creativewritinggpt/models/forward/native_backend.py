@@ -78,6 +78,23 @@ class Backend(Protocol):
             ``[1, vocabulary]`` logits after the last token.
         """
 
+    def begin(self, ids: Sequence[int], capacity: int) -> tuple[Context, Tensor | None]:
+        """The part of a text that need not be read again, as :meth:`read`.
+
+        Returns:
+            A context of one row that holds the first tokens of ``ids``, perhaps none, and the
+            logits after the last of them where it holds all.
+        """
+
+    def keep(self, ids: Sequence[int], context: Any, logits: Tensor) -> None:
+        """Keep the reading of a text for the next ones that begin like it.
+
+        Args:
+            ids: The text.
+            context: A context of one row that has read it and nothing else.
+            logits: ``[1, vocabulary]`` after its last token.
+        """
+
     def start(self, capacity: int) -> Context:
         """An empty context of one row that may grow to ``capacity`` tokens."""
 
@@ -228,6 +245,10 @@ class NativeBackend:
         weights: Of the model.
         kind: The format of its products (see :func:`~.linear.matrix_factory`).
 
+    Attributes:
+        kept: Number of readings that are kept; each takes up to the context length of keys and
+            values.
+
     Raises:
         Unsupported: The family, or something in the model, is not known here.
     """
@@ -248,6 +269,7 @@ class NativeBackend:
                 self.onnx = OnnxForward(self.forward, graph, torch.get_num_threads())
         self.name = kind
         self.vocabulary = self.forward.vocabulary
+        self.kept = _KEPT
         self._kept: list[tuple[list[int], NativeContext, Tensor]] = []
 
     def read(self, ids: Sequence[int], capacity: int) -> tuple[NativeContext, Tensor]:
@@ -260,20 +282,29 @@ class NativeBackend:
         Returns:
             A context of one row and ``[1, vocabulary]`` logits after the last token.
         """
+        context, logits = self.begin(ids, capacity)
+        if logits is None:
+            logits = context.prefill(ids[context.lengths[0] :])
+            self.keep(ids, context, logits)
+        return context, logits
+
+    def begin(self, ids: Sequence[int], capacity: int) -> tuple[NativeContext, Tensor | None]:
+        """What earlier readings hold of the beginning of a text, up to the end of a block."""
         ids = list(ids)
         for entry in self._kept:
             if entry[0] == ids:
                 return entry[1].fork([0], capacity), entry[2]
         common = [_common(ids, entry[0]) // BLOCK * BLOCK for entry in self._kept]
-        if max(common, default=0) > 0:
-            best = common.index(max(common))
-            context = self._kept[best][1].fork([0], capacity)
-            context.truncate(0, common[best])
-        else:
-            context = self.start(capacity)
-        logits = context.prefill(ids[context.lengths[0] :])
-        self._kept = [(ids, context.hold(), logits), *self._kept][:_KEPT]
-        return context, logits
+        if max(common, default=0) == 0:
+            return self.start(capacity), None
+        best = common.index(max(common))
+        context = self._kept[best][1].fork([0], capacity)
+        context.truncate(0, common[best])
+        return context, None
+
+    def keep(self, ids: Sequence[int], context: NativeContext, logits: Tensor) -> None:
+        """Keep a reading in place of the oldest one."""
+        self._kept = [(list(ids), context.hold(), logits), *self._kept][: self.kept]
 
     def start(self, capacity: int) -> NativeContext:
         """An empty context of one row that may grow to ``capacity`` tokens."""
