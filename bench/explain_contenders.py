@@ -199,14 +199,14 @@ def ours(writer: Any, case: str, quick: bool) -> Work:
 
 def _pictures(writer: Any, task: Task) -> Explained:
     """All attention pictures of a text."""
+    from creativewritinggpt.analysis import attention_plots
     from creativewritinggpt.analysis.methods import attention
-    from creativewritinggpt.analysis.plots import grids
 
     subject = _subject(writer, task)
     with tempfile.TemporaryDirectory() as folder:
         maps = attention.capture(writer, subject)
-        grids.draw_layers(maps, subject, Path(folder))
-        grids.draw_overview(maps, subject, Path(folder))
+        attention_plots.draw_layers(maps, subject, Path(folder))
+        attention_plots.draw_overview(maps, subject, Path(folder))
     return Explained(np.zeros(len(task.ids)))
 
 

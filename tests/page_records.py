@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from creativewritinggpt.analysis.subject import Subject
-from creativewritinggpt.analysis.text.words import words_of
+from creativewritinggpt.analysis.subject import Subject, words_of
 
 PROMPT = "The dragon 🐉 wanted $40 & a “song” from Mira, who kept the old castle.\n\n"
 STORY = (

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .analysis.report.save import save
+from .analysis.registry import AnalysisSettings
+from .analysis.report import save
 from .analysis.run import Explanation, explain
-from .analysis.settings import AnalysisSettings
 from .config.machine import DEFAULT_MODEL
 from .config.run import Config, load_config
 from .data.document import Document

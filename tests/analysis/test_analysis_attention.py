@@ -14,6 +14,12 @@ from hypothesis import strategies as st
 from subjects import plain_subject, random_maps
 from writers import make_writer
 
+from creativewritinggpt.analysis.attention_plots import (
+    Canvas,
+    draw_layers,
+    draw_overview,
+    token_labels,
+)
 from creativewritinggpt.analysis.methods import attention as attention_module
 from creativewritinggpt.analysis.methods.attention import (
     AttentionMaps,
@@ -25,11 +31,8 @@ from creativewritinggpt.analysis.methods.attention import (
     statistics,
     without_sink,
 )
-from creativewritinggpt.analysis.plots.canvas import Canvas
-from creativewritinggpt.analysis.plots.grids import draw_layers, draw_overview, token_labels
-from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets
-from creativewritinggpt.analysis.text.names import tag
-from creativewritinggpt.analysis.text.words import words_of
+from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets, words_of
+from creativewritinggpt.data.names import tag
 from creativewritinggpt.errors import InputError
 
 FAMILIES = ("gpt2", "llama", "qwen")

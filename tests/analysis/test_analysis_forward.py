@@ -9,20 +9,20 @@ import pytest
 import torch
 from writers import make_writer
 
-from creativewritinggpt.analysis.methods.gradients import (
-    BASELINES,
-    baseline_embedding,
-    baseline_text,
-    rank_correlation,
-)
-from creativewritinggpt.analysis.runtime import forward
-from creativewritinggpt.analysis.runtime.forward import (
+from creativewritinggpt.analysis import forward
+from creativewritinggpt.analysis.forward import (
     checked,
     embeddings,
     frozen,
     fused_gelu,
     target_gradients,
     target_scores,
+)
+from creativewritinggpt.analysis.methods.gradients import (
+    BASELINES,
+    baseline_embedding,
+    baseline_text,
+    rank_correlation,
 )
 from creativewritinggpt.analysis.subject import Target
 from creativewritinggpt.errors import InputError, RunError
@@ -65,7 +65,7 @@ def test_heads_with_a_bias_and_small_chunks_score_the_same(
     embeds = embeddings(writer, IDS).expand(5, -1, -1)
     with torch.no_grad():
         whole = target_scores(writer, embeds, TARGETS)
-        monkeypatch.setattr("creativewritinggpt.analysis.runtime.forward.LOGITS_AT_ONCE", 2 * 384)
+        monkeypatch.setattr("creativewritinggpt.analysis.forward.LOGITS_AT_ONCE", 2 * 384)
         np.testing.assert_array_equal(target_scores(writer, embeds, TARGETS), whole)
         logits = torch.log_softmax(model(IDS).logits[0], -1)
     np.testing.assert_allclose(whole[0, 1], logits[2, 300] - logits[2, 9], atol=1e-5)

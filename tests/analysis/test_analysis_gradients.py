@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import make_writer
 
+from creativewritinggpt.analysis.forward import embeddings
 from creativewritinggpt.analysis.methods import quadrature
 from creativewritinggpt.analysis.methods.gradients import (
     BASELINES,
@@ -23,7 +24,6 @@ from creativewritinggpt.analysis.methods.gradients import (
     saliency,
     step_limit,
 )
-from creativewritinggpt.analysis.runtime.forward import embeddings
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.loaded_model import LoadedModel

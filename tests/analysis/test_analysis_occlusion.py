@@ -11,8 +11,14 @@ import torch
 from writers import make_writer
 
 from creativewritinggpt.analysis.methods.occlusion import UNITS, leave_one_out, units_of
-from creativewritinggpt.analysis.subject import Subject, Target, read, with_targets
-from creativewritinggpt.analysis.text.words import word_sums, words_of
+from creativewritinggpt.analysis.subject import (
+    Subject,
+    Target,
+    read,
+    with_targets,
+    word_sums,
+    words_of,
+)
 from creativewritinggpt.errors import InputError
 
 FAMILIES = ("gpt2", "llama", "qwen")

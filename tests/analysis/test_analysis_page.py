@@ -16,11 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_records import PROMPT, STORY, long_text, make_record
 
-from creativewritinggpt.analysis.report import page as page_module
-from creativewritinggpt.analysis.report.page import page, page_data, text_pieces
-from creativewritinggpt.analysis.report.summary import text_summary
-from creativewritinggpt.analysis.subject import Subject
-from creativewritinggpt.analysis.text.words import words_of
+from creativewritinggpt.analysis import report as page_module
+from creativewritinggpt.analysis.record import text_summary
+from creativewritinggpt.analysis.report import page, page_data, text_pieces
+from creativewritinggpt.analysis.subject import Subject, words_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from reference.divergences import plain_divergences
 from writers import make_writer
 
+from creativewritinggpt.analysis import prefix_cache
 from creativewritinggpt.analysis.methods.perturbation import (
     DISTRIBUTIONS,
     draw_replacements,
     perturb,
     unigrams,
 )
-from creativewritinggpt.analysis.runtime import prefix_cache
-from creativewritinggpt.analysis.runtime.prefix_cache import Predictions, PrefixCache
+from creativewritinggpt.analysis.prefix_cache import Predictions, PrefixCache
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.scoring import body_and_head

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_records import long_text, make_record
 
-from creativewritinggpt.analysis.plots import grids, strip
-from creativewritinggpt.analysis.plots.strip import KEPT_BARS, Strip, draw_bars
-from creativewritinggpt.analysis.text.words import word_sums
+from creativewritinggpt.analysis import score_plots
+from creativewritinggpt.analysis.score_plots import KEPT_BARS, Strip, draw_bars
+from creativewritinggpt.analysis.subject import word_sums
 from creativewritinggpt.plotting import plot_text, word_label
 
 
@@ -58,8 +58,7 @@ def drawn(monkeypatch):
         kept.append(figure)
         return [path]
 
-    for module in (strip, grids):
-        monkeypatch.setattr(module, "save_figure", keep)
+    monkeypatch.setattr(score_plots, "save_figure", keep)
     return kept
 
 
@@ -149,7 +148,7 @@ def test_against_a_foil_the_axes_are_of_the_lead_and_not_of_the_log_probability(
     odd = {**record, "targets": [{**record["targets"][0], "foil": foil}]}
     draw_bars(odd, tmp_path / "gradients.png", GRADIENTS)
     draw_bars(odd, tmp_path / "perturbation.png", PERTURBATION)
-    grids.draw_curves(odd, tmp_path / "faithfulness.png")
+    score_plots.draw_curves(odd, tmp_path / "faithfulness.png")
     assert drawn[0].axes[0].get_xlabel() == "part of the lead over “window”, nats"
     assert drawn[1].axes[1].get_xlabel() == "lead over “window” lost, nats"
     assert "lead over “window” with tokens taken away: lower is better" in _said(drawn[2])
@@ -163,7 +162,7 @@ def test_where_nothing_counts_the_scale_has_no_tiny_numbers(record, drawn, tmp_p
 
 
 def test_the_scale_of_a_matrix_of_one_row_leaves_its_caption_free(record, drawn, tmp_path):
-    grids.draw_matrix(record, tmp_path / "matrix.png", "integrated_gradients")
+    score_plots.draw_matrix(record, tmp_path / "matrix.png", "integrated_gradients")
     figure = drawn[0]
     scale = figure.axes[1]
     lowest = min(scale.get_window_extent().y0, scale.yaxis.label.get_window_extent().y0)
@@ -173,7 +172,7 @@ def test_the_scale_of_a_matrix_of_one_row_leaves_its_caption_free(record, drawn,
 def test_long_labels_of_a_matrix_leave_its_title_free(drawn, tmp_path):
     text = "The 🐉🐉🐉🐉 and the MMMMMMMMMMMMMMMMMMMMMM sang. Then they left."
     record = make_record(text, 10)
-    grids.draw_matrix(record, tmp_path / "matrix.png", "integrated_gradients")
+    score_plots.draw_matrix(record, tmp_path / "matrix.png", "integrated_gradients")
     figure = drawn[0]
     title = figure.texts[0].get_window_extent()
     highest = max(label.get_window_extent().y1 for label in figure.axes[0].get_xticklabels())
@@ -193,9 +192,9 @@ def test_of_a_long_text_the_words_that_count_most_are_drawn_and_it_is_said(drawn
 
 def test_the_matrix_is_the_words_sums_and_grey_where_nothing_can_be(drawn, tmp_path):
     record = make_record(TEXT, 12)
-    grids.draw_matrix(record, tmp_path / "matrix.png", "integrated_gradients")
+    score_plots.draw_matrix(record, tmp_path / "matrix.png", "integrated_gradients")
     shown_values = drawn[0].axes[0].images[0].get_array()
-    labels, groups = grids.explained_words(record)
+    labels, groups = score_plots.explained_words(record)
     assert shown_values.shape[0] == len(labels)
     scores = np.array(record["methods"]["integrated_gradients"]["tuned"]["scores"])
     last = scores[groups[-1]].sum(0)
@@ -206,7 +205,7 @@ def test_the_matrix_is_the_words_sums_and_grey_where_nothing_can_be(drawn, tmp_p
 
 
 def test_faithfulness_names_what_is_no_better_than_random(record, drawn, tmp_path):
-    grids.draw_curves(record, tmp_path / "faithfulness.png")
+    score_plots.draw_curves(record, tmp_path / "faithfulness.png")
     said = _said(drawn[0])
     assert "saliency: no better than random" in said
     assert "integrated gradients: better than random" in said

@@ -13,11 +13,16 @@ import pytest
 from writers import make_writer
 
 from creativewritinggpt.analysis import registry
-from creativewritinggpt.analysis.registry import Analysis, Figure, Method, Score
-from creativewritinggpt.analysis.report.page import page_data
-from creativewritinggpt.analysis.report.save import save
+from creativewritinggpt.analysis.registry import (
+    METHODS,
+    Analysis,
+    AnalysisSettings,
+    Figure,
+    Method,
+    Score,
+)
+from creativewritinggpt.analysis.report import page_data, save
 from creativewritinggpt.analysis.run import explain
-from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
 from creativewritinggpt.errors import InputError
 
 # --- what the module of a new method holds (docs/interpretability.md, "Adding a method") ---------

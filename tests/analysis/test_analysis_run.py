@@ -16,10 +16,10 @@ from creativewritinggpt import api
 from creativewritinggpt.analysis import run as analysis_run
 from creativewritinggpt.analysis.methods.attention import NoAttention
 from creativewritinggpt.analysis.methods.occlusion import leave_one_out
-from creativewritinggpt.analysis.report.save import folder_name, save
-from creativewritinggpt.analysis.report.summary import aggregate, text_summary
+from creativewritinggpt.analysis.record import aggregate, text_summary
+from creativewritinggpt.analysis.registry import METHODS, AnalysisSettings
+from creativewritinggpt.analysis.report import folder_name, save
 from creativewritinggpt.analysis.run import explain, why
-from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
 from creativewritinggpt.analysis.subject import Target, read, tokens_of, with_targets
 from creativewritinggpt.errors import InputError, RunError
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from creativewritinggpt.analysis.settings import METHODS, AnalysisSettings
+from creativewritinggpt.analysis.registry import METHODS, AnalysisSettings
 from creativewritinggpt.errors import InputError
 
 

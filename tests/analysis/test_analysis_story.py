@@ -11,9 +11,7 @@ import pytest
 from subjects import random_maps
 
 from creativewritinggpt.analysis.methods.attention import AttentionMaps
-from creativewritinggpt.analysis.subject import Subject, Target
-from creativewritinggpt.analysis.text.names import tag
-from creativewritinggpt.analysis.text.story import (
+from creativewritinggpt.analysis.methods.story import (
     by_kind,
     following_heads,
     returns,
@@ -21,7 +19,8 @@ from creativewritinggpt.analysis.text.story import (
     sentences_of,
     story_record,
 )
-from creativewritinggpt.analysis.text.words import words_of
+from creativewritinggpt.analysis.subject import Subject, Target, words_of
+from creativewritinggpt.data.names import tag
 
 TEXT = "They met Mira. It was late. The door fell on Mira and Mira's friend Pavel."
 PROMPT = len("They met Mira.")

@@ -14,16 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creativewritinggpt.analysis.subject import Subject
-from creativewritinggpt.analysis.text.names import (
-    KINDS,
-    action_forms,
-    is_title,
-    name_key,
-    quoted,
-    tag,
-)
-from creativewritinggpt.analysis.text.words import words_of
+from creativewritinggpt.analysis.subject import Subject, words_of
+from creativewritinggpt.data.names import KINDS, action_forms, is_title, name_key, quoted, tag
 
 TAGGED = """
 Alice/n was beginning to get very tired of sitting/a by her sister on the bank/p , and of having

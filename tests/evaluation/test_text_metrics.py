@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from creativewritinggpt.data.names import proper_names
 from creativewritinggpt.data.text import sentences
 from creativewritinggpt.evaluation import metrics
 
@@ -140,7 +141,7 @@ def test_copied_share_counts_the_texts_ngrams_that_stand_in_the_prompt():
 
 def test_names_of_a_prompt_and_their_use():
     prompt = "[WP] When Anna meets the Duke of Kent, Paris burns. Nobody saw Anna’s face."
-    assert metrics.names_in(prompt) == {"anna", "duke", "kent", "paris"}
+    assert proper_names(prompt) == {"anna", "duke", "kent", "paris"}
     assert metrics.names_used(prompt, "anna's horse; the duke rode.") == 0.5
     assert metrics.names_used("a grey morning", "Anna") is None
     found = metrics.prompt_use([(prompt, "Anna, Anna."), ("a b c", "a b")])

@@ -19,14 +19,22 @@ import numpy as np
 from ..console import ProgressCallback
 from ..errors import InputError, RunError
 from ..generation.text import whole_characters
+from . import record as records
 from . import registry
+from .forward import next_token, predictions
 from .methods.attention import AttentionMaps
-from .registry import Analysis
-from .report import record as records
-from .runtime.forward import next_token, predictions
-from .settings import AnalysisSettings
-from .subject import Subject, Target, first_token, read, tokens_of, with_targets
-from .text.words import Word, word_sums, words_of
+from .registry import Analysis, AnalysisSettings
+from .subject import (
+    Subject,
+    Target,
+    Word,
+    first_token,
+    read,
+    tokens_of,
+    with_targets,
+    word_sums,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from ..generation.results import Token
@@ -105,7 +113,7 @@ def _begin(
     warn: Callable[[str], None] | None,
 ) -> Analysis:
     """An analysis of the text and the predictions, without any explanation yet."""
-    from .text.names import tag
+    from ..data.names import tag
 
     fp32 = model.in_precision("fp32")
     warnings: list[str] = []
@@ -146,7 +154,7 @@ def _begin(
 
 def _check_drawn(model: LoadedModel, settings: AnalysisSettings) -> None:
     """Refuse pictures of layers or heads that the model does not have, before any computing."""
-    from .plots.grids import in_range
+    from .attention_plots import in_range
 
     for noun, wanted in (("layer", settings.layers), ("head", settings.heads)):
         name = {"layer": "num_hidden_layers", "head": "num_attention_heads"}[noun]

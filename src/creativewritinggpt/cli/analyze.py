@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import console
-from ..analysis.settings import AnalysisSettings
+from ..analysis.registry import AnalysisSettings
 from ..config.machine import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
@@ -63,9 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     machine = machine_settings(arguments)
     folder = Path(load_config(None, given(arguments, Config)).results_dir)
     texts = _texts(arguments)
-    from ..analysis.report.record import as_json
-    from ..analysis.report.save import folder_name, save
-    from ..analysis.report.summary import aggregate, save_aggregate, text_summary
+    from ..analysis.record import aggregate, as_json, save_aggregate, text_summary
+    from ..analysis.report import folder_name, save
     from ..analysis.run import explain
     from ..files import check_writable
     from ..models.loading import load_from_settings

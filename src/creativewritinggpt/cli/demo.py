@@ -247,11 +247,10 @@ def _evaluate(model: LoadedModel, config: Config, extent: Extent) -> dict[str, A
 
 def _explain(model: LoadedModel, folder: Path, seed: int, extent: Extent) -> dict[str, Any]:
     """Let the tuned model write some tokens, and explain each of them."""
-    from ..analysis.report.record import as_json
-    from ..analysis.report.save import save
-    from ..analysis.report.summary import text_summary
+    from ..analysis.record import as_json, text_summary
+    from ..analysis.registry import METHODS, AnalysisSettings
+    from ..analysis.report import save
     from ..analysis.run import explain
-    from ..analysis.settings import METHODS, AnalysisSettings
 
     methods = [method for method in METHODS if method not in extent.methods_left_out]
     settings = AnalysisSettings(

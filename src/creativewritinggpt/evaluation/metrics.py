@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 
+from ..data.names import proper_names
 from ..data.text import sentences, separate_words
 
 Tokens = Sequence[Hashable]
@@ -177,15 +178,6 @@ _PARTED = re.compile(
     r"|[aeou]ing|ying|(?<![gq])ua(?!d)|uous|creat(?!u)"
 )
 _TAG = re.compile(r"^\s*\[[^\]]{1,4}\]\s*")
-_NAME = re.compile(r"\b[A-Z][\w’'-]*[a-z][\w’'-]*")
-_STARTS = re.compile(r"(?:^|[.!?…:\"“”‘(\n])\s*[\"“‘(*_]*$")
-_COMMON = (
-    "the a an and but or nor so yet for if when while as at by from in into of on to up with after "
-    "before he she it they we you his her its their our your my this that these those there here "
-    "what who whom whose which where why how not no yes all every each one two some any many most "
-    "only just then now once write tell describe imagine people everyone someone nobody"
-)
-_NOT_NAMES = frozenset(_COMMON.split())
 
 
 def words_of(text: str) -> list[str]:
@@ -249,25 +241,9 @@ def copied_share(prompt: str, text: str, n: int) -> float | None:
     return sum(gram in known for gram in grams) / len(grams) if grams else None
 
 
-def names_in(prompt: str) -> set[str]:
-    """Names in a prompt, in lower case: capitalised words, common words at a beginning left out."""
-    prompt = _TAG.sub("", prompt)
-    found = set()
-    for match in _NAME.finditer(prompt):
-        word = match.group().casefold().replace("’", "'").removesuffix("'s")
-        starts = bool(_STARTS.search(prompt[: match.start()]))
-        again = any(
-            other.group().casefold() == match.group().casefold() and other.start() != match.start()
-            for other in _NAME.finditer(prompt)
-        )
-        if word not in _NOT_NAMES and (not starts or again):
-            found.add(word)
-    return found
-
-
 def names_used(prompt: str, text: str) -> float | None:
     """Share of the prompt's names that come up in the text; None where the prompt has none."""
-    names = names_in(prompt)
+    names = proper_names(_TAG.sub("", prompt))
     if not names:
         return None
     words = {word.removesuffix("'s") for word in words_of(text)}

@@ -40,8 +40,7 @@ from ...devices import memory
 from ...errors import InputError
 from ...models.checks import first_line, quiet
 from ..registry import Analysis, Attribution, Figure, Method, Score
-from ..subject import Subject
-from ..text.words import Word
+from ..subject import Subject, Word
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
@@ -387,8 +386,6 @@ def rollout_attribution(
 
 def compute(analysis: Analysis) -> None:
     """Attention of every head, its statistics, its mean and its rollout."""
-    from .attention import rollout_attribution, statistics
-
     try:
         maps = capture(analysis.fp32, analysis.subject)
     except NoAttention as error:

@@ -46,8 +46,8 @@ from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
 from .. import registry
+from ..prefix_cache import Predictions, PrefixCache
 from ..registry import Analysis, Attribution, Figure, Method
-from ..runtime.prefix_cache import Predictions, PrefixCache
 from ..subject import Subject, Target, with_targets
 from .perturbation import draw_replacements
 

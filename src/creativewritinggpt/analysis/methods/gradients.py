@@ -26,8 +26,7 @@ from torch import Tensor
 from ...console import CountCallback
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
-from ..registry import Analysis, Attribution, Figure, Method, Score
-from ..runtime.forward import (
+from ..forward import (
     check_finite,
     embeddings,
     frozen,
@@ -37,6 +36,7 @@ from ..runtime.forward import (
     target_gradients,
     target_scores,
 )
+from ..registry import Analysis, Attribution, Figure, Method, Score
 from ..subject import Subject, Target
 from .quadrature import Integral, integrate
 

@@ -19,10 +19,9 @@ from ...console import CountCallback
 from ...data.text import paragraph_ends, sentence_ends
 from ...errors import InputError
 from ...models.loaded_model import LoadedModel
+from ..prefix_cache import Predictions, PrefixCache
 from ..registry import Analysis, Attribution, Method, Score
-from ..runtime.prefix_cache import Predictions, PrefixCache
-from ..subject import Subject, with_targets
-from ..text.words import words_of
+from ..subject import Subject, with_targets, words_of
 from .perturbation import DISTRIBUTIONS, draw_replacements
 
 UNITS = ("token", "word", "sentence", "part")

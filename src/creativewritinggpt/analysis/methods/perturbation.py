@@ -45,8 +45,8 @@ from ...errors import InputError
 from ...generation.text import encode, special_ids
 from ...models.loaded_model import LoadedModel
 from ...models.scoring import body_and_head
+from ..prefix_cache import Predictions, PrefixCache
 from ..registry import Analysis, Attribution, Figure, Method, Score
-from ..runtime.prefix_cache import Predictions, PrefixCache
 from ..subject import Subject, with_targets
 
 # Up to so many tokens the influence of each on every later position is computed, too.

@@ -1,5 +1,6 @@
-"""``report.html``: one page that opens from disk and shows what each written word came from.
+"""An explanation as files: pictures, ``results.json`` and ``report.html``.
 
+``report.html`` is one page that opens from disk and shows what each written word came from.
 Everything is inside the file: the record, the style and the script; nothing is fetched. A browser
 from the last four years is enough.
 
@@ -13,14 +14,117 @@ mean and the largest head of each layer are kept. ``results.json`` has the score
 from __future__ import annotations
 
 import base64
+import re
+import unicodedata
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...html_page import html_page
-from .. import registry
-from .record import model_name, plain
+from ..console import CountCallback
+from ..files import disk_errors, write_text
+from ..html_page import html_page
+from . import registry
+from .record import model_name, plain, write_results
+from .registry import AnalysisSettings
+from .run import Explanation
+
+_SLUG = 40
+
+
+def save(
+    explanation: Explanation,
+    folder: Path,
+    settings: AnalysisSettings,
+    progress: CountCallback | None = None,
+) -> list[Path]:
+    """Write everything that was found.
+
+    Args:
+        explanation: What was found; pictures of what is missing are left out.
+        folder: Where to; it is made.
+        settings: Which layers and heads are drawn, and whether as SVG too.
+        progress: Called with the pictures of layers done and all of them.
+
+    Returns:
+        The files, ``results.json`` and ``report.html`` last.
+
+    Raises:
+        InputError: A layer or head is out of range, or the folder can't be written.
+        RunError: The disk is full.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = [figure for name in registry.names() for figure in registry.get(name).figures]
+        written = [
+            path for figure in figures for path in _draw(figure, explanation, folder, settings,
+                                                         progress)
+        ]  # fmt: skip
+        # Pictures of an earlier run that this one does not draw would be taken for its own.
+        names = "|".join(map(_file_names, figures))
+        for old in folder.iterdir():
+            if re.fullmatch(rf"({names})\.(png|svg)", old.name) and old not in written:
+                old.unlink()
+        results, report = folder / "results.json", folder / "report.html"
+        write_results(explanation.record, results)
+        write_text(report, page(explanation.record))
+    return [*written, results, report]
+
+
+def _file_names(figure: registry.Figure) -> str:
+    """A regular expression for the names of a figure's files, without their endings."""
+    several = r"_(overview|(without_sink_)?layer\d+)" if figure.kind == "attention" else ""
+    return re.escape(figure.file) + several
+
+
+def _draw(
+    figure: registry.Figure, explanation: Explanation, folder: Path, settings: AnalysisSettings,
+    progress: CountCallback | None,
+) -> list[Path]:  # fmt: skip
+    """Draw a figure where the record has what it shows, and name its files."""
+    from . import score_plots
+
+    record, path = explanation.record, folder / f"{figure.file}.png"
+    if figure.kind == "attention":
+        return _draw_attention(explanation, folder, settings, progress)
+    if figure.kind == "curves":
+        judged = record.get("faithfulness")
+        return score_plots.draw_curves(record, path, settings.svg) if judged else []
+    if figure.scores[0] not in record["methods"]:
+        return []
+    if figure.kind == "bars":
+        return score_plots.draw_bars(record, path, figure.scores, settings.svg)
+    several = len(record["targets"]) > 1
+    return score_plots.draw_matrix(record, path, figure.scores[0], settings.svg) if several else []
+
+
+def _draw_attention(
+    explanation: Explanation, folder: Path, settings: AnalysisSettings,
+    progress: CountCallback | None,
+) -> list[Path]:  # fmt: skip
+    from .attention_plots import draw_layers, draw_overview
+    from .methods.attention import without_sink
+
+    maps, subject, svg = explanation.attention, explanation.subject, settings.svg
+    if maps is None:
+        return []
+    model = str(explanation.record["model"])
+    written = []
+    for shown in (maps, without_sink(maps)) if settings.without_sink else (maps,):
+        written += draw_layers(
+            shown, subject, folder, model=model, layers=settings.layers, heads=settings.heads,
+            svg=svg, progress=progress,
+        )  # fmt: skip
+    return written + draw_overview(maps, subject, folder, model=model, svg=svg)
+
+
+def folder_name(number: int, text: str) -> str:
+    """``01-the-enchanted-castle``: the folder of one of several texts."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    slug = "-".join(re.findall(r"[a-z0-9]+", plain))[:_SLUG].strip("-")
+    return f"{number:02d}-{slug}" if slug else f"{number:02d}"
+
 
 # In the order in which they build on each other.
 _SCRIPTS = ("record", "theme", "scores", "text", "panel", "canvases", "sections", "page")

@@ -1,20 +1,22 @@
-"""Pictures of one target: its text as a strip of coloured words, and one bar per word.
+"""Pictures of scores: words with a bar each, words by the words they came from, curves.
 
-A picture has to stand alone: the strip, the same numbers as bars with figures, and a caption with
-all that produced them. Of several targets the first is drawn; matrices and the page have them all.
+A picture has to stand alone: the coloured text as a strip, the same numbers as bars with figures,
+and a caption with all that produced them. Bars are of the first target; matrices and the page have
+them all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...plotting import (
+from ..plotting import (
     ACCENT,
     INK,
     MARGIN,
@@ -27,13 +29,14 @@ from ...plotting import (
     new_figure,
     plot_text,
     save_figure,
+    score_colormap,
     score_colour,
     word_label,
     write,
 )
-from .. import registry
-from ..report.record import model_name
-from ..text.words import word_sums
+from . import registry
+from .record import model_name
+from .subject import word_sums
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -269,3 +272,159 @@ def _bars(
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8, colors=QUIET)
     axes.axvline(0, color=QUIET, linewidth=0.8)
+
+
+# Of more words in a matrix only every second, third … has a label.
+_MOST_LABELS = 70
+# Inches above a matrix at least, for the labels of its columns, and above those, for the title.
+_TOP, _HEADING = 1.2, 0.65
+
+
+def explained_words(record: dict[str, Any]) -> tuple[list[str], list[list[int]]]:
+    """Labels of the words that are explained, and for each the targets that are its tokens."""
+    found: dict[Any, list[int]] = {}
+    for index, target in enumerate(record["targets"]):
+        key = target.get("word")
+        found.setdefault(("next", target["position"]) if key is None else key, []).append(index)
+    labels = [
+        word_label(record["words"][key]["text"], 18) if isinstance(key, int)
+        else word_label(record["targets"][group[0]]["text"].strip() or "\n", 18)
+        for key, group in found.items()
+    ]  # fmt: skip
+    return labels, list(found.values())
+
+
+def _matrix(
+    record: dict[str, Any], attribution: dict[str, Any], groups: list[list[int]]
+) -> np.ndarray:
+    """``[explained words, words]``: sums of scores (means of shares), NaN where nothing can be."""
+    scores = np.asarray(attribution["scores"], dtype=np.float64)
+    tokens = [word["tokens"] for word in record["words"]]
+    starts = np.array([positions[0] for positions in tokens])
+    rows = []
+    for group in groups:
+        row = scores[group].mean(0) if attribution["unit"] == "share" else scores[group].sum(0)
+        before = starts < record["targets"][group[0]]["position"]
+        rows.append(np.where(before, word_sums(row, tokens), np.nan))
+    return np.stack(rows)
+
+
+def draw_matrix(record: dict[str, Any], path: Path, name: str, svg: bool = False) -> list[Path]:
+    """Rows are the explained words, columns the words they could owe something to.
+
+    Args:
+        record: The record of an explanation.
+        path: Where the picture goes.
+        name: One of ``record["methods"]``.
+        svg: Whether to write it as SVG too.
+
+    Returns:
+        The files written.
+    """
+    attribution = record["methods"][name]["tuned"]
+    labels, groups = explained_words(record)
+    values = _matrix(record, attribution, groups)
+    kept = np.flatnonzero(~np.isnan(values).all(0))
+    values = values[:, kept]
+    columns = [word_label(record["words"][i]["text"], 18) for i in kept]
+    cell = min(0.3, max(6.3 / len(columns), 0.02))
+    wide, high = cell * len(columns), cell * len(labels)
+    top = max(_TOP, _HEADING + max(label_width(name, _label_size(columns)) for name in columns))
+    width = max(wide + 2.9, 6.5)
+    tall = max(min(high, 2.5), 0.8)  # of the scale
+    below = top + max(high, tall)
+    figure = new_figure(below + 1.1, width)
+    title = f"What each word came from: {registry.score(name).title}"
+    write(figure, MARGIN, 0.25, title, size=14, colour=INK)
+    axes = new_axes(figure, 1.6, top, wide, high)
+    signed = bool(attribution["signed"])
+    # A few very large scores must not turn all others white.
+    most = float(np.nanquantile(np.abs(values), 0.99)) or float(np.nanmax(np.abs(values))) or 1.0
+    image = axes.imshow(
+        values, cmap=score_colormap(signed), vmin=-most if signed else 0, vmax=most, aspect="auto",
+        interpolation="nearest",
+    )  # fmt: skip
+    _label(axes, columns, labels)
+    bar = new_axes(figure, 1.6 + wide + 0.2, top, 0.14, tall)
+    figure.colorbar(image, cax=bar, extend="both" if signed else "max")
+    bar.tick_params(labelsize=8, colors=QUIET)
+    unit = attribution["unit"]
+    said = f"opposes ←  {unit}  → supports" if signed else str(unit)
+    # Beside a short scale the words go on above it; below stands the caption.
+    bar.set_ylabel(said, fontsize=8, color=QUIET, loc="center" if tall > 1.8 else "bottom")
+    lines = [
+        "rows: explained words · columns: what stands before them · grey: comes later",
+        "a word's score is the sum over its tokens; the strongest 1 % share a colour",
+        caption(record),
+    ]
+    write(figure, MARGIN, below + 0.25, "\n".join(lines), size=8)
+    return save_figure(figure, path, svg)
+
+
+def _label_size(names: list[str]) -> int:
+    """Points."""
+    return 8 if len(names) <= 40 else 6
+
+
+def _label(axes: Axes, columns: list[str], rows: list[str]) -> None:
+    for axis, names in ((axes.xaxis, columns), (axes.yaxis, rows)):
+        every = math.ceil(len(names) / _MOST_LABELS)
+        places = np.arange(0, len(names), every)
+        axis.set_ticks(places, [names[i] for i in places], fontsize=_label_size(names))
+    axes.xaxis.tick_top()
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def draw_curves(record: dict[str, Any], path: Path, svg: bool = False) -> list[Path]:
+    """Deletion and insertion curves of every judged method, with the band of random orders.
+
+    Args:
+        record: The record of an explanation; ``faithfulness`` has the curves.
+        path: Where the picture goes.
+        svg: Whether to write it as SVG too.
+
+    Returns:
+        The files written.
+    """
+    judged = record["faithfulness"]
+    high, gap, left, between = 1.2, 0.55, 0.85, 0.6
+    wide = (WIDTH - left - between - MARGIN) / 2
+    bottom = 1.3 + len(judged) * (high + gap)
+    figure = new_figure(bottom + 0.95)
+    write(figure, MARGIN, 0.25, "Is it true? Faithfulness", size=14, colour=INK)
+    for side, what in enumerate(("taken away: lower is better", "put back: higher is better")):
+        at = left + side * (wide + between)
+        write(figure, at, 0.65, f"{score_name(record)} with tokens {what}", size=9, colour=INK)
+    for number, (name, found) in enumerate(judged.items()):
+        top = 1.3 + number * (high + gap)
+        said = f"{registry.score(name).title}: {found['verdict']}"
+        write(figure, left, top - 0.24, said, size=10, colour=INK)
+        for side, kind in enumerate(("deletion", "insertion")):
+            axes = new_axes(figure, left + side * (wide + between), top, wide, high)
+            _curve(axes, found[kind], legend=number == side == 0)
+            if number == len(judged) - 1:
+                axes.set_xlabel("% of the tokens", fontsize=8, color=QUIET)
+    law = next(iter(judged.values())).get("law")
+    about = "tokens taken away, or put back, in the order of their scores, in nats"
+    about += f" · replaced by {law.replace('_', ' ')}" if law else ""
+    about += " · grey: the middle 90 % of random orders"
+    write(figure, MARGIN, bottom + 0.3, f"{about}\n{caption(record)}", size=8)
+    return save_figure(figure, path, svg)
+
+
+def _curve(axes: Axes, found: dict[str, Any], *, legend: bool) -> None:
+    x = 100 * np.asarray(found["fractions"])
+    if found.get("random_low") is not None:
+        axes.fill_between(
+            x, found["random_low"], found["random_high"], color=QUIET, alpha=0.25, linewidth=0
+        )
+    if found.get("random_mean") is not None:
+        axes.plot(x, found["random_mean"], "--", color=QUIET, linewidth=1.2, label="random orders")
+    axes.plot(x, found["values"], color=SUPPORTS, linewidth=2, label="by the scores")
+    axes.tick_params(labelsize=8, colors=QUIET)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)
+    if legend:
+        axes.legend(frameon=False, fontsize=8)

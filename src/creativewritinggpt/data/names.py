@@ -1,8 +1,7 @@
-"""Kinds of words in a story: names, places, dialogue, action, and words of the prompt.
+"""Names, places, speech and action in English prose, by rules and the lists of ``lexicon.toml``.
 
-Rules and the word lists of ``lexicon.toml``, for English. A word may be of several kinds at once,
-as a name within dialogue. Precision and recall are measured in the tests, on sentences tagged by
-hand.
+A word may be of several kinds at once, as a name within dialogue. Precision and recall are measured
+in the tests, on sentences tagged by hand.
 
 Trade-off: a trained tagger would know more; this one needs no download and a few milliseconds.
 
@@ -26,8 +25,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import resources
-
-from .words import Word
+from typing import Protocol
 
 _LEXICON = tomllib.loads((resources.files(__package__) / "lexicon.toml").read_text("utf-8"))
 
@@ -42,6 +40,9 @@ BEFORE_VERBS, SPEECH_VERBS = _listed("before_verbs"), _listed("speech_verbs")
 TITLES, NOT_NAMES, PLACE_NOUNS = _listed("titles"), _listed("not_names"), _listed("place_nouns")
 PLACE_PREPOSITIONS = _listed("place_prepositions")
 WEAK_PLACE_PREPOSITIONS = _listed("weak_place_prepositions")
+WORD = re.compile(r"\s*\n\s*|\S+")
+"""A run of characters without white space, or white space with a line break."""
+
 KINDS = ("name", "place", "dialogue", "action", "prompt", "function")
 
 _PART = re.compile(r"[^\W_](?:[^\W_]|['’.-](?=[^\W_]))*")
@@ -60,6 +61,18 @@ _DOUBLE = re.compile('["“”„«»]')
 _ELISIONS = r"(?:tis|twas|twere|twill|em|til|cause|bout|round|neath|nother|ere|n|[0-9]{2}s?)\b"
 _SINGLE_OPEN = re.compile(rf"(?<![\w.!?,’'])(?:‘(?=\S)|['’](?!{_ELISIONS})(?=\w))", re.IGNORECASE)
 _SINGLE_CLOSE = re.compile(r"(?<=[,.!?…—–-])['’](?!\w)")
+
+
+class Word(Protocol):
+    r"""A word of a text: without the spaces around it, ``\n`` for a line break."""
+
+    @property
+    def text(self) -> str:
+        """The word."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its characters in the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +102,7 @@ def tag(words: Sequence[Word], text: str, prompt: str = "") -> list[set[str]]:
     """The kinds of each word.
 
     Args:
-        words: Words of the text, as ``words.words_of`` gives them.
+        words: Words of the text.
         text: The whole text, into which the words' spans point.
         prompt: The part of it that is the prompt. Where that is all of it, no word is of that kind,
             since every word would be.
@@ -97,7 +110,7 @@ def tag(words: Sequence[Word], text: str, prompt: str = "") -> list[set[str]]:
     Returns:
         For each word a set of ``KINDS``; empty for the start token and for line breaks.
     """
-    parts = list(_parts(words))
+    parts = list(_parts([word.text for word in words]))
     kinds: list[set[str]] = [set() for _ in words]
     for part, kind in zip(parts, _proper(parts), strict=True):
         if kind:
@@ -119,6 +132,12 @@ def tag(words: Sequence[Word], text: str, prompt: str = "") -> list[set[str]]:
         if word.text.strip() and any(a < word.span[1] and word.span[0] < b for a, b in spans):
             kinds[index].add("dialogue")
     return kinds
+
+
+def proper_names(text: str) -> set[str]:
+    """The names of persons and places in a text, in lower case, without possessive endings."""
+    parts = list(_parts([match.group().strip() or "\n" for match in WORD.finditer(text)]))
+    return {part.key for part, kind in zip(parts, _proper(parts), strict=True) if kind}
 
 
 def name_key(text: str) -> str | None:
@@ -146,27 +165,25 @@ def _has_content(key: str) -> bool:
     return len(key) > 1 and key not in FUNCTION_WORDS
 
 
-def _parts(words: Sequence[Word]) -> Iterator[_Part]:
+def _parts(words: Sequence[str]) -> Iterator[_Part]:
     """The runs of letters of all words, in order."""
     before = "\n"  # what stands between the last run of letters and this one
     for index, word in enumerate(words):
         at = 0
-        for match in _PART.finditer(word.text):
-            before += word.text[at : match.start()]
+        for match in _PART.finditer(word):
+            before += word[at : match.start()]
             opened = _OPENS.search(before.rpartition(" ")[2])
             starts = bool(_ENDS.search(before.rstrip("\"“‘'([*_—–- "))) or bool(opened)
             yield _Part(index, match.group(), _key(match.group()), starts, before == " ")
             at, before = match.end(), ""
-            if word.text[at : at + 1] == "." and _key(match.group()) in TITLES:
+            if word[at : at + 1] == "." and _key(match.group()) in TITLES:
                 at += 1  # the full stop of "Mr."
-        before += word.text[at:] + ("\n" if word.text == "\n" else " ")
+        before += word[at:] + ("\n" if word == "\n" else " ")
 
 
 @functools.cache
 def _common_words() -> frozenset[str]:
     """Words that the sample corpus writes with a small letter somewhere."""
-    from importlib import resources
-
     found: set[str] = set()
     folder = resources.files("creativewritinggpt.data") / "sample"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):

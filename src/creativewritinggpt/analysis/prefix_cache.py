@@ -32,11 +32,11 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ...errors import InputError
-from ...models.loaded_model import LoadedModel
-from ...models.scoring import body_and_head
-from ..subject import Target
+from ..errors import InputError
+from ..models.loaded_model import LoadedModel
+from ..models.scoring import body_and_head
 from .forward import check_finite, fused_gelu, in_batches, micro_batch
+from .subject import Target
 
 # Passes of fewer tokens are joined with their neighbours.
 _WORTH_A_PASS = 192

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ...data.names import is_title, name_key
 from ...data.text import ends_sentence
-from ..methods.attention import AttentionMaps, masked_sink
 from ..registry import Analysis, Method
-from ..subject import Subject
-from .names import is_title, name_key
-from .words import Word
+from ..subject import Subject, Word
+from .attention import AttentionMaps, masked_sink
 
 KINDS = ("name", "place", "dialogue", "action", "prompt")
 # Below this the scores of a target are noise, and their shares would be noise blown up.

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...devices import is_out_of_memory, memory
-from ...errors import InputError, RunError
-from ...models.checks import finite
-from ...models.loaded_model import LoadedModel
-from ...models.scoring import CHUNK, body_and_head
-from ..subject import Subject, Target
+from ..devices import is_out_of_memory, memory
+from ..errors import InputError, RunError
+from ..models.checks import finite
+from ..models.loaded_model import LoadedModel
+from ..models.scoring import CHUNK, body_and_head
+from .subject import Subject, Target
 
 if TYPE_CHECKING:
-    from ...models.loaded_model import LoadedModel
+    from ..models.loaded_model import LoadedModel
 
 Result = TypeVar("Result")
 

@@ -1,1 +1,0 @@
-"""Pictures of the analyses, by kind: coloured words with bars, matrices, curves."""

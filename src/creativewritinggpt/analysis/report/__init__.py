@@ -1,1 +1,0 @@
-"""The record of an analysis, its summary and its HTML page."""

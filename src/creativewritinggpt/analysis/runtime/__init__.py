@@ -1,1 +1,0 @@
-"""Forward passes of the analyses: prefix cache, gradients, memory."""

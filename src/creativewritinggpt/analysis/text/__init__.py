@@ -1,1 +1,0 @@
-"""Words, names and speech in a text."""
