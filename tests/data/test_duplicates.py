@@ -11,8 +11,8 @@ from creativewritinggpt.data.duplicates import (
     THRESHOLD,
     NearDuplicates,
     fingerprint,
-    jaccard,
     ngram_hashes,
+    normalise,
     word_hashes,
 )
 
@@ -26,6 +26,17 @@ def story(seed: int, length: int) -> list[str]:
 def changed(words: list[str], count: int) -> list[str]:
     """The same words with a run at the end replaced, so that few n-grams change."""
     return words[:-count] + [f"x{i}" for i in range(count)]
+
+
+def jaccard(first: str, second: str, n: int) -> float:
+    """The similarity of the two texts' sets of word n-grams, without hashes."""
+    sets = []
+    for text in (first, second):
+        words = normalise(text).split()
+        size = max(1, min(n, len(words)))
+        sets.append({tuple(words[i : i + size]) for i in range(len(words) - size + 1)})
+    union = sets[0] | sets[1]
+    return len(sets[0] & sets[1]) / len(union) if union else 1.0
 
 
 def test_exact_duplicates_agree_but_for_case_punctuation_and_spacing() -> None:
@@ -75,3 +86,15 @@ def test_texts_on_both_sides_of_the_short_limit_are_compared() -> None:
 def test_nothing_is_found_where_nothing_is_held_out() -> None:
     assert NearDuplicates([]).find("any text at all") is None
     assert NearDuplicates(["…"]).find("!") is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.integers(1, 160), st.floats(0, 1))
+def test_what_is_found_is_what_the_exact_similarity_says(
+    seed: int, length: int, share: float
+) -> None:
+    held = [" ".join(story(seed + i, length)) for i in range(3)]
+    text = " ".join(changed(held[1].split(), max(1, int(share * length))))
+    n = 3 if length < 100 else 5
+    alike = [number for number, one in enumerate(held) if jaccard(text, one, n) >= THRESHOLD]
+    assert NearDuplicates(held).find(text) == (alike[0] if alike else None)

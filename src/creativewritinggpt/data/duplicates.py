@@ -1,11 +1,9 @@
 """Exact and near duplicates.
 
 Exact duplicates are texts that agree but for case, punctuation and spacing. Near duplicates have
-sets of word 5-grams (3-grams for short texts) with a Jaccard similarity of at least 0.7. Only the
-validation documents are indexed. A training document is looked up in three steps, each for the few
-that pass the one before: a share of its n-grams as large as the threshold occurs in validation
-documents at all; MinHash with locality-sensitive hashing (``datasketch``) proposes documents; the
-exact similarity decides.
+sets of word 5-grams (3-grams for short texts) with a Jaccard similarity of at least 0.7, counted
+exactly over an inverted index of the validation documents' n-grams (64-bit hashes). Most training
+documents never reach it: a Bloom filter says how many of their n-grams may occur there at all.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +33,6 @@ _NOT_IN_WORDS = bytes(byte for byte in range(256) if _TO_WORDS[byte] == 32)
 # Odd, so that it has an inverse modulo 2^64.
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 2**64)
-_PERMUTATIONS = 128
-# Bands and rows of the search: it proposes more than the threshold asks, since the exact similarity
-# decides, and at 0.7 misses (1 - 0.7^4)^32, two pairs in ten thousand.
-_BANDS = (32, 4)
-
 Hashes = npt.NDArray[np.uint64]
 
 
@@ -112,76 +104,37 @@ def ngram_hashes(words: Hashes, n: int) -> Hashes:
     return total
 
 
-def jaccard(first: str, second: str, n: int) -> float:
-    """The exact Jaccard similarity of the two texts' sets of word n-grams."""
-    sets = []
-    for text in (first, second):
-        words = normalise(text).split()
-        size = max(1, min(n, len(words)))
-        sets.append({tuple(words[i : i + size]) for i in range(len(words) - size + 1)})
-    union = sets[0] | sets[1]
-    return len(sets[0] & sets[1]) / len(union) if union else 1.0
-
-
-@functools.cache
-def _empty_minhash() -> Any:
-    """A MinHash of nothing; copies of it share its permutations, which are costly to make."""
-    from datasketch import MinHash
-
-    return MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
-
-
 class _Index:
-    """Validation documents that are compared by n-grams of one length.
-
-    The MinHash search is made at the first query: most corpora have no near duplicates.
-    """
+    """Validation documents that are compared by n-grams of one length."""
 
     def __init__(self, n: int, documents: Iterable[tuple[int, str]]) -> None:
         self.n = n
-        self.texts = dict(documents)
-        self._grams = {
-            number: np.unique(ngram_hashes(word_hashes(text), n))
-            for number, text in self.texts.items()
-        }
+        empty = np.zeros(0, dtype=np.uint64)
+        sets = [(number, np.unique(ngram_hashes(word_hashes(t), n))) for number, t in documents]
+        grams = np.concatenate([empty, *(own for _, own in sets)])
+        order = np.argsort(grams, kind="stable")
+        self._grams = grams[order]  # every n-gram as often as there are documents with it
+        self._documents = np.repeat(np.arange(len(sets)), [len(own) for _, own in sets])[order]
+        self._numbers = np.array([number for number, _ in sets])
+        self._sizes = np.array([len(own) for _, own in sets])
         # Bloom filter with one hash: whether an n-gram may occur in any of the documents.
-        grams = np.concatenate([np.zeros(0, dtype=np.uint64), *self._grams.values()])
         bits = max(10, min(25, (64 * len(grams)).bit_length()))
         self._mask = np.uint64(2**bits - 1)
         self._seen = np.zeros(2**bits, dtype=np.bool_)
         self._seen[grams & self._mask] = True
 
-    @functools.cached_property
-    def _search(self) -> Any:
-        from datasketch import MinHashLSH
-
-        search = MinHashLSH(num_perm=_PERMUTATIONS, params=_BANDS)
-        for number, grams in self._grams.items():
-            search.insert(number, self._minhash(grams))
-        return search
-
-    @staticmethod
-    def _minhash(grams: Hashes) -> Any:
-        made = _empty_minhash().copy()
-        made.update_batch((grams & np.uint64(0xFFFFFFFF)).tolist())
-        return made
-
-    def _could_be_similar(self, grams: Hashes) -> bool:
-        """Whether a share of the distinct n-grams as large as the threshold may have been seen."""
+    def similar(self, words: Hashes) -> int | None:
+        grams = ngram_hashes(words, self.n)
         found = int(self._seen[grams & self._mask].sum())
         # Most texts fail already against a lower bound of their distinct n-grams, which is cheap.
-        if found < THRESHOLD * len(np.unique(grams[: 64 + 3 * found])):
-            return False
-        return bool(np.mean(self._seen[np.unique(grams) & self._mask]) >= THRESHOLD)
-
-    def similar(self, text: str, words: Hashes) -> int | None:
-        grams = ngram_hashes(words, self.n)
-        if not len(grams) or not self._could_be_similar(grams):
+        if not found or found < THRESHOLD * len(np.unique(grams[: 64 + 3 * found])):
             return None
-        for number in sorted(self._search.query(self._minhash(np.unique(grams)))):
-            if jaccard(text, self.texts[number], self.n) >= THRESHOLD:
-                return int(number)
-        return None
+        grams = np.unique(grams)
+        first, after = (np.searchsorted(self._grams, grams, side) for side in ("left", "right"))
+        places = np.concatenate([np.arange(i, j) for i, j in zip(first, after, strict=True)])
+        shared = np.bincount(self._documents[places.astype(np.int64)], minlength=len(self._sizes))
+        alike = shared / (self._sizes + len(grams) - shared) >= THRESHOLD
+        return int(self._numbers[alike][0]) if alike.any() else None
 
 
 class NearDuplicates:
@@ -201,9 +154,9 @@ class NearDuplicates:
         words = word_hashes(text)
         # Similar texts have similar lengths, so most are looked up in one index only.
         if self._short is not None and len(words) <= SHORT / THRESHOLD + 3:
-            found = self._short.similar(text, words)
+            found = self._short.similar(words)
             if found is not None:
                 return found
         if self._long is not None and len(words) >= SHORT * THRESHOLD - 5:
-            return self._long.similar(text, words)
+            return self._long.similar(words)
         return None
