@@ -85,7 +85,7 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     from creativewritinggpt.models.adapter import attach
     from creativewritinggpt.training.checkpoint import trained_parameters
     from creativewritinggpt.training.fast.block import MOST_TOKENS, rows_per_pass
-    from creativewritinggpt.training.trainer import accumulate_gradient
+    from creativewritinggpt.training.run import accumulate_gradient
 
     rows_per_step, rank, alpha = MODELS[model]
     writer = load(model, ours=True)
@@ -128,7 +128,7 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
 def _path(writer: Any, kind: str) -> contextlib.AbstractContextManager[Any]:
     """The way that the model's passes take, by the kind of contender."""
     from creativewritinggpt.training.fast.block import fast_path
-    from creativewritinggpt.training.fast.lora_linear import fused_projections
+    from creativewritinggpt.training.fast.layers import fused_projections
 
     if kind == "plain":
         return contextlib.nullcontext()

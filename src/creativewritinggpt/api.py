@@ -17,7 +17,7 @@ from typing import Any
 from .analysis.registry import AnalysisSettings
 from .analysis.report import save
 from .analysis.run import Explanation, explain
-from .config.machine import DEFAULT_MODEL
+from .config.fields import DEFAULT_MODEL
 from .config.run import Config, load_config
 from .data.document import Document
 from .data.sources import Keep

@@ -9,7 +9,7 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.training.checkpoint import trained_parameters
 from creativewritinggpt.training.loss import summed_loss
-from creativewritinggpt.training.trainer import accumulate_gradient
+from creativewritinggpt.training.run import accumulate_gradient
 
 pytestmark = pytest.mark.invariant
 FAMILIES = ["gpt2", "llama", "qwen"]

@@ -7,7 +7,7 @@ from writers import as_tokens, make_writer
 
 from creativewritinggpt.data.rows.packing import pack, plan_rows
 from creativewritinggpt.training.metrics import validate
-from creativewritinggpt.training.trainer import accumulate_gradient
+from creativewritinggpt.training.run import accumulate_gradient
 
 pytestmark = [pytest.mark.invariant, pytest.mark.slow]
 STATES = 8

@@ -24,10 +24,10 @@ from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.adapter import attach
-from creativewritinggpt.training import memory, trainer
+from creativewritinggpt.training import loss
 from creativewritinggpt.training import run as training_run
 from creativewritinggpt.training.checkpoint import TrainState
-from creativewritinggpt.training.memory import MicroBatch, bytes_per_row, fitting_rows
+from creativewritinggpt.training.loss import MicroBatch, bytes_per_row, fitting_rows
 from creativewritinggpt.training.run import train
 
 SMALL = {
@@ -140,7 +140,7 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
         straight = _config(tiny_folder, tmp_path / "straight")
         train(straight, [stories])
         config = Config(**{**straight.to_dict(), "output_dir": str(disk / "out")})
-        real, calls = trainer.accumulate_gradient, []
+        real, calls = training_run.accumulate_gradient, []
 
         def filling(*arguments):
             calls.append(1)
@@ -153,7 +153,7 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
             return real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, "accumulate_gradient", filling)
+            patch.setattr(training_run, "accumulate_gradient", filling)
             assert main(_words(config, stories)) == 1
         said = capsys.readouterr().err
         assert "error: the disk is full" in said and "step-3 could not be written" in said
@@ -295,7 +295,7 @@ def test_full_gpu_halves_the_micro_batch_and_the_result_stays(
 ):
     straight = _config(tiny_folder, tmp_path / "straight", lora_dropout=0.0)
     train(straight, [stories])
-    real = trainer.accumulate_gradient
+    real = training_run.accumulate_gradient
     errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
               RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)")]  # fmt: skip
     used = []
@@ -308,7 +308,7 @@ def test_full_gpu_halves_the_micro_batch_and_the_result_stays(
         return result
 
     config = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "small")})
-    monkeypatch.setattr(trainer, "accumulate_gradient", small_gpu)
+    monkeypatch.setattr(training_run, "accumulate_gradient", small_gpu)
     train(config, [stories])
     assert used == [4, 4, 4, 4, 1, 1, 1]
     assert "out of memory: going on with micro-batches of 1 row" in capsys.readouterr().err
@@ -339,7 +339,7 @@ def test_micro_batch_on_a_processor_is_what_free_memory_holds(
     row = bytes_per_row(writer, 128)
     # Twice the tokens take at least twice the memory, and far less than four times as much.
     assert 2 * bytes_per_row(writer, 64) <= row < 3.5 * bytes_per_row(writer, 64)
-    free = (3.5 * row + memory.fixed_bytes(writer)) / memory.SPARE
+    free = (3.5 * row + loss.fixed_bytes(writer)) / loss.SPARE
     monkeypatch.setattr(devices, "memory", lambda device="cpu": (2 * free, free))
     assert fitting_rows(writer, 128, 8) == 3
     assert fitting_rows(writer, 128, 2) == 2
@@ -359,7 +359,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
     tiny_folder, tmp_path, stories, monkeypatch
 ):
     config = _config(tiny_folder, tmp_path / "out", save_steps=100)
-    real, calls = trainer.accumulate_gradient, []
+    real, calls = training_run.accumulate_gradient, []
 
     def breaking(*arguments):
         calls.append(1)
@@ -368,7 +368,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
 
     said = "the loss is nan at step 4, .* state after step 3 is saved"
     with monkeypatch.context() as patch, pytest.raises(RunError, match=said):
-        patch.setattr(trainer, "accumulate_gradient", breaking)
+        patch.setattr(training_run, "accumulate_gradient", breaking)
         train(config, [stories])
     straight = _config(tiny_folder, tmp_path / "straight", save_steps=100)
     train(straight, [stories])
@@ -378,7 +378,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
 
 def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatch):
     config = _config(tiny_folder, tmp_path / "out")
-    real, calls = trainer.accumulate_gradient, []
+    real, calls = training_run.accumulate_gradient, []
 
     def breaking(writer, *arguments):
         calls.append(1)
@@ -386,7 +386,7 @@ def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatc
             next(p for p in writer.model.parameters() if p.requires_grad).data[0, 0] = float("nan")
         return real(writer, *arguments)
 
-    monkeypatch.setattr(trainer, "accumulate_gradient", breaking)
+    monkeypatch.setattr(training_run, "accumulate_gradient", breaking)
     with pytest.raises(RunError, match="at step 3, .* earlier checkpoints stay"):
         train(config, [stories])
     assert TrainState.load(Path(config.output_dir) / "checkpoints")[1].step == 2

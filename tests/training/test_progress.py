@@ -18,9 +18,7 @@ from creativewritinggpt import console
 from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.training import run_dir
-from creativewritinggpt.training.curves import draw_curves, spread_apart
-from creativewritinggpt.training.display import Display
-from creativewritinggpt.training.metrics import overfitting
+from creativewritinggpt.training.metrics import Display, draw_curves, overfitting, spread_apart
 from creativewritinggpt.training.run import train
 
 SMALL = {

@@ -9,15 +9,15 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.scoring import token_nll
 from creativewritinggpt.training.checkpoint import trained_parameters
-from creativewritinggpt.training.fast.elementwise import Kernels
-from creativewritinggpt.training.fast.lora_linear import (
+from creativewritinggpt.training.fast.layers import (
     DenseLinear,
+    Kernels,
     Projections,
     fused_projections,
     project,
     random_bytes,
 )
-from creativewritinggpt.training.trainer import accumulate_gradient
+from creativewritinggpt.training.run import accumulate_gradient
 
 pytestmark = pytest.mark.invariant
 

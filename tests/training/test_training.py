@@ -18,8 +18,8 @@ from creativewritinggpt import console
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.loading import load_model
-from creativewritinggpt.training import trainer
-from creativewritinggpt.training.fast.elementwise import can_compile
+from creativewritinggpt.training import run as training_run
+from creativewritinggpt.training.fast.layers import can_compile
 from creativewritinggpt.training.run import train
 
 SMALL = {
@@ -186,7 +186,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
     train(straight, [stories])
     broken = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "broken")})
 
-    real = trainer.accumulate_gradient
+    real = training_run.accumulate_gradient
     steps = []
 
     def interrupted(writer, rows, indices, batch_size, tokens):
@@ -197,7 +197,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
         return real(writer, rows, indices, batch_size, tokens)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "accumulate_gradient", interrupted)
+        patch.setattr(training_run, "accumulate_gradient", interrupted)
         assert train(broken, [stories]).outcome == "interrupted"
     assert (
         _metrics(broken.output_dir)["batch_losses"] != _metrics(straight.output_dir)["batch_losses"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import console
 from ..analysis.registry import AnalysisSettings
-from ..config.machine import MachineSettings
+from ..config.fields import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
 from .main import (

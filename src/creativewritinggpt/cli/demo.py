@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import console
-from ..config.machine import MachineSettings
+from ..config.fields import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError, Stopped
 from ..files import read_json

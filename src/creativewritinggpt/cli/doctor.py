@@ -58,7 +58,7 @@ def examine(cache_dir: str | None = None) -> dict[str, Any]:
     """
     from ..devices import choose, memory
     from ..models.starter import is_cached, starter_folder
-    from ..training.record import versions
+    from ..training.run_dir import versions
 
     choice = choose()
     total, free = memory(choice.device)

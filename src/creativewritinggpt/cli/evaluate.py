@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import console
-from ..config.machine import MachineSettings
+from ..config.fields import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
 from ..evaluation.settings import EvaluationSettings
@@ -189,7 +189,7 @@ def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
     from ..evaluation.report import write_report
     from ..evaluation.tables import tables
     from ..evaluation.tasks import run_tasks
-    from ..training.record import base_record
+    from ..training.run_dir import base_record
 
     folder = Path(asked.config.output_dir)
     device = choose(asked.config.device, asked.config.precision, asked.config.num_workers)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import console
-from ..config.machine import MachineSettings
+from ..config.fields import MachineSettings
 from ..errors import InputError
 from ..files import cache_folder, from_home
 from ..generation.sampling.settings import GenerationSettings

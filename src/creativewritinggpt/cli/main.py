@@ -22,8 +22,14 @@ from typing import Any, NoReturn
 
 from .. import prepare_environment
 from .._version import __version__
-from ..config.fields import field_types, fields_of, from_mapping, unwrap
-from ..config.machine import DEFAULT_MODEL, MachineSettings
+from ..config.fields import (
+    DEFAULT_MODEL,
+    MachineSettings,
+    field_types,
+    fields_of,
+    from_mapping,
+    unwrap,
+)
 from ..errors import InputError, UserError
 
 VERBS = {

@@ -1,4 +1,4 @@
-"""Declared settings: dataclass fields with default, help and allowed range.
+"""Declared settings: dataclass fields with default, help and allowed range; those of the machine.
 
 The help of a field is also the help of its command-line flag and its row in the table of
 ``docs/configuration.md``; the range is named in the message that refuses a value.
@@ -211,3 +211,37 @@ def check(settings: Any) -> None:
             raise InputError(f"{field.name} is {value}", f"it must be at least {low}")
         if high is not None and value > high:
             raise InputError(f"{field.name} is {value}", f"it must be at most {high}")
+
+
+DEFAULT_MODEL = "outputs/best_model"
+PLACES = "places and machine"
+"""Heading of these settings in the help of a command."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class MachineSettings:
+    """Where and in which number format a model runs, and where its files are cached."""
+
+    device: str | None = setting(
+        None, "Device: cpu, cuda, cuda:N or mps; default: the best available.", group=PLACES,
+        metavar="NAME",
+    )  # fmt: skip
+    precision: str = setting(
+        "auto", "Number format of matrix products; auto: bf16 where measured faster.",
+        choices=("auto", "fp32", "bf16"), group=PLACES,
+    )  # fmt: skip
+    num_workers: int | None = setting(
+        None, "CPU threads and data worker processes; default: one per core.",
+        low=1, group=PLACES, metavar="N",
+    )  # fmt: skip
+    cache_dir: str | None = setting(
+        None, "Folder for the starter model and caches.", group=PLACES, metavar="FOLDER"
+    )
+    starter_file: str | None = setting(
+        None, "Local copy of the starter's wheel or GGUF file.", group=PLACES, metavar="FILE"
+    )
+
+    def __post_init__(self) -> None:
+        for name, kind in field_types(type(self)).items():
+            setattr(self, name, convert(name, getattr(self, name), kind))
+        check(self)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .fields import from_mapping, setting
-from .machine import PLACES, MachineSettings
+from .fields import PLACES, MachineSettings, from_mapping, setting
 
 _RECIPES = resources.files("creativewritinggpt") / "recipes"
 DEFAULT_SOURCES = ("writingprompts", "rocstories", "wikitext", "openwebtext")

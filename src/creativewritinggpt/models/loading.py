@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..config.machine import DEFAULT_MODEL, MachineSettings
+from ..config.fields import DEFAULT_MODEL, MachineSettings
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
 from ..files import from_home, read_json

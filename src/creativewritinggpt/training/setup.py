@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import console
+from .. import console, devices
 from ..config.run import Config
 from ..data.corpus import Corpus
 from ..data.mixing import Mixture, mix
@@ -38,9 +38,9 @@ from ..files import cache_folder
 from ..models.adapter import save_model
 from ..models.loaded_model import LoadedModel
 from .checkpoint import FREE_TO_CHANGE, SHOWN, TrainState
-from .memory import MicroBatch
+from .loss import MicroBatch
 from .metrics import Validation, validate
-from .record import model_card, run_record
+from .run_dir import model_card, run_record
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
@@ -366,3 +366,92 @@ def _too_little(what: str) -> InputError:
         f"there is no text to {what}",
         "give more documents, or longer ones; cwgpt data inspect shows what was read",
     )
+
+
+def announce(
+    setup: TrainingSetup,
+    base: Validation,
+    sizes: tuple[int, int],
+    micro_batch: int,
+    seconds: tuple[float, float],
+) -> None:
+    """Summarise data and plan of a run before its first step.
+
+    Args:
+        setup: The run.
+        base: Validation of the base model.
+        sizes: Trained and total parameters.
+        micro_batch: Rows per micro-batch.
+        seconds: Durations of a validation and of an optimizer step.
+    """
+    config, plan, rows, say = setup.config, setup.plan, setup.rows, console.note
+    _show_data(setup, base)
+    evaluations = sum(plan.evaluates_after(step) for step in range(1, plan.total_steps + 1))
+    expected = plan.total_steps * seconds[1] + evaluations * (seconds[0] + 1.0)
+    trained, total = sizes
+    what = "all weights" if config.method == "full" else f"a LoRA adapter of rank {config.lora_r}"
+    say(
+        f"Training {what} of {setup.model.name}: {trained:,} of {total:,} parameters "
+        f"({100 * trained / total:.2f} %)."
+    )
+    steps = f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows"
+    if rows is None:
+        say(f"The texts are read meanwhile: {steps}; validation every {plan.eval_steps} steps.")
+    else:
+        say(
+            f"{int(rows.target_counts().sum()):,} tokens in {len(rows):,} rows of "
+            f"{rows.max_length}; {steps}, {plan.epochs:.2g} epochs; validation every "
+            f"{plan.eval_steps} steps."
+        )
+    held_out = setup.held_out
+    if held_out.scored < held_out.tokens:
+        say(
+            f"Each validation scores the same {held_out.scored:,} of {held_out.tokens:,} held-out "
+            "tokens (--val-tokens); cwgpt evaluate scores all."
+        )
+    device = setup.model.device
+    reasons = device.reasons
+    compiled = ", compiled" if config.compile else ""
+    say(
+        f"Device {device.device} ({reasons['device']}), {device.precision} "
+        f"({reasons['precision']}), threads: {device.threads} ({reasons['threads']}), "
+        f"micro-batches of {console.counted(micro_batch, 'row')}{compiled}."
+    )
+    say(
+        f"Before training: validation loss {base.loss:.4f}, perplexity {base.perplexity:.2f}. "
+        f"This will take about {console.duration(expected)} and "
+        f"{console.size(devices.peak_memory_bytes(device.device))} of memory."
+    )
+
+
+def _show_data(setup: TrainingSetup, base: Validation) -> None:
+    """Show what was read from each source and its share in the training tokens."""
+    for name, reason in setup.corpus.missing.items():
+        console.warn(f"going on without {name}: {reason}")
+    reports = setup.corpus.reports
+    for report in reports.values():
+        for said in report.summary():
+            console.note(said)
+    if setup.mixture is None:
+        held_out = console.counted(len(setup.corpus.validation), "document")
+        console.note(f"  {held_out} to validate on")
+        return
+    shares = {share.name: share for share in setup.mixture.shares}
+    rows = []
+    for name, report in reports.items():
+        share = shares.get(name)
+        rows.append(
+            (
+                name,
+                f"{report.train:,}",
+                f"{report.validation:,}",
+                f"{share.tokens:,}" if share else "0",
+                f"{share.share:.1%}" if share else "",
+                f"{share.epochs:.2f}" if share else "",
+                f"{share.cut:,}" if share else "",
+                f"{base.domains[name]:.3f}" if name in base.domains else "",
+            )
+        )
+    # Headings are broken by hand, so that the table fits into 80 columns.
+    heads = ["source", "train", "held\nout", "tokens", "share", "passes", "over\na row"]
+    console.table("", [*heads, "base\nloss"], rows)

@@ -30,13 +30,17 @@ from ...devices import product_seconds
 from ...models.forward.linear import Workspace, int8_seconds
 from ...models.loaded_model import LoadedModel
 from .attention import Documents, Group, Heads, attend, attend_backward
-from .elementwise import Kernels, LayerNorm, Norm, RmsNorm, Rope
-from .lora_linear import (
+from .layers import (
     DenseLinear,
     FrozenLinear,
     Int8Head,
     Int8Linear,
+    Kernels,
+    LayerNorm,
+    Norm,
     Projections,
+    RmsNorm,
+    Rope,
     fused_projections,
     is_plain_lora,
 )
