@@ -85,7 +85,7 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     from creativewritinggpt.models.adapter import attach
     from creativewritinggpt.training.checkpoint import trained_parameters
     from creativewritinggpt.training.fast.block import MOST_TOKENS, rows_per_pass
-    from creativewritinggpt.training.run import accumulate_gradient
+    from creativewritinggpt.training.loss import accumulate_gradient
 
     rows_per_step, rank, alpha = MODELS[model]
     writer = load(model, ours=True)

@@ -8,8 +8,7 @@ from writers import make_writer, random_rows
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.training.checkpoint import trained_parameters
-from creativewritinggpt.training.loss import summed_loss
-from creativewritinggpt.training.run import accumulate_gradient
+from creativewritinggpt.training.loss import accumulate_gradient, summed_loss
 
 pytestmark = pytest.mark.invariant
 FAMILIES = ["gpt2", "llama", "qwen"]

@@ -6,8 +6,8 @@ import torch
 from writers import as_tokens, make_writer
 
 from creativewritinggpt.data.rows.packing import pack, plan_rows
+from creativewritinggpt.training.loss import accumulate_gradient
 from creativewritinggpt.training.metrics import validate
-from creativewritinggpt.training.run import accumulate_gradient
 
 pytestmark = [pytest.mark.invariant, pytest.mark.slow]
 STATES = 8

@@ -20,7 +20,8 @@ from creativewritinggpt.training.fast import attention, block
 from creativewritinggpt.training.fast.attention import end_to_end
 from creativewritinggpt.training.fast.block import fast_path
 from creativewritinggpt.training.fast.layers import can_compile
-from creativewritinggpt.training.run import accumulate_gradient, train
+from creativewritinggpt.training.loss import accumulate_gradient
+from creativewritinggpt.training.run import train
 
 pytestmark = pytest.mark.invariant
 FAMILIES = ["gpt2", "llama", "qwen"]

@@ -17,7 +17,7 @@ from creativewritinggpt.training.fast.layers import (
     project,
     random_bytes,
 )
-from creativewritinggpt.training.run import accumulate_gradient
+from creativewritinggpt.training.loss import accumulate_gradient
 
 pytestmark = pytest.mark.invariant
 

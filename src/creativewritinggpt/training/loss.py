@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .. import console, devices
-from ..data.rows.packing import IGNORE, PackedRows
+from ..data.rows.packing import IGNORE, PackedRows, Rows
 from ..errors import RunError
 from ..models.attention import packed_inputs
 from ..models.loaded_model import LoadedModel
@@ -171,6 +171,31 @@ _MPS_ROWS = 4
 
 SPARE = 0.9
 """Share of the free memory that is used."""
+
+
+def accumulate_gradient(
+    model: LoadedModel, rows: Rows, indices: np.ndarray, batch_size: int, tokens: int | None = None
+) -> tuple[float, int]:
+    """Add the gradient of an optimizer step to the parameters.
+
+    Args:
+        model: The model.
+        rows: Packed rows; every row has a target.
+        indices: The step's rows, or this process's share of them, [rows].
+        batch_size: Rows per micro-batch.
+        tokens: Target tokens of the whole step; those of ``indices`` without it.
+
+    Returns:
+        The loss of the step in nats per token (or this share's part), and its target tokens.
+    """
+    if tokens is None:
+        tokens = int(rows.target_counts()[indices].sum())
+    total = 0.0
+    for start in range(0, len(indices), batch_size):
+        loss = summed_loss(model, rows.take(indices[start : start + batch_size]))
+        (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return (total / tokens if tokens else 0.0), tokens
 
 
 class MicroBatch:

@@ -26,7 +26,6 @@ import torch
 from .. import console, devices
 from ..config.run import Config
 from ..data.corpus import load_corpus
-from ..data.rows.packing import Rows
 from ..data.rows.stream import open_corpus
 from ..data.sources import Keep
 from ..distributed import ProcessGroup, ProcessLost, init_process_group
@@ -44,7 +43,7 @@ from .checkpoint import (
 )
 from .fast.block import fast_path, has_fast_body, knows_family, rows_per_pass, warn_if_int8_is_slow
 from .fast.layers import check_compile
-from .loss import MicroBatch, fitting_rows, summed_loss
+from .loss import MicroBatch, accumulate_gradient, fitting_rows
 from .metrics import (
     Display,
     evaluation_line,
@@ -355,35 +354,6 @@ class Interrupt:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def accumulate_gradient(
-    model: LoadedModel,
-    rows: Rows,
-    indices: np.ndarray,
-    batch_size: int,
-    tokens: int | None = None,
-) -> tuple[float, int]:
-    """Add the gradient of an optimizer step to the parameters.
-
-    Args:
-        model: The model.
-        rows: Packed rows; every row has a target.
-        indices: The step's rows, or this process's share of them, [rows].
-        batch_size: Rows per micro-batch.
-        tokens: Target tokens of the whole step; those of ``indices`` without it.
-
-    Returns:
-        The loss of the step in nats per token (or this share's part), and its target tokens.
-    """
-    if tokens is None:
-        tokens = int(rows.target_counts()[indices].sum())
-    total = 0.0
-    for start in range(0, len(indices), batch_size):
-        loss = summed_loss(model, rows.take(indices[start : start + batch_size]))
-        (loss / tokens).backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    return (total / tokens if tokens else 0.0), tokens
 
 
 class Trainer:

@@ -123,14 +123,6 @@ class Plan:
         return steps_taken % self.save_steps == 0 or steps_taken == self.total_steps
 
 
-def plan_stream(config: Config) -> Plan:
-    """Schedule of a run over a stream: ``max_steps`` steps."""
-    assert config.max_steps is not None
-    return plan_run(
-        config, config.max_steps * config.batch_size * config.gradient_accumulation_steps
-    )
-
-
 def plan_run(config: Config, rows: int) -> Plan:
     """Schedule of a run over ``rows`` packed rows.
 
@@ -318,7 +310,10 @@ def prepare(
     mixture = rows = None
     if isinstance(corpus, StreamedCorpus):
         known = corpus.known()
-        plan = plan_stream(config)
+        assert config.max_steps is not None
+        plan = plan_run(
+            config, config.max_steps * config.batch_size * config.gradient_accumulation_steps
+        )
         open_rows = functools.partial(
             StreamedRows, corpus, config, model.tokenizer, shape, group.rank, group.size
         )

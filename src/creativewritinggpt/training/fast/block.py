@@ -32,12 +32,10 @@ from ...models.loaded_model import LoadedModel
 from .attention import Documents, Group, Heads, attend, attend_backward
 from .layers import (
     DenseLinear,
-    FrozenLinear,
     Int8Head,
     Int8Linear,
     Kernels,
     LayerNorm,
-    Norm,
     Projections,
     RmsNorm,
     Rope,
@@ -59,7 +57,7 @@ _BYTES_PER_COLUMN = 66
 class AttentionHalf:
     """Norm, query-key-value projection, attention, output projection, residual sum."""
 
-    norm: Norm
+    norm: LayerNorm | RmsNorm
     qkv: Projections
     out: Projections
     heads: Heads
@@ -129,7 +127,7 @@ class _Attention(torch.autograd.Function):
 class MlpHalf:
     """Norm, up projection, activation, down projection, residual sum."""
 
-    norm: Norm
+    norm: LayerNorm | RmsNorm
     up: Projections
     down: Projections
     activation: Callable[[Tensor], Tensor]
@@ -184,7 +182,7 @@ class _Mlp(torch.autograd.Function):
 
 
 def _through_norm(
-    norm: Norm,
+    norm: LayerNorm | RmsNorm,
     projections: Projections,
     dy: Tensor,
     around: Tensor,
@@ -243,7 +241,7 @@ class FastBody:
         head = self.bare.get_output_embeddings().weight.detach()
         self.head = Int8Head(head.float(), self.workspace) if int8 else None
 
-    def _frozen(self, weight: Tensor, bias: Tensor | None) -> FrozenLinear:
+    def _frozen(self, weight: Tensor, bias: Tensor | None) -> DenseLinear | Int8Linear:
         if self.int8:
             return Int8Linear(weight.float(), bias, self.workspace)
         return DenseLinear(weight, bias, self.dtype)
@@ -265,19 +263,15 @@ class FastBody:
                 norm=LayerNorm(block.ln_2, self.dtype),
                 up=self._join(mlp.c_fc),
                 down=self._join(mlp.c_proj),
-                activation=lambda wide: self.kernels.gelu(wide),
-                activation_again=lambda d, wide: self.kernels.gelu_again(d, wide),
+                activation=self.kernels.gelu,
+                activation_again=self.kernels.gelu_again,
             ),
         )
 
     def _llama_block(self, block: Any) -> tuple[AttentionHalf, MlpHalf]:
         attention, mlp, config = block.self_attn, block.mlp, self.bare.config
-        heads = Heads(
-            int(config.num_attention_heads),
-            int(config.num_key_value_heads),
-            int(attention.head_dim),
-            float(attention.scaling),
-        )
+        queries, keys = int(config.num_attention_heads), int(config.num_key_value_heads)
+        heads = Heads(queries, keys, int(attention.head_dim), float(attention.scaling))
         return (
             AttentionHalf(
                 norm=RmsNorm(block.input_layernorm, self.dtype, self.kernels),
@@ -289,8 +283,8 @@ class FastBody:
                 norm=RmsNorm(block.post_attention_layernorm, self.dtype, self.kernels),
                 up=self._join(mlp.gate_proj, mlp.up_proj),
                 down=self._join(mlp.down_proj),
-                activation=lambda wide: self.kernels.swiglu(wide),
-                activation_again=lambda d, wide: self.kernels.swiglu_again(d, wide),
+                activation=self.kernels.swiglu,
+                activation_again=self.kernels.swiglu_again,
             ),
         )
 

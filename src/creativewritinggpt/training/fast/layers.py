@@ -29,7 +29,7 @@ import contextlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,18 +66,8 @@ def is_plain_lora(layer: Any) -> bool:
     return len(layer.lora_A) == 1 and not variants and biases == [None]
 
 
-class FrozenLinear(Protocol):
-    """Product with a frozen weight ``[out, in]`` and bias, forward and backward."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[tokens, in]`` to ``[tokens, out]``; the caller may modify the result."""
-
-    def backward(self, dy: Tensor) -> Tensor:
-        """``[tokens, out]`` to the input's gradient ``[tokens, in]``; the caller may modify it."""
-
-
 class DenseLinear:
-    """Frozen product in fp32 or bf16.
+    """Frozen product in fp32 or bf16; the caller may modify what its methods return.
 
     Args:
         weight: ``[out, in]``, any strides.
@@ -101,7 +91,7 @@ class DenseLinear:
 
 
 class Int8Linear:
-    """Frozen product in int8.
+    """Frozen product in int8; the caller may modify what its methods return.
 
     Args:
         weight: float32 ``[out, in]``, any strides.
@@ -141,11 +131,13 @@ class Int8Head:
         return self._product(x, self._logits[: len(x)])
 
 
-class Adapter:
+class Adapter(NamedTuple):
     """LoRA adapter of one projection: PEFT's parameters A and B, scale, output columns."""
 
-    def __init__(self, first: Tensor, second: Tensor, scale: float, columns: slice) -> None:
-        self.first, self.second, self.scale, self.columns = first, second, scale, columns
+    first: Tensor
+    second: Tensor
+    scale: float
+    columns: slice
 
 
 class Projections:
@@ -160,7 +152,7 @@ class Projections:
     def __init__(
         self,
         layers: Sequence[Any],
-        make: Callable[[Tensor, Tensor | None], FrozenLinear],
+        make: Callable[[Tensor, Tensor | None], DenseLinear | Int8Linear],
         kernels: Kernels,
     ) -> None:
         from transformers.pytorch_utils import Conv1D
@@ -472,21 +464,8 @@ def check_compile() -> None:
         raise RunError(f"torch can't compile here: {said}", "leave --compile out") from error
 
 
-class Norm(Protocol):
-    """A norm over the last dimension with its backward pass; the weights are frozen."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Normed ``[tokens, width]``, and statistics for the backward pass."""
-
-    def again(self, x: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-        """Normed input, recomputed."""
-
-    def backward(self, dy: Tensor, x: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-        """Gradient of the input, float32; the caller may modify it."""
-
-
 class LayerNorm:
-    """LayerNorm.
+    """LayerNorm with its backward pass; the weights are frozen.
 
     Args:
         module: torch's LayerNorm.
@@ -499,18 +478,18 @@ class LayerNorm:
         self.shape = [len(self.weight)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """See :class:`Norm`."""
+        """Normed ``[tokens, width]``, and statistics for the backward pass."""
         y, mean, scale = torch.native_layer_norm(
             x, self.shape, self.weight, self.bias, self.epsilon
         )
         return y.to(self.dtype), (mean, scale)
 
     def again(self, x: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-        """See :class:`Norm`."""
+        """Normed input, recomputed."""
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.epsilon).to(self.dtype)
 
     def backward(self, dy: Tensor, x: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-        """See :class:`Norm`."""
+        """Gradient of the input, float32; the caller may modify it."""
         dx: Tensor = _aten.native_layer_norm_backward(
             dy.float(), x, self.shape, *statistics, self.weight, self.bias, [True, False, False]
         )[0]
@@ -518,7 +497,7 @@ class LayerNorm:
 
 
 class RmsNorm:
-    """RMS norm.
+    """RMS norm with its backward pass; the weights are frozen.
 
     Args:
         module: transformers' RMS norm of the Llama family.
@@ -531,16 +510,16 @@ class RmsNorm:
         self.epsilon = float(module.variance_epsilon)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """See :class:`Norm`."""
+        """Normed ``[tokens, width]``, and statistics for the backward pass."""
         scale = self.kernels.rms_scale(x, self.epsilon)
         return self.again(x, (scale,)), (scale,)
 
     def again(self, x: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-        """See :class:`Norm`."""
+        """Normed input, recomputed."""
         return self.kernels.rms_norm(x, statistics[0], self.weight).to(self.dtype)
 
     def backward(self, dy: Tensor, x: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-        """See :class:`Norm`."""
+        """Gradient of the input, float32; the caller may modify it."""
         return self.kernels.rms_norm_backward(dy, x, statistics[0], self.weight)
 
 
