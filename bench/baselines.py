@@ -16,8 +16,9 @@ import time
 from importlib.resources import files
 
 from creativewritinggpt import load
+from creativewritinggpt.analysis.forward import BASELINES
 from creativewritinggpt.analysis.methods.faithfulness import Judge
-from creativewritinggpt.analysis.methods.gradients import BASELINES, integrated_gradients
+from creativewritinggpt.analysis.methods.gradients import integrated_gradients
 from creativewritinggpt.analysis.subject import Target, read, with_targets
 
 FIELDS = {"writingprompts": "story", "rocstories": "continuation"}

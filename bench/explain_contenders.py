@@ -258,7 +258,7 @@ def _captum(writer: Any, task: Task, position: int, steps: int) -> tuple[np.ndar
     """Scores ``[tokens]`` and the relative delta of one target."""
     from captum.attr import IntegratedGradients
 
-    from creativewritinggpt.analysis.methods.gradients import baseline_text
+    from creativewritinggpt.analysis.forward import baseline_text
 
     table = writer.model.get_input_embeddings()
     ids = torch.tensor([task.ids[:position]])
@@ -354,7 +354,7 @@ def reference(writer: Any, case: str, quick: bool) -> Work:
     """Integrated gradients of the last target at very many steps, written out plainly."""
     if not case.startswith("integrated_gradients"):
         raise RuntimeError(f"there is no reference of {case}")
-    from creativewritinggpt.analysis.methods.gradients import baseline_text
+    from creativewritinggpt.analysis.forward import baseline_text
 
     model, table = writer.model, writer.model.get_input_embeddings()
     body, head = model.base_model, model.get_output_embeddings()

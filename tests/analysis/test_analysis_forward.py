@@ -11,6 +11,9 @@ from writers import make_writer
 
 from creativewritinggpt.analysis import forward
 from creativewritinggpt.analysis.forward import (
+    BASELINES,
+    baseline_embedding,
+    baseline_text,
     checked,
     embeddings,
     frozen,
@@ -18,12 +21,7 @@ from creativewritinggpt.analysis.forward import (
     target_gradients,
     target_scores,
 )
-from creativewritinggpt.analysis.methods.gradients import (
-    BASELINES,
-    baseline_embedding,
-    baseline_text,
-    rank_correlation,
-)
+from creativewritinggpt.analysis.methods.gradients import rank_correlation
 from creativewritinggpt.analysis.subject import Target
 from creativewritinggpt.errors import InputError, RunError
 

@@ -12,16 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import make_writer
 
-from creativewritinggpt.analysis.forward import embeddings
-from creativewritinggpt.analysis.methods import quadrature
+from creativewritinggpt.analysis.forward import BASELINES, baseline_text, embeddings, groups
+from creativewritinggpt.analysis.methods import gradients
 from creativewritinggpt.analysis.methods.gradients import (
-    BASELINES,
     baseline_agreement,
-    baseline_text,
-    gradient_x_input,
-    groups,
     integrated_gradients,
-    saliency,
+    one_pass,
     step_limit,
 )
 from creativewritinggpt.analysis.subject import Subject, Target
@@ -123,9 +119,17 @@ def test_captums_layer_version_gives_the_same(family: str, tiny_model: Any) -> N
     np.testing.assert_allclose(found.scores[0], theirs[0].sum(-1).detach(), atol=1e-5)
 
 
+def gradient_x_input(model: Any, subject: Subject) -> Any:
+    return one_pass(model, subject)[0]
+
+
+def saliency(model: Any, subject: Subject) -> Any:
+    return one_pass(model, subject)[1]
+
+
 @pytest.mark.invariant
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", [integrated_gradients, saliency, gradient_x_input])
+@pytest.mark.parametrize("method", [integrated_gradients, gradient_x_input, saliency])
 def test_all_targets_at_once_equal_one_by_one(method: Any, family: str, tiny_model: Any) -> None:
     writer = make_writer(tiny_model(family))
     options = {"steps": 9} if method is integrated_gradients else {}
@@ -255,7 +259,7 @@ def test_nonsense_is_refused(tiny_model: Any) -> None:
         integrated_gradients(writer, subject_of())
     with torch.no_grad():
         writer.model.transformer.wte.weight[41] = float("nan")
-    for method in (integrated_gradients, saliency):
+    for method in (integrated_gradients, one_pass):
         with pytest.raises(RunError, match="not numbers"):
             method(writer, LAST)
 
@@ -266,9 +270,8 @@ def test_cheap_views_are_gradients_of_the_text(family: str, tiny_model: Any) -> 
     embeds = embeddings(writer, torch.tensor([IDS])).requires_grad_(True)
     score = torch.log_softmax(writer.model(inputs_embeds=embeds).logits[0, -1], -1)[5]
     (gradient,) = torch.autograd.grad(score, embeds)
-    size = saliency(writer, LAST)
+    product, size = one_pass(writer, LAST)
     np.testing.assert_allclose(size.scores[0], gradient[0].norm(dim=-1), rtol=1e-4)
-    product = gradient_x_input(writer, LAST)
     expected = (gradient * embeds.detach()).sum(-1)[0]
     np.testing.assert_allclose(product.scores[0], expected, atol=1e-5, rtol=1e-4)
     assert product.signed and not size.signed
@@ -313,30 +316,30 @@ class Jump:
 
 def test_a_jump_is_found_and_costs_only_the_target_that_has_it() -> None:
     path = Jump(1e-3)
-    jump, line = quadrature.integrate(path, 2, steps=None, tolerance=0.01, most=400)
+    jump, line = gradients.integrate(path, 2, steps=None, tolerance=0.01, most=400)
     assert jump.converged and line.converged
     assert jump.parts[0] == pytest.approx(2, abs=0.02)
     np.testing.assert_allclose(line.parts, [1, 2, 0], atol=1e-9)
     assert (jump.steps, line.steps) == tuple(path.asked)
     assert line.steps == 12 < jump.steps < 150
-    fixed, _ = quadrature.integrate(Jump(1e-3), 2, steps=jump.steps, tolerance=0.01, most=400)
+    fixed, _ = gradients.integrate(Jump(1e-3), 2, steps=jump.steps, tolerance=0.01, most=400)
     assert not fixed.converged
 
 
 def test_the_number_of_steps_is_bounded() -> None:
     for most in (5, 12, 23, 24, 29, 64, 96, 100):
         path = Jump(1e-7)
-        jump, _ = quadrature.integrate(path, 2, steps=None, tolerance=0.01, most=most)
+        jump, _ = gradients.integrate(path, 2, steps=None, tolerance=0.01, most=most)
         assert not jump.converged
         assert path.asked[0] <= most
 
 
 def test_few_steps_are_spent_on_one_rule_that_comes_nearer() -> None:
-    jump, line = quadrature.integrate(Jump(0.05), 2, steps=None, tolerance=1e-9, most=64)
-    first, _ = quadrature.integrate(Jump(0.05), 2, steps=12, tolerance=1e-9, most=64)
+    jump, line = gradients.integrate(Jump(0.05), 2, steps=None, tolerance=1e-9, most=64)
+    first, _ = gradients.integrate(Jump(0.05), 2, steps=12, tolerance=1e-9, most=64)
     assert (jump.steps, line.steps) == (64, 12)
     assert abs(jump.delta) < abs(first.delta) / 10
-    rule, _ = quadrature.integrate(Jump(0.05), 2, steps=52, tolerance=1e-9, most=64)
+    rule, _ = gradients.integrate(Jump(0.05), 2, steps=52, tolerance=1e-9, most=64)
     np.testing.assert_array_equal(jump.parts, rule.parts)
 
 
@@ -366,7 +369,7 @@ def test_a_sum_that_is_right_by_luck_is_not_taken_for_right() -> None:
             return self.scores(points)[:, list(wanted)], flat[:, list(wanted)]
 
     for steps in (12, None):
-        bump, line = quadrature.integrate(Bump(1), 2, steps=steps, tolerance=0.01, most=64)
+        bump, line = gradients.integrate(Bump(1), 2, steps=steps, tolerance=0.01, most=64)
         assert abs(bump.delta) < 1e-9
         assert bump.on_the_way > 0.9
         assert line.converged and not bump.converged
@@ -377,10 +380,10 @@ def test_a_sum_that_is_right_by_luck_is_not_taken_for_right() -> None:
 def test_gauss_legendre_and_its_running_integral_are_exact_for_polynomials(
     count: int, degree: int
 ) -> None:
-    points, weights = quadrature.gauss_legendre(count)
+    points, weights = gradients.gauss_legendre(count)
     if degree < count:
         slopes = ((degree + 1) * points**degree)[:, None]
-        running = quadrature.running_integrals(points, weights, slopes)
+        running = gradients.running_integrals(points, weights, slopes)
         np.testing.assert_allclose(running[:, 0], points ** (degree + 1), atol=1e-10)
         assert weights @ slopes[:, 0] == pytest.approx(1, abs=1e-10)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +45,9 @@ _KEPT_INSIDE = 6
 _TOKENS_ON_A_PROCESSOR = 1024
 # Of the free memory, how much is taken.
 _SHARE = 0.5
+BASELINES = ("end_of_text", "mean", "zero")
+# Embeddings summed at once for their mean.
+_EMBEDDINGS_AT_ONCE = 8192
 
 
 def embeddings(model: LoadedModel, ids: Tensor) -> Tensor:
@@ -59,6 +63,50 @@ def embeddings(model: LoadedModel, ids: Tensor) -> Tensor:
     with torch.no_grad():
         result: Tensor = model.bare.get_input_embeddings()(ids)
     return result
+
+
+def baseline_embedding(model: LoadedModel, kind: str) -> Tensor:
+    """The embedding that stands at every position of the baseline.
+
+    Args:
+        model: The model.
+        kind: ``end_of_text`` (the token that ends a text), ``mean`` (of all tokens) or ``zero``.
+
+    Returns:
+        ``[width]``.
+
+    Raises:
+        InputError: There is no such baseline.
+    """
+    if kind not in BASELINES:
+        raise InputError(f"there is no baseline '{kind}'", f"choose one of {', '.join(BASELINES)}")
+    device = model.device.torch_device
+    end = embeddings(model, torch.tensor([model.eos_id], device=device))[0]
+    if kind == "zero":
+        return torch.zeros_like(end)
+    if kind == "mean":
+        rows = int(model.bare.get_input_embeddings().weight.shape[0])
+        total = torch.zeros_like(end)
+        for ids in torch.split(torch.arange(rows, device=device), _EMBEDDINGS_AT_ONCE):
+            total += embeddings(model, ids).sum(0)
+        return total / rows
+    return end
+
+
+def baseline_text(model: LoadedModel, ids: Tensor, kind: str) -> Tensor:
+    """The baseline of a text: the start token, and what says nothing at every other position.
+
+    Args:
+        model: The model.
+        ids: ``[rows, tokens]``, the start token first.
+        kind: As for :func:`baseline_embedding`.
+
+    Returns:
+        ``[rows, tokens, width]``.
+    """
+    start = embeddings(model, ids[:, :1])
+    rest = baseline_embedding(model, kind).expand(len(ids), ids.shape[1] - 1, -1)
+    return torch.cat([start, rest], 1)
 
 
 def hidden_states(model: LoadedModel, embeds: Tensor) -> Tensor:
@@ -152,6 +200,32 @@ def target_gradients(
             more = number + 1 < len(targets)
             (gradient,) = torch.autograd.grad(before, leaf, seed, retain_graph=more)
         yield score.detach(), gradient
+
+
+def groups(targets: Sequence[Target], wanted: Sequence[int]) -> list[list[int]]:
+    """Neighbouring targets that share a forward pass, in as many groups as cost least.
+
+    A forward pass costs about as much a token as a backward pass; each group has one forward pass
+    and a backward pass for each target, all of the length of its last target.
+
+    Args:
+        targets: In the order of their positions.
+        wanted: Which of them to group, in that order.
+
+    Returns:
+        The wanted ones, in groups.
+    """
+    every = list(wanted)
+    cuts = [[every]]
+    for count in range(2, len(every) + 1):
+        edges = [round(part * len(every) / count) for part in range(count + 1)]
+        cuts.append([every[low:high] for low, high in itertools.pairwise(edges)])
+    return min(cuts, key=lambda cut: pass_cost(targets, cut)) if every else cuts[0]
+
+
+def pass_cost(targets: Sequence[Target], cut: Sequence[Sequence[int]]) -> int:
+    """Tokens that one step reads, forward and back."""
+    return sum((len(part) + 1) * targets[part[-1]].position for part in cut)
 
 
 @contextlib.contextmanager
