@@ -36,10 +36,11 @@ def loss_of(contender: str, hidden: Any, weight: Any, targets: Any) -> Any:
     import torch
     from torch.nn import functional as F
 
+    from creativewritinggpt.models.scoring import Head
     from creativewritinggpt.training.loss import chunked_cross_entropy
 
     if contender == "ours":
-        return chunked_cross_entropy(hidden, weight, None, targets)
+        return chunked_cross_entropy(hidden, Head(weight), targets)
     if contender == "logits":
         return F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum")
     options: Any = {}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from creativewritinggpt.models.scoring import Head
 from creativewritinggpt.training.loss import chunked_cross_entropy
 
 
@@ -28,7 +29,7 @@ def test_chunked_loss_and_gradients_equal_plain(chunk, bias):
     inputs = [value for value in (hidden, weight, offset) if value is not None]
     plain = plain_cross_entropy(hidden, weight, offset, targets)
     expected = torch.autograd.grad(plain * 0.3, inputs)
-    ours = chunked_cross_entropy(hidden, weight, offset, targets, chunk)
+    ours = chunked_cross_entropy(hidden, Head(weight, offset), targets, chunk)
     found = torch.autograd.grad(ours * 0.3, inputs)
     torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-5)
     for ours_gradient, plain_gradient in zip(found, expected, strict=True):
@@ -39,22 +40,22 @@ def test_chunked_loss_and_gradients_equal_plain(chunk, bias):
 def test_frozen_head_gets_no_gradient():
     hidden, weight, _, targets = _case()
     weight = weight.detach()
-    chunked_cross_entropy(hidden, weight, None, targets).backward()
+    chunked_cross_entropy(hidden, Head(weight), targets).backward()
     assert weight.grad is None and hidden.grad is not None
 
 
 def test_no_targets_give_zero():
     hidden, weight, _, targets = _case()
-    loss = chunked_cross_entropy(hidden[:0], weight, None, targets[:0])
+    loss = chunked_cross_entropy(hidden[:0], Head(weight), targets[:0])
     assert loss.item() == 0
 
 
 def test_bf16_loss_is_near_the_plain_one():
     hidden, weight, _, targets = _case(count=400, width=64, dtype=torch.float32)
-    plain = plain_cross_entropy(hidden, weight, None, targets)
+    plain = plain_cross_entropy(hidden, Head(weight), targets)
     expected = torch.autograd.grad(plain, hidden)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        ours = chunked_cross_entropy(hidden, weight, None, targets)
+        ours = chunked_cross_entropy(hidden, Head(weight), targets)
     found = torch.autograd.grad(ours, hidden)[0]
     assert ours.item() == pytest.approx(plain.item(), rel=5e-3)
     assert (found - expected).norm() / expected.norm() < 0.02
@@ -63,6 +64,6 @@ def test_bf16_loss_is_near_the_plain_one():
 def test_targets_far_below_the_others_stay_finite():
     hidden = torch.full((2, 4), 50.0, requires_grad=True)
     weight = torch.tensor([[50.0] * 4, [-50.0] * 4])
-    loss = chunked_cross_entropy(hidden, weight, None, torch.tensor([1, 1]))
+    loss = chunked_cross_entropy(hidden, Head(weight), torch.tensor([1, 1]))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(hidden.grad).all()

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from ..devices import is_out_of_memory, memory
 from ..errors import InputError, RunError
 from ..models.checks import finite
 from ..models.loaded_model import LoadedModel
-from ..models.scoring import CHUNK, body_and_head
+from ..models.scoring import CHUNK, Body, Head, body_and_head
 from .subject import Subject, Target
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def hidden_states(model: LoadedModel, embeds: Tensor) -> Tensor:
     Returns:
         ``[rows, tokens, width]``.
     """
-    body, _, _ = _parts(model)
+    body, _ = _parts(model)
 
     def states(rows: Tensor) -> Tensor:
         return body(inputs_embeds=rows, use_cache=False)
@@ -155,14 +155,19 @@ def head_scores(model: LoadedModel, states: Tensor, target: Target) -> Tensor:
     Returns:
         ``[rows]``.
     """
-    _, weight, bias = _parts(model)
+    _, head = _parts(model)
     if target.foil is not None:
-        score = states @ (weight[target.id] - weight[target.foil])
-        return score if bias is None else score + (bias[target.id] - bias[target.foil])
-    rows = max(1, LOGITS_AT_ONCE // len(weight))
+        if head.cap is not None:
+            own, other = head.logits(states, [target.id, target.foil]).unbind(-1)
+            return own - other
+        score = states @ (head.weight[target.id] - head.weight[target.foil])
+        if head.bias is not None:
+            score = score + (head.bias[target.id] - head.bias[target.foil])
+        return score * head.scale
+    rows = max(1, LOGITS_AT_ONCE // len(head.weight))
     parts = []
     for chunk in torch.split(states, rows):
-        logits = F.linear(chunk, weight, bias)
+        logits = head.logits(chunk)
         parts.append(logits[:, target.id] - torch.logsumexp(logits, -1))
     return torch.cat(parts)
 
@@ -309,7 +314,7 @@ def _no_numbers() -> RunError:
     )
 
 
-def _parts(model: LoadedModel) -> tuple[Callable[..., Tensor], Tensor, Tensor | None]:
+def _parts(model: LoadedModel) -> tuple[Body, Head]:
     """Body and head; damaged weights are called that, not taken for another kind of model."""
     try:
         return body_and_head(model.model)
@@ -419,12 +424,12 @@ def predictions(model: LoadedModel, subject: Subject, top: int = 8) -> list[Pred
     Raises:
         RunError: The model computes no numbers.
     """
-    states, weight, bias = _states(model, subject)
+    states, head = _states(model, subject)
     places = torch.tensor([t.position - 1 for t in subject.targets], device=states.device)
     found: list[Prediction] = []
     for start in range(0, len(places), CHUNK):
         with torch.no_grad():
-            logits = F.linear(states[places[start : start + CHUNK]], weight, bias).float()
+            logits = head.logits(states[places[start : start + CHUNK]]).float()
         check_finite(logits)
         rows = logits.log_softmax(-1).cpu()
         found += [
@@ -436,18 +441,18 @@ def predictions(model: LoadedModel, subject: Subject, top: int = 8) -> list[Pred
 
 def next_token(model: LoadedModel, subject: Subject) -> int:
     """The likeliest token after the whole text."""
-    states, weight, bias = _states(model, subject)
+    states, head = _states(model, subject)
     with torch.no_grad():
-        logits = F.linear(states[-1], weight, bias).float()
+        logits = head.logits(states[-1]).float()
     check_finite(logits)
     return int(logits.argmax())
 
 
-def _states(model: LoadedModel, subject: Subject) -> tuple[Any, Any, Any]:
-    body, weight, bias = body_and_head(model.model)
+def _states(model: LoadedModel, subject: Subject) -> tuple[Tensor, Head]:
+    body, head = body_and_head(model.model)
     ids = torch.tensor([subject.ids], device=model.device.torch_device)
     with torch.no_grad():
-        return body(input_ids=ids, use_cache=False)[0], weight, bias
+        return body(input_ids=ids, use_cache=False)[0], head
 
 
 def _prediction(row: torch.Tensor, target: Target, top: int) -> Prediction:

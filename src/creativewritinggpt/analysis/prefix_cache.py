@@ -92,7 +92,7 @@ class PrefixCache:
         self.model = model
         self.ids = np.asarray(ids[: indices[-1] + 1], dtype=np.int64)
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._body, _, _ = body_and_head(model.model)
+        self._body, _ = body_and_head(model.model)
         cache = DynamicCache()
         states = self._read(self._tensor(self.ids[None]), cache)
         self.states = states[0, self._tensor(self.indices)].float()
@@ -252,12 +252,18 @@ class Predictions:
     """
 
     def __init__(self, cache: PrefixCache) -> None:
-        _, weight, bias = body_and_head(cache.model.model)
+        _, head = body_and_head(cache.model.model)
         self._cache = cache
         with torch.no_grad():
-            self._weight = weight.detach().float()
-            bias = None if bias is None else bias.detach().float()
-            logits = F.linear(cache.states, self._weight, bias)
+            self._weight = head.weight.detach().float()
+            bias = None if head.bias is None else head.bias.detach().float()
+            products = F.linear(cache.states, self._weight, bias)
+            self._scale, self._cap = head.scale, head.cap
+            # How far along its bend each logit is: tanh of the product over the cap.
+            self._bent = None
+            if head.cap is not None:
+                self._bent = torch.tanh(products * head.scale / head.cap)
+            logits = head.bend(products)
             check_finite(logits)
             self.log_probabilities = torch.log_softmax(logits, -1)
             self._zero = torch.logsumexp(self.log_probabilities, -1)
@@ -289,7 +295,7 @@ class Predictions:
         changes = torch.cat([part.states - part.original, rounding[None]])
         shape = changes.shape[:2]
         found = {name: torch.zeros(shape) for name in ("kl", "js", "flips", "normalizer")}
-        for rows, places, differences in self._chunks(changes):
+        for rows, places, differences in self._chunks(changes, part.places.start):
             log_p = self.log_probabilities[part.places][places]
             p = log_p.exp()
             mean = torch.einsum("rpv,pv->rp", differences, p)
@@ -331,15 +337,19 @@ class Predictions:
                 continue
             change = part.states[:, place - first] - part.original[place - first]
             if target.foil is not None:
-                contrast = self._weight[target.foil] - self._weight[target.id]
-                result[:, column] = _product(change, contrast)
+                rows = self._weight[[target.foil, target.id]]
+                if self._cap is None:  # one product rounds less than two
+                    rows = (rows[0] - rows[1])[None]
+                moved = self._difference(change, place, [target.foil, target.id], rows)
+                result[:, column] = moved[:, 0] - (moved[:, 1] if len(rows) > 1 else 0)
                 continue
             if known is None:
                 normalizer = self._normalizer(part, place)
             else:
                 normalizer = known.normalizer[:, place - first]
             # Rounded as in the whole product, so that what is rounded cancels with Z.
-            result[:, column] = normalizer - _product(change, self._head[target.id])
+            moved = self._difference(change, place, [target.id], self._head[[target.id]])
+            result[:, column] = normalizer - moved[:, 0]
         return result
 
     def _normalizer(self, part: Pass, place: int) -> np.ndarray:
@@ -348,16 +358,17 @@ class Predictions:
         changes = part.states[:, at : at + 1] - part.original[at]
         pieces = [
             torch.logsumexp(differences.add_(self.log_probabilities[place]), -1)
-            for _, _, differences in self._chunks(changes)
+            for _, _, differences in self._chunks(changes, place)
         ]
         result: np.ndarray = (torch.cat(pieces)[:, 0] - self._zero[place]).cpu().numpy()
         return result
 
-    def _chunks(self, changes: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    def _chunks(self, changes: Tensor, first_place: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Differences of logits, float32 ``[rows, places, vocabulary]``, some at a time.
 
         Args:
             changes: Differences of hidden states, ``[rows, places, width]``.
+            first_place: Which of the cache's indices the first place is.
         """
         rows, places = changes.shape[:2]
         most = max(1, LOGITS_AT_ONCE // len(self._head))
@@ -370,8 +381,34 @@ class Predictions:
                 with torch.no_grad():
                     change = changes[some, at].to(self._head.dtype)
                     # Flat: of rows that don't lie one after the other torch makes many products.
-                    moved = _logits(change.flatten(0, 1), self._head)
-                    yield some, at, moved.view(*change.shape[:2], -1)
+                    moved = _logits(change.flatten(0, 1), self._head).view(*change.shape[:2], -1)
+                    bent = None
+                    if self._bent is not None:
+                        bent = self._bent[first_place + at.start : first_place + at.stop]
+                    yield some, at, self._bend(moved, bent)
+
+    def _bend(self, products: Tensor, bent: Tensor | None) -> Tensor:
+        """Differences of ``W h`` to differences of logits, 0 where nothing changed.
+
+        With a cap: tanh(a + b) - tanh(a) = tanh(b) (1 - tanh(a) tanh(a + b)).
+        """
+        if self._scale != 1.0:
+            products = products.mul_(self._scale)
+        if bent is None or self._cap is None:
+            return products
+        step = torch.tanh(products / self._cap)
+        after = (bent + step) / (1 + bent * step)
+        return step.mul_(1 - bent * after).mul_(self._cap)
+
+    def _difference(
+        self, change: Tensor, place: int, tokens: list[int], rows: Tensor
+    ) -> np.ndarray:
+        """``[rows, tokens]``: how changes ``[rows, width]`` at a place move some tokens' logits."""
+        with torch.no_grad():
+            moved = F.linear(change.to(rows.dtype), rows).float()
+            bent = None if self._bent is None else self._bent[place, tokens]
+            result: np.ndarray = self._bend(moved, bent).cpu().numpy().astype(np.float64)
+        return result
 
 
 def _logits(states: Tensor, head: Tensor) -> Tensor:
@@ -382,14 +419,6 @@ def _logits(states: Tensor, head: Tensor) -> Tensor:
     pairs = zip(torch.split(head, _COLUMNS), torch.split(result, _COLUMNS, 1), strict=True)
     for columns, out in pairs:
         torch.mm(states, columns.t(), out=out)
-    return result
-
-
-def _product(change: Tensor, row: Tensor) -> np.ndarray:
-    """``[rows]``: changes ``[rows, width]`` times a row of the head, in the head's precision."""
-    with torch.no_grad():
-        moved = F.linear(change.to(row.dtype), row[None])[:, 0].float()
-    result: np.ndarray = moved.cpu().numpy().astype(np.float64)
     return result
 
 

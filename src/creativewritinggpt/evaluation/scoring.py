@@ -49,9 +49,8 @@ from ..data.rows.packing import IGNORE, tokenize
 from ..data.text import count_words
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
-from ..models.attention import packed_inputs
 from ..models.loaded_model import LoadedModel
-from ..models.scoring import body_and_head, head_nll
+from ..models.scoring import Body, body_and_head, head_nll
 
 WINDOW = 1024
 """Context of the headline figures: GPT-2's whole context, and the same for models with more."""
@@ -235,14 +234,14 @@ def _plan(model: LoadedModel, windows: Sequence[Window]) -> tuple[list[list[int]
     if not windows:
         return [], lambda _: [], ""
     lengths = [len(window.inputs) for window in windows]
-    body, weight, bias = body_and_head(model.model)
+    body, head = body_and_head(model.model)
     varlen = supports_varlen(model, body)
     fixed = PASS_ON_GPU if varlen and model.device.torch_device.type != "cpu" else PASS
     size = max(fixed, min(model.context_length, max(lengths)))
     if model.device.precision == "bf16":
-        weight = weight.to(torch.bfloat16)
-    head = functools.partial(head_nll, weight=weight, bias=bias, chunk=_CHUNK)
-    score = functools.partial(_score_pass, model, size, varlen, body, head)
+        head = head.to(torch.bfloat16)
+    score_head = functools.partial(head_nll, head=head, chunk=_CHUNK)
+    score = functools.partial(_score_pass, model, size, varlen, body, score_head)
     return plan_passes(lengths, size), score, f"passes of {size}{'' if varlen else ', masked'}"
 
 
@@ -287,7 +286,7 @@ def _score_pass(
     model: LoadedModel,
     size: int,
     varlen: bool,
-    body: Callable[..., Tensor],
+    body: Body,
     head: Callable[[Tensor, Tensor], Tensor],
     windows: Sequence[Window],
 ) -> list[Nll]:
@@ -315,7 +314,7 @@ def _score_pass(
 def _hidden_states(
     model: LoadedModel,
     varlen: bool,
-    body: Callable[..., Tensor],
+    body: Body,
     ids: npt.NDArray[np.int64],
     lengths: list[int],
 ) -> Tensor:
@@ -327,7 +326,7 @@ def _hidden_states(
         for array in (ids, segments, positions)
     )
     if not varlen:
-        return body(input_ids=inputs, **packed_inputs(segment_ids, position_ids, model.model))[0]
+        return body.packed(inputs, segment_ids, position_ids)[0]
     with _varlen_attention(model):
         return body(
             input_ids=inputs,
@@ -396,14 +395,14 @@ def _varlen_attention(model: LoadedModel) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def supports_varlen(model: LoadedModel, body: Callable[..., Tensor]) -> bool:
+def supports_varlen(model: LoadedModel, body: Body) -> bool:
     """Whether attention per window gives this model's numbers: tried once, on eight tokens."""
     if model.bare not in _TRIED:
         _TRIED[model.bare] = _try_varlen(model, body)
     return _TRIED[model.bare]
 
 
-def _try_varlen(model: LoadedModel, body: Callable[..., Tensor]) -> bool:
+def _try_varlen(model: LoadedModel, body: Body) -> bool:
     if getattr(model.bare.config, "sliding_window", None) is not None:
         return False
     ids = np.arange(1, 9) % model.bare.get_input_embeddings().weight.shape[0]

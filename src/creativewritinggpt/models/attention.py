@@ -12,11 +12,13 @@ transformers builds such a mask from restarting positions by itself, but only on
 cache or mask switches off in silence; and a boolean mask is right on SDPA but leaks on eager
 attention, which adds it as a number. So the mask is made here, in the form that the model's
 attention takes. A row of T tokens costs T² booleans; rows of one document each need none, and the
-attention's own causal path is faster and gives the same numbers.
+attention's own causal path is faster and gives the same numbers. Models that take no such mask,
+as those with ALiBi, read each document in a row of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,3 +84,43 @@ def _as_taken(allowed: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
         return allowed
     blocked = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def by_document(body: Callable[..., Tensor], ids: Tensor, segment_ids: Tensor) -> Tensor:
+    """Hidden states of packed rows, each document read in a row of its own.
+
+    Trade-off: documents of a pass are padded to the longest of them; passes hold documents of
+    similar length and no more tokens than the rows.
+
+    Args:
+        body: Of a causal model, to be called with ``input_ids``.
+        ids: ``[rows, tokens]``.
+        segment_ids: ``[rows, tokens]``; 0 = padding.
+
+    Returns:
+        ``[rows, tokens, width]``, 0 at padding.
+    """
+    new = torch.ones_like(segment_ids, dtype=torch.bool)
+    new[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    starts = new.flatten().nonzero().flatten()  # of the runs of one segment, in the flat rows
+    ends = torch.cat([starts[1:], starts.new_tensor([ids.numel()])])
+    inside = (segment_ids.flatten()[starts] != 0).tolist()
+    runs = zip(starts.tolist(), ends.tolist(), inside, strict=True)
+    spans = sorted(((s, e) for s, e, kept in runs if kept), key=lambda span: span[0] - span[1])
+    states, places, flat = [], [], ids.flatten()
+    while spans:
+        longest = spans[0][1] - spans[0][0]
+        count = max(1, ids.numel() // longest)
+        part, spans = spans[:count], spans[count:]
+        rows = ids.new_zeros(len(part), longest)
+        for row, (start, end) in zip(rows, part, strict=True):
+            row[: end - start] = flat[start:end]
+        found = body(input_ids=rows, use_cache=False)
+        for row, (start, end) in zip(found, part, strict=True):
+            states.append(row[: end - start])
+            places.append(torch.arange(start, end, device=ids.device))
+    if not states:
+        return body(input_ids=ids, use_cache=False) * 0
+    together = torch.cat(states)
+    result = together.new_zeros(ids.numel(), together.shape[1])
+    return result.index_copy(0, torch.cat(places), together).view(*ids.shape, -1)

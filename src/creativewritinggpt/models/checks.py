@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +21,21 @@ import torch
 from .. import console
 from ..errors import InputError, UserError
 from ..files import read_json
-from .attention import packed_inputs
+from .attention import by_document, packed_inputs
 
-_FAMILIES = "models of the GPT-2, Llama and Qwen families work, and most with plain attention"
+FAMILIES = "docs/models.md lists the families that work"
+_CAUSAL = "use a causal language model, as GPT-2, Llama, Qwen or Gemma; see docs/models.md"
+# Settings of models that see or hear.
+_SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower", "mm_vision_tower")
+_RECURRENT = {
+    "bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h",
+    "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
+}  # fmt: skip
+_RECURRENT_LAYERS = ("mamba", "linear_attention", "recurrent", "conv", "lightning")
+# Families with a forward pass of ours: no need to import transformers to know them.
+_KNOWN = {"gpt2", "llama", "qwen2", "qwen3"}
+_WRITES = re.compile("CausalLM|LMHead|ForConditionalGeneration")
+_LABELS = re.compile("Classification|QuestionAnswering|MultipleChoice|RewardModel|Embedding")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -49,27 +62,89 @@ def check_folder(folder: Path, name: str) -> None:
 
     Raises:
         InputError: No config, no safetensors, a weight file missing, cut off or not safetensors,
-            quantised weights, or a model that does not write text.
+            or a model of a kind that can't be used.
     """
     if not (folder / "config.json").is_file():
         inner = [sub for sub in ("best_model", "final_model") if (folder / sub).is_dir()]
         raise InputError(f"{name} holds no model: config.json is missing", _hint(folder, inner))
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or "model_type" not in config:
-        raise InputError(f"{folder / 'config.json'} does not describe a model")
-    quantised = config.get("quantization_config")
+        raise InputError(
+            f"{folder / 'config.json'} does not describe a model: it has no model_type",
+            "give a model's folder as transformers saves it",
+        )
+    check_config(config, name)
+    _check_weight_files(folder, name)
+
+
+def check_config(config: dict[str, Any], name: str) -> None:
+    """Refuse a model by what its ``config.json`` says, before its weights are fetched or read.
+
+    Raises:
+        InputError: Quantised weights, or a kind of model that can't be used.
+    """
+    quantised = config.get("quantization_config") or config.get("quantization")  # the latter: MLX
     if quantised:
         method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else "?"
+        method = "MLX" if "quantization_config" not in config else method
         raise InputError(
-            f"{name} has quantised weights ({method})", "use the model they were made from"
+            f"{name} has quantised weights ({method})",
+            "use the model they were made from, whose weights are fp32, bf16 or fp16",
         )
-    kinds = config.get("architectures") or []
-    if kinds and not any("CausalLM" in kind or "LMHead" in kind for kind in kinds):
-        raise InputError(
-            f"{name} is a {kinds[0]}, which does not write text",
-            "use a causal language model, as GPT-2, Llama or Qwen",
-        )
-    _check_weight_files(folder, name)
+    check_kind(config, name)
+
+
+def check_kind(config: dict[str, Any], name: str) -> None:
+    """Refuse models that don't write text from left to right by attention.
+
+    Args:
+        config: What ``config.json`` says.
+        name: What to call the model.
+
+    Raises:
+        InputError: It is of another kind.
+    """
+    family = str(config["model_type"])
+    kinds = [str(kind) for kind in config.get("architectures") or []]
+    kind = kinds[0] if kinds else family
+    layers = config.get("layer_types") or config.get("layers_block_type") or ()
+    why = None
+    if any(key in config for key in _SENSES):
+        why = "works with pictures or sound beside text"
+        advice = "use a text-only model of its family (ForCausalLM, not ForConditionalGeneration)"
+    elif config.get("is_encoder_decoder"):
+        why, advice = "is an encoder-decoder: it turns one text into another", _CAUSAL
+    elif family in _RECURRENT or any(part in str(x) for x in layers for part in _RECURRENT_LAYERS):
+        why, advice = "keeps a recurrent state, which can't be rewound or split", _CAUSAL
+    elif any(_LABELS.search(found) for found in kinds):
+        why, advice = "gives labels or vectors for texts and writes none", _CAUSAL
+    elif family not in _KNOWN:
+        from transformers.models.auto import configuration_auto, modeling_auto
+
+        masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        if family not in configuration_auto.CONFIG_MAPPING_NAMES:
+            from transformers import __version__
+
+            code = "auto_map" in config
+            why = (
+                "needs Python code from its own folder, which is never run"
+                if code
+                else f"is of the family {family}, which transformers {__version__} does not know"
+            )
+            advice = (
+                "use a model whose family transformers has itself"
+                if code
+                else "update transformers, or use another model"
+            )
+        elif not config.get("is_decoder") and (
+            any("MaskedLM" in found for found in kinds) or family in masked
+        ):
+            why, advice = "fills gaps in texts (a masked model) and does not write on", _CAUSAL
+        elif family not in causal or (kinds and not any(_WRITES.search(x) for x in kinds)):
+            why, advice = "does not write text", _CAUSAL
+    if why is not None:
+        raise InputError(f"{name} is a {kind}, which {why}", advice)
 
 
 def _hint(folder: Path, inner: list[str]) -> str:
@@ -187,40 +262,54 @@ def check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
         )
 
 
-def check_passes(model: Any, body: Callable[..., torch.Tensor], head: torch.nn.Linear) -> None:
+def packs_by_mask(
+    model: Any, body: Callable[..., torch.Tensor], logits_of: Callable[[torch.Tensor], torch.Tensor]
+) -> bool:
     """Try on six tokens what is taken for granted of every family of models.
 
-    The head after the body gives the model's logits (some families scale or bend them), and a
-    document that shares its row with another gets what it gets alone (models with a recurrent
-    state, for one, mix them).
+    What is taken for the head gives the model's logits, and a document that shares its row with
+    another gets what it gets alone: by a mask, or read in a row of its own.
 
     Args:
         model: The transformers model, without a PEFT wrapper.
         body: Its part before the head, giving hidden states.
-        head: Its output projection.
+        logits_of: Its head.
+
+    Returns:
+        Whether a mask keeps documents apart.
 
     Raises:
         InputError: One of the two does not hold.
     """
-    device, kind = head.weight.device, type(model).__name__
-    ids = torch.arange(1, 7, device=device)[None] % head.weight.shape[0]
-    segments = torch.tensor([[1, 1, 1, 2, 2, 2]], device=device)
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=device)
+    kind = type(model).__name__
+    check_kind(model.config.to_dict(), kind)
+    embedding = model.get_input_embeddings().weight
+    device = embedding.device
+    ids = torch.arange(1, 7, device=device)[None] % len(embedding)
+    segments = torch.tensor([[1, 1, 2, 2, 2, 2]], device=device)
+    positions = torch.tensor([[0, 1, 0, 1, 2, 3]], device=device)
     training = {module: module.training for module in model.modules()}
     model.eval()
+
+    def apart(packed: Callable[[], torch.Tensor]) -> bool:
+        try:
+            return _near(packed()[:, 2:], alone)
+        except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return False
+
     try:
         with torch.no_grad(), quiet():
-            alone = body(input_ids=ids[:, 3:], use_cache=False)
-            logits = model(input_ids=ids[:, 3:], use_cache=False).logits
-            kwargs = packed_inputs(segments, positions, model)
-            packed = body(input_ids=ids, **kwargs)[:, 3:]
-            apart, plain = _near(packed, alone), _near(head(alone), logits)
+            alone = body(input_ids=ids[:, 2:], use_cache=False)
+            logits = model(input_ids=ids[:, 2:], use_cache=False).logits
+            masked = apart(lambda: body(input_ids=ids, **packed_inputs(segments, positions, model)))
+            fit = masked or apart(lambda: by_document(body, ids, segments))
+            plain = _near(logits_of(alone), logits)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-        raise InputError(
-            f"{kind} can't be run over packed rows: {first_line(error)}", _FAMILIES
-        ) from error
+        raise InputError(f"{kind} can't be run: {first_line(error)}", FAMILIES) from error
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -228,10 +317,11 @@ def check_passes(model: Any, body: Callable[..., torch.Tensor], head: torch.nn.L
         raise InputError(
             f"{kind} computes no numbers (NaN): its weights are damaged", "load another model"
         )
-    if not apart:
-        raise InputError(f"{kind} can't keep documents that share a row apart", _FAMILIES)
+    if not fit:
+        raise InputError(f"{kind} can't keep documents that share a row apart", FAMILIES)
     if not plain:
-        raise InputError(f"{kind} does more after its body than one product", _FAMILIES)
+        raise InputError(f"{kind} does more after its body than one product", FAMILIES)
+    return masked
 
 
 def _near(first: torch.Tensor, second: torch.Tensor) -> bool:

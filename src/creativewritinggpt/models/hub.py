@@ -18,8 +18,8 @@ from pathlib import Path
 
 from .. import console
 from ..errors import InputError, RunError, UserError
-from ..files import disk_errors
-from .checks import first_line
+from ..files import disk_errors, read_json
+from .checks import check_config, first_line
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 # Exports for other runtimes, and a second copy of the weights that some models carry.
@@ -86,7 +86,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
 
 def _download(name: str, revision: str | None) -> Path:
     """Let the hub client fetch the model into its cache."""
-    from huggingface_hub import HfApi, errors, snapshot_download
+    from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 
     answered = False
     try:
@@ -94,7 +94,13 @@ def _download(name: str, revision: str | None) -> Path:
             # The fetch itself would wait for ever for a hub that takes the call and says nothing.
             info = HfApi().model_info(name, revision=revision, timeout=ANSWER_SECONDS)
             answered = True
-            _check_files(name, [file.rfilename for file in info.siblings or []])
+            files = [file.rfilename for file in info.siblings or []]
+            _check_files(name, files)
+            if "config.json" in files:
+                config = hf_hub_download(
+                    name, "config.json", revision=revision, etag_timeout=ANSWER_SECONDS
+                )
+                check_config(read_json(Path(config)), name)
             console.note(f"fetching {name} from the hub, once")
             return Path(
                 snapshot_download(

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from .. import console
 from ..config.fields import DEFAULT_MODEL, MachineSettings
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
@@ -33,6 +34,7 @@ from .starter import HUB_NAME, ensure_starter
 
 STARTER = "starter"
 _NO_LIMIT = int(1e30)  # what transformers itself writes for none
+_NO_POSITIONS = 2048  # Bloom's training length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,8 +418,18 @@ def _describe_model(
 
 
 def context_length(config: Any) -> int:
-    """The context length in tokens, as the model's config or that of its text part has it."""
-    return int(config.max_position_embeddings)
+    """The context length in tokens, as the model's config has it.
+
+    Models with ALiBi (Bloom) have no limit; they get the length that they were trained on.
+    """
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        found = getattr(config, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    console.note(
+        f"{config.model_type} gives no context length: {_NO_POSITIONS:,} tokens are read at most"
+    )
+    return _NO_POSITIONS
 
 
 def switch_dropouts_off(config: Any) -> None:

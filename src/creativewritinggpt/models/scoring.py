@@ -7,6 +7,7 @@ only at positions that have a target, a few hundred at a time.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,17 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import console
 from ..errors import InputError
-from .attention import packed_inputs
-from .checks import check_passes
+from .attention import by_document, packed_inputs
+from .checks import FAMILIES, packs_by_mask
 from .loaded_model import LoadedModel
 
 IGNORE = -100
 # Positions that go through the head at once: 100 MB of logits at 50,257 words in fp32.
 CHUNK = 512
 
-# Models that were tried once in this process and found fit.
-_TRIED: weakref.WeakSet[Any] = weakref.WeakSet()
+# Models that were tried once in this process and found fit: whether a mask keeps documents apart.
+_TRIED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 class Rows(Protocol):
@@ -42,37 +44,103 @@ class Rows(Protocol):
     def segment_ids(self) -> np.ndarray: ...  # noqa: D102
 
 
-def body_and_head(model: Any) -> tuple[Callable[..., Tensor], Tensor, Tensor | None]:
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The output head: logits of hidden states.
+
+        z = scale · (W h + b)        logits = cap · tanh(z / cap), or z without a cap
+
+    Attributes:
+        weight: W, ``[vocabulary, width]``.
+        bias: b, ``[vocabulary]``, or None.
+        scale: Granite and Cohere scale their logits.
+        cap: Gemma 2 bends its logits to stay within ± cap.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    def logits(self, states: Tensor, tokens: list[int] | None = None) -> Tensor:
+        """Logits of all tokens, or of some.
+
+        Args:
+            states: ``[…, width]``.
+            tokens: Ids.
+
+        Returns:
+            ``[…, vocabulary]``, or ``[…, tokens]``.
+        """
+        weight, bias = self.weight, self.bias
+        if tokens is not None:
+            weight, bias = weight[tokens], None if bias is None else bias[tokens]
+        return self.bend(F.linear(states, weight, bias))
+
+    def bend(self, products: Tensor) -> Tensor:
+        """``W h + b`` to logits."""
+        if self.scale != 1.0:
+            products = products * self.scale
+        return products if self.cap is None else torch.tanh(products / self.cap) * self.cap
+
+    def to(self, dtype: torch.dtype) -> Head:
+        """The same head with its weight in another format."""
+        return dataclasses.replace(self, weight=self.weight.to(dtype))
+
+
+class Body:
+    """A model without its head.
+
+    Args:
+        model: The transformers model, without a PEFT wrapper; adapters in it work or not, as they
+            are switched.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.inner = model.base_model
+
+    def __call__(self, **inputs: Any) -> Tensor:
+        """``input_ids=…`` and more to hidden states ``[rows, tokens, width]``."""
+        states: Tensor = self.inner(**inputs, return_dict=True).last_hidden_state
+        return states
+
+    def packed(self, ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Hidden states ``[rows, tokens, width]`` of packed rows (see ``attention``)."""
+        if _TRIED.get(self.model, True):
+            return self(input_ids=ids, **packed_inputs(segment_ids, position_ids, self.model))
+        return by_document(self, ids, segment_ids)
+
+
+def body_and_head(model: Any) -> tuple[Body, Head]:
     """A model in two parts, so that the head can be run where it is needed.
 
     Args:
         model: A causal language model of transformers, or a PEFT wrapper of it; an adapter in it
             works in the body, switched on or off as it is.
 
-    Returns:
-        The body (``input_ids=…`` and more to hidden states ``[rows, tokens, width]``), the head's
-        weight ``[vocabulary, width]`` and its bias ``[vocabulary]`` or None.
-
     Raises:
-        InputError: The model can't be used so: it does more after its body than one linear
-            product, or it can't keep packed documents apart (both are tried, once a model).
+        InputError: The model can't be used so: it does more after its body than a :class:`Head`
+            does, or it can't keep packed documents apart (both are tried, once a model).
     """
     bare = model.get_base_model() if hasattr(model, "peft_config") else model
-    inner, head = bare.base_model, bare.get_output_embeddings()
-    if inner is bare or not isinstance(head, torch.nn.Linear):
-        raise InputError(
-            f"{type(bare).__name__} has no linear output head of its own",
-            "models of the GPT-2, Llama and Qwen families work",
-        )
-
-    def body(**inputs: Any) -> Tensor:
-        states: Tensor = inner(**inputs, return_dict=True).last_hidden_state
-        return states
-
+    module = bare.get_output_embeddings()
+    if bare.base_model is bare or not isinstance(module, torch.nn.Linear):
+        raise InputError(f"{type(bare).__name__} has no linear output head of its own", FAMILIES)
+    settings = bare.config.get_text_config()
+    scale = getattr(settings, "logit_scale", None) or getattr(settings, "lm_head_multiplier", None)
+    divisor = getattr(settings, "logits_scaling", None)
+    cap = getattr(settings, "final_logit_softcapping", None)
+    factor = 1 / divisor if divisor else scale if isinstance(scale, float | int) else 1.0
+    body, head = Body(bare), Head(module.weight, module.bias, float(factor), cap or None)
     if bare not in _TRIED:
-        check_passes(bare, body, head)
-        _TRIED.add(bare)
-    return body, head.weight, head.bias
+        _TRIED[bare] = packs_by_mask(bare, body, head.logits)
+        if not _TRIED[bare]:
+            console.note(
+                f"{type(bare).__name__} takes no mask between documents: each is read in a row of "
+                "its own"
+            )
+    return body, head
 
 
 def token_nll(
@@ -94,9 +162,9 @@ def token_nll(
     Returns:
         ``[rows, tokens]`` float64, in nats; 0 where there is no target.
     """
-    body, weight, bias = body_and_head(model.model)
+    body, head = body_and_head(model.model)
     if model.device.precision == "bf16":
-        weight = weight.to(torch.bfloat16)  # once, where autocast would for every chunk
+        head = head.to(torch.bfloat16)  # once, where autocast would for every chunk
     device = model.device.torch_device
     result = np.zeros(rows.targets.shape, dtype=np.float64)
     for start in range(0, len(result), batch_size):
@@ -107,31 +175,22 @@ def token_nll(
         )
         # Not inference_mode: what a model keeps from a pass would be useless for training later.
         with torch.no_grad(), model.device.autocast():
-            kwargs = packed_inputs(segments, positions, model.model)
-            states = body(input_ids=inputs, **kwargs)
+            states = body.packed(inputs, segments, positions)
             has_target = targets != IGNORE
-            nll = head_nll(states[has_target], targets[has_target], weight, bias)
+            nll = head_nll(states[has_target], targets[has_target], head)
         result[part][has_target.cpu().numpy()] = nll.cpu().numpy()
         if progress is not None:
             progress(min(start + batch_size, len(result)))
     return result
 
 
-def head_nll(
-    states: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    chunk: int = CHUNK,
-) -> Tensor:
+def head_nll(states: Tensor, targets: Tensor, head: Head, *, chunk: int = CHUNK) -> Tensor:
     """The negative log-probabilities of ``targets`` given hidden states, in fp32, in chunks.
 
     Args:
         states: ``[positions, width]``.
         targets: ``[positions]`` token ids.
-        weight: ``[vocabulary, width]``.
-        bias: ``[vocabulary]`` or None.
+        head: The output head.
         chunk: Positions that go through the head at once.
 
     Returns:
@@ -139,6 +198,5 @@ def head_nll(
     """
     parts = []
     for part, wanted in zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True):
-        logits = F.linear(part, weight, bias).float()
-        parts.append(F.cross_entropy(logits, wanted, reduction="none"))
+        parts.append(F.cross_entropy(head.logits(part).float(), wanted, reduction="none"))
     return torch.cat(parts) if parts else states.new_zeros(0, dtype=torch.float32)

@@ -27,13 +27,9 @@ from torch import Tensor
 from .. import console, devices
 from ..data.rows.packing import IGNORE, PackedRows, Rows
 from ..errors import RunError
-from ..models.attention import packed_inputs
 from ..models.loaded_model import LoadedModel
-from ..models.scoring import body_and_head
+from ..models.scoring import Head, body_and_head
 from .fast.attention import end_to_end
-
-Head = Callable[[Tensor], Tensor]
-"""Logits of hidden states, [C, d] to float32 [C, V]; the caller may modify the result."""
 
 CHUNK = 512
 """Positions per chunk: 100 MB of float32 logits for a vocabulary of 50,000."""
@@ -54,16 +50,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        scale: float,
+        cap: float | None,
         targets: Tensor,
         chunk: int,
-        head_forward: Head | None,
+        head_forward: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         device = hidden.device.type
         dtype = (
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         )
         with torch.autocast(device, enabled=False):
-            head = weight.to(dtype)
+            product = weight.to(dtype)
             hidden_gradient = torch.empty_like(hidden)
             wants_weight, wants_bias = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
             weight_gradient = torch.zeros_like(weight) if wants_weight else None
@@ -78,14 +76,25 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if head_forward is not None:
                     logits = head_forward(hidden[start : start + chunk])
                 else:
-                    logits = torch.mm(part, head.T, out=place[: len(part)])  # [C, V]
+                    logits = torch.mm(part, product.T, out=place[: len(part)])  # [C, V]
                 if bias is not None:
                     logits.add_(bias.to(logits.dtype))
+                if scale != 1.0:
+                    logits.mul_(scale)
+                slope = None  # of the logits before they are bent
+                if cap is not None:
+                    logits.div_(cap).tanh_()
+                    slope = 1 - logits.float().square()
+                    logits.mul_(cap)
                 gradient = _log_softmax(logits)
                 total -= gradient.gather(1, wanted).sum()
                 gradient.exp_().scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+                if slope is not None:
+                    gradient.mul_(slope)
+                if scale != 1.0:
+                    gradient.mul_(scale)
                 gradient = gradient.to(dtype)
-                hidden_gradient[start : start + chunk] = gradient @ head
+                hidden_gradient[start : start + chunk] = gradient @ product
                 if weight_gradient is not None:
                     weight_gradient += (gradient.T @ part).to(weight.dtype)
                 if bias_gradient is not None:
@@ -100,16 +109,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if gradient is None else gradient * scale.to(gradient.dtype)
             for gradient in ctx.gradients
         )
-        return hidden, weight, bias, None, None, None
+        return hidden, weight, bias, None, None, None, None, None
 
 
 def chunked_cross_entropy(
     hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    head: Head,
     targets: Tensor,
     chunk: int = CHUNK,
-    head_forward: Head | None = None,
+    head_forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Sum of negative log-probabilities, with its gradient computed in the forward pass.
 
@@ -117,17 +125,17 @@ def chunked_cross_entropy(
 
     Args:
         hidden: Hidden states after the last norm, [N, d].
-        weight: The head, [V, d]; gets a gradient only where it requires one.
-        bias: The head's bias, [V], or None.
+        head: The head; its weight, [V, d], gets a gradient only where it requires one.
         targets: Token ids, [N].
         chunk: Positions per chunk.
-        head_forward: Computes the logits instead of ``weight``; the gradient still uses ``weight``.
+        head_forward: Computes the head's product, [C, d] to float32 [C, V], which is then modified;
+            the gradient still uses the weight.
 
     Returns:
         The sum in nats (scalar, float32).
     """
     result: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, chunk, head_forward
+        hidden, head.weight, head.bias, head.scale, head.cap, targets, chunk, head_forward
     )
     return result
 
@@ -139,23 +147,23 @@ def summed_loss(model: LoadedModel, batch: PackedRows) -> Tensor:
         model: The model.
         batch: Packed rows, [rows, tokens].
     """
-    body, weight, bias = body_and_head(model.model)
+    body, head = body_and_head(model.model)
     if model.fast_body is not None:
         documents = end_to_end(batch)
         hidden, targets = model.fast_body(documents), documents.targets
         chosen = targets != IGNORE
         with model.device.autocast():
             return chunked_cross_entropy(
-                hidden[chosen], weight, bias, targets[chosen], head_forward=model.fast_body.head
+                hidden[chosen], head, targets[chosen], head_forward=model.fast_body.head
             )
     ids, targets, positions, segments = (
         torch.from_numpy(array).to(model.device.torch_device)
         for array in (batch.input_ids, batch.targets, batch.position_ids, batch.segment_ids)
     )
     with model.device.autocast():
-        hidden = body(input_ids=ids, **packed_inputs(segments, positions, model.model))
+        hidden = body.packed(ids, segments, positions)
         chosen = targets != IGNORE
-        return chunked_cross_entropy(hidden[chosen], weight, bias, targets[chosen])
+        return chunked_cross_entropy(hidden[chosen], head, targets[chosen])
 
 
 T = TypeVar("T")

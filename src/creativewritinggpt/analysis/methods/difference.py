@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...console import CountCallback
 from ...generation.text import vocabulary
@@ -230,7 +229,7 @@ def compare(
     """
     if not model.has_adapter:
         return None
-    body, weight, bias = body_and_head(model.model)
+    body, head = body_and_head(model.model)
     ids = torch.tensor([subject.ids], device=model.device.torch_device)
     with torch.no_grad():
         tuned = body(input_ids=ids, use_cache=False)[0]  # [tokens, width]
@@ -240,7 +239,7 @@ def compare(
     for start in range(0, len(tuned), POSITIONS_AT_ONCE):
         part = slice(start, start + POSITIONS_AT_ONCE)
         with torch.no_grad():
-            logs = [F.linear(s[part], weight, bias).float().log_softmax(-1) for s in (tuned, base)]
+            logs = [head.logits(s[part]).float().log_softmax(-1) for s in (tuned, base)]
         comparison.add(start, *logs)
         if progress is not None:
             progress(min(start + POSITIONS_AT_ONCE, len(tuned)), len(tuned))

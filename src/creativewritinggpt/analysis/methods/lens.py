@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...errors import InputError
 from ...generation.text import vocabulary
-from ...models.scoring import CHUNK, body_and_head
+from ...models.scoring import CHUNK, Head, body_and_head
 from ..registry import Analysis, Method
 from ..subject import Subject
 
@@ -97,7 +96,7 @@ def logit_lens(model: LoadedModel, subject: Subject, top: int = 5) -> Lens:
     Raises:
         InputError: The model does not show its hidden states.
     """
-    _, weight, bias = body_and_head(model.model)
+    _, head = body_and_head(model.model)
     ids = torch.tensor([subject.ids], device=model.device.torch_device)
     with torch.no_grad():
         states, norm = _states_and_norm(model.bare, ids)
@@ -108,18 +107,16 @@ def logit_lens(model: LoadedModel, subject: Subject, top: int = 5) -> Lens:
             here = layer[0, places]
             here = here if index == len(states) - 1 else norm(here)
             parts = [
-                _read(*part, weight, bias, top)
+                _read(*part, head, top)
                 for part in zip(torch.split(here, CHUNK), torch.split(wanted, CHUNK), strict=True)
             ]
             layers.append([np.concatenate(column) for column in zip(*parts, strict=True)])
     return Lens(*(np.stack(column) for column in zip(*layers, strict=True)))
 
 
-def _read(
-    states: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor | None, top: int
-) -> tuple[np.ndarray, ...]:
+def _read(states: Tensor, wanted: Tensor, head: Head, top: int) -> tuple[np.ndarray, ...]:
     """Log-probability and rank of the wanted tokens, entropy, the likeliest and how likely."""
-    logs = F.linear(states, weight, bias).float().log_softmax(-1)  # [targets, vocabulary]
+    logs = head.logits(states).float().log_softmax(-1)  # [targets, vocabulary]
     own = logs.gather(1, wanted[:, None])
     rank = (logs > own).sum(1) + 1
     entropy = -(logs.exp() * logs).nan_to_num(0.0).sum(1)

@@ -38,7 +38,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ...console import CountCallback
 from ...errors import InputError
@@ -353,7 +352,7 @@ def _from_model(
     """What the model expects at each position, by the same numbers for all."""
     if min(positions, default=1) < 1:
         raise InputError("nothing is expected in place of the first token", "leave position 0 out")
-    body, weight, bias = body_and_head(model.model)
+    body, head = body_and_head(model.model)
     device = model.device.torch_device
     result = np.empty((len(positions), len(numbers)), dtype=np.int64)
     if not len(positions):
@@ -363,7 +362,7 @@ def _from_model(
         states = body(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)[0]
         for start in range(0, len(positions), _CHUNK):
             some = list(positions[start : start + _CHUNK])
-            logits = F.linear(states[[position - 1 for position in some]], weight, bias)
+            logits = head.logits(states[[position - 1 for position in some]])
             expected = torch.softmax(logits.float(), -1).cpu().numpy().astype(np.float64)
             expected[:, marks] = 0.0
             for row, position in enumerate(some):
