@@ -34,7 +34,8 @@ _RECURRENT = {
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "recurrent", "conv", "lightning")
 # Families with a forward pass of ours: no need to import transformers to know them.
 _KNOWN = {"gpt2", "llama", "qwen2", "qwen3"}
-_WRITES = re.compile("CausalLM|LMHead|ForConditionalGeneration")
+_WRITES = re.compile("CausalLM|LMHead")
+_MASKED = "fills gaps in texts (a masked model) and does not write on"
 _LABELS = re.compile("Classification|QuestionAnswering|MultipleChoice|RewardModel|Embedding")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
@@ -108,43 +109,43 @@ def check_kind(config: dict[str, Any], name: str) -> None:
     kinds = [str(kind) for kind in config.get("architectures") or []]
     kind = kinds[0] if kinds else family
     layers = config.get("layer_types") or config.get("layers_block_type") or ()
-    why = None
+    why, advice = None, _CAUSAL
     if any(key in config for key in _SENSES):
         why = "works with pictures or sound beside text"
         advice = "use a text-only model of its family (ForCausalLM, not ForConditionalGeneration)"
     elif config.get("is_encoder_decoder"):
-        why, advice = "is an encoder-decoder: it turns one text into another", _CAUSAL
+        why = "is an encoder-decoder: it turns one text into another"
     elif family in _RECURRENT or any(part in str(x) for x in layers for part in _RECURRENT_LAYERS):
-        why, advice = "keeps a recurrent state, which can't be rewound or split", _CAUSAL
+        why = "keeps a recurrent state, which can't be rewound or split"
     elif any(_LABELS.search(found) for found in kinds):
-        why, advice = "gives labels or vectors for texts and writes none", _CAUSAL
+        why = "gives labels or vectors for texts and writes none"
+    elif not config.get("is_decoder") and any("MaskedLM" in found for found in kinds):
+        why = _MASKED
     elif family not in _KNOWN:
-        from transformers.models.auto import configuration_auto, modeling_auto
-
-        masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        if family not in configuration_auto.CONFIG_MAPPING_NAMES:
-            from transformers import __version__
-
-            code = "auto_map" in config
-            why = (
-                "needs Python code from its own folder, which is never run"
-                if code
-                else f"is of the family {family}, which transformers {__version__} does not know"
-            )
-            advice = (
-                "use a model whose family transformers has itself"
-                if code
-                else "update transformers, or use another model"
-            )
-        elif not config.get("is_decoder") and (
-            any("MaskedLM" in found for found in kinds) or family in masked
-        ):
-            why, advice = "fills gaps in texts (a masked model) and does not write on", _CAUSAL
-        elif family not in causal or (kinds and not any(_WRITES.search(x) for x in kinds)):
-            why, advice = "does not write text", _CAUSAL
+        why, advice = _by_family(family, config)
+    if why is None and kinds and not any(_WRITES.search(found) for found in kinds):
+        why = "does not write text"
     if why is not None:
         raise InputError(f"{name} is a {kind}, which {why}", advice)
+
+
+def _by_family(family: str, config: dict[str, Any]) -> tuple[str | None, str]:
+    """What transformers' tables have against a family of models, and the way out."""
+    from transformers import __version__
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    if family not in configuration_auto.CONFIG_MAPPING_NAMES:
+        if "auto_map" in config:
+            why = "needs Python code from its own folder, which is never run"
+            return why, "use a model whose family transformers has itself"
+        why = f"is of a family that transformers {__version__} does not know ({family})"
+        return why, "update transformers, or use another model"
+    masked = family in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and not config.get("is_decoder"):
+        return _MASKED, _CAUSAL
+    if family not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "does not write text", _CAUSAL
+    return None, _CAUSAL
 
 
 def _hint(folder: Path, inner: list[str]) -> str:
