@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from creativewritinggpt.data.readers import ENDINGS
-from creativewritinggpt.data.readers.tables import PROMPT, TEXT
+from creativewritinggpt.data.readers.columns import PROMPT, TEXT
 from creativewritinggpt.data.sources import named_sources
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"

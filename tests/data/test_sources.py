@@ -408,7 +408,7 @@ FABLES = '''
 """Fables: a moral and its tale, a line each."""
 
 from creativewritinggpt.data.document import Document
-from creativewritinggpt.data.readers import row_group
+from creativewritinggpt.data.readers.tables import row_group
 from creativewritinggpt.data.sources import HubSet, NamedSource, RowForm, per_row
 from creativewritinggpt.data.text import clean, clean_line
 

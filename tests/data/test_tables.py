@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.data.document import Reading, SourceReport
-from creativewritinggpt.data.readers.tables import Columns, Row, find_columns, open_table
+from creativewritinggpt.data.readers.columns import Columns, Row, find_columns
+from creativewritinggpt.data.readers.tables import open_table
 from creativewritinggpt.errors import InputError
 
 

@@ -16,9 +16,9 @@ from ...files import file_sha256
 from .. import text as encoding
 from ..document import Document, Reading
 from ..text import clean, clean_line
-from .books import Book, read_book, separate, strip_emphasis
+from .books import Book, read_book, separate
 from .manuscripts import read_manuscript, read_markdown
-from .tables import FORMATS, Columns, Row, Table
+from .tables import FORMATS
 
 PARTNER = ".wp_target"
 """The ending of the file that goes with a ``.wp_source``."""
@@ -140,38 +140,3 @@ def book_documents(path: Path, domain: str, label: str, reading: Reading) -> Ite
     reading.report.add_form(described)
     reading.file.form = described
     reading.advance(path.stat().st_size)
-
-
-def _value(row: Row, column: str | None) -> str:
-    """What a cell holds, as text; a list of texts as paragraphs."""
-    value = row.get(column) if column else None
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return "\n\n".join(part for part in value if isinstance(part, str))
-    return value if isinstance(value, str) else str(value)
-
-
-def row_documents(
-    table: Table, columns: Columns, domain: str, label: str, reading: Reading
-) -> Iterator[Document]:
-    """The rows of a table whose columns are known by name.
-
-    Rows of the same prompt are one group, or else of the same title, or else each row.
-    """
-    reading.report.add_form(f"{table.format.kind}, {columns.describe()}")
-    for number, row in table.rows(reading):
-        text = strip_emphasis(clean(_value(row, columns.text)))
-        if not text:
-            reading.report.drop("rows without text")
-            continue
-        prompt = clean(_value(row, columns.prompt)) or None
-        title = clean_line(_value(row, columns.title)) or None
-        yield Document(domain, row_group(label, number, prompt or title), text, prompt, title)
-
-
-def row_group(label: str, number: int, common: str | None) -> str:
-    """The group of a row: what it has in common with others (the same in every file), or itself."""
-    if common is None:
-        return f"{label}:{number}"
-    return f"prompt:{' '.join(common.casefold().split())}"

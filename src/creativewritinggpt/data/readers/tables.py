@@ -1,16 +1,12 @@
-"""Tables: JSON lines, JSON, CSV, TSV and parquet read row by row, and which columns hold what.
+"""Tables: JSON lines, JSON, CSV, TSV and parquet read row by row into documents.
 
 A row that can't be read stops the work with its line number, unless bad rows are to be left out;
-then each is counted. A broken quote in a CSV would swallow all lines up to the next quote: such a
-row is taken back, only its first line counts as bad, and reading goes on with the next.
-
-Columns of prompt and text are told by well-known names. Where several could be meant, or none, the
-user is asked; what was chosen is said.
+then each is counted. What a file was taken for, and the columns that hold what, is said.
 """
 
 from __future__ import annotations
 
-import csv
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -20,18 +16,21 @@ from typing import Any
 
 from ...errors import InputError
 from .. import text as encoding
-from ..document import CHUNK_ROWS, RawRow, Reading, SourceReport
-
-Row = dict[str, Any]
+from ..document import CHUNK_ROWS, Document, RawRow, Reading, SourceReport
+from ..text import clean, clean_line
+from .books import strip_emphasis
+from .chats import Message, compose, message_of, messages_of, template_messages
+from .columns import SPLITS, Columns, Row, cell, cell_text, count_text, kind_of, leaves
+from .delimited import delimited_rows, find_dialect
+from .json_layouts import find_rows, parse, row_of
 
 _PEEK = 50
-# A quoted field longer than this is a quote that was never closed.
-_LONGEST_ROW = 64_000_000
+_TALK_JOINT = "\n\n"
 
 
 @dataclass(frozen=True)
 class TableFormat:
-    """A file format with rows.
+    """How the rows of a file are read.
 
     Attributes:
         kind: Name for the user.
@@ -69,13 +68,17 @@ def _rows(path: Path, form: TableFormat, reading: Reading) -> Iterator[tuple[int
             yield number, row
 
 
-def open_table(path: Path) -> Table:
-    """Look at the columns and the first rows of a file.
+def open_table(path: Path, asked: Sequence[str] = ()) -> Table:
+    """Look at the layout, the columns and the first rows of a file.
+
+    Args:
+        path: The file.
+        asked: Columns that the user named, which tell a header and one list from others.
 
     Raises:
         InputError: It has no rows that can be read.
     """
-    form = FORMATS[path.suffix.lower()]
+    form = FORMATS[path.suffix.lower()](path, asked)
     # Bad rows among the first are met again, and reported, when the file is read.
     peek = Reading(SourceReport(path.stem), skip_bad_rows=True)
     head = [row for _, row in itertools.islice(_rows(path, form, peek), _PEEK)]
@@ -85,123 +88,102 @@ def open_table(path: Path) -> Table:
             f"{path} has no row that can be read" if bad else f"{path} is empty: it has no rows",
             peek.report.notes[0] if bad else "give a file with rows",
         )
-    return Table(path, form, list(dict.fromkeys(itertools.chain.from_iterable(head))), head)
+    columns = dict.fromkeys(name for row in head for name, _ in leaves(row))
+    return Table(path, form, list(columns), head)
 
 
-def _json_lines(path: Path, reading: Reading) -> Iterator[RawRow]:
+def _delimited(path: Path, asked: Sequence[str]) -> TableFormat:
+    dialect = find_dialect(path, asked)
+    kind = "TSV" if path.suffix.lower() == ".tsv" else "CSV"
+    return TableFormat(dialect.describe(kind), functools.partial(delimited_rows, dialect))
+
+
+def _json_lines(path: Path, asked: Sequence[str]) -> TableFormat:
+    """JSON lines, or JSON as a whole under their name."""
+    lines = (line for line in encoding.lines(path, lambda _: None) if line.strip())
+    first, second = next(lines, ""), next(lines, "")
+    try:
+        value = json.loads(first)
+        whole = not second and isinstance(value, (list, dict)) and _is_container(value)
+    except (ValueError, RecursionError):
+        whole = _parses(path)
+    return _json(path, asked) if whole else _LINES
+
+
+def _is_container(value: Any) -> bool:
+    """Whether a single line is a file of rows rather than a row."""
+    if isinstance(value, list):
+        return messages_of(value) is None
+    return messages_of(value) is None and all(isinstance(v, (list, dict)) for v in value.values())
+
+
+def _parses(path: Path) -> bool:
+    """Whether a file is JSON as a whole, of several values perhaps."""
+    try:
+        value = parse(encoding.decode(path.read_bytes(), path, lambda _: None), path)
+    except InputError:
+        return False
+    return isinstance(value, (list, dict))
+
+
+def _raw_lines(path: Path, reading: Reading) -> Iterator[RawRow]:
     for number, line in enumerate(encoding.lines(path, reading.report.note, reading.advance), 1):
         if reading.is_mine(number) and line.strip():
             yield number, line
 
 
-def _parse_json(path: Path, raw: RawRow, reading: Reading) -> Row | None:
+def _parse_line(path: Path, raw: RawRow, reading: Reading) -> Row | None:
     number, line = raw
+    what = "not a JSON object"
     try:
         value = json.loads(line)
-    except ValueError as error:
-        what = str(error)
-        if isinstance(error, json.JSONDecodeError):
-            what = f"{error.msg.removesuffix(' at')} at character {error.colno}"
-        reading.bad_row(path, number, f"not valid JSON ({what})")
-        return None
-    if isinstance(value, str):
-        return {"text": value}
-    if not isinstance(value, dict):
-        reading.bad_row(path, number, "not a JSON object")
-        return None
-    return value
-
-
-def _json(path: Path, reading: Reading) -> Iterator[RawRow]:
-    text = encoding.decode(path.read_bytes(), path, reading.report.note)
-    try:
-        value = json.loads(text)
     except json.JSONDecodeError as error:
-        # Many files of JSON lines are called .json.
-        if error.msg == "Extra data":
-            yield from _rows(path, FORMATS[".jsonl"], reading)
-            return
-        raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
-    if isinstance(value, dict):
-        value = next((part for part in value.values() if isinstance(part, list)), [value])
-    if not isinstance(value, list):
-        raise InputError(f"{path} holds no list of rows", "give a list of objects, or JSON lines")
-    for number, row in enumerate(value, 1):
-        if isinstance(row, str):
-            row = {"text": row}
-        if isinstance(row, dict):
-            yield number, row
-        else:
-            reading.bad_row(path, number, "not a JSON object", unit="row")
+        what = f"not valid JSON ({error.msg.removesuffix(' at')} at character {error.colno})"
+    except (ValueError, RecursionError):
+        what = "not valid JSON (nested too deeply, or a number that is too long)"
+    else:
+        row = row_of(value) if isinstance(value, (str, dict, list)) else {"text": value}
+        if not isinstance(value, list) or "messages" in row or isinstance(value[0], dict):
+            return row
+    reading.bad_row(path, number, what)
+    reading.file.leave_out("bad rows", line)
+    return None
 
 
-class _Lines(Iterator[str]):
-    """Lines that can be put back."""
-
-    def __init__(self, source: Iterator[str]) -> None:
-        self._source = source
-        self._back: list[str] = []
-        self.number = 0
-
-    def __next__(self) -> str:
-        line = self._back.pop() if self._back else next(self._source)
-        self.number += 1
-        return line
-
-    def put_back(self, lines: list[str]) -> None:
-        self._back.extend(reversed(lines))
-        self.number -= len(lines)
+_LINES = TableFormat("JSON lines", _raw_lines, _parse_line, divisible=True)
 
 
-def _record(lines: _Lines, delimiter: str) -> tuple[list[str], list[str] | None, str]:
-    """The lines of the next record, its fields or None, and what is wrong with it."""
-    taken: list[str] = []
-    size = 0
-
-    def feed() -> Iterator[str]:
-        nonlocal size
-        for line in lines:
-            taken.append(line)
-            size += len(line)
-            yield line
-            if size > _LONGEST_ROW:
-                return
-
+def _json(path: Path, asked: Sequence[str]) -> TableFormat:
+    text = encoding.decode(path.read_bytes(), path, lambda _: None)
+    column = asked[0] if asked else None
     try:
-        return taken, next(csv.reader(feed(), delimiter=delimiter, strict=True), None), ""
-    except csv.Error as error:
-        unclosed = "unexpected end" in str(error)
-        return taken, None, "a quote is never closed" if unclosed else f"broken quotes ({error})"
+        value = parse(text, path)
+    except InputError:
+        lines = text.splitlines()
+        if sum(line[:1] == "{" and line.rstrip()[-1:] == "}" for line in lines) * 2 <= len(lines):
+            raise
+        return _LINES  # called .json, with rows that are broken
+    if _are_lines(text, value):
+        return _LINES
+    _, described, _ = find_rows(value, path, column)
+    return TableFormat(f"JSON{described}", functools.partial(_json_rows, column))
 
 
-def _delimited(path: Path, reading: Reading) -> Iterator[RawRow]:
-    csv.field_size_limit(2**31 - 1)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = _Lines(encoding.lines(path, reading.report.note, reading.advance))
-    taken, header, what = _record(lines, delimiter)
-    if not taken:
-        return
-    if header is None or not any(name.strip() for name in header):
-        raise InputError(f"{path}, line 1: no names of columns ({what or 'the line is empty'})")
-    if len(header) == 1 and ";" in header[0] and delimiter == ",":
-        # What spreadsheets in many countries write.
-        lines.put_back(taken)
-        delimiter = ";"
-        _, header, what = _record(lines, delimiter)
-    names = [name.strip() for name in header or []]
-    while True:
-        start = lines.number + 1
-        taken, fields, what = _record(lines, delimiter)
-        if not taken:
-            return
-        if fields is not None and len(fields) != len(names) and fields:
-            what = f"{len(fields)} fields where the header has {len(names)}"
-            fields = None
-        if fields is None:
-            lines.put_back(taken[1:])
-            reading.bad_row(path, start, what)
-        elif fields:
-            yield start, dict(zip(names, fields, strict=True))
+def _are_lines(text: str, value: Any) -> bool:
+    """Whether a text of several values has one on each line, as JSON lines have."""
+    if text[:1] != "{" or not isinstance(value, list):
+        return False
+    return len(value) == sum(bool(line.strip()) for line in text.split("\n"))
+
+
+def _json_rows(asked: str | None, path: Path, reading: Reading) -> Iterator[RawRow]:
+    value = parse(encoding.decode(path.read_bytes(), path, reading.report.note), path)
+    rows, described, outside = find_rows(value, path, asked)
+    if outside:
+        reading.file.characters += outside
+        reading.file.left_out[f"what stands beside the rows{described}"] += outside
+    yield from enumerate(rows, 1)
+    reading.advance(path.stat().st_size)
 
 
 def _parquet(path: Path, reading: Reading) -> Iterator[RawRow]:
@@ -234,80 +216,132 @@ def _parquet(path: Path, reading: Reading) -> Iterator[RawRow]:
         ) from error
 
 
-_JSON_LINES = TableFormat("JSON lines", _json_lines, _parse_json, divisible=True)
-FORMATS = {
-    ".jsonl": _JSON_LINES,
-    ".ndjson": _JSON_LINES,
-    ".json": TableFormat("JSON", _json),
-    ".csv": TableFormat("CSV", _delimited),
-    ".tsv": TableFormat("TSV", _delimited),
-    ".parquet": TableFormat("parquet", _parquet, divisible=True),
+FORMATS: dict[str, Callable[[Path, Sequence[str]], TableFormat]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _delimited,
+    ".tsv": _delimited,
+    ".parquet": lambda path, asked: TableFormat("parquet", _parquet, divisible=True),
 }
-"""The formats by the ending of a file's name."""
-
-TEXT = (
-    "text", "story", "content", "body", "completion", "response", "output", "continuation",
-    "chapter", "article", "document", "passage", "essay", "poem", "target",
-)  # fmt: skip
-PROMPT = ("prompt", "instruction", "premise", "writing_prompt", "question", "source_text")
-TITLE = ("title", "storytitle", "name", "headline", "heading")
+"""What tells the format of a file, by the ending of its name."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns that hold what a document is made of."""
+def row_documents(
+    table: Table, columns: Columns, domain: str, label: str, reading: Reading
+) -> Iterator[Document]:
+    """The rows of a table whose columns are known by name.
 
-    text: str
-    prompt: str | None = None
-    title: str | None = None
-
-    def describe(self) -> str:
-        """For the user: ``prompt from 'prompt', text from 'story'``."""
-        prompt = f"prompt from '{self.prompt}', " if self.prompt else ""
-        return f"{prompt}text from '{self.text}'"
-
-
-def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    def plain(name: str) -> str:
-        return name.strip().casefold().replace(" ", "_").replace("-", "_")
-
-    return [column for column in columns if plain(column) in names]
-
-
-def find_columns(
-    path: Path,
-    columns: Sequence[str],
-    prompt_column: str | None = None,
-    text_column: str | None = None,
-) -> Columns:
-    """The columns of prompt, text and title, of all ``columns`` that could hold text.
-
-    Raises:
-        InputError: It can't be told; the message lists the columns and names the flags.
+    Rows of the same prompt are one group, or else of the same title, or else each row. The messages
+    of a talk are one document.
     """
-    listed = f"its columns: {', '.join(columns)}"
-    for asked, flag in ((prompt_column, "--prompt-column"), (text_column, "--text-column")):
-        if asked and asked not in columns:
-            raise InputError(f"{path} has no column '{asked}' ({flag})", listed)
-    prompt, text = prompt_column or None, text_column or None
+    reading.file.form = f"{table.format.kind}, {columns.describe()}"
+    reading.report.add_form(reading.file.form)
+    if columns.aside:
+        said = ", ".join(f"'{name}' ({share:.0%})" for name, share in columns.aside)
+        reading.report.note(f"columns left aside, and their share of the characters: {said}")
+    made = _talks if columns.talk is not None else _texts
+    yield from made(table, columns, domain, label, reading)
+
+
+def _count(row: Row, columns: Columns, reading: Reading) -> None:
+    """Count a row's characters, and those of columns that aren't used as left out."""
+    used = columns.used()
+    for name, value in leaves(row):
+        count = count_text(value)
+        reading.file.characters += count
+        if count and name not in used and not any(name.startswith(f"{u}.") for u in used):
+            reading.file.left_out[f"column '{name}'"] += count
+
+
+def _texts(
+    table: Table, columns: Columns, domain: str, label: str, reading: Reading
+) -> Iterator[Document]:
+    for number, row in table.rows(reading):
+        _count(row, columns, reading)
+        value = cell(row, columns.text)
+        prompts = [cell_text(cell(row, name)) for name in (columns.prompt, columns.context)]
+        prompt = "\n\n".join(part for text in prompts if text and (part := clean(text)))
+        messages = messages_of(value)
+        text = cell_text(value) if messages is None else ""
+        if text and messages is None:
+            messages = template_messages(text)
+        if messages is not None:
+            talk = compose(messages)
+            reading.file.left_out += talk.left_out
+            text = talk.text
+            prompt = "\n\n".join(filter(None, (prompt, talk.prompt)))
+            reason = "talks without a reply"
+        elif text is None:
+            reason = f"rows whose '{columns.text}' is {kind_of(value)}"
+            reading.file.left_out[reason] += count_text(value)
+        else:
+            text, reason = strip_emphasis(clean(text)), "rows without text"
+        if not text:
+            reading.report.drop(reason)
+            reading.file.leave_out(reason, prompt)
+            continue
+        title = clean_line(cell_text(cell(row, columns.title)) or "") or None
+        group = row_group(label, number, prompt or title)
+        yield Document(domain, group, text, prompt or None, title, _split(row, columns))
+
+
+def _split(row: Row, columns: Columns) -> str | None:
+    value = cell(row, columns.split)
+    return SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _talks(
+    table: Table, columns: Columns, domain: str, label: str, reading: Reading
+) -> Iterator[Document]:
+    """Rows that are messages, or what was said and replied, as one document for each talk."""
+    talks: dict[str, list[Message]] = {}
+    splits: dict[str, str | None] = {}
+    count = 0
+    for _, row in table.rows(reading):
+        _count(row, columns, reading)
+        messages = list(_messages(row, columns, reading))
+        if columns.talk:
+            name = str(cell(row, columns.talk))
+        else:  # a system message begins another talk
+            begins = bool(talks) and any(m.role == "system" and m.text for m in messages)
+            count += begins and columns.speaker != "name"
+            name = str(count)
+        talks.setdefault(name, []).extend(messages)
+        splits.setdefault(name, _split(row, columns))
+    for name, messages in talks.items():
+        talk = compose(messages)
+        reading.file.left_out += talk.left_out
+        if talk.text:
+            group = f"{label}:{name}"
+            yield Document(domain, group, talk.text, talk.prompt or None, split=splits[name])
+        else:
+            reading.report.drop("talks without a reply")
+
+
+def _messages(row: Row, columns: Columns, reading: Reading) -> Iterator[Message]:
+    """The messages of a row."""
+    value = cell(row, columns.text)
+    text = cell_text(value)
+    if columns.prompt and (prompt := cell_text(cell(row, columns.prompt))):
+        yield Message("user", prompt)
     if text is None:
-        found = [column for column in _named(columns, TEXT) if column != prompt]
-        if not found and len(columns) == 1:
-            found = [column for column in columns if column != prompt]
-        if len(found) != 1:
-            which = " or ".join(found) or "none of its columns, as far as their names tell"
-            raise InputError(
-                f"{path} could hold the text in {which}; {listed}",
-                "name the column with --text-column (and --prompt-column, if there are prompts)",
-            )
-        text = found[0]
-    if prompt is None:
-        prompts = [column for column in _named(columns, PROMPT) if column != text]
-        if len(prompts) > 1:
-            raise InputError(
-                f"{path} could hold the prompt in {' or '.join(prompts)}; {listed}",
-                "name the column with --prompt-column",
-            )
-        prompt = prompts[0] if prompts else None
-    titles = [column for column in _named(columns, TITLE) if column not in (text, prompt)]
-    return Columns(text, prompt, titles[0] if titles else None)
+        reason = f"rows whose '{columns.text}' is {kind_of(value)}"
+        reading.report.drop(reason)
+        reading.file.left_out[reason] += count_text(value)
+    elif not text.strip():
+        reading.report.drop("rows without text")
+    elif columns.speaker:
+        keys = ("is_user", "is_system", "swipes")
+        said: Row = {key: row[key] for key in keys if key in row}
+        said = {**said, columns.speaker: cell(row, columns.speaker), "content": text}
+        yield message_of(said, columns.speaker)
+    else:
+        yield Message("reply", text)
+
+
+def row_group(label: str, number: int, common: str | None) -> str:
+    """The group of a row: what it has in common with others (the same in every file), or itself."""
+    if common is None:
+        return f"{label}:{number}"
+    return f"prompt:{' '.join(common.casefold().split())}"

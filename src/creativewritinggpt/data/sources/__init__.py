@@ -29,7 +29,8 @@ from typing import Any, TypeVar
 from ...config.run import Config
 from ...errors import InputError
 from ..document import Document, RawRow, Reading
-from ..readers.tables import Row, Table
+from ..readers.columns import Row
+from ..readers.tables import Table
 from ..text import clean
 
 BUILT_IN = ("writingprompts", "rocstories", "wikitext", "openwebtext")

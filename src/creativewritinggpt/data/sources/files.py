@@ -26,9 +26,9 @@ from ..readers import (
     file_identity,
     head,
     partners,
-    row_documents,
 )
-from ..readers.tables import Table, find_columns, open_table
+from ..readers.columns import find_columns
+from ..readers.tables import Table, open_table, row_documents
 from . import Chunk, Keep, NamedSource, RowChunks, RowForm, Source, TextForm, kept, named_sources
 
 # Bytes and rows of a chunk: enough that handing it over is little beside parsing and cleaning it.
@@ -141,11 +141,11 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
         source, form = text_form
         read = functools.partial(_from_text, form, path, label)
         return _File(path, label, name or source.name, read, source.keep)
-    table = open_table(path)
+    told = [name for name in (config.text_column, config.prompt_column) if name]
+    table = open_table(path, told)
     divisible = table if table.format.divisible else None
     # The user's word on the columns wins in files that have them.
-    told = bool({config.text_column, config.prompt_column} & set(table.columns))
-    row_form = None if told else _row_form(table, asked, certain)
+    row_form = None if set(told) & set(table.columns) else _row_form(table, asked, certain)
     if row_form is not None:
         source, rows = row_form
         read = functools.partial(_from_rows, rows, table, label)
@@ -157,7 +157,11 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
             f"{path} has none of the forms of {name}: {forms}",
             f"its columns are {', '.join(table.columns)}; name one with --text-column",
         )
-    columns = find_columns(path, table.columns, config.prompt_column, config.text_column)
+    columns = find_columns(
+        path, table.columns, config.prompt_column, config.text_column, table.head
+    )
+    if columns.talk is not None:  # which goes on from row to row
+        divisible = None
     read = functools.partial(row_documents, table, columns, own, label)
     return _File(path, label, own, read, divisible=divisible)
 

@@ -18,7 +18,7 @@ from ...config.run import Config
 from ...errors import InputError, RunError
 from ...files import cache_folder, read_json, write_json
 from ..document import Document, Reading
-from ..readers.tables import Row
+from ..readers.columns import Row
 from . import HubSet, NamedSource, RowForm, Source, kept
 
 _RETRIES = 4

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import text as encoding
 from ..document import Document, Reading
-from ..readers.tables import Row
+from ..readers.columns import Row
 from ..text import clean, count_words, is_explicit
 from . import HubSet, NamedSource, RowForm, TextForm, official_split, per_row
 

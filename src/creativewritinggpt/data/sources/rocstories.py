@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..document import Document, Reading
-from ..readers import row_group
-from ..readers.tables import Row, Table
+from ..readers.columns import Row
+from ..readers.tables import Table, row_group
 from ..text import clean_line, count_words, is_explicit, sentence_ends
 from . import HubSet, NamedSource, RowForm, official_split, per_row
 
