@@ -297,4 +297,5 @@ def test_variants_of_lora_start_at_nothing_scale_as_they_say_and_come_back(
     after = logits(writer.model)
     assert not torch.allclose(after, before, atol=1e-3)
     save_model(writer, tmp_path / "adapter", {}, "card")
-    assert torch.allclose(logits(load_model(str(tmp_path / "adapter"), CPU).model), after)
+    again = logits(load_model(str(tmp_path / "adapter"), CPU).model)
+    assert torch.allclose(again, after, atol=1e-5)

@@ -123,6 +123,7 @@ def blend(model: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
 
     weights: dict[str, float] = {}
     known = {_place(model.adapter): "default"} if model.adapter else {}
+    known |= {_place(str(folder)): name for name, folder in model.folders.items()}
     for folder, weight in parts:
         _checked(weight, f"the weight of {folder}")
         place = _place(folder)

@@ -294,7 +294,7 @@ def packs_by_mask(
 
     def apart(packed: Callable[[], torch.Tensor]) -> bool:
         try:
-            return _near(packed()[:, 2:], alone)
+            return near(packed()[:, 2:], alone)
         except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -306,7 +306,7 @@ def packs_by_mask(
             logits = model(input_ids=ids[:, 2:], use_cache=False).logits
             masked = apart(lambda: body(input_ids=ids, **packed_inputs(segments, positions, model)))
             fit = masked or apart(lambda: by_document(body, ids, segments))
-            plain = _near(logits_of(alone), logits)
+            plain = near(logits_of(alone), logits)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
@@ -325,7 +325,7 @@ def packs_by_mask(
     return masked
 
 
-def _near(first: torch.Tensor, second: torch.Tensor) -> bool:
+def near(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two results differ by rounding only."""
     return bool((first - second).abs().max() <= 3e-4 * second.abs().max())
 

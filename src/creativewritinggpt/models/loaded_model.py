@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from ..devices import DeviceChoice
-from ..errors import UserError
+from ..errors import InputError, UserError
 from ..files import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
+    from .adapter import Overlays
     from .forward.weights import FileWeights
 
 _Kind = TypeVar("_Kind", bound="LoadedModel")
@@ -79,6 +80,10 @@ class LoadedModel:
 
     Attributes:
         files: The weights of the light form; None once the transformers model is there.
+        folders: The folder of each adapter that was loaded, by name.
+        overlays: The base and what adapters make of it as models of their own, where an adapter is
+            more than LoRA that can be switched off.
+        base_unknown: Why the base can't be had, for a wrapped model that was changed before.
         fast_body: A faster way through the model's body, while it is trained.
     """
 
@@ -117,11 +122,16 @@ class LoadedModel:
         self.fast_body: Any = None
         self.files = files
         self.build = build
+        self.overlays: Overlays | None = None
+        self.folders: dict[str, Path] = {}
+        self.base_unknown: str | None = None
         self._off: contextlib.ExitStack | None = None
 
     @property
     def model(self) -> Any:
         """The transformers model, or a PEFT wrapper of it; built now if it wasn't yet."""
+        if self.overlays is not None:
+            return self.overlays.current
         if self._model is None and self.build is not None:
             build, self.build = self.build, None
             # Whoever asks: parameters made in inference mode could never be trained.
@@ -135,19 +145,37 @@ class LoadedModel:
     @model.setter
     def model(self, model: Any) -> None:
         self._model = model
+        if self.overlays is not None:
+            self.overlays.current = model
 
     @property
     def bare(self) -> PreTrainedModel:
         """The transformers model itself, inside any PEFT wrapper; its adapter layers stay."""
         model: Any = self.model
-        bare: PreTrainedModel = model.get_base_model() if self.has_adapter else model
+        wrapped = hasattr(model, "peft_config")
+        bare: PreTrainedModel = model.get_base_model() if wrapped else model
         return bare
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """Switch the adapters off for the block; without one nothing changes."""
+        """The base model for the block: without all that adapters brought, saved modules included.
+
+        Without an adapter nothing changes.
+
+        Raises:
+            InputError: The base can't be had.
+        """
         if not self.has_adapter or self._off is not None:
             yield
+            return
+        if self.base_unknown:
+            raise InputError(
+                f"{self.name} is wrapped around a base that was changed: {self.base_unknown}",
+                "load the adapter from its folder instead",
+            )
+        if self.overlays is not None:
+            with self.overlays.only_base():
+                yield
             return
         with contextlib.ExitStack() as stack:
             self._off = stack

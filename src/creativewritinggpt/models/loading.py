@@ -24,7 +24,8 @@ from ..config.fields import DEFAULT_MODEL, MachineSettings
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
 from ..files import from_home, read_json
-from .adapter import load_adapter, set_strengths
+from .adapter import adapter_rows, changed_base, load_adapter, set_strengths
+from .adapter_files import CONFIG, adapter_config, is_adapter, read_adapter
 from .checks import check_folder, check_model, check_tokenizer, describe, finite, quiet
 from .forward.families import FAMILIES
 from .forward.weights import HEAD, FileWeights
@@ -118,7 +119,7 @@ def load_base(
         RunError: It could not be fetched.
     """
     base = resolve_base(name, revision=revision, cache_dir=cache_dir, starter_file=starter_file)
-    if (base.path / "adapter_config.json").is_file():
+    if is_adapter(base.path):
         raise InputError(
             f"{name} is an adapter, not a base model",
             "to go on training it, give it with --init-adapter and its base with --model-name",
@@ -156,7 +157,7 @@ def load_model(
         device.apply()
     found = resolve_base(name, cache_dir=cache_dir, starter_file=starter_file)
     run = read_run(found.path)
-    if not (found.path / "adapter_config.json").is_file():
+    if not is_adapter(found.path):
         model = _load_light(found, device, attention) or _load(found, device, attention)
         model.run = run
         return model
@@ -164,20 +165,59 @@ def load_model(
     base = _base_of(found.path, run, cache_dir, starter_file)
     model = _load_light(base, device, attention) or _load(base, device, attention)
     load_adapter(model, found.path)
-    if (found.path / "tokenizer_config.json").is_file():
-        tokenizer = None
-        if model.files is not None:
-            tokenizer = open_tokenizer(found.path, model.files.config)
-        if tokenizer is None:
-            tokenizer = _tokenizer(found.path, model.model.config)
-        if tokenizer.get_vocab() != model.tokenizer.get_vocab():
-            raise InputError(
-                f"{name} has another tokenizer than its base {base.name}",
-                "its tokens would mean other words; restore the tokenizer that it was saved with",
-            )
-        model.tokenizer = tokenizer
+    use_tokenizer(model, found.path)
     model.name, model.adapter, model.run = name, str(found.path), run
     return model
+
+
+def use_tokenizer(model: LoadedModel, folder: Path) -> None:
+    """Take the tokenizer that an adapter was saved with, where there is one, in place.
+
+    It may have more tokens than the base's, where adapter or base have embeddings for them. Special
+    tokens without embeddings, as some tools add for padding, can't be used and are left out.
+
+    Args:
+        model: The base, with its adapter or before that is loaded.
+        folder: The adapter.
+
+    Raises:
+        InputError: Its tokens mean other words than the base's.
+    """
+    if not (folder / "tokenizer_config.json").is_file():
+        return
+    tokenizer = None
+    if model.files is not None:
+        tokenizer = open_tokenizer(folder, model.files.config)
+    if tokenizer is None:
+        tokenizer = _tokenizer(folder, model.bare.config)
+    mine, base = tokenizer.get_vocab(), model.tokenizer.get_vocab()
+    if mine != base:
+        by_id = {number: token for token, number in mine.items()}
+        if any(by_id.get(number) != token for token, number in base.items()):
+            raise InputError(
+                f"{folder} has another tokenizer than its base {model.name}",
+                "its tokens would mean other words; restore the tokenizer that it was saved with",
+            )
+        rows = adapter_rows(read_adapter(folder), model.bare)
+        rows = rows or len(model.bare.get_input_embeddings().weight)
+        bare_tokens = sorted(token for token, number in mine.items() if number >= rows)
+        special = {str(token.content) for token in tokenizer.added_tokens_decoder.values()
+                   if token.special}  # fmt: skip
+        if not special.issuperset(bare_tokens):
+            raise InputError(
+                f"{folder} has a tokenizer with {len(bare_tokens)} tokens that neither it nor its "
+                f"base has embeddings for, as {bare_tokens[0]}",
+                "save it again with its embeddings (PEFT: save_embedding_layers=True)",
+            )
+        if bare_tokens:
+            console.note(
+                f"{folder} has no embeddings for its added tokens {', '.join(bare_tokens[:4])}: "
+                "the base's tokenizer is used"
+            )
+            return
+        model.eos_id = model.eos_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        model.bos_id = model.bos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    model.tokenizer = tokenizer
 
 
 def load_from_settings(name: str, settings: MachineSettings) -> LoadedModel:
@@ -216,6 +256,7 @@ def wrap(
     loaded = _describe_model(base, device, tokenizer, bare.config, context_length(bare.config))
     loaded.model, loaded.has_adapter = model.eval(), has_adapter
     loaded.adapter = name if has_adapter else None
+    loaded.base_unknown = changed_base(model) if has_adapter else None
     return loaded
 
 
@@ -237,10 +278,9 @@ def _base_of(
     starter_file: str | None,
 ) -> BaseModel:
     """The base that an adapter was trained on: as its run says, else as PEFT's config says."""
-    config = read_json(folder / "adapter_config.json")
-    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    config = adapter_config(folder)
+    named, revision = config.get("base_model_name_or_path"), config.get("revision")
     record = (run or {}).get("base")
-    revision = config.get("revision") if isinstance(config, dict) else None
     if isinstance(record, dict) and record.get("kind") == "starter":
         named, revision = STARTER, None
     elif isinstance(record, dict) and record.get("kind") == "folder":
@@ -252,13 +292,22 @@ def _base_of(
                 f"put that folder back, or write its place into {folder / 'run.json'}",
             )
         named = known[0]
+    elif named and not looks_like_hub_id(named) and not from_home(named).is_dir():
+        beside = [place / named for place in (folder, folder.parent) if (place / named).is_dir()]
+        if not beside:
+            raise InputError(
+                f"{folder} was trained on the base {named}, which is not there",
+                f"write the base's hub id or folder into {folder / CONFIG}, as "
+                "base_model_name_or_path",
+            )
+        named = str(beside[0])
     if not named:
         raise InputError(
-            f"{folder / 'adapter_config.json'} does not say which base model it belongs to",
+            f"{folder / CONFIG} does not say which base model it belongs to",
             "write the base's hub id or folder into it as base_model_name_or_path",
         )
     base = resolve_base(named, revision=revision, cache_dir=cache_dir, starter_file=starter_file)
-    if (base.path / "adapter_config.json").is_file():
+    if is_adapter(base.path):
         raise InputError(f"the base of {folder}, {named}, is itself an adapter")
     return base
 

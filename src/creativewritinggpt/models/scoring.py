@@ -124,15 +124,15 @@ def body_and_head(model: Any) -> tuple[Body, Head]:
             does, or it can't keep packed documents apart (both are tried, once a model).
     """
     bare = model.get_base_model() if hasattr(model, "peft_config") else model
-    module = bare.get_output_embeddings()
-    if bare.base_model is bare or not isinstance(module, torch.nn.Linear):
+    matrix = None if bare.base_model is bare else _matrix(bare.get_output_embeddings())
+    if matrix is None:
         raise InputError(f"{type(bare).__name__} has no linear output head of its own", FAMILIES)
     settings = bare.config.get_text_config()
     scale = getattr(settings, "logit_scale", None) or getattr(settings, "lm_head_multiplier", None)
     divisor = getattr(settings, "logits_scaling", None)
     cap = getattr(settings, "final_logit_softcapping", None)
     factor = 1 / divisor if divisor else scale if isinstance(scale, float | int) else 1.0
-    body, head = Body(bare), Head(module.weight, module.bias, float(factor), cap or None)
+    body, head = Body(bare), Head(*matrix, float(factor), cap or None)
     if bare not in _TRIED:
         _TRIED[bare] = packs_by_mask(bare, body, head.logits)
         if not _TRIED[bare]:
@@ -141,6 +141,37 @@ def body_and_head(model: Any) -> tuple[Body, Head]:
                 "its own"
             )
     return body, head
+
+
+def _matrix(head: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of an output head with any adapter in it, with their gradients.
+
+    A LoRA's dropout is left out, since the head is computed by its weight alone.
+
+    Returns:
+        None where the head is no linear product.
+    """
+    if isinstance(head, torch.nn.Linear):
+        return head.weight, head.bias
+    if not type(head).__module__.startswith("peft."):
+        return None
+    from peft.tuners.lora import Linear
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+
+    off = getattr(head, "disable_adapters", False)
+    if isinstance(head, ModulesToSaveWrapper):
+        return _matrix(head.original_module if off else head.modules_to_save[head.active_adapter])
+    if isinstance(head, TrainableTokensWrapper):
+        layer = head.token_adapter
+        base = layer.get_base_layer()
+        return (base.weight if off else layer.get_merged_weights(layer.active_adapters)), base.bias
+    if isinstance(head, Linear) and not any(head.use_dora.values()):
+        weight, bias = head.base_layer.weight, head.base_layer.bias
+        for name in () if off or head.merged else head.active_adapters:
+            if name in head.lora_A:
+                weight = weight + head.get_delta_weight(name)
+        return weight, bias
+    return None
 
 
 def token_nll(
@@ -196,6 +227,12 @@ def head_nll(states: Tensor, targets: Tensor, head: Head, *, chunk: int = CHUNK)
     Returns:
         ``[positions]`` float32.
     """
+    rows = len(head.weight)
+    if len(targets) and int(targets.max()) >= rows:
+        raise InputError(
+            f"the text holds token {int(targets.max())}, and the model knows {rows}",
+            "leave tokens that an adapter added out of texts that models are compared on",
+        )
     parts = []
     for part, wanted in zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True):
         parts.append(F.cross_entropy(head.logits(part).float(), wanted, reduction="none"))

@@ -30,10 +30,10 @@ from ..data.rows.stream import open_corpus
 from ..data.sources import Keep
 from ..distributed import ProcessGroup, ProcessLost, init_process_group
 from ..errors import InputError, RunError
-from ..files import write_json, write_text
+from ..files import from_home, write_json, write_text
 from ..models.adapter import attach, trainable
 from ..models.loaded_model import LoadedModel
-from ..models.loading import load_base
+from ..models.loading import load_base, use_tokenizer
 from .checkpoint import (
     TrainState,
     restore,
@@ -170,6 +170,8 @@ def train(
                 config.model_name, device, cache_dir=config.cache_dir,
                 starter_file=config.starter_file,
             )  # fmt: skip
+            if config.init_adapter:
+                use_tokenizer(model, from_home(config.init_adapter))
             _check_path(config, knows_family(model), resumed=found is not None)
             setup = prepare(config, files, corpus, model, group)
         group.assert_same(lambda: str(setup.manifest["manifest_hash"]), "documents")

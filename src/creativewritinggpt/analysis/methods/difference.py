@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...console import CountCallback
+from ...errors import InputError
 from ...generation.text import vocabulary
 from ...models.scoring import body_and_head
 from .. import registry
@@ -34,6 +35,7 @@ from ..subject import Subject
 from .attention import AttentionMaps, capture
 
 if TYPE_CHECKING:
+    from ...models.adapter import Overlays
     from ...models.loaded_model import LoadedModel
 
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -71,6 +73,8 @@ def updates(model: LoadedModel) -> list[Update]:
     """
     if not model.has_adapter:
         return []
+    if model.overlays is not None:
+        return _of_overlays(model.overlays)
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     result = []
@@ -84,17 +88,35 @@ def updates(model: LoadedModel) -> list[Update]:
             own = float(torch.linalg.norm(weight.detach().float()))
             norm = _low_rank(module)
             norm = _merged(module) if norm is None else norm
-        number = _LAYER.search(f".{name}")
-        result.append(
-            Update(
-                name=name,
-                layer=int(number.group(1)) if number else None,
-                projection=f".{name}"[number.end() :] if number else name,
-                norm=norm,
-                relative=norm / own if own else float("inf") if norm else 0.0,
-            )
-        )
+        result.append(_update(name, norm, own))
     return result
+
+
+def _update(name: str, norm: float, own: float) -> Update:
+    number = _LAYER.search(f".{name}")
+    return Update(
+        name=name,
+        layer=int(number.group(1)) if number else None,
+        projection=f".{name}"[number.end() :] if number else name,
+        norm=norm,
+        relative=norm / own if own else float("inf") if norm else 0.0,
+    )
+
+
+def _of_overlays(overlays: Overlays) -> list[Update]:
+    """The change of every weight that an adapter brought, biases included, of equal shapes."""
+    base = dict(overlays.base.named_parameters(remove_duplicate=False))
+    found: list[Update] = []
+    for key, parameter in overlays.current.named_parameters(remove_duplicate=False):
+        before = base.get(key)
+        if before is None or before.shape != parameter.shape:
+            continue
+        if before.data_ptr() == parameter.data_ptr():
+            continue
+        own = _exact(before)
+        norm = float(torch.linalg.norm(_exact(parameter) - own))
+        found.append(_update(key.removesuffix(".weight"), norm, float(torch.linalg.norm(own))))
+    return found
 
 
 def _low_rank(module: Any) -> float | None:
@@ -234,12 +256,23 @@ def compare(
     with torch.no_grad():
         tuned = body(input_ids=ids, use_cache=False)[0]  # [tokens, width]
         with model.base():
+            body, base_head = body_and_head(model.model)
             base = body(input_ids=ids, use_cache=False)[0]
+    known, known_to_base = len(head.weight), len(base_head.weight)
+    if known != known_to_base:
+        raise InputError(
+            f"the adapter knows {known} tokens and its base {known_to_base}, and predictions over "
+            "different tokens can't be compared",
+            "leave difference out of --methods",
+        )
     comparison = _Comparison(subject, top)
     for start in range(0, len(tuned), POSITIONS_AT_ONCE):
         part = slice(start, start + POSITIONS_AT_ONCE)
         with torch.no_grad():
-            logs = [head.logits(s[part]).float().log_softmax(-1) for s in (tuned, base)]
+            logs = [
+                one.logits(states[part]).float().log_softmax(-1)
+                for states, one in ((tuned, head), (base, base_head))
+            ]
         comparison.add(start, *logs)
         if progress is not None:
             progress(min(start + POSITIONS_AT_ONCE, len(tuned)), len(tuned))
@@ -248,7 +281,8 @@ def compare(
         maps = maps or capture(model, subject)
         with model.base():
             base_maps = base_maps or capture(model, subject)
-        moved = attention_moved(maps, base_maps)
+        if maps.layers == base_maps.layers:  # an adapter may repeat layers
+            moved = attention_moved(maps, base_maps)
     gained, lost = comparison.overall()
     return Difference(
         comparison.base, comparison.tuned, comparison.kl, comparison.gained, comparison.lost,

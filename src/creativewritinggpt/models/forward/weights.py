@@ -155,8 +155,10 @@ class FileWeights:
         for name, tensor in self.tensors.items():
             if tensor.ndim == 2:
                 first, second = tensor.shape
-                turned = self.transposed and not name.startswith(HEAD)
-                found[name.removesuffix(".weight")] = (second, first) if turned else (first, second)
+                module = name.removesuffix(".weight")
+                # Of GPT-2's matrices the transposed ones are those with a bias.
+                turned = self.transposed and f"{module}.bias" in self.tensors
+                found[module] = (second, first) if turned else (first, second)
         return found
 
     def state(self) -> tuple[Any, ...]:
