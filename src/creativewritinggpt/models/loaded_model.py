@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
-    from .adapter import Overlays
     from .forward.weights import FileWeights
+    from .overlays import Overlays
 
 _Kind = TypeVar("_Kind", bound="LoadedModel")
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",

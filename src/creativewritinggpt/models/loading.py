@@ -24,13 +24,14 @@ from ..config.fields import DEFAULT_MODEL, MachineSettings
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
 from ..files import from_home, read_json
-from .adapter import adapter_rows, changed_base, load_adapter, set_strengths
+from .adapter import load_adapter, set_strengths
 from .adapter_files import CONFIG, adapter_config, is_adapter, read_adapter
 from .checks import check_folder, check_model, check_tokenizer, describe, finite, quiet
 from .forward.families import FAMILIES
 from .forward.weights import HEAD, FileWeights
 from .hub import fetch, looks_like_hub_id
 from .loaded_model import LightTokenizer, LoadedModel, open_tokenizer
+from .overlays import adapter_rows, changed_base
 from .starter import HUB_NAME, ensure_starter
 
 STARTER = "starter"

@@ -35,8 +35,8 @@ from ..subject import Subject
 from .attention import AttentionMaps, capture
 
 if TYPE_CHECKING:
-    from ...models.adapter import Overlays
     from ...models.loaded_model import LoadedModel
+    from ...models.overlays import Overlays
 
 _LAYER = re.compile(r"\.(\d+)\.")
 # Positions whose distributions exist at once, two of each.
