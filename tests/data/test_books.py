@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.data.document import characters
-from creativewritinggpt.data.readers.books import (
-    blocks,
-    read_book,
-    separate,
-    strip_emphasis,
-    unwrap,
-    wrap_width,
-)
+from creativewritinggpt.data.readers.books import read_book, separate
+from creativewritinggpt.data.readers.layout import blocks, strip_emphasis, unwrap, wrap_width
 from creativewritinggpt.data.readers.manuscripts import parts, read_markdown
 
 SAID = (
@@ -120,7 +114,7 @@ def test_the_licence_of_project_gutenberg_and_the_back_matter_go() -> None:
     )
     book = read_book(novel(["CHAPTER I", "CHAPTER II"], before=before, after=after))
     assert [chapter.text.split("\n\n") for chapter in book.chapters] == [body(0), body(1)]
-    assert set(book.left_out) == {"licence", "front matter", "back matter"}
+    assert set(book.left_out) == {"licence and notices", "front matter", "back matter"}
     assert sum(book.left_out.values()) == characters(before) + characters(after)
 
 
@@ -213,7 +207,7 @@ def test_markdown_is_stripped_of_its_marks() -> None:
         "Soft break; hard  \nbreak.\n\n> quoted\n> words\n\n- one\n- two\n\n***\n\n"
         "![picture](a.png)\n\n<!-- hidden -->\n\nEnd \\*star\\*, a&amp;b."
     )
-    stripped = "\n\n".join(words for _, words in parts(text))
+    stripped = "\n\n".join(part.text for part in parts(text))
     assert stripped == (
         "He said so, in a letter with code and 2 * 3 * 4. Soft break; hard\nbreak.\n\n"
         "quoted words\n\none\n\ntwo\n\n* * *\n\nEnd *star*, a&b."

@@ -56,7 +56,7 @@ def test_an_epub_is_its_chapters(tmp_path: Path) -> None:
         ("The Harbour, One", f"It came home — late. {LONG}"),
         ("The Harbour, Two", "A poem\nof sea.\n\n* * *\n\nSo."),
     ]
-    assert set(book.left_out) == {"front and back matter"}
+    assert set(book.left_out) == {"front matter", "table of contents", "front and back matter"}
 
 
 def test_an_epub_without_headings_is_its_pages(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_epub_without_headings_is_its_pages(tmp_path: Path) -> None:
     pages = {"cover.xhtml": "<p>Cover</p>"}
     pages |= {f"{i}.xhtml": f"<p>{'word ' * 60}{i}.</p>" for i in range(3)}
     book = read_manuscript(epub(tmp_path / "a.epub", pages))
-    assert len(book.chapters) == 3 and book.left_out == {"front and back matter": 5}
+    assert len(book.chapters) == 3 and book.left_out == {"front matter": 5}
 
 
 def word_file(path: Path, paragraphs: list[tuple[str, str]]) -> Path:
@@ -117,7 +117,7 @@ def test_without_the_extra_the_way_to_it_is_said(
 ) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "docx", None)
-    (tmp_path / "a.docx").write_bytes(b"x")
+    word_file(tmp_path / "a.docx", [("", "It came.")])
+    monkeypatch.setitem(sys.modules, "lxml", None)
     with pytest.raises(InputError, match="needs the extra 'documents'"):
         read_manuscript(tmp_path / "a.docx")

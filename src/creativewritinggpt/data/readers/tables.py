@@ -18,11 +18,11 @@ from ...errors import InputError
 from .. import text as encoding
 from ..document import CHUNK_ROWS, Document, RawRow, Reading, SourceReport
 from ..text import clean, clean_line
-from .books import strip_emphasis
 from .chats import Message, compose, message_of, messages_of, template_messages
 from .columns import SPLITS, Columns, Row, cell, cell_text, count_text, kind_of, leaves
 from .delimited import delimited_rows, find_dialect
 from .json_layouts import find_rows, parse, row_of
+from .layout import strip_emphasis
 
 _PEEK = 50
 _TALK_JOINT = "\n\n"

@@ -20,8 +20,8 @@ from pathlib import Path
 from ...errors import InputError
 from .. import text as encoding
 from ..document import Document, Reading
-from ..readers.books import SCENE_BREAK
 from ..readers.columns import Row
+from ..readers.layout import SCENE_BREAK
 from ..readers.tables import Table, row_group
 from ..text import clean, clean_line, count_words, is_explicit
 from . import HubSet, NamedSource, RowForm, TextForm, official_split, per_row
