@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files import from_home
 from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, seeds_from
 from ..generation.style import parse_strength, set_strength
-from ..story.exchange import ENDINGS
+from ..story.exchange import ENDINGS, IMPORTED, KNOWN, import_story
 from ..story.file import FOLDER, read_story, stories
 from ..story.tree import NOTHING, Lore, Passage, Story
 from .repl import HELP, Command, Repl, find, joined, typed, whole_number
@@ -267,13 +267,15 @@ def _load(repl: Repl, rest: str) -> None:
             raise InputError(f"{name} does not exist")
         path = found[whole_number(name, "/load", high=min(len(found), _STORIES)) - 1]
         name = str(path)
-    if not path.exists():
-        raise InputError(f"{name} does not exist", "/load lists the stories that are here")
     if path.resolve() == session.file.path.resolve():
         raise InputError(f"{name} is the story that is open")
-    session.open(path)
-    repl.screen.note(f"{session.story.state.title or name}: {len(session.story.path())} passages")
-    _moved(repl)
+    before = session.story
+    for remark in session.open(path):
+        repl.screen.note(remark)
+    if session.story is not before:
+        count = len(session.story.path())
+        repl.screen.note(f"{session.story.state.title or name}: {count} passages")
+        _moved(repl)
 
 
 def _list(repl: Repl) -> None:
@@ -292,10 +294,10 @@ def _list(repl: Repl) -> None:
     if not rows:
         raise InputError(
             f"there are no stories in {FOLDER}/ yet",
-            "/load FILE opens a story's .json, or brings in .txt, .md, KoboldAI's, mikupad's",
+            f"/load FILE opens a story's .json, or brings in a file of another program; {KNOWN}",
         )
     repl.screen.table(["#", "story", "changed", "words#", "title"], rows)
-    repl.screen.note("/load NUMBER or FILE; .txt, .md, KoboldAI's and mikupad's are brought in")
+    repl.screen.note(f"/load NUMBER or FILE, which may be another program's; {KNOWN}")
 
 
 def _export(repl: Repl, rest: str) -> None:
@@ -309,8 +311,8 @@ def _export(repl: Repl, rest: str) -> None:
 
 
 def _files(session: Session) -> Iterable[str]:
-    texts = sorted([*Path().glob("*.txt"), *Path().glob("*.md")])
-    return [str(path) for path in (*stories(session.file.path), *texts)]
+    texts = sorted(path for path in Path().glob("*.*") if path.suffix.lower() in IMPORTED)
+    return list(dict.fromkeys(map(str, (*stories(session.file.path), *texts))))
 
 
 def _text(name: str, repl: Repl, rest: str) -> None:
@@ -324,6 +326,11 @@ def _text(name: str, repl: Repl, rest: str) -> None:
 def _lore(repl: Repl, rest: str) -> None:
     story, rest = repl.session.story, rest.strip()
     entries = list(story.state.lore)
+    verb, _, name = rest.partition(" ")
+    if verb == "import" and "=" not in rest:
+        for remark in repl.session.add_lore(import_story(name.strip())):
+            repl.screen.note(remark)
+        return
     if rest.startswith("-"):
         if not entries:
             raise InputError("there is no lore to remove")
@@ -344,10 +351,7 @@ def _lore(repl: Repl, rest: str) -> None:
     if not story.state.lore:
         repl.screen.note("no lore; /lore KEY, KEY = TEXT adds an entry")
         return
-    rows = [
-        (place, ", ".join(lore.keys) or "(always)", lore.text)
-        for place, lore in enumerate(story.state.lore, 1)
-    ]
+    rows = [(place, lore.condition, lore.text) for place, lore in enumerate(story.state.lore, 1)]
     repl.screen.table(["#", "key words", "text"], rows)
 
 
@@ -559,7 +563,8 @@ _GROUPS = (
                 partial(_text, "memory")),
         Command("note", "[TEXT | -]", "author's note, which it sees near the end",
                 partial(_text, "note")),
-        Command("lore", "[KEYS = TEXT | -N]", "text that enters when a key word is near", _lore),
+        Command("lore", "[KEYS = TEXT | -N | import FILE]",
+                "text that enters when a key word is near", _lore),
         Command("preset", "[NAME]", "write with a preset, or list them", _preset,
                 lambda session: {name: preset.why for name, preset in presets().items()}),
         Command("set", "[NAME[=VALUE]]", "show or change a setting", _set,

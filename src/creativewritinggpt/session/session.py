@@ -21,6 +21,7 @@ from ..files import from_home
 from ..generation.results import Generated, Piece, Token, best
 from ..generation.sampling.settings import GenerationSettings, preset, seeds_from
 from ..story.context import StoryView, passage_tokens, story_view
+from ..story.draft import Imported
 from ..story.exchange import ENDINGS, export_story, import_story
 from ..story.file import FOLDER, StoryFile, free_path, is_story, story_file
 from ..story.tree import Passage, Setup, Story
@@ -45,6 +46,17 @@ class StyledModel:
 
 
 Load = Callable[[str], StyledModel]
+
+
+def imported(path: Path) -> Imported | None:
+    """The story in a file of another program; None for a file of this one.
+
+    Raises:
+        InputError: The file can't be read, or is no story.
+    """
+    if path.suffix.lower() == ".json" and is_story(path):
+        return None
+    return import_story(path)
 
 
 @dataclasses.dataclass(eq=False)
@@ -122,9 +134,9 @@ class Session:
 
     def view(self) -> StoryView:
         """The model's view of the story, cached until it changes."""
-        key = (self.story.state, id(self.loaded))
+        key = (self.story.state, id(self.loaded), self.settings.seed)
         if self._view is None or self._view[0] != key:
-            self._view = (key, story_view(self.loaded, self.story))
+            self._view = (key, story_view(self.loaded, self.story, seed=self.settings.seed))
         return self._view[1]
 
     def save(self) -> None:
@@ -158,18 +170,52 @@ class Session:
         self._named = file.path.exists()
         self.tokens, self._view = {}, None
 
-    def open(self, path: Path) -> None:
+    def open(self, path: Path) -> list[str]:
         """Switch to the story in a file; one of another program becomes a new story.
+
+        World info alone joins the lore of the story that is open.
+
+        Returns:
+            Remarks: what the file is, and what of it could not be taken over.
 
         Raises:
             UserError: It can't be read, or the story before can't be saved.
         """
-        if path.suffix.lower() == ".json" and is_story(path):
+        found = imported(path)
+        if found is None:
             file = StoryFile(path)
             self.take(file, file.open())
-        else:
-            story = import_story(path)
-            self.take(StoryFile(free_path(Path(FOLDER) / f"{path.stem}.json")), story)
+            return []
+        if found.lore_only:
+            return self.add_lore(found)
+        self.take(StoryFile(free_path(Path(FOLDER) / f"{path.stem}.json")), found.story)
+        return found.notes()
+
+    def add_lore(self, found: Imported) -> list[str]:
+        """Add the lore of an imported file to the story, in place of entries with the same keys.
+
+        Returns:
+            Remarks, as of :meth:`open`.
+
+        Raises:
+            InputError: It has none.
+        """
+        new = found.story.state.lore
+        if not new:
+            raise InputError(
+                f"there is no lore in this {found.form}", "give world info, a lorebook"
+            )
+        keys = {(lore.keys, lore.always) for lore in new if lore.keys}
+        kept = [
+            lore
+            for lore in self.story.state.lore
+            if lore not in new and (lore.keys, lore.always) not in keys
+        ]
+        replaced = len(self.story.state.lore) - len(kept)
+        self.story.set("lore", lore=(*kept, *new))
+        first, *further = found.notes()
+        change = f"; {replaced} of the same keys replaced" if replaced else ""
+        return [f"{first} joined the lore of this story{change}; /undo takes it back", *further]
 
     def save_as(self, name: str) -> None:
         """Save the story under a new name and go on there.
@@ -267,7 +313,7 @@ class Session:
         from ..generation import engine
         from ..generation.decoder import Request
 
-        view = story_view(model.loaded, self.story, parent)
+        view = story_view(model.loaded, self.story, parent, self.settings.seed)
         settings = self.settings
         choose = settings.best_of if len(seeds) == 1 else None
         if choose:

@@ -11,10 +11,15 @@ Trade-off: memory and lore are at the front, so a new entry of lore costs a pref
 from __future__ import annotations
 
 import dataclasses
+import functools
+import random
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import regex
+
+from ..data.text import is_unspaced
 from ..generation.results import Token
 from ..generation.row import Pinned, characters, make_view
 from ..generation.text import encode, vocabulary
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
 LORE_REACH = 2000
 """Number of last characters of the text in which key words trigger lore."""
+_SECONDS = 0.05  # that a pattern of a key may take
 MAX_PASSAGE_TOKENS = 2000
 """Number of tokens, from its start, of a passage whose statistics are computed."""
 # Upper bound of the mean characters per token, so that a cut this far back is never too short.
@@ -68,13 +74,16 @@ class StoryView:
         return self.used / self.context_length
 
 
-def story_view(model: LoadedModel, story: Story, head: int | None = None) -> StoryView:
+def story_view(
+    model: LoadedModel, story: Story, head: int | None = None, seed: int | None = None
+) -> StoryView:
     """The view of ``story`` from which ``model`` continues passage ``head``.
 
     Args:
         model: The model, for its tokenizer and context length.
         story: The story.
         head: The passage to be continued; the last one by default.
+        seed: Random seed of entries of lore with a probability.
 
     Raises:
         InputError: Memory and note take more than half of the context length.
@@ -83,7 +92,8 @@ def story_view(model: LoadedModel, story: Story, head: int | None = None) -> Sto
     text = "".join(passage.text for passage in path)
     state = story.state
     note = _block(state.note, "\n")
-    triggered = [lore for lore in state.lore if _triggered(lore, text[-LORE_REACH:])]
+    place = f"{seed}/{path[-1].id if path else 0}"
+    triggered = [lore for lore in state.lore if _triggered(lore, text[-LORE_REACH:], place)]
     room = model.context_length // 2 - 1 - _count(model, note) - _count(model, _block(state.memory))
     lore, left_out, entries = _fitting(model, triggered, room)
     memory = _block(state.memory) + entries
@@ -161,11 +171,53 @@ def _block(text: str, end: str = "\n\n") -> str:
     return text.strip() + end if text.strip() else ""
 
 
-def _triggered(lore: Lore, text: str) -> bool:
-    """Whether a key word occurs in ``text``, as a whole word, in any case."""
-    return lore.always or any(
-        re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text, re.IGNORECASE) for key in lore.keys
-    )
+def _triggered(lore: Lore, text: str, place: str) -> bool:
+    """Whether an entry is in view after ``text``.
+
+    Args:
+        lore: The entry.
+        text: The last part of the story.
+        place: Where in the story that is, with the seed: the same place gives the same draw.
+    """
+
+    def any_of(keys: tuple[str, ...]) -> bool:
+        return any(_occurs(key, text) for key in keys)
+
+    second = not lore.secondary or any_of(lore.secondary)
+    if not (lore.always or (any_of(lore.keys) and second and not any_of(lore.excluding))):
+        return False
+    if lore.probability == 100:
+        return True
+    return random.Random(f"{place}/{lore.keys}/{lore.text}").random() * 100 < lore.probability
+
+
+def _occurs(key: str, text: str) -> bool:
+    """Whether a key occurs: a word in any case, a pattern between slashes, or all around ``&``."""
+    pattern = _key_pattern(key)
+    if pattern is None:
+        return " & " in key and all(_occurs(part.strip(), text) for part in key.split(" & "))
+    try:
+        return pattern.search(text, timeout=_SECONDS) is not None
+    except TimeoutError:
+        return False
+
+
+@functools.lru_cache(maxsize=4096)
+def _key_pattern(key: str) -> regex.Pattern[str] | None:
+    """The pattern of one key; None for several keys, or one that can't be read."""
+    found = re.fullmatch(r"/(.+)/([a-z]*)", key, re.DOTALL)
+    if found is None:
+        if " & " in key or not key:
+            return None
+        # No boundary stands between the letters of scripts that are written without spaces.
+        begin = "" if is_unspaced(key[0]) else r"(?<!\w)"
+        end = "" if is_unspaced(key[-1]) else r"(?!\w)"
+        return regex.compile(begin + regex.escape(key) + end, regex.IGNORECASE)
+    flags = sum({"i": regex.I, "m": regex.M, "s": regex.S}.get(one, 0) for one in set(found[2]))
+    try:
+        return regex.compile(found[1], flags)
+    except (regex.error, RecursionError, OverflowError):
+        return None
 
 
 def _fitting(

@@ -1,30 +1,43 @@
 """Stories of other programs in, manuscripts out.
 
-Text with its author, memory, author's note and world info are imported; the settings of other
-programs are not, since their samplers differ. Exported is the current branch as text, Markdown,
-HTML, Word or EPUB, or the whole story as JSON; a line of the story becomes a paragraph, a chapter
-heading a heading.
+What a file is, its content tells. Text with its author, memory, author's note and world info are
+imported; the settings of other programs are not, since their samplers differ. Exported is the
+current branch as text, Markdown, HTML, Word or EPUB, or the whole story as JSON; a line of the
+story becomes a paragraph, a chapter heading a heading.
 
 Trade-off: all formats but Word are written here, so that only Word needs a library.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import datetime
+import io
 import json
 import os
 import re
 import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import atomic_file, from_home, read_json, read_text, write_text
+from ..files import atomic_file, from_home, write_text
+from .draft import Draft, Imported, clean
 from .file import FORMAT, dump, load
-from .tree import Lore, Story
+from .novelai import FORMS as NOVELAI
+from .programs import FORMS as PROGRAMS
+from .programs import collection
+from .tree import Story
+
+FORMS = (*NOVELAI, *PROGRAMS)
+"""The forms of other programs that are imported, the most particular first."""
+MANUSCRIPTS = (".docx", ".epub")
+"""Endings of manuscripts whose text is imported by chapters."""
 
 ENDINGS = (".txt", ".md", ".html", ".docx", ".epub", ".json")
 
@@ -46,175 +59,218 @@ _CONTAINER = (
     'media-type="application/oebps-package+xml"/></rootfiles></container>\n'
 )
 MOST_BYTES = 64_000_000
+"""Size of the largest file that is imported, and of what a packed one may hold."""
 _HEADING = re.compile(r"#{1,3}[ \t]+(.+?)[ \t]*#*[ \t]*$")
-_PLACE = re.compile(r"\{\{\[(?:INPUT|OUTPUT|SYSTEM)(?:_END)?\]\}\}")  # of KoboldAI Lite's chats
-# Control characters and surrogates, which terminals obey and XML refuses.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+KNOWN = "known are KoboldAI, United and Lite, mikupad, NovelAI, AI Dungeon, SillyTavern, and texts"
+"""What can be imported, for messages."""
+_JSON = (".json", ".jsonl", ".story", ".scenario", ".lorebook", ".card")
+IMPORTED = (*_JSON, ".kaistory", ".png", ".txt", ".md", ".markdown", *MANUSCRIPTS)
+"""Endings of files that are imported as a rule; what such a file holds, its content tells."""
 
 
-def import_story(path: str | os.PathLike[str]) -> Story:
-    """Read a story of any known format.
+def import_story(path: str | os.PathLike[str]) -> Imported:
+    """Read a story, chat, character or world info of any known form, told by its content.
 
     Args:
-        path: ``.json`` (this program's, KoboldAI's, mikupad's), ``.md`` or text.
+        path: The file; ``FILE#2`` is the second story of one that holds several.
 
     Raises:
         InputError: The file can't be read, is too large, or is no story.
     """
-    place = from_home(path)
+    place, number = from_home(path), ""
+    if not place.exists() and "#" in place.name:
+        name, _, number = str(place).rpartition("#")
+        place = Path(name)
     try:
         if place.stat().st_size > MOST_BYTES:
             raise InputError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB")
-        if place.suffix.lower() == ".json":
-            return _from_json(read_json(place), str(path))
-        text = clean(read_text(place))
+        content = place.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
-    except (OSError, RecursionError) as error:
-        raise InputError(f"{path} can't be read as UTF-8 text") from error
-    story = Story()
-    if place.suffix.lower() in (".md", ".markdown"):
-        _add_markdown(story, text)
-    elif text.strip():
-        story.write(text.rstrip(), did="import")
-    return _fresh(story, place.stem)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+    return _read(content, place, number)
 
 
-def clean(text: str) -> str:
-    """``text`` with plain line ends and without control characters."""
-    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _from_json(record: Any, where: str) -> Story:
-    if isinstance(record, dict) and record.get("format") == FORMAT:
-        return load(record, where)
+def _read(content: bytes, place: Path, number: str) -> Imported:
+    """The story of a file's content."""
+    ending = place.suffix.lower()
+    if content.startswith(b"\x89PNG\r\n"):
+        return _from_json(_png_record(content, place.name), place, number)
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        raise InputError(
+            f"{place.name} is a picture in WebP", "export the character as .png or .json"
+        )
+    if content.startswith(b"PK\3\4") and ending not in MANUSCRIPTS:
+        return _from_json(_zip_record(content, place.name), place, number)
+    if ending in MANUSCRIPTS:
+        return _manuscript(place)
     try:
-        if isinstance(record, dict) and "actions" in record and "prompt" in record:
-            return _fresh(_kobold(record), Path(where).stem)
-        if isinstance(record, dict) and "prompt" in record:
-            return _fresh(_mikupad(record), Path(where).stem)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{where} looks like a story, but can't be understood") from error
+        text = content.decode(
+            "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        )
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place.name} can't be read as UTF-8 text", KNOWN) from error
+    record = _json_of(text, place)
+    if record is not None:
+        return _from_json(record, place, number)
+    return _from_text(clean(text), place)
+
+
+def _json_of(text: str, place: Path) -> Any:
+    """The value of a file of JSON, a list for one of JSON lines; None for any other text.
+
+    Raises:
+        InputError: It begins like JSON, or is named so, and is none.
+    """
+    start = text.lstrip()
+    named = place.suffix.lower() in _JSON
+    if not named and not re.match(r'\{\s*["}]|\[\s*[\[{"\]]', start):
+        return None
+    try:
+        return json.loads(start)
+    except (ValueError, RecursionError) as error:
+        reason = error
+    try:
+        lines = [json.loads(line) for line in start.splitlines() if line.strip()]
+    except (ValueError, RecursionError):
+        lines = []
+    if lines:
+        return lines
+    deep = isinstance(reason, RecursionError)
+    why = "it is nested too deeply" if deep else " ".join(str(reason).split())[:100]
+    raise InputError(f"{place.name} is no valid JSON: {why}", "export the story once more")
+
+
+def _from_json(record: Any, place: Path, number: str = "") -> Imported:
+    if isinstance(record, dict) and record.get("format") == FORMAT:
+        return Imported(load(record, place.name), "story of this program")
+    stories = collection(record)
+    if stories:
+        record = _one_of(stories, place, number)
+    form = next((form for form in FORMS if form.matches(record)), None)
+    if form is None:
+        raise InputError(f"{place.name} is no story that is known here", KNOWN)
+    draft = Draft(form.name)
+    form.read(record, draft)
+    found = draft.finished(place.stem)
+    state = found.story.state
+    if not (found.story.passages or state.lore or state.memory or state.note):
+        raise InputError(
+            f"{place.name}, a {draft.form}, holds no text", "export the story once more"
+        )
+    return found
+
+
+def _one_of(stories: Sequence[tuple[str, Any]], place: Path, number: str) -> Any:
+    """The record of the story that was asked for, or of the only one."""
+    if number.isdecimal() and len(number) < 6 and 0 < int(number) <= len(stories):
+        return stories[int(number) - 1][1]
+    if len(stories) == 1 and not number:
+        return stories[0][1]
+    titles = ", ".join(f"{n} {clean(title)[:30]}" for n, (title, _) in enumerate(stories[:12], 1))
     raise InputError(
-        f"{where} is no story that is known here",
-        "known are .txt, .md and the files of this program, KoboldAI and mikupad",
+        f"{place.name} holds {len(stories)} stories: {' '.join(titles.split())}",
+        f"take one by its number, as in {place.name}#1",
     )
 
 
-def _fresh(story: Story, title: str) -> Story:
-    """The story without a history: an import can't be undone."""
-    if not story.state.title:
-        story.set("import", title=title)
-    return Story(story.passages, [story.state])
+def _zip_record(content: bytes, name: str) -> Any:
+    """The ``story.json`` in a packed story of KoboldAI United."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            found = [one for one in archive.infolist() if Path(one.filename).name == "story.json"]
+            if not found:
+                raise InputError(f"{name} is a ZIP file without a story.json", KNOWN)
+            with archive.open(min(found, key=lambda one: len(one.filename))) as stream:
+                text = stream.read(MOST_BYTES + 1)
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{name} can't be unpacked", "export the story once more") from error
+    if len(text) > MOST_BYTES:
+        raise InputError(f"{name} holds more than {MOST_BYTES // 1_000_000} MB")
+    return _record(text, name)
 
 
-def _add_markdown(story: Story, text: str) -> None:
+def _png_record(content: bytes, name: str) -> Any:
+    """The character or lorebook in the text chunks of a PNG picture."""
+    found: dict[bytes, bytes] = {}
+    place = 8
+    while place + 12 <= len(content):
+        size = int.from_bytes(content[place : place + 4], "big")
+        kind, body = content[place + 4 : place + 8], content[place + 8 : place + 8 + size]
+        if kind == b"tEXt" and b"\0" in body:
+            key, _, value = body.partition(b"\0")
+            found.setdefault(key.lower(), value)
+        place += 12 + size
+    for key in (b"ccv3", b"chara", b"naidata"):
+        if key in found:
+            try:
+                return _record(base64.b64decode(found[key]), name)
+            except binascii.Error as error:
+                raise InputError(f"the character in {name} can't be read") from error
+    raise InputError(f"{name} is a picture that holds no character", KNOWN)
+
+
+def _record(content: bytes, name: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"what {name} holds is no valid JSON", "export the story once more"
+        ) from error
+
+
+def _manuscript(place: Path) -> Imported:
+    """A manuscript, chapter by chapter, as the readers of training texts read it."""
+    from ..data.document import Reading, SourceReport
+    from ..data.readers import BOOKS
+
+    reading = Reading(SourceReport(place.stem))
+    form = BOOKS[place.suffix.lower()]
+    draft = Draft(form.kind)
+    for book in form.read(place, reading):
+        for chapter in book.chapters:
+            if chapter.title:
+                draft.chapter(chapter.title)
+            draft.paragraph()
+            draft.add(draft.text(chapter.text).strip(), "writer")
+        draft.lost.update(book.dropped)
+    return draft.finished(place.stem)
+
+
+def _from_text(text: str, place: Path) -> Imported:
+    """Plain text as it stands, or Markdown, whose headings become chapters."""
+    markdown = place.suffix.lower() in (".md", ".markdown")
+    draft = Draft("Markdown" if markdown else "text")
+    if markdown:
+        _add_markdown(draft, text)
+    elif text.strip():
+        draft.add(text.rstrip(), "writer")
+    return draft.finished(place.stem)
+
+
+def _add_markdown(draft: Draft, text: str) -> None:
     """Add Markdown: headings become chapters, the first at the top the title."""
-    headings = [m[1] for m in map(_HEADING.match, text.split("\n")) if m]
+    headings = sum(_HEADING.match(line) is not None for line in text.split("\n"))
     lines: list[str] = []
+
+    def flush() -> None:
+        if body := "\n".join(lines).strip("\n"):
+            draft.add(body, "writer")
+        lines.clear()
+
     for line in text.split("\n"):
         match = _HEADING.match(line)
         if match is None:
             lines.append(line)
             continue
-        _add(story, "\n".join(lines).strip("\n"))
-        lines = []
-        first = line.startswith("# ") and not story.passages and len(headings) > 1
-        if first and not story.state.title:
-            story.set("import", title=match[1])
+        begun = bool(draft.begun or "".join(lines).strip())
+        flush()
+        if line.startswith("# ") and not begun and headings > 1 and not draft.title:
+            draft.title = match[1]
         else:
-            story.chapter(match[1])
-    _add(story, "\n".join(lines).strip("\n"))
-
-
-def _add(story: Story, text: str, by: str = "writer") -> None:
-    if text:
-        story.write(clean(text), did="import", by=by)
-
-
-def _kobold(record: dict[str, Any]) -> Story:
-    """A file of KoboldAI or KoboldAI Lite."""
-    story = Story()
-    actions = record["actions"]
-    if isinstance(actions, dict):  # version 2: numbered, each with the chosen version
-        inner = actions.get("actions", actions)
-        texts = [inner[key]["Selected Text"] for key in sorted(inner, key=int)]
-    else:
-        texts = list(actions)
-    _add(story, str(record["prompt"]))
-    for text in texts:
-        by = "writer" if "{{[INPUT]}}" in str(text) else "model"
-        _add(story, _PLACE.sub("", str(text)), by)
-    info = record.get("worldinfo") or record.get("worldinfo_v2") or []
-    if isinstance(info, dict):
-        info = list(info.get("entries", {}).values())
-    note = str(record.get("authorsnote") or record.get("authornote") or "")
-    frame = record.get("anotetemplate") or record.get("authornotetemplate") or "<|>"
-    story.set(
-        "import",
-        memory=clean(str(record.get("memory") or "")),
-        note=clean(str(frame).replace("<|>", note)) if note else "",
-        lore=tuple(
-            _lore(one.get("key") or "", one.get("content"), always=bool(one.get("constant")))
-            for one in info
-            if one.get("content") and not one.get("widisabled")
-        ),
-        title=clean(str(record.get("story_name") or "")),
-    )
-    return story
-
-
-def _mikupad(record: dict[str, Any]) -> Story:
-    """A session exported by mikupad: every value is a JSON string."""
-    values = {key: _unwrapped(value) for key, value in record.items()}
-    story = Story()
-    prompt = values["prompt"]
-    parts: Iterable[Any] = [prompt] if isinstance(prompt, str) else prompt
-    for by, text in _joined(parts):
-        _add(story, text, by)
-    entries = (values.get("worldInfo") or {}).get("entries") or []
-    story.set(
-        "import",
-        title=clean(str(values.get("name") or "")),
-        memory=_whole(values.get("memoryTokens")),
-        note=_whole(values.get("authorNoteTokens")),
-        lore=tuple(_lore(one.get("keys") or [], one["text"]) for one in entries if one["text"]),
-    )
-    return story
-
-
-def _joined(parts: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Chunks of mikupad joined by author; those of its model are single tokens."""
-    author, texts = "", [""]
-    for part in parts:
-        text = part if isinstance(part, str) else str(part["content"])
-        by = "writer" if isinstance(part, str) or part.get("type") == "user" else "model"
-        if by != author:
-            yield author or by, "".join(texts)
-            author, texts = by, []
-        texts.append(text)
-    yield author or "writer", "".join(texts)
-
-
-def _unwrapped(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _whole(part: Any) -> str:
-    if not isinstance(part, dict) or not part.get("text"):
-        return ""
-    return clean("".join(str(part.get(name) or "") for name in ("prefix", "text", "suffix")))
-
-
-def _lore(keys: Any, text: Any, *, always: bool = False) -> Lore:
-    words = keys.split(",") if isinstance(keys, str) else keys
-    names = tuple(name for word in words if (name := clean(str(word)).strip()))
-    return Lore(names, clean(str(text)), always or not names)
+            draft.chapter(match[1])
+    flush()
 
 
 def export_story(story: Story, path: str | os.PathLike[str]) -> None:

@@ -239,10 +239,7 @@ def dump(story: Story) -> str:
         frame = {
             "memory": state.memory,
             "note": state.note,
-            "lore": [
-                {"keys": list(lore.keys), "text": lore.text, "always": lore.always}
-                for lore in state.lore
-            ],
+            "lore": [_lore_record(lore) for lore in state.lore],
             "title": state.title,
         }
         # These rarely change, so consecutive states share a frame.
@@ -287,11 +284,32 @@ def _state(record: dict[str, Any], frame: dict[str, Any]) -> State:
         heads=tuple(record["heads"].items()),
         memory=frame["memory"],
         note=frame["note"],
-        lore=tuple(
-            Lore(tuple(map(str, one["keys"])), str(one["text"]), bool(one["always"]))
-            for one in frame["lore"]
-        ),
+        lore=tuple(_lore(one) for one in frame["lore"]),
         title=frame["title"],
+    )
+
+
+def _lore_record(lore: Lore) -> dict[str, Any]:
+    """The fields of an entry of lore; those that came later only where they are used."""
+    record: dict[str, Any] = {
+        "keys": list(lore.keys), "text": lore.text, "always": lore.always,
+    }  # fmt: skip
+    if lore.secondary:
+        record["secondary"] = list(lore.secondary)
+    if lore.excluding:
+        record["excluding"] = list(lore.excluding)
+    if lore.probability != 100:
+        record["probability"] = lore.probability
+    return record
+
+
+def _lore(record: dict[str, Any]) -> Lore:
+    keys, secondary, excluding = (
+        tuple(map(str, record.get(name, ()))) for name in ("keys", "secondary", "excluding")
+    )
+    probability = int(record.get("probability", 100))
+    return Lore(
+        keys, str(record["text"]), bool(record["always"]), secondary, excluding, probability
     )
 
 

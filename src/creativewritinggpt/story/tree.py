@@ -73,16 +73,40 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Lore:
-    """An entry of lore (world info): its text is in view while a key word is near the end."""
+    """An entry of lore (world info): its text is in view while its key words are near the end.
+
+    A key is a word, a regular expression between slashes (``/ledgers?/i``), or several of these
+    with `` & `` between them, which must all occur.
+
+    Attributes:
+        keys: Keys of which one must occur.
+        text: Its text.
+        always: Whether it is in view in any case.
+        secondary: Keys of which one must occur as well, if there are any.
+        excluding: Keys of which none may occur.
+        probability: In percent; drawn once for each place in the story.
+    """
 
     keys: tuple[str, ...]
     text: str
     always: bool = False
+    secondary: tuple[str, ...] = ()
+    excluding: tuple[str, ...] = ()
+    probability: int = 100
 
     @property
     def name(self) -> str:
         """Its first key word."""
         return self.keys[0] if self.keys else "always"
+
+    @property
+    def condition(self) -> str:
+        """When it is in view, in words."""
+        parts = [", ".join(self.keys) or ("(always)" if self.always else "(no key word)")]
+        parts += [f"with {', '.join(self.secondary)}"] if self.secondary else []
+        parts += [f"without {', '.join(self.excluding)}"] if self.excluding else []
+        parts += [f"{self.probability} %"] if self.probability != 100 else []
+        return "; ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True)
