@@ -42,7 +42,7 @@ def test_text_export_is_the_text(story: Story, tmp_path: Path) -> None:
 
 def test_json_export_is_the_story(story: Story, tmp_path: Path) -> None:
     export_story(story, tmp_path / "a.json")
-    again = import_story(tmp_path / "a.json")
+    again = import_story(tmp_path / "a.json").story
     assert (again.passages, again.history) == (story.passages, story.history)
 
 
@@ -103,7 +103,7 @@ def test_markdown_shows_exactly_any_text(lines: list[str]) -> None:
 def test_markdown_comes_back_as_the_same_chapters(story: Story, tmp_path: Path) -> None:
     text = "# The Ferry\n\nBefore.\n\n## One\n\nFirst.\n\nSecond.\n\n## Two\n\nThird.\n"
     (tmp_path / "a.md").write_text(text)
-    again = import_story(tmp_path / "a.md")
+    again = import_story(tmp_path / "a.md").story
     assert again.state.title == "The Ferry"
     assert again.chapters() == [("", "Before."), ("One", "First.\n\nSecond."), ("Two", "Third.")]
     assert again.undo() == []
@@ -175,7 +175,7 @@ def test_kobold_stories_bring_text_memory_note_and_lore(tmp_path: Path) -> None:
         ],
     }  # fmt: skip
     (tmp_path / "kobold.json").write_text(json.dumps(record))
-    story = import_story(tmp_path / "kobold.json")
+    story = import_story(tmp_path / "kobold.json").story
     assert story.text == "Once upon a time a king laughed."
     assert [passage.by for passage in story.path()] == ["writer", "model", "model"]
     assert (story.state.memory, story.state.note) == ("A tale.", "[Note: Be brief.]")
@@ -186,11 +186,11 @@ def test_kobold_stories_bring_text_memory_note_and_lore(tmp_path: Path) -> None:
 def test_kobold_stories_of_the_second_form_bring_the_chosen_texts(tmp_path: Path) -> None:
     actions = {"0": {"Selected Text": " One."}, "10": {"Selected Text": " Three."},
                "2": {"Selected Text": " Two."}}  # fmt: skip
-    record = {"prompt": "Zero.", "actions": {"action_count": 2, "actions": actions},
+    record = {"prompt": "Zero.", "actions": {"action_count": 10, "actions": actions},
               "authornote": "Be brief.", "story_name": "The Ferry",
               "worldinfo_v2": {"entries": {"0": {"key": ["sea"], "content": "Salt."}}}}  # fmt: skip
     (tmp_path / "united.json").write_text(json.dumps(record))
-    story = import_story(tmp_path / "united.json")
+    story = import_story(tmp_path / "united.json").story
     assert story.text == "Zero. One. Two. Three."
     assert story.state.lore[0].keys == ("sea",)
     assert (story.state.title, story.state.note) == ("The Ferry", "Be brief.")
@@ -199,7 +199,7 @@ def test_kobold_stories_of_the_second_form_bring_the_chosen_texts(tmp_path: Path
 def test_turns_of_a_kobold_chat_come_without_their_marks(tmp_path: Path) -> None:
     record = {"prompt": "Once.", "actions": ["\n{{[INPUT]}}\nGo on.\n{{[OUTPUT]}}\n", "It rained."]}
     (tmp_path / "chat.json").write_text(json.dumps(record))
-    story = import_story(tmp_path / "chat.json")
+    story = import_story(tmp_path / "chat.json").story
     assert story.text == "Once.\n\nGo on.\n\nIt rained."
     assert [passage.by for passage in story.path()] == ["writer", "writer", "model"]
 
@@ -218,7 +218,7 @@ def test_mikupad_sessions_bring_text_memory_note_and_lore(tmp_path: Path) -> Non
     }  # fmt: skip
     record = {key: json.dumps(value) for key, value in values.items()}
     (tmp_path / "m.json").write_text(json.dumps(record))
-    story = import_story(tmp_path / "m.json")
+    story = import_story(tmp_path / "m.json").story
     assert [(p.by, p.text) for p in story.path()] == [
         ("writer", "The ferry"), ("model", " was late."), ("writer", " She waited."),
     ]  # fmt: skip
@@ -228,7 +228,7 @@ def test_mikupad_sessions_bring_text_memory_note_and_lore(tmp_path: Path) -> Non
 
 def test_plain_text_comes_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfOne\r\ntwo\x1b]52;c;eHg=\x07 three\n")
-    assert import_story(tmp_path / "a.txt").text == "One\ntwo]52;c;eHg= three"
+    assert import_story(tmp_path / "a.txt").story.text == "One\ntwo]52;c;eHg= three"
 
 
 BROKEN = ["{", "[]", "{}", '{"prompt": 1}', '{"prompt": "x", "actions": 3}', '{"prompt": "[1]"}']

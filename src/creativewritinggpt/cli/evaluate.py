@@ -18,7 +18,15 @@ from ..config.fields import MachineSettings
 from ..config.run import Config, load_config
 from ..errors import InputError
 from ..evaluation.settings import EvaluationSettings
-from .main import add_json, add_model, add_settings, given, machine_settings, short_usage
+from .main import (
+    add_json,
+    add_model,
+    add_settings,
+    given,
+    machine_settings,
+    short_usage,
+    warn_unused,
+)
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup
@@ -151,6 +159,7 @@ def _asked(arguments: argparse.Namespace, config: Config, group: ProcessGroup) -
     if arguments.compare and not names:
         raise InputError("--compare names no model", "give at least one beside the .jsonl files")
     names = names or [arguments.model or str(Path(config.output_dir) / "best_model")]
+    _warn_unused(arguments, settings)
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     if tasks:
         require_lm_eval()
@@ -165,6 +174,22 @@ def _asked(arguments: argparse.Namespace, config: Config, group: ProcessGroup) -
     # Only the first process computes the figures of generated texts.
     material = gather_material(documents, names, settings, config, with_index=group.is_main)
     return _Asked(config, settings, models, material, scores, tasks)
+
+
+def _warn_unused(arguments: argparse.Namespace, settings: EvaluationSettings) -> None:
+    """Say which options that were given change nothing."""
+    chosen = {**given(arguments, EvaluationSettings), **given(arguments, Config)}
+    unused: dict[str, str] = {}
+    if not settings.texts:
+        texts = {"text_tokens", "decoding", "originality"}
+        texts |= set() if settings.rank or settings.order else {"seed"}
+        unused |= dict.fromkeys(texts, "no text is generated; --texts N generates some")
+    if arguments.files:
+        unused["sources"] = "the named files are evaluated"
+    elif "sources" not in chosen:
+        columns = ("prompt_column", "text_column", "skip_bad_rows")
+        unused |= dict.fromkeys(columns, "it is for files with rows, and no file is named")
+    warn_unused({name: why for name, why in sorted(unused.items()) if name in chosen})
 
 
 def _models(names: list[str], config: Config, *, compared: bool) -> list[ModelUnderTest]:

@@ -11,7 +11,7 @@ from .. import console
 from ..config.fields import MachineSettings
 from ..errors import InputError
 from ..files import cache_folder, from_home
-from ..generation.sampling.settings import GenerationSettings
+from ..generation.sampling.settings import GenerationSettings, typed
 from ..generation.style import Style
 from .main import (
     add_json,
@@ -21,6 +21,7 @@ from .main import (
     machine_settings,
     piped_text,
     short_usage,
+    warn_unused,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
         "--story", metavar="FILE",
-        help="interactive session on the story in FILE (.json), made where it does not exist",
+        help="session on the story in FILE (.json, made where it does not exist), or on one of "
+        "another program, which is imported",
     )  # fmt: skip
     parser.add_argument(
         "--prompts", metavar="FILE", help="continue every line of FILE (.jsonl: its `prompt`)"
@@ -111,7 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
             listing = console.columns((name, preset.why) for name, preset in presets().items())
             sys.stdout.write(listing)
         return 0
-    settings = settings_for(arguments.preset, given(arguments, GenerationSettings))
+    settings = settings_for(arguments.preset, typed(given(arguments, GenerationSettings)))
+    warn_unused(settings.without_effect(given(arguments, GenerationSettings)))
     style = Style.parse(arguments.adapter, arguments.style)
     machine = machine_settings(arguments)
     if (arguments.out or arguments.resume) and not (arguments.out and arguments.prompts):
@@ -127,6 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = None if arguments.out else _prompts(arguments)
     if prompts is None and not arguments.out:
         return _session(arguments, settings, style, machine)
+    if arguments.alternatives and not (arguments.json or arguments.out):
+        warn_unused({"alternatives": "they are in the JSON; add --json or --out FILE"})
+    if arguments.n > 1 and settings.greedy and not settings.banned:
+        warn_unused({"n": "at temperature 0 all continuations are the same"})
     if arguments.out:
         from ..generation.batch import check_files
 
@@ -251,6 +258,11 @@ def _session(
     machine: MachineSettings,
 ) -> int:
     """Hold an interactive session."""
+    several = "a session writes one text; /alt N writes alternatives"
+    unused = {"n": several} if arguments.n != 1 else {}
+    if arguments.alternatives:
+        unused["alternatives"] = "a session has /probs"
+    warn_unused(unused)
     from ..session.commands import COMMANDS
     from ..session.repl import run as hold
     from ..session.session import StyledModel

@@ -17,7 +17,7 @@ import shlex
 import sys
 import traceback
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import prepare_environment
@@ -182,6 +182,14 @@ def given(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
     """Values of the flags of ``cls`` that were given."""
     said = vars(arguments)
     return {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
+
+
+def warn_unused(unused: Mapping[str, str]) -> None:
+    """Say of options that were given and change nothing why they do not."""
+    from ..console import warn
+
+    for name, why in unused.items():
+        warn(f"--{name.replace('_', '-')} has no effect: {why}")
 
 
 def machine_settings(arguments: argparse.Namespace) -> MachineSettings:

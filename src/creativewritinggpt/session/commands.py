@@ -15,7 +15,7 @@ from pathlib import Path
 from ..data.text import count_words
 from ..errors import InputError
 from ..files import from_home
-from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, seeds_from
+from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, seeds_from, unescape
 from ..generation.style import parse_strength, set_strength
 from ..story.exchange import ENDINGS, IMPORTED, KNOWN, import_story
 from ..story.file import FOLDER, read_story, stories
@@ -297,7 +297,7 @@ def _list(repl: Repl) -> None:
             f"/load FILE opens a story's .json, or brings in a file of another program; {KNOWN}",
         )
     repl.screen.table(["#", "story", "changed", "words#", "title"], rows)
-    repl.screen.note(f"/load NUMBER or FILE, which may be another program's; {KNOWN}")
+    repl.screen.note(f"/load NUMBER or FILE; {KNOWN}")
 
 
 def _export(repl: Repl, rest: str) -> None:
@@ -374,8 +374,10 @@ def _set(repl: Repl, rest: str) -> None:
     name, equals, value = rest.strip().partition("=" if "=" in rest else " ")
     key = name.strip().replace("-", "_")
     if equals:
-        given = None if value.strip() in ("", "none") else typed(value.strip())
+        given = None if value.strip() in ("", "none") else unescape(value.strip())
         session.settings = session.settings.changed({key: given}, "/set")
+        for unused, why in session.settings.without_effect([key]).items():
+            repl.screen.note(f"{unused} has no effect: {why}")
     now, usual = session.settings.to_dict(), GenerationSettings().to_dict()
     if key and key not in now:
         session.settings.changed({key: None}, "/set")  # raises, naming the nearest setting

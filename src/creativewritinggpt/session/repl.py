@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
@@ -30,12 +31,13 @@ from prompt_toolkit.patch_stdout import patch_stdout
 
 from ..console import counted, printable
 from ..errors import InputError, RunError, UserError
+from ..files import from_home
 from ..generation.results import Generated
 from ..generation.sampling.settings import GenerationSettings
-from ..story.file import StoryFile, new_path, stories, story_file
+from ..story.file import FOLDER, StoryFile, free_path, new_path, stories, story_file
 from ..story.tree import Passage, Story
 from .screen import Screen, Signals, history, no_echo, status
-from .session import Load, Session, StyledModel
+from .session import Load, Session, StyledModel, imported
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -313,8 +315,7 @@ def run(
     Raises:
         UserError: The story can't be opened or the model can't be loaded.
     """
-    file = story_file(story) if story is not None else StoryFile(new_path())
-    tree = file.open() if story is not None else Story()
+    file, tree, remarks = _opened(story)
     screen = Screen()
     on_terminal = screen.terminal and sys.stdin.isatty()
     try:
@@ -322,6 +323,8 @@ def run(
         session = Session(file, tree, settings, load, loading, model_name, preset)
         repl = Repl(session, screen, commands, explain)
         with repl.signals.watched():
+            for remark in remarks:
+                screen.note(remark)
             _greet(repl, unnamed=story is None)
             try:
                 (talk if on_terminal else talk_plainly)(repl, first)
@@ -334,6 +337,18 @@ def run(
         return code if repl.signals.code is None else repl.signals.code
     finally:
         file.close()
+
+
+def _opened(name: str | None) -> tuple[StoryFile, Story, list[str]]:
+    """The file, the story in it, and remarks; one of another program becomes a new file."""
+    if name is None:
+        return StoryFile(new_path()), Story(), []
+    path = from_home(name)
+    found = imported(path) if path.exists() or "#" in name else None
+    if found is None:
+        file = story_file(name)
+        return file, file.open(), []
+    return StoryFile(free_path(Path(FOLDER) / f"{path.stem}.json")), found.story, found.notes()
 
 
 def _start(

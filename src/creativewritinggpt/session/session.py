@@ -24,7 +24,7 @@ from ..story.context import StoryView, passage_tokens, story_view
 from ..story.draft import Imported
 from ..story.exchange import ENDINGS, export_story, import_story
 from ..story.file import FOLDER, StoryFile, free_path, is_story, story_file
-from ..story.tree import Passage, Setup, Story
+from ..story.tree import Passage, Setup, State, Story
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -90,8 +90,9 @@ class Session:
     tokens: dict[int, list[Token]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._saved: object = self.story.version
         self._named = self.file.path.exists()
+        imported = not self._named and self.story.state != State()
+        self._saved: object = None if imported else self.story.version
         self._exported: set[Path] = set()  # files that export may replace
         self._words: tuple[object, int] = (None, 0)
         self._view: tuple[object, StoryView] | None = None

@@ -70,11 +70,11 @@ class Imported(NamedTuple):
         parts = [] if self.lore_only else [counted(len(passages), "passage")]
         parts += [name for name in ("memory", "note") if getattr(state, name)]
         counts = {
-            "entries of lore": len(state.lore),
+            "lore": len(state.lore),
             "further branches": len(state.heads) - 1,
             "versions set aside": len(self.story.ends()),
         }
-        parts += [f"{count:,} {things}" for things, count in counts.items() if count]
+        parts += [f"{things} ({count:,})" for things, count in counts.items() if count]
         lines = [f"{self.form}: {', '.join(parts) or 'empty'}"]
         lines += [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
         return [*lines, *self.said]
@@ -99,6 +99,7 @@ class Draft:
         lore: Entries of lore.
         lore_only: Whether the file holds world info alone.
         lost: What could not be taken over, and how much of it.
+        rest: What could not be taken over, where there is nothing to count.
         said: Further remarks.
         names: What stands for the placeholders ``user`` and ``char``.
     """
@@ -109,6 +110,7 @@ class Draft:
         self.lore: list[Lore] = []
         self.lore_only = False
         self.lost: Counter[str] = Counter()
+        self.rest: list[str] = []
         self.said: list[str] = []
         self.names: dict[str, str] = {}
         self.tags = turn_tags({})
@@ -159,10 +161,8 @@ class Draft:
     def _joined(self, text: str) -> str:
         if not self._gap:
             return text
-        lead = (
-            "" if self._head == NOTHING else "\n\n"[len(self._end) - len(self._end.rstrip("\n")) :]
-        )
-        return lead + text.lstrip("\n")
+        there = len(self._end) - len(self._end.rstrip("\n"))
+        return ("" if self._head == NOTHING else "\n" * (2 - there)) + text.lstrip()
 
     def paragraph(self) -> None:
         """Begin the next passage with a paragraph."""
@@ -170,7 +170,10 @@ class Draft:
 
     def turns(self, value: Any, by: str = "model", others: Iterable[str] = ()) -> None:
         """Add text in which marks say who speaks: each turn becomes a paragraph of its author."""
+        before = self.lost["pictures"]
         text, place = self.prose(value), 0
+        if not text.strip() and self.lost["pictures"] > before:
+            return
         for match in self.tags.finditer(text):
             self._turn(text[place : match.start()].rstrip(), by)
             by, place = str(match.lastgroup), match.end()
@@ -195,10 +198,9 @@ class Draft:
         self._head, self._end, self._gap = main
 
     def chapter(self, title: str) -> None:
-        """Begin a chapter."""
+        """Begin a chapter: a heading with an empty line around it."""
         self.paragraph()
-        self.add(" ".join(title.split()), "chapter")
-        self.paragraph()
+        self.add(" ".join(title.split()) + "\n\n", "chapter")
 
     def entry(
         self,
@@ -246,9 +248,11 @@ class Draft:
         return tuple(dict.fromkeys(key for key in found if key))
 
     def without_place(self, what: str, value: Any) -> None:
-        """Count a part of the file that a story has no place for, if there is any."""
-        if value:
-            self.lost[what] += len(value) if isinstance(value, (list, tuple, dict)) else 1
+        """Note a part of the file that a story has no place for, if there is any."""
+        if isinstance(value, (list, tuple, dict)) and what != "settings":
+            self.lost[what] += len(value)
+        elif value and what not in self.rest:
+            self.rest.append(what)
 
     def finished(self, title: str) -> Imported:
         """The story, without a history: an import can't be undone."""
@@ -261,6 +265,7 @@ class Draft:
             title=" ".join((self.title or clean(title)).split()),
         )
         lost = [f"{things} ({count:,})" for things, count in self.lost.items() if count]
+        lost += self.rest
         story = Story(self._story.passages, [state])
         return Imported(story, self.form, tuple(lost), tuple(self.said), self.lore_only)
 

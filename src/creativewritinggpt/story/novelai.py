@@ -56,7 +56,7 @@ def _context(content: dict[str, Any], draft: Draft) -> None:
         groups = records(content.get(field))
         lists = (one.get("phrases", one.get("sequences")) for one in groups)
         draft.lost[things] += sum(len(one) for one in lists if isinstance(one, list))
-    draft.without_place("settings", content.get("settings") and 1)
+    draft.without_place("settings", content.get("settings"))
     draft.without_place("scripts", content.get("userScripts"))
 
 

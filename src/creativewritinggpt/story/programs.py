@@ -69,11 +69,11 @@ def _kobold(record: dict[str, Any], draft: Draft) -> None:
             probability=one.get("probability"),
             enabled=not one.get("widisabled"),
         )
-    draft.without_place("settings", settings and 1)
+    draft.without_place("settings", settings)
     draft.without_place("substitutions", record.get("substitutions"))
     draft.without_place("biases", record.get("biases"))
     draft.without_place("personal notes", record.get("personal_notes"))
-    draft.without_place("document databases", record.get("documentdb_data"))
+    draft.without_place("the document database", record.get("documentdb_data"))
 
 
 def _kobold_actions(record: dict[str, Any], draft: Draft) -> None:
@@ -136,8 +136,8 @@ def _mikupad(record: dict[str, Any], draft: Draft) -> None:
         keys = one.get("keys")
         words = [pattern_key(key) for key in keys] if isinstance(keys, list) else keys
         draft.entry(words, one.get("text"))
-        draft.without_place("reaches of entries of lore", one.get("search"))
-    draft.without_place("frames of the lore", info.get("prefix") or info.get("suffix"))
+        draft.without_place("the reach of entries of lore", one.get("search"))
+    draft.without_place("the frame of the lore", info.get("prefix") or info.get("suffix"))
     draft.without_place("settings", "temperature" in values)
 
 

@@ -14,8 +14,9 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,50 @@ SEEDS = 2**31
 """Number of seeds: 0 to SEEDS - 1."""
 
 _TEXT_LISTS = ("stop", "banned", "dry_breakers")
+
+_SAMPLED = {
+    "bias": ("logit_bias",),
+    "penalties": (
+        "repetition_penalty", "presence_penalty", "frequency_penalty", "penalty_range",
+    ),
+    "no_repeat": ("no_repeat_ngram",),
+    "dry": ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_range", "dry_breakers"),
+    "temperature": ("temperature",),
+    "top_k": ("top_k",),
+    "typical_p": ("typical_p",),
+    "top_p": ("top_p",),
+    "min_p": ("min_p",),
+    "xtc": ("xtc_probability", "xtc_threshold"),
+}  # fmt: skip
+"""The fields that each sampler reads."""
+
+_ESCAPE = re.compile(r"""\\(?:u([0-9a-fA-F]{4})|([ntr\\"']))""")
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+def unescape(text: str) -> str:
+    r"""Text of an option as it is meant where it is typed.
+
+    ``\n``, ``\t``, ``\r``, ``\"``, ``\'`` and ``\uXXXX`` stand for their characters and ``\\``
+    for one backslash, as in JSON; any other backslash stays, and so does half a surrogate pair.
+    """
+    found = _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else _ESCAPES.get(m[2], m[2]), text)
+    try:
+        return found.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return text
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were typed, with the escapes in their texts decoded; see :func:`unescape`."""
+    found = dict(values)
+    for name in (*_TEXT_LISTS, "logit_bias"):
+        value = found.get(name)
+        if isinstance(value, str):
+            found[name] = unescape(value)
+        elif isinstance(value, list):
+            found[name] = [unescape(one) if isinstance(one, str) else one for one in value]
+    return found
 
 
 def seeds_from(first: int | None, count: int) -> list[int]:
@@ -217,6 +262,27 @@ class GenerationSettings:
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def without_effect(self, names: Collection[str]) -> dict[str, str]:
+        """Those of the named fields that change nothing beside the others, and why."""
+        found: dict[str, str] = {}
+        for sampler, fields in _SAMPLED.items():
+            if sampler not in self.order:
+                found |= dict.fromkeys(fields, f"{sampler} is not among the samplers")
+        if self.greedy:
+            why = "at temperature 0 the likeliest token is always taken"
+            cutting = ("top_k", "top_p", "min_p", "typical_p", "xtc_threshold", "seed")
+            found |= dict.fromkeys(cutting, why)
+        if self.xtc_probability == 0:
+            found["xtc_threshold"] = "xtc_probability is 0"
+        if self.dry_multiplier == 0:
+            found |= dict.fromkeys(_SAMPLED["dry"][1:], "dry_multiplier is 0")
+        penalties = self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1
+        if not any(penalties):
+            found["penalty_range"] = "there is no penalty"
+        if self.best_of is None:
+            found["rank_by"] = "best_of is not given"
+        return {name: why for name, why in found.items() if name in names}
 
     def changed(self, values: Mapping[str, Any], where: str = "settings") -> GenerationSettings:
         """A copy with some fields changed; text is converted to the field's type.
