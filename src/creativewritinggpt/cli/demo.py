@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROMPTS = (
     "The night ferry was two hours late, and",
-    "[WP] The old clockmaker has repaired everything in town but one thing.",
+    "[WP] The old clockmaker has repaired everything in town but one thing.\n\n",
     "My aunt taught the parrot to",
 )
 _SETTINGS = ("output_dir", "results_dir", "seed", "max_steps")
@@ -201,17 +201,16 @@ def _sample(model: LoadedModel, prompt: str, seed: int, extent: Extent) -> dict[
     from ..generation.sampling.settings import settings_for
 
     settings = settings_for("literary", {"max_new_tokens": extent.sample_tokens, "seed": seed})
-    start = prompt + "\n\n" if prompt.startswith("[") else prompt
-    tuned = write(model, start, settings)[0].text
+    tuned = write(model, prompt, settings)[0].text
     with model.base():
-        base = write(model, start, settings)[0].text
-    table = Table(title=Text(prompt, style="bold"), title_justify="left", expand=True)
+        base = write(model, prompt, settings)[0].text
+    table = Table(title=Text(prompt.strip(), style="bold"), title_justify="left", expand=True)
     for name in ("base", "tuned"):
         table.add_column(name, ratio=1, overflow="fold")
     table.add_row(*(Text(console.printable(text).strip()) for text in (base, tuned)))
     console.stderr().print()
     console.stderr().print(table)
-    return {"prompt": prompt, "base": base, "tuned": tuned}
+    return {"prompt": prompt.strip(), "base": base, "tuned": tuned}
 
 
 def _evaluate(model: LoadedModel, config: Config, extent: Extent) -> dict[str, Any]:

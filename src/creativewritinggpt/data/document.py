@@ -33,6 +33,12 @@ def characters(text: str) -> int:
     return len(text) - sum(map(text.count, _WHITE_SPACE))
 
 
+def joint_name(joint: str) -> str:
+    """What stands between a prompt and its text, in words."""
+    known = {" ": "a space", SEPARATOR: "an empty line", "\n": "a line end", "": "nothing"}
+    return known.get(joint, repr(joint))
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One cleaned piece of writing.
@@ -62,6 +68,17 @@ class Document:
     def full_text(self) -> str:
         """What the model reads: the prompt, the joint, the text."""
         return self.text if not self.prompt else f"{self.prompt}{self.joint}{self.text}"
+
+    def parts(self) -> tuple[str, str]:
+        """The full text as what a model is given to continue, and the continuation.
+
+        Spaces at the end of the joint belong to the continuation, since a token begins with its
+        space: after one the model would have to write a word as it hardly ever stands in a text.
+        """
+        if not self.prompt:
+            return "", self.text
+        given = (self.prompt + self.joint).rstrip(" ") if self.joint.strip(" ") else self.prompt
+        return given, self.full_text()[len(given) :]
 
     @property
     def digest(self) -> str:
@@ -127,6 +144,7 @@ class SourceReport:
         notes: What the user should know besides.
         origin: Paths with SHA-256, or hub id with the resolved revision.
         files: What became of the characters of each file, by its name in reports.
+        joints: What stands between prompt and text, and in how many documents.
     """
 
     name: str
@@ -142,6 +160,7 @@ class SourceReport:
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileReport] = field(default_factory=dict)
+    joints: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count something that was left out."""
@@ -187,6 +206,9 @@ class SourceReport:
         near = self.near_duplicates
         gone += [f"{counted(near, 'near duplicate')} of held-out documents"] if near else []
         lines = [f"  left out: {', '.join(gone)}"] if gone else []
+        if self.joints:
+            joints = " or ".join(map(joint_name, self.joints))
+            lines.insert(0, f"  between prompt and text: {joints}")
         flagged = [f"{count:,} {what}" for what, count in self.flagged.items()]
         lines += [f"  noticed and kept: {', '.join(flagged)}"] if flagged else []
         lines += [f"  note: {note}" for note in self.notes[:_NOTES]]
@@ -202,6 +224,7 @@ class SourceReport:
         return vars(self) | {
             "dropped": dict(self.dropped),
             "flagged": dict(self.flagged),
+            "joints": dict(self.joints),
             "notes": list(self.notes),
             "files": plain,
         }
@@ -210,7 +233,8 @@ class SourceReport:
     def from_dict(cls, values: dict[str, Any]) -> SourceReport:
         """The report that :meth:`to_dict` made."""
         made = cls(**values)
-        made.dropped, made.flagged = Counter(values["dropped"]), Counter(values["flagged"])
+        for name in ("dropped", "flagged", "joints"):
+            setattr(made, name, Counter(values[name]))
         made.files = {
             name: FileReport(**{**file, "left_out": Counter(file["left_out"])})
             for name, file in values["files"].items()

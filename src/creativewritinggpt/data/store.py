@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from .duplicates import fingerprint
 # Characters of documents that are handled together.
 PART_CHARACTERS = 1_000_000
 # What the split needs of each document.
-_ARRAYS = ("groups", "fingerprints", "digests", "splits")
+_ARRAYS = ("groups", "fingerprints", "digests", "joints", "splits")
 _SPLITS = {None: 0, "train": 1, "validation": 2}
 
 
@@ -63,6 +64,7 @@ class DocumentStore(_OnDisk):
         groups: [documents] 64 bits of each group's name.
         fingerprints: [documents] 64 bits of each text without case, punctuation and spacing.
         digests: [documents, 20] SHA-1 of each, as bytes.
+        joints: [documents] 64 bits of what stands between prompt and text.
         splits: [documents] official split: 0 none, 1 training, 2 validation.
     """
 
@@ -73,7 +75,9 @@ class DocumentStore(_OnDisk):
         self.report = SourceReport.from_dict(described)
         names = ("offsets", *_ARRAYS)
         arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in names]
-        self.offsets, self.groups, self.fingerprints, self.digests, self.splits = arrays
+        self.offsets, self.groups, self.fingerprints, self.digests, self.joints, self.splits = (
+            arrays
+        )
         self._stream = (folder / "documents.jsonl").open("rb")
 
     def __len__(self) -> int:
@@ -94,15 +98,18 @@ class Block:
         lines: Their lines one after another.
         lengths: [documents] int64, of each line.
         words: Words of all documents.
-        groups, fingerprints, digests, splits: As in :class:`DocumentStore`.
+        joined: What stands between their prompts and texts, and how often.
+        groups, fingerprints, digests, joints, splits: As in :class:`DocumentStore`.
     """
 
     lines: bytes
     lengths: npt.NDArray[np.int64]
     words: int
+    joined: Counter[str]
     groups: npt.NDArray[np.uint64]
     fingerprints: npt.NDArray[np.uint64]
     digests: npt.NDArray[np.uint8]
+    joints: npt.NDArray[np.uint64]
     splits: npt.NDArray[np.uint8]
 
 
@@ -137,6 +144,8 @@ def _block(documents: Sequence[Document]) -> Block:
         groups=np.array([hash_text(d.group) for d in documents], dtype=np.uint64),
         fingerprints=np.array([fingerprint(d.full_text()) for d in documents], dtype=np.uint64),
         digests=np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 20),
+        joints=np.array([_joint_hash(d) for d in documents], dtype=np.uint64),
+        joined=Counter(d.joint for d in documents if d.prompt),
         splits=np.array([_SPLITS[d.split] for d in documents], dtype=np.uint8),
         words=sum(d.words for d in documents),
     )
@@ -153,6 +162,7 @@ def write_store(folder: Path, documents: Iterable[Block], report: SourceReport) 
             stream.write(block.lines)
             report.documents += len(block.lengths)
             report.words += block.words
+            report.joints += block.joined
             kept.append(replace(block, lines=b""))
     lengths = np.concatenate([block.lengths for block in kept])
     np.save(folder / "offsets.npy", np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
@@ -192,6 +202,12 @@ class Documents(_OnDisk):
         for document in self._extra:
             yield document.digest
 
+    def joints(self) -> Iterator[int]:
+        """64 bits of each document's joint, without reading the texts."""
+        for store, index in zip(self._store, self._index, strict=True):
+            yield int(self._stores[store].joints[index])
+        yield from map(_joint_hash, self._extra)
+
     @property
     def size(self) -> int:
         """Bytes of the documents on disk."""
@@ -211,6 +227,17 @@ def digests(documents: Sequence[Document]) -> Iterator[str]:
     if isinstance(documents, Documents):
         return documents.digests()
     return (document.digest for document in documents)
+
+
+def identities(documents: Sequence[Document]) -> Iterator[tuple[str, int]]:
+    """The digest of each document and 64 bits of its joint: what its tokens depend on."""
+    stored = isinstance(documents, Documents)
+    joints = documents.joints() if stored else map(_joint_hash, documents)
+    return zip(digests(documents), joints, strict=True)
+
+
+def _joint_hash(document: Document) -> int:
+    return hash_text(document.joint) if document.prompt else 0
 
 
 def to_json(value: Any) -> str:

@@ -27,7 +27,7 @@ from .scoring import DocumentScore
 from .tables import Table, as_markdown, caption, labels, passage_source, section_title, tables
 
 SCORES, TEXTS = "evaluation.jsonl", "evaluation_texts.jsonl"
-_SHARED = ("source", "group", "title", "digest", "words", "bytes")
+_SHARED = ("source", "group", "title", "digest", "joint", "words", "bytes")
 _OWN = ("tokens", "nll", "eos_nll", "sliding_nll", "legacy_nll", "window", "stride")
 
 _DOCUMENTS = 5
@@ -102,7 +102,7 @@ def read_scores(path: Path) -> dict[str, list[DocumentScore]]:
     try:
         for line in path.read_text("utf-8").splitlines():
             row = json.loads(line)
-            shared = {name: row[name] for name in _SHARED}
+            shared = {name: row[name] for name in _SHARED if name in row}
             for model, own in row["models"].items():
                 result.setdefault(model, []).append(DocumentScore(**shared, **own))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -26,7 +26,7 @@ from .. import console
 from ..config.run import Config
 from ..console import CountCallback, ProgressCallback, counting
 from ..data.corpus import load_corpus, read_documents
-from ..data.document import Document
+from ..data.document import Document, joint_name
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError, UserError
 from ..files import cache_folder, read_json
@@ -493,6 +493,13 @@ def _checked(
             else f"{label} has the documents in another order",
             "evaluate both on the same files, with the same --max-documents",
         )
+    for score, document in zip(scores, documents, strict=True):
+        if document.prompt and score.joint != document.joint:
+            raise InputError(
+                f"{label} was made with {joint_name(score.joint)} between prompt and text of "
+                f"{document.source}, and not {joint_name(document.joint)}",
+                "evaluate that model again",
+            )
     for name in ("window", "stride"):
         has = getattr(settings, name)
         for had in {getattr(score, name) for score in scores} - {None}:

@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..console import CountCallback
-from ..data.document import Document
+from ..data.document import SEPARATOR, Document
 from ..data.rows.packing import IGNORE, tokenize
 from ..data.text import count_words
 from ..distributed import SINGLE_PROCESS, ProcessGroup
@@ -432,6 +432,7 @@ class DocumentScore:
         words: Number of words of the original text, split at white space.
         bytes: Length of the original text in UTF-8.
         digest: SHA-1 of prompt and text.
+        joint: What stood between them; old records don't say, since it was always an empty line.
         title: Its title, where it has one.
         sliding_nll: NLL of its tokens by windows with a stride, where asked for.
         legacy_nll: Mean NLL of its first 512 tokens but the first, as the original project computed
@@ -448,6 +449,7 @@ class DocumentScore:
     words: int
     bytes: int
     digest: str = ""
+    joint: str = SEPARATOR
     title: str | None = None
     sliding_nll: float | None = None
     legacy_nll: float | None = None
@@ -523,6 +525,7 @@ def score_documents(
             words=_original_words(document),
             bytes=_original_bytes(document),
             digest=document.digest,
+            joint=document.joint if document.prompt else SEPARATOR,
             title=document.title,
             sliding_nll=float(sliding_nll[index]) if stride else None,
             legacy_nll=legacy_nll.get(index),

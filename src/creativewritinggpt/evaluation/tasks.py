@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import CountCallback
-from ..data.document import SEPARATOR, Document
+from ..data.document import Document
 from ..data.rows.packing import encode
 from ..data.text import sentences
 from ..distributed import SINGLE_PROCESS, ProcessGroup
@@ -126,7 +126,10 @@ def prompt_items(documents: Sequence[Document], count: int, seed: int) -> list[I
     for number, document in enumerate(choose_documents(with_prompt, count, seed)):
         others = [prompt for prompt in prompts if prompt != document.prompt]
         wrong = random.Random(f"{seed} {number}").sample(others, PROMPTS - 1)
-        options = [(f"{prompt}{SEPARATOR}", document.text) for prompt in (document.prompt, *wrong)]
+        options = [
+            dataclasses.replace(document, prompt=prompt).parts()
+            for prompt in (document.prompt, *wrong)
+        ]
         items.append(Item(document.group, tuple(options)))
     return items
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import CountCallback
-from ..data.document import SEPARATOR, Document
+from ..data.document import Document
 from ..data.rows.packing import encode
 from ..data.text import WORD
 from ..errors import InputError
@@ -100,8 +100,8 @@ def prompts_of(documents: Sequence[Document], count: int, seed: int) -> list[Pro
 
 def _prompt(document: Document) -> Prompt | None:
     if document.prompt:
-        text = document.prompt + SEPARATOR
-        return Prompt(document.source, text, document.text) if document.text.strip() else None
+        given, continuation = document.parts()
+        return Prompt(document.source, given, continuation) if document.text.strip() else None
     words = list(WORD.finditer(document.text))
     if len(words) < 8:
         return None

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from .. import console
 from ..config.run import Config
+from ..data.document import SEPARATOR, joint_name
 from ..distributed import ProcessGroup
 from ..errors import InputError
 from ..files import atomic_folder, file_sha256, write_json
@@ -137,6 +138,8 @@ class TrainState:
         Raises:
             InputError: Something has changed.
         """
+        # Before it was recorded, every joint was an empty line.
+        self.fingerprint.setdefault("joints", dict.fromkeys(now["joints"], joint_name(SEPARATOR)))
         changed = _changes(self.fingerprint, {key: now[key] for key in now if key != "shown"})
         if not force:
             _refuse(changed)
@@ -146,7 +149,9 @@ class TrainState:
         if changed:
             metrics["forced"].append({"step": self.step, "changes": changed})
             console.warn(f"going on although the run has changed: {'; '.join(changed)}")
-        other = bool(_changes(self.fingerprint, {key: now[key] for key in ("data", "base")}))
+        other = bool(
+            _changes(self.fingerprint, {key: now[key] for key in ("data", "base", "joints")})
+        )
         self.fingerprint = {**self.fingerprint, **now}
         if other:
             self.best_loss, self.best_step, self.reference_loss = None, 0, None

@@ -21,6 +21,7 @@ import numpy as np
 from .. import console, devices
 from ..config.run import Config
 from ..data.corpus import Corpus
+from ..data.document import joint_name
 from ..data.mixing import Mixture, mix
 from ..data.rows.packing import RowPlan, plan_rows, tokenize
 from ..data.rows.stream import (
@@ -207,6 +208,11 @@ class TrainingSetup:
             "files": self.files,
             "data": self.manifest["manifest_hash"],
             "base": self.base(),
+            "joints": {
+                f"the joint of {name}": " or ".join(sorted(map(joint_name, report.joints)))
+                for name, report in self.corpus.reports.items()
+                if report.joints
+            },
             "shown": {name: config[name] for name in SHOWN},
         }
 

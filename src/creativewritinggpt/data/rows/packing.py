@@ -1,8 +1,8 @@
 """Token ids of documents, and their packing into rows of equal length.
 
-Ids are made once, then memory-mapped. Their cache is keyed by what they depend on: the prompt and
-text of every document in their order, and the tokenizer's definition. Row length, masking and
-mixing come later and share one entry.
+Ids are made once, then memory-mapped. Their cache is keyed by what they depend on: the prompt,
+joint and text of every document in their order, and the tokenizer's definition. Row length, masking
+and mixing come later and share one entry.
 
 A document becomes ``[bos] ids… [eos]``. At each position a model reads one token and is to predict
 the next, so a document of n ids has n + 1 pairs::
@@ -30,10 +30,10 @@ import numpy.typing as npt
 
 from ...console import ProgressCallback
 from ...files import cached_folder
-from ..document import SEPARATOR, Document
-from ..store import digests, in_parts
+from ..document import Document
+from ..store import identities, in_parts
 
-_FORMAT = "2"
+_FORMAT = "3"
 
 Ids = npt.NDArray[np.int32]
 
@@ -45,8 +45,8 @@ class TokenizedDocuments:
     Attributes:
         ids: [tokens] int32, memory-mapped where they come from the cache.
         offsets: [documents + 1] int64; document i is ``ids[offsets[i]:offsets[i + 1]]``.
-        prompt_lengths: [documents] int32, how many of its ids are the prompt and the empty line
-            after it.
+        prompt_lengths: [documents] int32, how many of its ids are the prompt and its joint. A
+            token that spans joint and text counts as text: after a space, the text's first token.
     """
 
     ids: npt.NDArray[np.int32]
@@ -100,12 +100,12 @@ class Encoder:
 
         Returns:
             All ids one after another; [documents] how many each has; [documents] how many of those
-            are its prompt and the empty line after it (a token that spans both counts as text).
+            are its prompt and joint (a token that spans them and the text counts as text).
         """
         ids = self.encode([document.full_text() for document in batch])
         lengths = np.zeros(len(batch), dtype=np.int32)
         prompted = [i for i, document in enumerate(batch) if document.prompt]
-        prompts = self.encode([f"{batch[i].prompt}{SEPARATOR}" for i in prompted])
+        prompts = self.encode([f"{batch[i].prompt}{batch[i].joint}" for i in prompted])
         for i, prompt in zip(prompted, prompts, strict=True):
             lengths[i] = _common(prompt, ids[i])
         counts = np.array([len(document) for document in ids], dtype=np.int32)
@@ -150,8 +150,8 @@ def _encode_all(
 def _key(documents: Sequence[Document], tokenizer: Any) -> str:
     identity = hashlib.sha256(_definition(tokenizer).encode()).hexdigest()
     content = hashlib.sha256(f"{_FORMAT}\n{identity}\n".encode())
-    for digest in digests(documents):
-        content.update(digest.encode())
+    for digest, joint in identities(documents):
+        content.update(f"{digest}{joint}".encode())
     return content.hexdigest()
 
 

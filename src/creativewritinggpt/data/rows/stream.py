@@ -145,6 +145,7 @@ def _counted(documents: Iterable[Document], report: SourceReport) -> Iterator[Do
     for document in documents:
         report.documents += 1
         report.words += document.words
+        report.joints.update([document.joint] if document.prompt else [])
         yield document
 
 

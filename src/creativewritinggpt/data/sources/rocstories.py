@@ -2,7 +2,8 @@
 
 Known as the official CSV (a column for each sentence), as rows of first sentence and continuation,
 and as the Story Cloze CSV, of which the right ending is taken. In every form the first sentence is
-the prompt, so that the same story is the same document whatever file it came from.
+the prompt, so that the same story is the same document whatever file it came from. A story is one
+paragraph: a space joins its first sentence and the others.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def _document(
         prompt=first,
         title=clean_line(title) or None,
         split=official_split(label),
+        joint=" ",
     )
 
 
