@@ -64,6 +64,8 @@ PASS = 1024
 PASS_ON_GPU = 8192
 _CHUNK = 256
 _NAME = "cwgpt_windows"
+# What some families ask of attention beside the usual: see transformers' integrations.
+_MORE_THAN_ATTENTION = ("softcap", "s_aux", "sliding_window", "position_bias")
 Ids = npt.NDArray[np.int64]
 
 
@@ -237,6 +239,8 @@ def _plan(model: LoadedModel, windows: Sequence[Window]) -> tuple[list[list[int]
     body, head = body_and_head(model.model)
     varlen = supports_varlen(model, body)
     fixed = PASS_ON_GPU if varlen and model.device.torch_device.type != "cpu" else PASS
+    if not varlen:  # some families take no row that is longer than their context
+        fixed = min(fixed, model.context_length)
     size = max(fixed, min(model.context_length, max(lengths)))
     if model.device.precision == "bf16":
         head = head.to(torch.bfloat16)
@@ -346,7 +350,7 @@ def _attend(
     *,
     scaling: float | None = None,
     window_lengths: Sequence[int] = (),
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each window, with the signature that transformers calls.
 
@@ -364,7 +368,13 @@ def _attend(
 
     Returns:
         [1, tokens, heads, size], and no weights.
+
+    Raises:
+        ValueError: The model's attention does more, or does not hand on the lengths.
     """
+    wanted = [name for name in _MORE_THAN_ATTENTION if more.get(name) is not None]
+    if wanted or not window_lengths:
+        raise ValueError(f"attention per window knows no {', '.join(wanted) or 'such model'}")
     parts = (torch.split(part, list(window_lengths), dim=2) for part in (query, key, value))
     results = [
         F.scaled_dot_product_attention(

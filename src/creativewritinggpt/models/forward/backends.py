@@ -8,7 +8,8 @@ beside the model.
 
 Families without a forward pass of ours get :class:`TransformersBackend`, which calls the model as
 it is, so it is also the reference for the faster backends. Rows of different lengths share its
-cache's columns; a column that a row does not use is masked, and positions are counted per row.
+cache's columns and end in the last one; a column that a row does not use is masked, and positions
+are counted per row.
 
 Trade-off: the library's cache grows by copying, and masks are built at each step.
 """
@@ -337,11 +338,17 @@ class TransformersContext:
         self.used[row, columns[length:]] = False
         filled = self.used.any(0).nonzero()
         width = int(filled[-1]) + 1 if len(filled) else 0
-        if width < self.used.shape[1]:
-            self.used = self.used[:, :width]
+        self.used = self.used[:, :width]
+        kept = self.used[row].nonzero().flatten()
+        gap = width - 1 - int(kept[-1]) if len(kept) else 0
+        self.used[row] = self.used[row].roll(gap)
+        with torch.inference_mode():
             for layer in self.cache.layers:
                 layer.keys = layer.keys[:, :, :width]
                 layer.values = layer.values[:, :, :width]
+                if gap:  # sliding windows count columns, so a row's last token stands in the last
+                    layer.keys[row] = layer.keys[row].roll(gap, 1)
+                    layer.values[row] = layer.values[row].roll(gap, 1)
 
 
 def _empty_cache() -> Any:

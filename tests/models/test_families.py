@@ -1,0 +1,238 @@
+"""Every family of models trains, writes and is scored as a plain loop of transformers would."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, POSITIONS, VOCABULARY
+from torch.nn import functional as F
+from writers import as_tokens, make_writer
+
+from creativewritinggpt.config.run import Config
+from creativewritinggpt.data.rows.packing import IGNORE, plan_rows
+from creativewritinggpt.evaluation.scoring import Window, windows_nll
+from creativewritinggpt.models.adapter import attach, merge
+from creativewritinggpt.models.forward.backends import TransformersBackend
+from creativewritinggpt.models.loaded_model import LoadedModel
+from creativewritinggpt.models.loading import context_length
+from creativewritinggpt.models.scoring import body_and_head, token_nll
+from creativewritinggpt.training.checkpoint import trained_parameters
+from creativewritinggpt.training.loss import accumulate_gradient, summed_loss
+
+pytestmark = pytest.mark.invariant
+every_family = pytest.mark.parametrize("family", FAMILIES)
+# Longer than the windows of the families that have one.
+LENGTHS = (3, 17, 1, 24, 9, 30, 12)
+MAX_LENGTH = 40
+
+
+def documents(seed: int = 0) -> list[list[int]]:
+    generator = np.random.default_rng(seed)
+    return [generator.integers(1, VOCABULARY, length).tolist() for length in LENGTHS]
+
+
+def packed(texts: list[list[int]]) -> Any:
+    return plan_rows(as_tokens(texts), max_length=MAX_LENGTH, bos_id=0, eos_id=0)
+
+
+@functools.cache
+def shared_model(family: str) -> Any:
+    """For tests that change nothing of it."""
+    return FAMILIES[family].model()
+
+
+def own_writer(family: str, *, adapter: bool = False) -> LoadedModel:
+    writer = make_writer(FAMILIES[family].model())
+    writer.context_length = POSITIONS
+    if adapter:
+        attach(writer, Config(lora_dropout=0.0))
+        with torch.no_grad():
+            for name, value in writer.model.named_parameters():
+                if "lora_B" in name:
+                    value.normal_(0, 0.1)
+    writer.model.eval()
+    return writer
+
+
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+def nll_of(model: Any, ids: list[int]) -> torch.Tensor:
+    """Of every token and of the end, given the start token."""
+    logits = logits_of(model, [0, *ids])
+    return F.cross_entropy(logits, torch.tensor([*ids, 0]), reduction="none")
+
+
+@every_family
+def test_body_and_head_give_the_models_logits(family: str) -> None:
+    model = shared_model(family)
+    body, head = body_and_head(model)
+    ids = documents()[5]
+    with torch.no_grad():
+        found = head.logits(body(input_ids=torch.tensor([ids]), use_cache=False))[0]
+    torch.testing.assert_close(found, logits_of(model, ids), atol=1e-5, rtol=1e-5)
+
+
+@every_family
+def test_packed_loss_equals_separate_loss(family: str) -> None:
+    model, texts = shared_model(family), documents()
+    rows = packed(texts)
+    batch = rows.take(np.arange(len(rows)))
+    alone = [nll_of(model, ids) for ids in texts]
+    writer = make_writer(model)
+    found = token_nll(writer, batch)
+    total = sum(float(nll.double().sum()) for nll in alone)
+    assert found.sum() == pytest.approx(total, rel=1e-5)
+    assert (batch.targets != IGNORE).sum() == sum(map(len, alone))
+    np.testing.assert_allclose(
+        np.sort(found[batch.targets != IGNORE]), np.sort(torch.cat(alone)), atol=2e-5, rtol=2e-5
+    )
+    with torch.no_grad():
+        assert float(summed_loss(writer, batch)) == pytest.approx(total, rel=1e-5)
+
+
+@every_family
+def test_a_document_does_not_see_its_neighbours(family: str) -> None:
+    body, _ = body_and_head(shared_model(family))
+    ids = torch.tensor([sum(documents()[1:4], [])])
+    segments = torch.tensor([[1] * 17 + [2] + [3] * 24])
+    positions = torch.cat([torch.arange(17), torch.arange(1), torch.arange(24)])[None]
+    changed = ids.clone()
+    changed[0, :17] = (changed[0, :17] + 100) % VOCABULARY
+    with torch.no_grad():
+        before, after = (body.packed(row, segments, positions)[0] for row in (ids, changed))
+    assert not torch.equal(before[:17], after[:17])
+    assert torch.equal(before[17:], after[17:])
+
+
+@every_family
+def test_any_micro_batch_gives_the_same_gradient(family: str) -> None:
+    writer = own_writer(family, adapter=True)
+    rows = packed(documents())
+    found = []
+    for batch_size in (len(rows), 1):
+        writer.model.zero_grad(set_to_none=True)
+        loss, tokens = accumulate_gradient(writer, rows, np.arange(len(rows)), batch_size)
+        parameters = trained_parameters(writer.model)
+        found.append((loss, {name: p.grad.clone() for name, p in parameters.items()}))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-4, atol=1e-6)
+    assert any(float(gradient.abs().max()) > 0 for gradient in found[0][1].values())
+
+
+@every_family
+def test_the_gradient_is_that_of_transformers_own_loss(family: str) -> None:
+    writer = own_writer(family, adapter=True)
+    texts = documents()[:4]
+    rows = packed(texts)
+    loss, tokens = accumulate_gradient(writer, rows, np.arange(len(rows)), 2)
+    ours = {name: p.grad.clone() for name, p in trained_parameters(writer.model).items()}
+    writer.model.zero_grad(set_to_none=True)
+    total = 0.0
+    for ids in texts:
+        logits = writer.model(input_ids=torch.tensor([[0, *ids]]), use_cache=False).logits[0]
+        nll = F.cross_entropy(logits.float(), torch.tensor([*ids, 0]), reduction="sum") / tokens
+        nll.backward()
+        total += float(nll.detach())
+    assert loss == pytest.approx(total, rel=1e-5)
+    for name, parameter in trained_parameters(writer.model).items():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+@every_family
+def test_validation_is_the_same_for_any_batch_size(family: str) -> None:
+    writer, rows = make_writer(shared_model(family)), packed(documents())
+    batch = rows.take(np.arange(len(rows)))
+    found = [token_nll(writer, batch, size) for size in (1, 3, 1)]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+@every_family
+def test_step_0_is_the_base_and_training_leaves_it_bit_equal(family: str) -> None:
+    writer = make_writer(FAMILIES[family].model())
+    kept = {name: p.detach().clone() for name, p in writer.model.named_parameters()}
+    ids, rows = documents()[5], packed(documents())
+    base = logits_of(writer.model, ids)
+    attach(writer, Config(lora_dropout=0.0))
+    writer.model.eval()
+    assert torch.equal(logits_of(writer.model, ids), base)
+    optimizer = torch.optim.AdamW(trained_parameters(writer.model).values(), lr=0.01)
+    losses = []
+    for _ in range(4):
+        losses.append(accumulate_gradient(writer, rows, np.arange(len(rows)), 2)[0])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert losses[-1] < losses[0]
+    tuned = logits_of(writer.model, ids)
+    assert not torch.equal(tuned, base)
+    with writer.base():
+        assert torch.equal(logits_of(writer.model, ids), base)
+    names = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): p
+        for name, p in writer.model.named_parameters()
+        if "lora_" not in name
+    }
+    assert all(torch.equal(names[name], value) for name, value in kept.items())
+    merge(writer)
+    torch.testing.assert_close(logits_of(writer.model, ids), tuned, atol=1e-5, rtol=1e-5)
+
+
+@every_family
+def test_writing_equals_the_full_forward_pass(family: str) -> None:
+    """After any use of the cache: forks, cuts, rows of several lengths, beyond the window."""
+    model = shared_model(family)
+    ids = documents()[5]
+    backend = TransformersBackend(model)
+
+    def check(logits: torch.Tensor, rows: list[list[int]]) -> None:
+        assert context.lengths == [len(row) for row in rows]
+        for found, row in zip(logits, rows, strict=True):
+            torch.testing.assert_close(found, logits_of(model, row)[-1], atol=2e-5, rtol=2e-5)
+
+    context: Any = backend.start(POSITIONS)
+    check(context.prefill(ids[:14]), [ids[:14]])
+    check(context.prefill(ids[14:17]), [ids[:17]])
+    context = context.fork([0, 0, 0])
+    rows = [[*ids[:17], token] for token in (1, 2, 3)]
+    check(context.step([1, 2, 3]), rows)
+    context.truncate(1, 5)
+    context.truncate(2, 11)
+    for token in range(4, 14):
+        rows = [[*rows[0], token], [*rows[1], token + 1], [*rows[2], token + 2]]
+        if token == 4:
+            rows = [rows[0], [*ids[:5], 5], [*ids[:11], 6]]
+        check(context.step([token, token + 1, token + 2]), rows)
+    context = backend.join([context.fork([2, 0]), context.fork([1])])
+    rows = [[*rows[2], 11], [*rows[0], 12], [*rows[1], 13]]
+    check(context.step([11, 12, 13]), rows)
+    context = context.fork([1])
+    context.truncate(0, 9)
+    check(context.prefill([14, 15]), [[*rows[1][:9], 14, 15]])
+
+
+@every_family
+def test_evaluation_equals_a_plain_loop(family: str) -> None:
+    model, texts = shared_model(family), documents()
+    writer = make_writer(model)
+    writer.context_length = POSITIONS
+    windows = [
+        Window(number, np.array([0, *ids]), np.array([*ids, 0])) for number, ids in enumerate(texts)
+    ]
+    for found, ids in zip(windows_nll(writer, windows), texts, strict=True):
+        np.testing.assert_allclose(found, nll_of(model, ids), atol=2e-5, rtol=2e-5)
+
+
+def test_a_model_without_positions_gets_the_length_of_its_training(capsys: Any) -> None:
+    config = shared_model("bloom").config
+    assert context_length(config) == 2048
+    assert "2,048 tokens" in capsys.readouterr().err
+    config.seq_length = 4096
+    assert context_length(config) == 4096
