@@ -28,10 +28,12 @@ class Family:
     Attributes:
         type: transformers' ``model_type``.
         settings: Of its config.
+        window: A layer whose attention reaches no further back, and how many tokens it sees.
     """
 
     type: str
     settings: dict[str, Any]
+    window: tuple[int, int] | None = None
 
     def model(self, seed: int = 0, attention: str = "sdpa") -> Any:
         """A random model, its norms and biases not the ones and zeros of a fresh one."""
@@ -50,8 +52,12 @@ class Family:
         return model.eval()
 
 
-def _llama(model_type: str, **changes: Any) -> Family:
-    return Family(model_type, {**_LLAMA, **changes})
+def _llama(model_type: str, layer: int | None = None, **changes: Any) -> Family:
+    """A family with Llama's settings; ``layer`` is one with a sliding window, if any."""
+    window = None if layer is None else (layer, WINDOW)
+    if window is not None:
+        changes["sliding_window"] = WINDOW
+    return Family(model_type, {**_LLAMA, **changes}, window)
 
 
 _GEMMA = {"head_dim": 8, "hidden_activation": "gelu_pytorch_tanh"}
@@ -66,7 +72,7 @@ FAMILIES: dict[str, Family] = {
         "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48,
         "attention_types": [[["global", "local"], 1]], "window_size": WINDOW,
         "max_position_embeddings": POSITIONS,
-    }),
+    }, (1, WINDOW)),
     "gptj": Family("gptj", {
         "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS, "rotary_dim": 4,
         "tie_word_embeddings": False,
@@ -93,21 +99,21 @@ FAMILIES: dict[str, Family] = {
         **_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2,
     }),
     "llama": _llama("llama"),
-    "mistral": _llama("mistral", sliding_window=WINDOW, head_dim=8),
+    "mistral": _llama("mistral", 0, head_dim=8),
     "mixtral": _llama("mixtral", num_local_experts=4, num_experts_per_tok=2),
     "qwen2": _llama("qwen2"),
     "qwen2-sliding": _llama(
-        "qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+        "qwen2", 1, use_sliding_window=True, max_window_layers=1
     ),
     "qwen3": _llama("qwen3", head_dim=8),
     "gemma": _llama("gemma", **_GEMMA),
-    "gemma2": _llama("gemma2", **_GEMMA, sliding_window=WINDOW, query_pre_attn_scalar=8),
+    "gemma2": _llama("gemma2", 0, **_GEMMA, query_pre_attn_scalar=8),
     "gemma3": _llama(
-        "gemma3_text", **_GEMMA, sliding_window=WINDOW, query_pre_attn_scalar=8,
+        "gemma3_text", 0, **_GEMMA, query_pre_attn_scalar=8,
         layer_types=["sliding_attention", "full_attention"],
     ),
     "phi": _llama("phi", partial_rotary_factor=0.5),
-    "phi3": _llama("phi3", sliding_window=WINDOW),
+    "phi3": _llama("phi3", 0),
     "smollm3": _llama("smollm3", no_rope_layers=[1, 0]),
     "olmo2": _llama("olmo2"),
     "granite": _llama(
@@ -115,5 +121,5 @@ FAMILIES: dict[str, Family] = {
         logits_scaling=2.0,
     ),
     "stablelm": _llama("stablelm", partial_rotary_factor=0.5, use_parallel_residual=True),
-    "starcoder2": _llama("starcoder2", sliding_window=WINDOW),
+    "starcoder2": _llama("starcoder2", 0),
 }  # fmt: skip

@@ -365,6 +365,7 @@ def _attend(
         attention_mask: None.
         scaling: Factor of the scores; 1 / √size without it.
         window_lengths: Tokens of each window.
+        **more: What else the model asks of its attention.
 
     Returns:
         [1, tokens, heads, size], and no weights.

@@ -105,9 +105,14 @@ class Body:
         states: Tensor = self.inner(**inputs, return_dict=True).last_hidden_state
         return states
 
+    @property
+    def takes_masks(self) -> bool:
+        """Whether a mask keeps documents apart that share a row."""
+        return _TRIED.get(self.model, True)
+
     def packed(self, ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states ``[rows, tokens, width]`` of packed rows (see ``attention``)."""
-        if _TRIED.get(self.model, True):
+        if self.takes_masks:
             return self(input_ids=ids, **packed_inputs(segment_ids, position_ids, self.model))
         return by_document(self, ids, segment_ids)
 

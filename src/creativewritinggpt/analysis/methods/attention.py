@@ -38,7 +38,8 @@ import torch
 
 from ...devices import memory
 from ...errors import InputError
-from ...models.checks import first_line, quiet
+from ...models.checks import FAMILIES, first_line, quiet
+from ...models.scoring import body_and_head
 from ..registry import Analysis, Attribution, Figure, Method, Score
 from ..subject import Subject, Word
 
@@ -52,7 +53,6 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
 _ROUGH = 2e-2
 # A row that gives the first token all but this says nothing about the others.
 _REST = 1e-6
-_FAMILIES = "models of the GPT-2, Llama and Qwen families work"
 
 
 class NoAttention(InputError):
@@ -124,18 +124,24 @@ def capture(model: LoadedModel, subject: Subject) -> AttentionMaps:
     bare, kind = model.bare, type(model.bare).__name__
     _check_memory(model, subject.length)
     ids = torch.tensor([subject.ids], device=model.device.torch_device)
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     try:
         with eager(bare), torch.no_grad(), quiet():
-            found = bare.base_model(
-                input_ids=ids, output_attentions=True, use_cache=False, return_dict=True
-            )
+            switched = bare.config._attn_implementation == "eager"
+            if not switched and body_and_head(model.model)[0].takes_masks:
+                # Falcon can't be switched, and adds its boolean mask as a number where weights are
+                # asked for.
+                lowest = torch.finfo(bare.dtype).min
+                mask = torch.full((subject.length,) * 2, lowest, dtype=bare.dtype).triu(1)
+                inputs["attention_mask"] = mask[None, None].to(ids.device)
+            found = bare.base_model(**inputs, output_attentions=True, return_dict=True)
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise NoAttention(f"{kind} shows no attention: {first_line(error)}", _FAMILIES) from error
+        raise NoAttention(f"{kind} shows no attention: {first_line(error)}", FAMILIES) from error
     layers = [layer for layer in getattr(found, "attentions", None) or () if layer is not None]
     expected = int(bare.config.num_hidden_layers)
     if len(layers) != expected:
         raise NoAttention(
-            f"{kind} shows the attention of {len(layers)} of its {expected} layers", _FAMILIES
+            f"{kind} shows the attention of {len(layers)} of its {expected} layers", FAMILIES
         )
     whole = sum(layer.numel() for layer in layers) * 4 <= STORED_WHOLE
     stored = np.float32 if whole else np.float16
@@ -164,7 +170,7 @@ def _checked(layer: torch.Tensor, index: int, kind: str, shape: tuple[int, ...])
         raise InputError(
             f"layer {index} of {kind} has attention of shape {tuple(layer.shape[1:])}, "
             f"the first layer {shape}",
-            _FAMILIES,
+            FAMILIES,
         )
     values: np.ndarray = layer[0].detach().float().cpu().numpy()
     if not np.isfinite(values).all():
@@ -175,12 +181,12 @@ def _checked(layer: torch.Tensor, index: int, kind: str, shape: tuple[int, ...])
     off = float(np.abs(values.sum(-1, dtype=np.float64) - 1).max())
     if off > _TOLERANCE.get(layer.dtype, _ROUGH) or values.min() < 0:
         raise InputError(
-            f"the attention in layer {index} of {kind} sums to 1 only within {off:.2g}", _FAMILIES
+            f"the attention in layer {index} of {kind} sums to 1 only within {off:.2g}", FAMILIES
         )
     ahead = np.triu_indices(shape[1], 1)
     if values[:, ahead[0], ahead[1]].any():
         raise InputError(
-            f"the attention in layer {index} of {kind} looks ahead of what was written", _FAMILIES
+            f"the attention in layer {index} of {kind} looks ahead of what was written", FAMILIES
         )
     return values
 

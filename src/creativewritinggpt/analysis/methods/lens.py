@@ -10,6 +10,7 @@ says little.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,17 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...generation.text import vocabulary
+from ...models.checks import FAMILIES
 from ...models.scoring import CHUNK, Head, body_and_head
 from ..registry import Analysis, Method
 from ..subject import Subject
 
 if TYPE_CHECKING:
     from ...models.loaded_model import LoadedModel
+
+
+# A module's name inside a numbered layer.
+_IN_A_LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,18 +135,22 @@ def _read(states: Tensor, wanted: Tensor, head: Head, top: int) -> tuple[np.ndar
 
 
 def _states_and_norm(bare: Any, ids: Tensor) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
-    """Hidden states of all layers, the last one normed, and the norm that did it.
+    """Hidden states of all layers, the last one normed, and what did it.
 
-    Families name their final norm differently, so it is told by what it does: of the modules with
-    nothing but vectors as weights, the one that makes the last hidden state.
+    Families name their final norm differently, so it is told by what it does: of the modules
+    outside the layers, those that make the last hidden state (a norm, OPT's projection, or none).
     """
     inner, made = bare.base_model, []
 
-    def note(module: torch.nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            made.append((module, output))
+    def note(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
+            made.append((module, inputs[0], output))
 
-    hooks = [module.register_forward_hook(note) for module in inner.modules() if _like_norm(module)]
+    hooks = [
+        module.register_forward_hook(note)
+        for name, module in inner.named_modules()
+        if not any(module.children()) and not _IN_A_LAYER.search(f".{name}.")
+    ]
     try:
         found = inner(input_ids=ids, output_hidden_states=True, use_cache=False, return_dict=True)
     finally:
@@ -150,18 +160,14 @@ def _states_and_norm(bare: Any, ids: Tensor) -> tuple[list[Tensor], Callable[[Te
     if len(states) != int(bare.config.num_hidden_layers) + 1:
         raise InputError(
             f"{type(bare).__name__} does not show the states of all its layers",
-            "models of the GPT-2, Llama and Qwen families work",
+            FAMILIES,
         )
-    states[-1] = last
-    for module, output in reversed(made):
+    states[-1], chain = last, torch.nn.Sequential()
+    for module, taken, output in reversed(made):
         if output.shape == last.shape and output.data_ptr() == last.data_ptr():
-            return states, module
-    return states, torch.nn.Identity()
-
-
-def _like_norm(module: torch.nn.Module) -> bool:
-    """Whether a module has no parts and no weights but vectors, as a norm."""
-    return not any(module.children()) and all(p.ndim <= 1 for p in module.parameters())
+            chain.insert(0, module)
+            last = taken
+    return states, chain
 
 
 def compute(analysis: Analysis) -> None:
