@@ -231,8 +231,9 @@ def digests(documents: Sequence[Document]) -> Iterator[str]:
 
 def identities(documents: Sequence[Document]) -> Iterator[tuple[str, int]]:
     """The digest of each document and 64 bits of its joint: what its tokens depend on."""
-    stored = isinstance(documents, Documents)
-    joints = documents.joints() if stored else map(_joint_hash, documents)
+    joints: Iterable[int] = (
+        documents.joints() if isinstance(documents, Documents) else map(_joint_hash, documents)
+    )
     return zip(digests(documents), joints, strict=True)
 
 
