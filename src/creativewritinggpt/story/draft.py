@@ -102,6 +102,7 @@ class Draft:
         rest: What could not be taken over, where there is nothing to count.
         said: Further remarks.
         names: What stands for the placeholders ``user`` and ``char``.
+        defaults: What stands for the placeholders of a scenario.
     """
 
     def __init__(self, form: str) -> None:
@@ -113,6 +114,7 @@ class Draft:
         self.rest: list[str] = []
         self.said: list[str] = []
         self.names: dict[str, str] = {}
+        self.defaults: dict[str, str] = {}
         self.tags = turn_tags({})
         self._story = Story()
         self._heads: dict[str, int] = {}

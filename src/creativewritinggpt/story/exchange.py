@@ -27,11 +27,11 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import atomic_file, from_home, write_text
-from .draft import Draft, Imported, clean
+from .draft import Draft, Form, Imported, clean
 from .file import FORMAT, dump, load
 from .novelai import FORMS as NOVELAI
+from .programs import ADVENTURE, collection
 from .programs import FORMS as PROGRAMS
-from .programs import collection
 from .tree import Story
 
 FORMS = (*NOVELAI, *PROGRAMS)
@@ -146,9 +146,11 @@ def _from_json(record: Any, place: Path, number: str = "") -> Imported:
     if isinstance(record, dict) and record.get("format") == FORMAT:
         return Imported(load(record, place.name), "story of this program")
     stories = collection(record)
+    form: Form | None = ADVENTURE
     if stories:
         record = _one_of(stories, place, number)
-    form = next((form for form in FORMS if form.matches(record)), None)
+    else:
+        form = next((one for one in FORMS if one.matches(record)), None)
     if form is None:
         raise InputError(f"{place.name} is no story that is known here", KNOWN)
     draft = Draft(form.name)

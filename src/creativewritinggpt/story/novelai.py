@@ -112,15 +112,12 @@ def _is_scenario(record: Any) -> bool:
 
 def _scenario(record: dict[str, Any], draft: Draft) -> None:
     draft.title = draft.text(record.get("title"), "titles")
-    defaults = {}
     for one in records(record.get("placeholders")):
         name, value = one.get("key"), one.get("defaultValue")
         if isinstance(name, str) and isinstance(value, str) and value:
-            defaults[name] = draft.text(value)
-    draft.add(placeholders(draft.prose(record.get("prompt"), "prompts"), draft, defaults), "writer")
+            draft.defaults[name] = draft.text(value)
+    draft.add(placeholders(draft.prose(record.get("prompt"), "prompts"), draft), "writer")
     _context(record, draft)
-    draft.memory = placeholders(draft.memory, draft, defaults)
-    draft.note = placeholders(draft.note, draft, defaults)
 
 
 def _is_lorebook(record: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -260,21 +260,20 @@ _DEFINITIONS = re.compile(r"%\{[^{}]*\}\s*")
 _DEFINITION = re.compile(r"^[ \t]*([^{}#\[\]:\n]+)#([^{}\[\]:\n]*)", re.MULTILINE)
 
 
-def placeholders(text: str, draft: Draft, defaults: Mapping[str, str] | None = None) -> str:
+def placeholders(text: str, draft: Draft) -> str:
     """``text`` with placeholders ``${name#default[…]:…}`` filled in; what has no default stays."""
-    known = dict(defaults or {})
+    known = draft.defaults
     for block in _DEFINITIONS.finditer(text):
         known.update({name.strip(): value for name, value in _DEFINITION.findall(block[0][2:])})
     text = _DEFINITIONS.sub("", text)
-    for name, value in _PLACEHOLDER.findall(text):
-        if value:
-            known.setdefault(name.strip(), value)
+    for name, default in _PLACEHOLDER.findall(text):
+        if default:
+            known.setdefault(name.strip(), default)
 
     def fill(match: re.Match[str]) -> str:
         name = match[1].strip()
-        told = (
-            f"filled in: {name} = {known[name]}" if known.get(name) else f"to be filled in: {name}"
-        )
+        value = known.get(name)
+        told = f"filled in: {name} = {value}" if value else f"to be filled in: {name}"
         if told not in draft.said:
             draft.said.append(told)
         return value or match[0]
@@ -415,12 +414,14 @@ def collection(record: Any) -> Sequence[tuple[str, Any]]:
     return list(zip(named, found, strict=True))
 
 
+ADVENTURE = Form("AI Dungeon adventure", _is_dungeon, _dungeon)
+"""The form of the stories in a :func:`collection`."""
 FORMS = (
     Form("SillyTavern character card", _is_card, _card),
     Form("SillyTavern world info", _is_world, _world),
     Form("SillyTavern chat", _is_chat, _chat),
     Form("mikupad session", _is_mikupad, _mikupad),
-    Form("AI Dungeon adventure", _is_dungeon, _dungeon),
+    ADVENTURE,
     Form("KoboldAI story", _is_kobold, _kobold),
     Form("AI Dungeon story cards", _is_cards, _cards),
 )
