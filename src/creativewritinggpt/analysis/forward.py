@@ -17,8 +17,9 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,9 +30,6 @@ from ..models.checks import finite
 from ..models.loaded_model import LoadedModel
 from ..models.scoring import CHUNK, Body, Head, body_and_head
 from .subject import Subject, Target
-
-if TYPE_CHECKING:
-    from ..models.loaded_model import LoadedModel
 
 Result = TypeVar("Result")
 
@@ -424,47 +422,61 @@ def predictions(model: LoadedModel, subject: Subject, top: int = 8) -> list[Pred
     Raises:
         RunError: The model computes no numbers.
     """
-    states, head = _states(model, subject)
-    places = torch.tensor([t.position - 1 for t in subject.targets], device=states.device)
     found: list[Prediction] = []
-    for start in range(0, len(places), CHUNK):
-        with torch.no_grad():
-            logits = head.logits(states[places[start : start + CHUNK]]).float()
-        check_finite(logits)
-        rows = logits.log_softmax(-1).cpu()
-        found += [
-            _prediction(row, target, top)
-            for row, target in zip(rows, subject.targets[start : start + CHUNK], strict=True)
-        ]
+    places = [target.position - 1 for target in subject.targets]
+    for start, logs in _log_probabilities(model, subject, places):
+        some = subject.targets[start : start + len(logs)]
+        wanted = torch.tensor([target.id for target in some], device=logs.device)
+        columns = [column.tolist() for column in distribution(logs, wanted, top)]
+        for row, (target, own, rank, entropy, ids, likely) in enumerate(
+            zip(some, *columns, strict=True)
+        ):
+            foil = None if target.foil is None else float(logs[row, target.foil])
+            likeliest = list(zip(ids, likely, strict=True))
+            found.append(Prediction(target, own, rank, entropy, foil, likeliest))
     return found
 
 
 def next_token(model: LoadedModel, subject: Subject) -> int:
     """The likeliest token after the whole text."""
-    states, head = _states(model, subject)
-    with torch.no_grad():
-        logits = head.logits(states[-1]).float()
-    check_finite(logits)
-    return int(logits.argmax())
+    ((_, logs),) = _log_probabilities(model, subject, [subject.length - 1])
+    return int(logs.argmax())
 
 
-def _states(model: LoadedModel, subject: Subject) -> tuple[Tensor, Head]:
+def distribution(logs: Tensor, wanted: Tensor, top: int) -> tuple[np.ndarray, ...]:
+    """What next-token distributions say of the tokens wanted.
+
+    Args:
+        logs: Log-probabilities ``[rows, vocabulary]``.
+        wanted: Token ids ``[rows]``.
+        top: How many of the likeliest tokens to name.
+
+    Returns:
+        Log-probability and rank of the wanted tokens and entropy, ``[rows]``; ids and probabilities
+        of the likeliest tokens, ``[rows, top]``.
+    """
+    own = logs.gather(1, wanted[:, None])
+    rank = (logs > own).sum(1) + 1
+    entropy = -(logs.exp() * logs).nan_to_num(0.0).sum(1)
+    best = logs.topk(min(top, logs.shape[1]), dim=1)
+    found = (own[:, 0], rank, entropy, best.indices, best.values.exp())
+    return tuple(
+        column.cpu().numpy().astype(np.float64 if column.is_floating_point() else np.int64)
+        for column in found
+    )
+
+
+def _log_probabilities(
+    model: LoadedModel, subject: Subject, places: Sequence[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """First row and log-probabilities ``[rows, vocabulary]`` after some places, rows by chunks."""
     body, head = body_and_head(model.model)
     ids = torch.tensor([subject.ids], device=model.device.torch_device)
     with torch.no_grad():
-        return body(input_ids=ids, use_cache=False)[0], head
-
-
-def _prediction(row: torch.Tensor, target: Target, top: int) -> Prediction:
-    likeliest = row.topk(min(top, len(row)))
-    return Prediction(
-        target=target,
-        log_probability=float(row[target.id]),
-        rank=int((row > row[target.id]).sum()) + 1,
-        entropy=float(-(row.exp() * row).nan_to_num(0.0).sum()),
-        foil_log_probability=None if target.foil is None else float(row[target.foil]),
-        likeliest=[
-            (int(token), float(value.exp()))
-            for token, value in zip(likeliest.indices, likeliest.values, strict=True)
-        ],
-    )
+        states = body(input_ids=ids, use_cache=False)[0]
+    for start in range(0, len(places), CHUNK):
+        with torch.no_grad():
+            some = states[list(places[start : start + CHUNK])]
+            logits = head.logits(some).float()
+        check_finite(logits)
+        yield start, logits.log_softmax(-1)

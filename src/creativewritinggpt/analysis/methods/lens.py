@@ -21,7 +21,8 @@ from torch import Tensor
 from ...errors import InputError
 from ...generation.text import vocabulary
 from ...models.checks import FAMILIES
-from ...models.scoring import CHUNK, Head, body_and_head
+from ...models.scoring import CHUNK, body_and_head
+from ..forward import distribution
 from ..registry import Analysis, Method
 from ..subject import Subject
 
@@ -113,25 +114,11 @@ def logit_lens(model: LoadedModel, subject: Subject, top: int = 5) -> Lens:
             here = layer[0, places]
             here = here if index == len(states) - 1 else norm(here)
             parts = [
-                _read(*part, head, top)
-                for part in zip(torch.split(here, CHUNK), torch.split(wanted, CHUNK), strict=True)
+                distribution(head.logits(some).float().log_softmax(-1), ids, top)
+                for some, ids in zip(here.split(CHUNK), wanted.split(CHUNK), strict=True)
             ]
             layers.append([np.concatenate(column) for column in zip(*parts, strict=True)])
     return Lens(*(np.stack(column) for column in zip(*layers, strict=True)))
-
-
-def _read(states: Tensor, wanted: Tensor, head: Head, top: int) -> tuple[np.ndarray, ...]:
-    """Log-probability and rank of the wanted tokens, entropy, the likeliest and how likely."""
-    logs = head.logits(states).float().log_softmax(-1)  # [targets, vocabulary]
-    own = logs.gather(1, wanted[:, None])
-    rank = (logs > own).sum(1) + 1
-    entropy = -(logs.exp() * logs).nan_to_num(0.0).sum(1)
-    best = logs.topk(min(top, logs.shape[1]), dim=1)
-    found = (own[:, 0], rank, entropy, best.indices, best.values.exp())
-    return tuple(
-        column.cpu().numpy().astype(np.float64 if column.is_floating_point() else np.int64)
-        for column in found
-    )
 
 
 def _states_and_norm(bare: Any, ids: Tensor) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
