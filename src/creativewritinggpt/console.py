@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 # or write to the clipboard of the terminal that shows them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
+# What child processes and code that is no Python reads.
+_QUIET = {
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
 
 ProgressCallback = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and how much there is (or None)."""
@@ -66,6 +73,36 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Write a warning to stderr."""
     note(f"warning: {text}")
+
+
+def quiet_libraries() -> Callable[[], None]:
+    """Keep warnings of libraries from the terminal, whatever way they take.
+
+    Python's own warnings are dropped where they would be shown, so that filters which a library
+    sets at its import change nothing. Log records up to warnings are dropped in every logger.
+    Child processes, and what is no Python, read environment variables.
+
+    Returns:
+        A function that lets them through again.
+    """
+    import logging
+    import warnings
+
+    known = {name: os.environ.get(name) for name in _QUIET}
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    shown, level = warnings.showwarning, logging.root.manager.disable
+    warnings.showwarning = lambda *_, **__: None
+    logging.disable(max(level, logging.WARNING))
+
+    def restore() -> None:
+        warnings.showwarning = shown
+        logging.disable(level)
+        for name in _QUIET:
+            if known[name] is None:
+                os.environ.pop(name, None)
+
+    return restore
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -30,6 +30,7 @@ from ..config.fields import (
     from_mapping,
     unwrap,
 )
+from ..console import quiet_libraries
 from ..errors import InputError, UserError
 
 VERBS = {
@@ -231,7 +232,11 @@ def build_parser(verb: str | None = None) -> Parser:
         sub = verbs.add_parser(name, help=help_text, description=None)
         if name == verb:
             importlib.import_module(f".{name}", __package__).configure(sub)
-            sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+            sub.add_argument(
+                "--debug",
+                action="store_true",
+                help="show the traceback of an error, and warnings of libraries",
+            )
     return parser
 
 
@@ -277,14 +282,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    debug = "--debug" in words or bool(os.environ.get("CWGPT_DEBUG"))
+    restore = None if debug else quiet_libraries()
     try:
         code = _run(words)
         sys.stdout.flush()
         return code
     except (Exception, KeyboardInterrupt) as error:
-        if "--debug" in words or os.environ.get("CWGPT_DEBUG"):
+        if debug:
             traceback.print_exc()
         return _report(error)
+    finally:
+        if restore is not None and argv is not None:  # else the process ends, and goes quietly
+            restore()
 
 
 def _run(words: Sequence[str]) -> int:
