@@ -57,7 +57,7 @@ def sniff(head: bytes, path: Path) -> str:
     if wide:
         return wide
     controls = sum(byte < 32 and byte not in _TEXT_CONTROLS for byte in head)
-    if b"\0" in head or controls > len(head) / 100:
+    if controls > len(head) / 100:
         raise InputError(
             f"{path} is a binary file, not text", "save it as .txt, .md, .docx or .epub first"
         )

@@ -11,6 +11,8 @@ parts that are no text, and swipes that were not chosen.
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,7 +41,7 @@ KNOWN_ROLES = {
 
 _ROLE_KEYS = ("role", "from", "sender", "speaker", "author", "src", "name")
 _TEXT_KEYS = ("content", "value", "text", "mes", "message", "raw_content", "body")
-_MAPPING = "mapping"
+_LONGEST_LITERAL = 1_000_000
 _THOUGHTS = re.compile(r"\A\s*<(think|thinking|reasoning)>.*?</\1>\s*", re.DOTALL)
 
 
@@ -76,6 +78,8 @@ def messages_of(value: Any) -> list[Message] | None:
     ``name``/``is_user``/``mes``, authors as objects (Discord, Character.AI), and the tree of
     ChatGPT's export.
     """
+    if isinstance(value, str):
+        value = decoded(value)
     if isinstance(value, dict):
         nodes = list(value.values())
         if not nodes or not all(isinstance(n, dict) and "message" in n for n in nodes):
@@ -88,6 +92,32 @@ def messages_of(value: Any) -> list[Message] | None:
             return None
         return [message_of(part) for part in value]
     return None
+
+
+def decoded(text: str) -> Any:
+    """The list or object that a string holds as JSON or as Python wrote it; None without one."""
+    stripped = text.strip()
+    if stripped[:1] + stripped[-1:] not in ("[]", "{}"):
+        return None
+    try:
+        return json.loads(stripped)
+    except (ValueError, RecursionError):
+        pass
+    if len(stripped) > _LONGEST_LITERAL:
+        return None
+    # numpy writes no commas between objects
+    literal = re.sub(r"\}\s+\{", "}, {", stripped) if stripped[1:2] == "{" else stripped
+    try:
+        value = ast.literal_eval(literal)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
+    return value if isinstance(value, (list, dict)) else None
+
+
+def count_messages(messages: Sequence[Message]) -> int:
+    """Characters of messages: what is said, the names of who says it, and what stands aside."""
+    said = (part for m in messages for part in (m.text, m.name, *m.aside.values()))
+    return sum(map(characters, said))
 
 
 def _branch(mapping: dict[str, Any]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 from ...errors import InputError
 from .. import text as encoding
 from ..document import characters
-from .chats import KNOWN_ROLES, REPLY, USER, messages_of
+from .chats import KNOWN_ROLES, REPLY, USER, decoded, messages_of
 
 Row = dict[str, Any]
 
@@ -56,6 +56,8 @@ SPLITS = {
 _DEEPEST = 6
 _LISTED = 20
 _WORTH_SAYING = 0.05
+# How a list or an object begins that another program wrote into a cell.
+_CODE = ("[{", "['", '["', "{'", '{"')
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -94,6 +96,10 @@ class Columns:
         if self.talk is not None:
             said += f", a talk for each '{self.talk}'" if self.talk else ", one talk"
         return said + (f", split from '{self.split}'" if self.split else "")
+
+    def is_swipes(self, column: str) -> bool:
+        """Whether a column holds other versions of a message."""
+        return self.speaker is not None and column == "swipes"
 
     def used(self) -> frozenset[str]:
         """The columns that a document is made of."""
@@ -177,7 +183,8 @@ def cell_text(value: Any) -> str | None:
     if value is None or isinstance(value, float) and value != value:
         return ""
     if isinstance(value, str):
-        return value
+        inner = decoded(value) if value[:2] in _CODE else None
+        return value if inner is None else cell_text(inner)
     if isinstance(value, (bytes, bytearray)):
         try:
             return encoding.decode(bytes(value), Path("a cell"), lambda _: None)
@@ -199,6 +206,8 @@ def kind_of(value: Any) -> str:
     """What a cell is that is no text, for the user."""
     if isinstance(value, (bool, int, float)):
         return "a number"
+    if isinstance(value, str):
+        value = decoded(value)
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, (list, tuple)):
@@ -228,7 +237,7 @@ def _listed(columns: Sequence[str], found: dict[str, float]) -> str:
     """Columns for a message, those with most text first, and their shares where known."""
     ordered = sorted(columns, key=lambda column: -found.get(column, 0.0))
     shown = [
-        f"{column} ({found[column]:.0%})" if found.get(column) else column
+        f"{column} ({found[column]:.0%})" if found.get(column, 0.0) >= 0.005 else column
         for column in ordered[:_LISTED]
     ]
     more = len(ordered) - _LISTED
@@ -285,7 +294,7 @@ def find_columns(
     aside = tuple(
         (column, share)
         for column, share in sorted(found.items(), key=lambda item: -item[1])
-        if share >= _WORTH_SAYING and column not in made.used()
+        if share >= _WORTH_SAYING and column not in made.used() and not made.is_swipes(column)
     )
     return replace(made, aside=aside)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...errors import InputError
 from .. import text as encoding
-from ..document import RawRow, Reading
+from ..document import RawRow, Reading, characters
 from .columns import is_known_name
 
 _SAMPLE = 1_000_000
@@ -42,8 +42,9 @@ class Dialect:
 
     Attributes:
         delimiter: What separates columns; empty where each line is one text.
-        quoting: ``double`` (quotes are doubled inside of quotes), ``backslash`` (or escaped), or
-            ``none`` (quotes are part of the text).
+        quoting: ``double`` (quotes are doubled inside of quotes), ``backslash`` (or escaped),
+            ``none`` (quotes are part of the text), or ``last`` (and so is all that follows in the
+            last column).
         skipped: Lines before the first row.
         names: The columns.
         header: Whether the first row names them.
@@ -65,6 +66,8 @@ class Dialect:
             parts[0] += f" separated by {_NAMES.get(self.delimiter, repr(self.delimiter))}"
         if self.delimiter and self.quoting == "none":
             parts.append("quotes being part of the text")
+        if self.quoting == "last":
+            parts.append(f"the last column with its {_NAMES.get(self.delimiter, self.delimiter)}")
         if not self.header:
             parts.append("without a header (the first row is text)")
         return ", ".join(parts)
@@ -93,6 +96,11 @@ def _record(lines: _Lines, dialect: Dialect) -> tuple[list[str], list[str] | Non
     if not dialect.delimiter:
         line = next(lines, None)
         return ([], None, "") if line is None else ([line], _whole_line(line), "")
+    if dialect.quoting == "last":
+        line = next(lines, None)
+        if line is None:
+            return [], None, ""
+        return [line], line.rstrip("\r\n").split(dialect.delimiter, len(dialect.names) - 1), ""
     taken: list[str] = []
     size = 0
 
@@ -168,6 +176,7 @@ def delimited_rows(dialect: Dialect, path: Path, reading: Reading) -> Iterator[R
         if fields is None:
             lines.put_back(taken[1:])
             reading.bad_row(path, start, what)
+            reading.file.characters += characters(taken[0])
             reading.file.leave_out("bad rows", taken[0])
         elif any(map(str.strip, fields)):
             yield start, dict(zip(dialect.names, fields, strict=True))
@@ -199,7 +208,7 @@ def find_dialect(path: Path, asked: Sequence[str] = ()) -> Dialect:
     dialect, records = max(tried, key=lambda one: _score(*one))
     if _score(dialect, records) <= 0:
         dialect, records = _one_column(sample[skipped:], whole, tried)
-    return _with_names(dialect, records, path, asked)
+    return _last_goes_on(_with_names(dialect, records, path, asked), records, sample[skipped:])
 
 
 def _sample(path: Path) -> tuple[list[str], bool]:
@@ -299,6 +308,27 @@ def _with_names(
         cell or number if header else number for cell, number in zip(cells, numbered, strict=True)
     ]
     return replace(dialect, names=tuple(_apart(names)), header=header)
+
+
+def _last_goes_on(dialect: Dialect, records: Sequence[Record], sample: Sequence[str]) -> Dialect:
+    """The dialect in which the last column takes the rest of the line, where rows ask for it.
+
+    That is so where texts hold bare commas: there is a header, most rows have more fields than it,
+    and what stands before the text is short or a number in every row.
+    """
+    count = len(dialect.names)
+    if count < 2 or not dialect.header or not dialect.delimiter:
+        return dialect
+    wide = sum(fields is not None and len(fields) > count for fields, _ in records[1:])
+    if 2 * wide <= len(records) - 1 or any('"' in line for line in sample):
+        return dialect
+    split = [line.split(dialect.delimiter, count - 1) for line in sample[1:] if line.strip()]
+    plain = all(len(row) == count and all(map(_is_plain, row[:-1])) for row in split)
+    return replace(dialect, quoting="last") if plain else dialect
+
+
+def _is_plain(cell: str) -> bool:
+    return _is_number(cell) or len(cell) <= 20 and " " not in cell.strip()
 
 
 def _apart(names: Sequence[str]) -> list[str]:

@@ -9,14 +9,15 @@ user is asked. Text outside of the rows is counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .chats import is_message, messages_of
-from .columns import SPLITS, TEXT, Row, count_text, is_known_name, strings
+from .chats import decoded, is_message, messages_of
+from .columns import SPLITS, TEXT, Row, count_text, is_known_name, shares, strings
 from .delimited import table_of_lists
 
 _DEEPEST = 50
@@ -69,8 +70,8 @@ def parse(text: str, path: Path) -> Any:
     return values
 
 
-def find_rows(value: Any, path: Path, asked: str | None = None) -> tuple[list[Row], str, int]:
-    """The rows of a JSON value, how they lie there in words, and characters that are in none.
+def find_rows(value: Any, path: Path, asked: str | None = None) -> tuple[list[Row], list[str], int]:
+    """The rows of a JSON value, the paths of their lists, and characters that are in no row.
 
     Args:
         value: What the file holds.
@@ -91,9 +92,7 @@ def find_rows(value: Any, path: Path, asked: str | None = None) -> tuple[list[Ro
     outside = count_text(value) - sum(count_text(part.rows) for part in chosen)
     if isinstance(value, dict) and len(chosen) == 1 and not chosen[0].path:
         outside = 0  # the object as a whole
-    names = [f"'{part.path}'" for part in chosen if part.path]
-    described = f" (the rows of {' and '.join(names)})" if names else ""
-    return rows, described, max(0, outside)
+    return rows, [part.path for part in chosen if part.path], max(0, outside)
 
 
 def _parts(value: Any, path: str = "", depth: int = 0) -> list[Part]:
@@ -219,8 +218,14 @@ def _chosen(parts: list[Part], path: Path, asked: str | None) -> list[Part]:
     listed = ", ".join(f"'{name}' ({count / total:.0%})" for name, count in counts.items())
     raise InputError(
         f"{path} holds several lists that could be the texts: {listed}",
-        f"name one: --text-column {best.path}, or with its column: {best.path}.text",
+        f"name one, with its column if need be: --text-column {_example(best)}",
     )
+
+
+def _example(part: Part) -> str:
+    counts = shares([row for row in part.rows if isinstance(row, dict)][:50])
+    column = max(counts, key=counts.__getitem__, default="")
+    return shlex.quote(".".join(filter(None, (part.path, column))))
 
 
 def _holds_texts(part: Part) -> bool:
@@ -241,25 +246,10 @@ def _as_rows(rows: Sequence[Any]) -> list[Row]:
 def row_of(value: Any) -> Row:
     """A row from a value: a text is its only column, and so is a list (of messages)."""
     if isinstance(value, str):
-        inner = _decoded(value)
+        inner = decoded(value) if value[:1] == "{" else None
         return inner if isinstance(inner, dict) else {"text": value}
     if isinstance(value, dict):
         return value
     if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
         return {"messages": value} if all(map(is_message, value)) else {"text": value}
     return {"text": value}
-
-
-def _decoded(text: str) -> Any:
-    """What a string of JSON holds, or None."""
-    if text[:1] == "{" and text.rstrip()[-1:] == "}":
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-    return None
-
-
-def rows_of_file(text: str, path: Path, asked: str | None) -> Iterator[tuple[int, Row]]:
-    """The numbered rows of a JSON text."""
-    yield from enumerate(find_rows(parse(text, path), path, asked)[0], 1)

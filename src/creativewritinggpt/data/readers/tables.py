@@ -16,16 +16,25 @@ from typing import Any
 
 from ...errors import InputError
 from .. import text as encoding
-from ..document import CHUNK_ROWS, Document, RawRow, Reading, SourceReport
+from ..document import CHUNK_ROWS, Document, RawRow, Reading, SourceReport, characters
 from ..text import clean, clean_line
-from .chats import Message, compose, message_of, messages_of, template_messages
+from .chats import (
+    REPLY,
+    SYSTEM,
+    USER,
+    Message,
+    compose,
+    count_messages,
+    message_of,
+    messages_of,
+    template_messages,
+)
 from .columns import SPLITS, Columns, Row, cell, cell_text, count_text, kind_of, leaves
 from .delimited import delimited_rows, find_dialect
 from .json_layouts import find_rows, parse, row_of
 from .layout import strip_emphasis
 
 _PEEK = 50
-_TALK_JOINT = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,14 @@ class TableFormat:
         parse: Raw row to values by column, or None where it can't be read (counted); None where
             raw rows are that already.
         divisible: Whether the rows of a shard are known before they are parsed.
+        root: The keys that the rows of a JSON file lie under, joined by dots.
     """
 
     kind: str
     raw_rows: Callable[[Path, Reading], Iterator[RawRow]]
     parse: Callable[[Path, RawRow, Reading], Row | None] | None = None
     divisible: bool = False
+    root: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,13 @@ class Table:
     def rows(self, reading: Reading) -> Iterator[tuple[int, Row]]:
         """Every row with its line number (its own number in a parquet file, from 1)."""
         return _rows(self.path, self.format, reading)
+
+    def column(self, asked: str | None) -> str | None:
+        """The column that the user named, perhaps with the list of a JSON file before it."""
+        root = self.format.root
+        if not asked or not root or asked in self.columns:
+            return asked
+        return None if asked == root else asked.removeprefix(f"{root}.")
 
 
 def _rows(path: Path, form: TableFormat, reading: Reading) -> Iterator[tuple[int, Row]]:
@@ -83,10 +101,13 @@ def open_table(path: Path, asked: Sequence[str] = ()) -> Table:
     peek = Reading(SourceReport(path.stem), skip_bad_rows=True)
     head = [row for _, row in itertools.islice(_rows(path, form, peek), _PEEK)]
     if not head:
-        bad = peek.report.dropped.total()
+        if not peek.report.dropped:
+            raise InputError(f"{path} is empty: it has no rows", "give a file with rows")
+        first = peek.report.notes[0].removeprefix(f"{path.name}, ").replace(" was left out", "")
         raise InputError(
-            f"{path} has no row that can be read" if bad else f"{path} is empty: it has no rows",
-            peek.report.notes[0] if bad else "give a file with rows",
+            f"{path} has no row that can be read; {first}",
+            "write it again, as JSON lines or with quotes around texts, or as one text a line "
+            "under a single name",
         )
     columns = dict.fromkeys(name for row in head for name, _ in leaves(row))
     return Table(path, form, list(columns), head)
@@ -146,6 +167,7 @@ def _parse_line(path: Path, raw: RawRow, reading: Reading) -> Row | None:
         if not isinstance(value, list) or "messages" in row or isinstance(value[0], dict):
             return row
     reading.bad_row(path, number, what)
+    reading.file.characters += characters(line)
     reading.file.leave_out("bad rows", line)
     return None
 
@@ -165,8 +187,11 @@ def _json(path: Path, asked: Sequence[str]) -> TableFormat:
         return _LINES  # called .json, with rows that are broken
     if _are_lines(text, value):
         return _LINES
-    _, described, _ = find_rows(value, path, column)
-    return TableFormat(f"JSON{described}", functools.partial(_json_rows, column))
+    _, roots, _ = find_rows(value, path, column)
+    names = " and ".join(f"'{root}'" for root in roots)
+    kind = f"JSON (the rows of {names})" if names else "JSON"
+    rows = functools.partial(_json_rows, column)
+    return TableFormat(kind, rows, root=roots[0] if len(roots) == 1 else "")
 
 
 def _are_lines(text: str, value: Any) -> bool:
@@ -178,10 +203,9 @@ def _are_lines(text: str, value: Any) -> bool:
 
 def _json_rows(asked: str | None, path: Path, reading: Reading) -> Iterator[RawRow]:
     value = parse(encoding.decode(path.read_bytes(), path, reading.report.note), path)
-    rows, described, outside = find_rows(value, path, asked)
-    if outside:
-        reading.file.characters += outside
-        reading.file.left_out[f"what stands beside the rows{described}"] += outside
+    rows, _, outside = find_rows(value, path, asked)
+    _leave_out(reading, "text outside of the rows", outside)
+    reading.file.characters += outside
     yield from enumerate(rows, 1)
     reading.advance(path.stat().st_size)
 
@@ -244,14 +268,23 @@ def row_documents(
     yield from made(table, columns, domain, label, reading)
 
 
+def _leave_out(reading: Reading, reason: str, count: int) -> None:
+    if count:
+        reading.file.left_out[reason] += count
+
+
 def _count(row: Row, columns: Columns, reading: Reading) -> None:
-    """Count a row's characters, and those of columns that aren't used as left out."""
-    used = columns.used()
+    """Count the characters of a row but for its text; those of unused columns are left out."""
+    silent = (columns.split, columns.talk, columns.speaker)
+    used = (columns.prompt, columns.context, columns.title)
     for name, value in leaves(row):
+        text = name == columns.text or name.startswith(f"{columns.text}.")
+        if text or name in silent or columns.is_swipes(name):
+            continue
         count = count_text(value)
         reading.file.characters += count
-        if count and name not in used and not any(name.startswith(f"{u}.") for u in used):
-            reading.file.left_out[f"column '{name}'"] += count
+        if name not in used:
+            _leave_out(reading, f"column '{name}'", count)
 
 
 def _texts(
@@ -264,18 +297,18 @@ def _texts(
         prompt = "\n\n".join(part for text in prompts if text and (part := clean(text)))
         messages = messages_of(value)
         text = cell_text(value) if messages is None else ""
-        if text and messages is None:
-            messages = template_messages(text)
+        if text and (messages := template_messages(text)):
+            reading.report.note("templates of chat models were read as talks")
         if messages is not None:
+            reading.file.characters += count_messages(messages)
             talk = compose(messages)
             reading.file.left_out += talk.left_out
-            text = talk.text
             prompt = "\n\n".join(filter(None, (prompt, talk.prompt)))
-            reason = "talks without a reply"
+            text, reason = talk.text, "talks without a reply"
         elif text is None:
-            reason = f"rows whose '{columns.text}' is {kind_of(value)}"
-            reading.file.left_out[reason] += count_text(value)
+            reason = _no_text(value, columns, reading)
         else:
+            reading.file.characters += characters(text)
             text, reason = strip_emphasis(clean(text)), "rows without text"
         if not text:
             reading.report.drop(reason)
@@ -284,6 +317,15 @@ def _texts(
         title = clean_line(cell_text(cell(row, columns.title)) or "") or None
         group = row_group(label, number, prompt or title)
         yield Document(domain, group, text, prompt or None, title, _split(row, columns))
+
+
+def _no_text(value: Any, columns: Columns, reading: Reading) -> str:
+    """Count a cell that is no text, and say why it is left out."""
+    reason = f"rows whose '{columns.text}' is {kind_of(value)}"
+    count = count_text(value)
+    reading.file.characters += count
+    _leave_out(reading, reason, count)
+    return reason
 
 
 def _split(row: Row, columns: Columns) -> str | None:
@@ -304,12 +346,13 @@ def _talks(
         if columns.talk:
             name = str(cell(row, columns.talk))
         else:  # a system message begins another talk
-            begins = bool(talks) and any(m.role == "system" and m.text for m in messages)
+            begins = bool(talks) and any(m.role == SYSTEM and m.text for m in messages)
             count += begins and columns.speaker != "name"
             name = str(count)
         talks.setdefault(name, []).extend(messages)
         splits.setdefault(name, _split(row, columns))
     for name, messages in talks.items():
+        reading.file.characters += count_messages(messages)
         talk = compose(messages)
         reading.file.left_out += talk.left_out
         if talk.text:
@@ -321,14 +364,15 @@ def _talks(
 
 def _messages(row: Row, columns: Columns, reading: Reading) -> Iterator[Message]:
     """The messages of a row."""
+    if "chat_metadata" in row:  # the first line of a chat of SillyTavern
+        return
     value = cell(row, columns.text)
     text = cell_text(value)
     if columns.prompt and (prompt := cell_text(cell(row, columns.prompt))):
-        yield Message("user", prompt)
+        reading.file.characters -= count_text(prompt)  # counted with the messages
+        yield Message(USER, prompt)
     if text is None:
-        reason = f"rows whose '{columns.text}' is {kind_of(value)}"
-        reading.report.drop(reason)
-        reading.file.left_out[reason] += count_text(value)
+        reading.report.drop(_no_text(value, columns, reading))
     elif not text.strip():
         reading.report.drop("rows without text")
     elif columns.speaker:
@@ -337,7 +381,7 @@ def _messages(row: Row, columns: Columns, reading: Reading) -> Iterator[Message]
         said = {**said, columns.speaker: cell(row, columns.speaker), "content": text}
         yield message_of(said, columns.speaker)
     else:
-        yield Message("reply", text)
+        yield Message(REPLY, text)
 
 
 def row_group(label: str, number: int, common: str | None) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...config.run import Config
 from ...errors import InputError
 from ...files import from_home
-from ..document import Document, RawRow, Reading
+from ..document import Document, RawRow, Reading, characters
 from ..readers import (
     BOOKS,
     ENDINGS,
@@ -27,8 +27,9 @@ from ..readers import (
     head,
     partners,
 )
-from ..readers.columns import find_columns
+from ..readers.columns import Row, count_text, find_columns
 from ..readers.tables import Table, open_table, row_documents
+from ..text import lines
 from . import Chunk, Keep, NamedSource, RowChunks, RowForm, Source, TextForm, kept, named_sources
 
 # Bytes and rows of a chunk: enough that handing it over is little beside parsing and cleaning it.
@@ -157,9 +158,8 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
             f"{path} has none of the forms of {name}: {forms}",
             f"its columns are {', '.join(table.columns)}; name one with --text-column",
         )
-    columns = find_columns(
-        path, table.columns, config.prompt_column, config.text_column, table.head
-    )
+    prompt, text = table.column(config.prompt_column), table.column(config.text_column)
+    columns = find_columns(path, table.columns, prompt, text, table.head)
     if columns.talk is not None:  # which goes on from row to row
         divisible = None
     read = functools.partial(row_documents, table, columns, own, label)
@@ -193,12 +193,22 @@ def _text_form(
 
 
 def _from_rows(form: RowForm, table: Table, label: str, reading: Reading) -> Iterator[Document]:
-    reading.report.add_form(f"{form.description} ({table.format.kind})")
-    yield from form.documents(table.rows(reading), reading, label)
+    reading.file.form = f"{form.description} ({table.format.kind})"
+    reading.report.add_form(reading.file.form)
+
+    def counted() -> Iterator[tuple[int, Row]]:
+        for number, row in table.rows(reading):
+            reading.file.characters += count_text(row)
+            yield number, row
+
+    yield from form.documents(counted(), reading, label)
 
 
 def _from_text(form: TextForm, path: Path, label: str, reading: Reading) -> Iterator[Document]:
+    reading.file.form = form.description
     reading.report.add_form(form.description)
+    for file in (path, *partners(path)):
+        reading.file.characters += sum(map(characters, lines(file, reading.report.note)))
     yield from form.documents(path, reading, label)
 
 
