@@ -21,13 +21,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
 from .._version import __version__
 from ..config.run import Config
+from ..data.document import joint_name
 from ..devices import DeviceChoice, memory, processor
 from ..errors import InputError
 from ..files import clean_up, disk_errors, write_text
@@ -320,8 +323,17 @@ def run_record(
     }
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+_STARTER = (
+    "The base is the *starter* of CreativeWritingGPT: SmolLM2-135M-Instruct, a model tuned for "
+    "chat, taken from its 4-bit GGUF file and dequantised. The adapter was trained on those "
+    "dequantised weights, as a plain writer: text begins after and ends with `<|endoftext|>`, "
+    "without the chat marks. It loads on the original weights too, where its figures will be "
+    "others.\n\n"
+)
+_ON_CARD = (
+    "method", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "max_length", "batch_size",
+    "gradient_accumulation_steps", "learning_rate", "schedule", "seed",
+)  # fmt: skip
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
@@ -344,68 +356,30 @@ def model_card(run: dict[str, Any]) -> str:
         "pipeline_tag: text-generation",
         "library_name: " + ("peft" if lora else "transformers"),
     ]
-    kind = "LoRA adapter" if lora else "fully fine-tuned model"
     before, after = training["base_val_loss"], training["val_loss"]
-    rows = [
-        ("validation loss, base model", f"{_figure(before)} nats per token"),
-        ("validation loss, this model", f"{_figure(after)} nats per token"),
-        ("validation perplexity, base model", _figure(math.exp(before), 2)),
-        (
-            "validation perplexity, this model",
-            _figure(None if after is None else math.exp(after), 2),
-        ),
-        ("optimizer step", f"{training['step']} of {training['total_steps']}"),
-        (
-            "trained parameters",
-            f"{training['trainable_parameters']:,} of {training['total_parameters']:,}"
-            f" ({training['trainable_percent']:.2f} %)",
-        ),
-    ]
-    streamed = data.get("streamed") is not None
-    domains = "\n".join(
-        f"| {name} | {'streamed' if streamed else format(entry['train'], ',')} "
-        f"| {entry['validation']:,} |"
-        for name, entry in data["sources"].items()
-    )
-    notes = []
-    if base["kind"] == "starter":
-        notes.append(
-            "The base is the *starter* of CreativeWritingGPT: SmolLM2-135M-Instruct, a model tuned "
-            "for chat, taken from its 4-bit GGUF file and dequantised. The adapter was trained on "
-            "those dequantised weights, as a plain writer: text begins after and ends with "
-            "`<|endoftext|>`, without the chat marks. It loads on the original weights too, where "
-            "its figures will be others."
-        )
-    settings = {
-        key: config[key]
-        for key in (
-            "method", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "max_length",
-            "batch_size", "gradient_accumulation_steps", "learning_rate", "schedule", "seed",
-        )
-    }  # fmt: skip
-    usage = (
-        'from creativewritinggpt import load\n\nwriter = load("FOLDER")\n'
-        'print(writer.write("Once upon a time"))'
-    )
-    return (
-        "---\n" + "\n".join([*front, "tags: [creative-writing, creativewritinggpt]"]) + "\n---\n\n"
-        f"# A {kind} for creative writing\n\n"
-        f"Fine-tuned from `{base['name']}` with CreativeWritingGPT "
-        f"{run['versions']['creativewritinggpt']}.\n\n"
-        + "".join(f"{note}\n\n" for note in notes)
-        + f"## Use\n\n```python\n{usage}\n```\n\n"
-        f"or `cwgpt generate --model FOLDER`.\n\n"
-        f"## Results\n\n{_table(rows)}\n\n"
-        "Loss is over the tokens of the held-out documents, end-of-text tokens apart.\n\n"
-        "## Data\n\n| source | training documents | validation documents |\n|---|---|---|\n"
-        f"{domains}\n\n"
-        "The text itself is not in this folder. Whoever shares the model decides whether the texts "
-        "it was trained on allow it.\n\n"
-        "## Limits\n\n"
-        "A small model: it loses the thread in long texts, invents facts, and can repeat what its "
-        "base and training texts contain, offensive passages and verbatim sentences included. It "
-        "is meant for drafting fiction that a person reads before others do.\n\n"
-        f"## Settings\n\n```json\n{json.dumps(settings, indent=2)}\n```\n\n"
-        f"Precision {run['hardware']['precision']} on {run['hardware']['device']}; everything else "
-        "is in `run.json`.\n"
+    domains = []
+    for name, entry in data["sources"].items():
+        count = "streamed" if data.get("streamed") is not None else f"{entry['train']:,}"
+        joint = " or ".join(map(joint_name, entry.get("joints", ()))) or "–"
+        domains.append(f"| {name} | {count} | {entry['validation']:,} | {joint} |")
+    template = resources.files("creativewritinggpt.training") / "model_card.md"
+    return Template(template.read_text("utf-8")).substitute(
+        front="\n".join(front),
+        kind="LoRA adapter" if lora else "fully fine-tuned model",
+        base=base["name"],
+        version=run["versions"]["creativewritinggpt"],
+        note=_STARTER if base["kind"] == "starter" else "",
+        before=_figure(before),
+        after=_figure(after),
+        perplexity_before=_figure(math.exp(before), 2),
+        perplexity_after=_figure(None if after is None else math.exp(after), 2),
+        step=training["step"],
+        total_steps=training["total_steps"],
+        trained=f"{training['trainable_parameters']:,}",
+        total=f"{training['total_parameters']:,}",
+        percent=_figure(training["trainable_percent"], 2),
+        domains="\n".join(domains),
+        settings=json.dumps({key: config[key] for key in _ON_CARD}, indent=2),
+        precision=run["hardware"]["precision"],
+        device=run["hardware"]["device"],
     )

@@ -461,7 +461,7 @@ def plan_rows(
         max_length: Positions in a row, at least 1.
         bos_id: The token that a document begins with.
         eos_id: The token that a document ends with.
-        mask_prompt: Leave the prompt's tokens (and the empty line after it) out of the targets;
+        mask_prompt: Leave the tokens of the prompt and its joint out of the targets;
             chunks without a target are left out.
         seed: Which of the equally long chunks share a row.
         documents: The numbers of the documents that are laid out, repeats allowed (as

@@ -25,7 +25,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -455,56 +455,16 @@ def together(states: Sequence[State]) -> State:
     return {"next": states[0]["next"], "lanes": states[0]["lanes"], "lane": shards}
 
 
-class Batches:
-    """What the training loop takes rows from.
-
-    Attributes:
-        max_length: Positions in a row.
-    """
-
-    max_length: int
-
-    def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
-        """The rows of a step.
-
-        Args:
-            step: Optimizer steps taken so far, from 0.
-
-        Returns:
-            Rows, the numbers of this process's among them, and the target tokens of all processes.
-        """
-        raise NotImplementedError
-
-    def first(self, count: int) -> tuple[Rows, np.ndarray]:
-        """This process's part of the first ``count`` rows, which stay to be trained on."""
-        raise NotImplementedError
-
-    def applied(self) -> None:
-        """Note that the step asked for last has been applied."""
-
-    def state(self) -> dict[str, Any] | None:
-        """The position for a checkpoint, of all processes, each of which must call this."""
-        return None
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Continue from a position.
-
-        Raises:
-            InputError: There are more processes than stream shards.
-        """
-
-    def stats(self) -> dict[str, Any] | None:
-        """What this process has read of each source, where that is not known beforehand."""
-        return None
-
-
-class PreparedBatches(Batches):
+class PreparedBatches:
     """Rows of a corpus that was prepared before training; their position is the step's number.
 
     Args:
         rows: The rows of the whole run.
         rows_of_step: The numbers of the rows of a step.
         group: The processes that share a step's rows.
+
+    Attributes:
+        max_length: Positions in a row.
     """
 
     def __init__(
@@ -516,16 +476,37 @@ class PreparedBatches(Batches):
         self._targets = functools.cache(rows.target_counts)
 
     def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
-        """See :class:`Batches`."""
+        """The rows of a step.
+
+        Args:
+            step: Optimizer steps taken so far, from 0.
+
+        Returns:
+            Rows, the numbers of this process's among them, and the target tokens of all processes.
+        """
         indices = self._rows_of_step(step)
         return self._rows, indices[self._mine], int(self._targets()[indices].sum())
 
     def first(self, count: int) -> tuple[Rows, np.ndarray]:
-        """See :class:`Batches`."""
+        """This process's part of the first ``count`` rows, which stay to be trained on."""
         return self._rows, self._rows_of_step(0)[:count][self._mine]
 
+    def applied(self) -> None:
+        """Nothing to note: the position is the step's number."""
 
-class StreamedBatches(Batches):
+    def state(self) -> dict[str, Any] | None:
+        """No position of its own."""
+        return None
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Nothing to restore."""
+
+    def stats(self) -> dict[str, Any] | None:
+        """None: what is read of each source is known beforehand."""
+        return None
+
+
+class StreamedBatches:
     """Rows of a corpus that is read while it is trained on.
 
     Args:
@@ -543,33 +524,41 @@ class StreamedBatches(Batches):
         self._applied = self._rows.state()
 
     def step(self, step: int) -> tuple[Rows, np.ndarray, int]:
-        """See :class:`Batches`."""
+        """See :meth:`PreparedBatches.step`."""
         rows = self._rows.take(self._rows_per_step)
         tokens = self._group.all_reduce(np.array([rows.target_counts().sum()]))
         return rows, np.arange(len(rows)), int(tokens[0])
 
     def first(self, count: int) -> tuple[Rows, np.ndarray]:
-        """See :class:`Batches`."""
+        """This process's part of the first ``count`` rows, which stay to be trained on."""
         rows = self._rows.take(count)
         self._rows.restore(self._applied)
         return rows, np.arange(len(rows))
 
     def applied(self) -> None:
-        """See :class:`Batches`."""
+        """Note that the step asked for last has been applied."""
         self._applied = self._rows.state()
 
     def state(self) -> dict[str, Any] | None:
-        """See :class:`Batches`."""
+        """The position for a checkpoint, of all processes, each of which must call this."""
         states = self._group.all_gather_text(json.dumps(self._applied))
         return together([json.loads(state) for state in states])
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """See :class:`Batches`."""
+        """Continue from a position.
+
+        Raises:
+            InputError: There are more processes than stream shards.
+        """
         if state is not None:
             self._rows = self._open_rows(state["lanes"])
             self._rows.restore(state)
             self._applied = self._rows.state()
 
     def stats(self) -> dict[str, Any] | None:
-        """See :class:`Batches`."""
+        """What this process has read of each source."""
         return self._rows.stats()
+
+
+Batches: TypeAlias = PreparedBatches | StreamedBatches
+"""What the training loop takes rows from."""
