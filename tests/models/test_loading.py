@@ -164,7 +164,73 @@ def change_config(folder: Path, **changes: Any) -> Path:
 
 def test_models_that_do_not_write_are_refused(tiny_folder: Any) -> None:
     folder = change_config(tiny_folder("gpt2"), architectures=["BertForMaskedLM"])
-    assert "BertForMaskedLM, which fills gaps in texts" in refused(folder)
+    assert "(BertForMaskedLM) fills gaps in texts" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "a recurrent state"),
+        ({"model_type": "rwkv", "architectures": ["RwkvForCausalLM"]}, "a recurrent state"),
+        (
+            {"model_type": "qwen3_next", "layer_types": ["linear_attention", "full_attention"]},
+            "a recurrent state",
+        ),
+        (
+            {"model_type": "t5", "architectures": ["T5WithLMHeadModel"]},
+            "is an encoder-decoder",
+        ),
+        (
+            {"model_type": "bart", "architectures": ["BartModel"], "is_encoder_decoder": True},
+            "is an encoder-decoder",
+        ),
+        ({"model_type": "whisper", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}, "fills gaps"),
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"]}, "fills gaps"),
+        ({"model_type": "bert"}, "fills gaps"),
+        (
+            {
+                "model_type": "gemma3",
+                "architectures": ["Gemma3ForConditionalGeneration"],
+                "vision_config": {"hidden_size": 8},
+            },
+            "works with pictures or sound",
+        ),
+        (
+            {"model_type": "llava", "text_config": {}, "vision_config": {}},
+            "works with pictures or sound",
+        ),
+        ({"model_type": "qwen2_audio", "audio_config": {}}, "works with pictures or sound"),
+        (
+            {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]},
+            "gives labels",
+        ),
+        ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, "gives labels"),
+        ({"model_type": "clip"}, "does not write text"),
+        ({"model_type": "gpt7", "architectures": ["GPT7LMHeadModel"]}, "does not know"),
+        (
+            {"model_type": "gpt7", "auto_map": {"AutoModelForCausalLM": "m.GPT7"}},
+            "Python code from its own folder",
+        ),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, "(awq)"),
+        ({"model_type": "mistral", "quantization": {"bits": 4, "group_size": 64}}, "(MLX)"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "no model_type"),
+    ],
+)
+def test_what_can_not_be_used_is_refused_before_its_weights_are_read(
+    config: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"never opened")
+    with pytest.raises(InputError) as caught:
+        load_model(str(tmp_path), CPU)
+    assert why in caught.value.message
+    assert caught.value.advice and "\n" not in caught.value.message
+
+
+def test_a_folder_of_ggufs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.Q4_K_M.gguf").write_bytes(b"GGUF")
+    assert "a GGUF, which is not read" in refused(tmp_path)
 
 
 def test_quantised_weights_are_refused(tiny_folder: Any) -> None:

@@ -35,6 +35,7 @@ _RECURRENT_LAYERS = ("mamba", "linear_attention", "recurrent", "conv", "lightnin
 # Families with a forward pass of ours: no need to import transformers to know them.
 _KNOWN = {"gpt2", "llama", "qwen2", "qwen3"}
 _WRITES = re.compile("CausalLM|LMHead")
+_PAIRS = "is an encoder-decoder: it turns one text into another"
 _MASKED = "fills gaps in texts (a masked model) and does not write on"
 _LABELS = re.compile("Classification|QuestionAnswering|MultipleChoice|RewardModel|Embedding")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
@@ -66,6 +67,11 @@ def check_folder(folder: Path, name: str) -> None:
             or a model of a kind that can't be used.
     """
     if not (folder / "config.json").is_file():
+        if any(folder.glob("*.gguf")):
+            raise InputError(
+                f"{name} holds a GGUF, which is not read",
+                "use the folder or hub id it was made from",
+            )
         inner = [sub for sub in ("best_model", "final_model") if (folder / sub).is_dir()]
         raise InputError(f"{name} holds no model: config.json is missing", _hint(folder, inner))
     config = read_json(folder / "config.json")
@@ -114,7 +120,7 @@ def check_kind(config: dict[str, Any], name: str) -> None:
         why = "works with pictures or sound beside text"
         advice = "use a text-only model of its family (ForCausalLM, not ForConditionalGeneration)"
     elif config.get("is_encoder_decoder"):
-        why = "is an encoder-decoder: it turns one text into another"
+        why = _PAIRS
     elif family in _RECURRENT or any(part in str(x) for x in layers for part in _RECURRENT_LAYERS):
         why = "keeps a recurrent state, which can't be rewound or split"
     elif any(_LABELS.search(found) for found in kinds):
@@ -126,7 +132,7 @@ def check_kind(config: dict[str, Any], name: str) -> None:
     if why is None and kinds and not any(_WRITES.search(found) for found in kinds):
         why = "does not write text"
     if why is not None:
-        raise InputError(f"{name} is a {kind}, which {why}", advice)
+        raise InputError(f"{name if name == kind else f'{name} ({kind})'} {why}", advice)
 
 
 def _by_family(family: str, config: dict[str, Any]) -> tuple[str | None, str]:
@@ -144,7 +150,8 @@ def _by_family(family: str, config: dict[str, Any]) -> tuple[str | None, str]:
     if masked and not config.get("is_decoder"):
         return _MASKED, _CAUSAL
     if family not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "does not write text", _CAUSAL
+        pairs = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        return _PAIRS if family in pairs else "does not write text", _CAUSAL
     return None, _CAUSAL
 
 
