@@ -13,11 +13,17 @@ from reference.divergences import plain_divergences
 from writers import make_writer
 
 from creativewritinggpt.analysis.forward import embeddings, hidden_states, predictions
-from creativewritinggpt.analysis.methods.attention import capture
+from creativewritinggpt.analysis.methods.attention import (
+    AttentionMaps,
+    capture,
+    rollout,
+    statistics,
+    without_sink,
+)
 from creativewritinggpt.analysis.methods.gradients import integrated_gradients
 from creativewritinggpt.analysis.methods.lens import logit_lens
 from creativewritinggpt.analysis.methods.perturbation import draw_replacements, perturb
-from creativewritinggpt.analysis.subject import Subject, Target
+from creativewritinggpt.analysis.subject import Subject, Target, words_of
 from creativewritinggpt.models.loaded_model import LoadedModel
 from creativewritinggpt.models.scoring import body_and_head
 
@@ -91,6 +97,28 @@ def test_attention_is_causal_and_sums_to_1(family: str) -> None:
         outside = np.tril(np.ones((LENGTH, LENGTH)), -size)
         assert not (maps.weights[layer] * outside).any()
         assert (maps.weights[layer] * np.tril(np.ones_like(outside), 1 - size)).any()
+        assert maps.reach[layer] == size
+        assert not (maps.visible(layer) & (outside > 0)).any()
+    else:
+        assert set(maps.reach) == {LENGTH}
+
+
+def test_statistics_and_pictures_know_what_a_window_hides() -> None:
+    """Attention spread evenly over what each layer sees is at chance in every measure."""
+    even = np.stack([np.tril(np.ones((9, 9))), np.triu(np.tril(np.ones((9, 9))), -3)])
+    even /= even.sum(-1, keepdims=True)
+    maps = AttentionMaps(even[:, None].astype(np.float32), reach=(9, 4))
+    spans = tuple((place, place + 1) for place in range(9))
+    subject = Subject("abcdefghi", tuple(range(9)), spans, (Target(9, 1),), 9)
+    found = statistics(maps, subject, words_of(subject), [set()] * len(words_of(subject)))
+    for name in ("distance", "entropy", "first_token_mass", "self_mass"):
+        assert found.values[name].mean() == pytest.approx(found.chance[name], rel=1e-6)
+    assert found.values["distance"][1, 0] < found.values["distance"][0, 0]
+    assert maps.visible(1)[8].tolist() == [False] * 5 + [True] * 4
+    assert without_sink(maps).reach == maps.reach
+    rolled = rollout(maps)
+    np.testing.assert_allclose(rolled.sum(-1), 1)
+    np.testing.assert_allclose(rollout(maps, sink=False).sum(-1), 1)
 
 
 @every_family

@@ -197,7 +197,7 @@ def test_a_text_too_short_for_the_faithfulness_test_is_said_once():
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_pieces_are_the_text_and_hold_every_token_once(data):
-    text = data.draw(st.text("ab \n\t.,🐉é“", min_size=1, max_size=30))
+    text = data.draw(st.text("ab \n\t.,🐉é“灯が。ที่", min_size=1, max_size=30))
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=12))
     ends = sorted({*cuts, len(text)} - {0})
     spans = list(zip([0, *ends], ends, strict=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,21 @@ def test_why_names_the_words_without_which_it_loses_most(writer: Any) -> None:
     units = [unit["text"].strip() for unit in found.settings["units"]]
     assert all(unit["tokens"][-1] >= place - 6 for unit in found.settings["units"])
     best = units[int(np.argmax(found.settings["unit_scores"][0]))]
-    assert f"for it: {best} +" in why(writer, text, "good", view=6, least=0.0)
+    answer = why(writer, text, "good", view=6, least=0.0)
+    assert f"for it: {best} +" in answer
+
+    def score(ids: Sequence[int]) -> float:
+        with torch.no_grad():
+            logits = writer.model(torch.tensor([ids])).logits[0, -1].double()
+        return float(logits.log_softmax(-1)[subject.ids[place]])
+
+    # Whole passes, without keys and values kept: fp32 whatever the processor is fastest in.
+    for unit in found.settings["units"]:
+        ids = list(cut.ids)
+        for token in unit["tokens"]:
+            ids[token] = writer.eos_id
+        change = score(cut.ids) - score(ids)
+        assert f"{unit['text'].strip()} {change:+.2f}" in answer
     # A word longer than the view is left out whole.
     unbroken = "x" * 60
     assert f" {unbroken} " in why(writer, f"{unbroken} good", "good", view=6, least=0.0)

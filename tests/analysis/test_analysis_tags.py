@@ -9,6 +9,7 @@ sample corpus, from which it takes its common words. They are from books of the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -263,3 +264,22 @@ def test_verb_forms_follow_english_spelling() -> None:
     for form in ("runned", "visitting", "catched", "creeped", "openned"):
         assert form not in forms, form
     assert (forms["walk"], forms["walks"], forms["walked"]) == ("base", "third", "past")
+
+
+@pytest.mark.parametrize(
+    ("text", "cuts", "words"),
+    [
+        # A token a letter, a mark of a vowel beside its letter.
+        ("灯が消えた。夜だ！", range(1, 10), ["灯", "が", "消", "え", "た。", "夜", "だ！"]),
+        # A token of two letters is one word, and so is what a token joins over a sign.
+        ("灯火が消えた。", (2, 3, 4, 7), ["灯火", "が", "消", "えた。"]),
+        ("ที่นี่ The lamp", (3, 6, 10, 15), ["ที่", "นี่", "The", "lamp"]),
+    ],
+)  # fmt: skip
+def test_words_of_scripts_without_spaces(text: str, cuts: Sequence[int], words: list[str]) -> None:
+    spans = [(0, 0), *zip((0, *cuts), cuts, strict=False)]
+    subject = Subject(text, tuple(range(len(spans))), tuple(spans), (), len(text))
+    found = words_of(subject)[1:]
+    assert [word.text for word in found] == words
+    assert [token for word in found for token in word.tokens] == list(range(1, len(spans)))
+    assert [text[slice(*word.span)] for word in found] == words

@@ -166,3 +166,17 @@ def test_nothing_breaks_on_odd_texts(text):
     assert json.loads(json.dumps(readability, allow_nan=False)) == readability
     used = metrics.prompt_use([(text, text)])
     assert json.loads(json.dumps(used, allow_nan=False)) == used
+
+
+def test_texts_without_spaces_have_figures_of_their_letters():
+    story = "灯が消えた。船長は笑った。誰も答えなかった。"
+    words = metrics.words_of(story)
+    assert words == list("灯が消えた船長は笑った誰も答えなかった")
+    assert metrics.sentence_lengths(story) == [5, 6, 8]
+    assert metrics.distinct_n([words], 1) == len(set(words)) / len(words)
+    assert metrics.copied_share("船長は笑った", story, 3) == 4 / 17
+    # Formulas of readability are made for alphabets.
+    assert set(metrics.readability([story]).values()) == {None}
+    assert metrics.readability(["The lamp 灯 went out."])["flesch_reading_ease"] is not None
+    assert metrics.names_used(story, story) is None
+    assert metrics.words_of("ที่นี่ lamp") == ["ท", "น", "lamp"]

@@ -223,7 +223,7 @@ def draw_layers(
     digits = max(2, len(str(maps.layers - 1)))
     written = []
     for done, layer in enumerate(wanted, 1):
-        sheet.show(layer, maps.weights[layer])
+        sheet.show(layer, maps.weights[layer], maps.visible(layer))
         written += sheet.canvas.save(folder / f"{stem}{layer:0{digits}d}.png", svg)
         if progress is not None:
             progress(done, len(wanted))
@@ -258,7 +258,9 @@ def draw_overview(
     for layer in range(maps.layers):
         y = top + layer * (side + gap)
         canvas.text(left - 8, y + side / 2, str(layer), _TITLE, INK, "right", "center")
-        for head, tile in enumerate(_tiles(maps.weights[layer], side, maps.sink)):
+        for head, tile in enumerate(
+            _tiles(maps.weights[layer], side, maps.visible(layer), maps.sink)
+        ):
             canvas.paste(left + head * (side + gap), y, tile)
     _name_heads(canvas, maps.heads, left + side / 2, side + gap, top)
     canvas.text(left, top - 34, "layers (rows) by heads, every head on its own scale", _TITLE)
@@ -325,12 +327,12 @@ class _Sheet:
         self.canvas.text(x - 4, y + 4.5, "0", _FONT, INK, "right", "center")
         self.canvas.text(x + 124, y + 4.5, "max", _FONT, INK, "left", "center")
 
-    def show(self, layer: int, weights: np.ndarray) -> None:
+    def show(self, layer: int, weights: np.ndarray, visible: np.ndarray) -> None:
         """Put in the attention ``[heads, tokens, tokens]`` of a layer."""
         some = weights[self.heads].astype(np.float32)
         first = some[:, 1:, 0].mean(-1) if some.shape[1] > 1 else np.ones(len(some))
         titles, largest = [], _largest(some)
-        for index, tile in enumerate(_tiles(some, self.side, self.sink)):
+        for index, tile in enumerate(_tiles(some, self.side, visible, self.sink)):
             self.canvas.paste(*self.corners[index], tile)
             titles.append(self._title(index, float(first[index]), float(largest[index])))
         self.canvas.change(self._heading(layer, float(first.mean())), titles)
@@ -367,12 +369,12 @@ def _largest(weights: np.ndarray) -> np.ndarray:
     return result
 
 
-def _tiles(weights: np.ndarray, side: int, sink: bool) -> np.ndarray:
+def _tiles(weights: np.ndarray, side: int, visible: np.ndarray, sink: bool) -> np.ndarray:
     """Heads ``[heads, tokens, tokens]`` as colours ``[heads, side, side, RGB]``."""
     weights = weights.astype(np.float32)
     length = weights.shape[1]
     largest = _largest(weights)[:, None, None]
-    unseen = np.triu(np.ones((length, length), dtype=bool), 1)
+    unseen = ~visible
     if not sink:
         unseen[1:, 0] = True
     if length > side:

@@ -4,8 +4,9 @@ Index convention: ``ids[0]`` is the start-of-text token, logits after ``ids[: po
 the token at ``position``, so that a target at ``position`` depends on ``ids[: position]`` and on
 nothing else. A target at ``len(ids)`` is the token that would come next.
 
-A word is a run of characters without white space; a run of white space that holds a line break is
-a piece of its own, since models look at paragraph ends. Tokens are assigned to words by their
+A word is a run of characters without white space, and in scripts that are written without spaces a
+letter, or the letters of one token; a run of white space that holds a line break is a piece of its
+own, since models look at paragraph ends. Tokens are assigned to words by their
 places in the text, never by how a tokenizer writes a space; tokens of one character (the bytes of
 an emoji) always belong together. The score of a word is the sum of its tokens' signed scores, so
 that what adds up over tokens adds up over words.
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.names import WORD
+from ..data.names import PIECE
+from ..data.text import is_unspaced
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -182,7 +184,7 @@ def words_of(subject: Subject) -> list[Word]:
     white space, the one that follows (the one before it at the end).
     """
     pieces = [
-        match.span() for match in WORD.finditer(subject.text) if match.end() > subject.view_start
+        match.span() for match in PIECE.finditer(subject.text) if match.end() > subject.view_start
     ]
     members: list[list[int]] = [[] for _ in pieces]
     at = 0
@@ -193,7 +195,12 @@ def words_of(subject: Subject) -> list[Word]:
             at += 1
         members[at].append(position)
     words = [Word("", (subject.view_start, subject.view_start), (0,), False)]
+    unbroken = (0, -1)  # letters whose token ends in the piece after them
     for (start, end), tokens in zip(pieces, members, strict=True):
+        if unbroken[1] == start and is_unspaced(subject.text[start]):
+            start = unbroken[0]
+        if not tokens and is_unspaced(subject.text[start]):
+            unbroken = start, end
         if tokens:
             text = subject.text[start:end]
             shown = text.strip() or "\n"

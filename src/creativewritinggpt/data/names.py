@@ -27,6 +27,8 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Protocol
 
+from .text import WORD
+
 _LEXICON = tomllib.loads((resources.files(__package__) / "lexicon.toml").read_text("utf-8"))
 
 
@@ -40,8 +42,8 @@ BEFORE_VERBS, SPEECH_VERBS = _listed("before_verbs"), _listed("speech_verbs")
 TITLES, NOT_NAMES, PLACE_NOUNS = _listed("titles"), _listed("not_names"), _listed("place_nouns")
 PLACE_PREPOSITIONS = _listed("place_prepositions")
 WEAK_PLACE_PREPOSITIONS = _listed("weak_place_prepositions")
-WORD = re.compile(r"\s*\n\s*|\S+")
-"""A run of characters without white space, or white space with a line break."""
+PIECE = re.compile(rf"\s*\n\s*|{WORD.pattern}")
+"""A word as ``text.count_words`` counts it, or white space with a line break."""
 
 KINDS = ("name", "place", "dialogue", "action", "prompt", "function")
 
@@ -136,7 +138,7 @@ def tag(words: Sequence[Word], text: str, prompt: str = "") -> list[set[str]]:
 
 def proper_names(text: str) -> set[str]:
     """The names of persons and places in a text, in lower case, without possessive endings."""
-    parts = list(_parts([match.group().strip() or "\n" for match in WORD.finditer(text)]))
+    parts = list(_parts([match.group().strip() or "\n" for match in PIECE.finditer(text)]))
     return {part.key for part, kind in zip(parts, _proper(parts), strict=True) if kind}
 
 

@@ -177,6 +177,7 @@ _PARTED = re.compile(
     r"(?<![tscgxl])i[ou]|^lio|(?<![tcsg])ia(?!ge)|ea$|eo(?!p|u|n)|oe[mt]|[^g]ui[dn]|uie|scie|aos"
     r"|[aeou]ing|ying|(?<![gq])ua(?!d)|uous|creat(?!u)"
 )
+_LATIN = re.compile(r"[a-zß-öø-ž]")
 _TAG = re.compile(r"^\s*\[[^\]]{1,4}\]\s*")
 
 
@@ -215,12 +216,13 @@ def readability(texts: Sequence[str]) -> dict[str, float | None]:
 
     Flesch reading ease (Flesch 1948), Flesch-Kincaid grade (Kincaid et al. 1975), the automated
     readability index (Senter and Smith 1967) and Coleman-Liau (Coleman and Liau 1975); the last two
-    need no syllables. None where there are no words.
+    need no syllables. They are made for alphabets: None where there are no words, or where most
+    have no Latin letter.
     """
     words = [word for text in texts for word in words_of(text)]
     count = sum(len(sentences(text)) for text in texts)
     names = ("flesch_reading_ease", "flesch_kincaid_grade", "automated_readability", "coleman_liau")
-    if not words:
+    if not words or 2 * sum(map(bool, map(_LATIN.search, words))) < len(words):
         return dict.fromkeys(names)
     length = len(words) / count
     beats = sum(map(syllables, words)) / len(words)

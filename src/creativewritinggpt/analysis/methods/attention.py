@@ -67,10 +67,13 @@ class AttentionMaps:
         weights: ``[layers, heads, query, key]``, float32 or, for long texts, float16: how much the
             token at ``query`` looks at the one at ``key``; rows sum to 1, and nothing looks ahead.
         sink: Whether the first token is in it, or masked with the rows renormalised.
+        reach: For each layer how many tokens a token can look at, itself included: fewer than all
+            in layers with a sliding window. All in every layer without it.
     """
 
     weights: np.ndarray
     sink: bool = True
+    reach: tuple[int, ...] = ()
 
     @property
     def layers(self) -> int:
@@ -86,6 +89,11 @@ class AttentionMaps:
     def tokens(self) -> int:
         """How many tokens were read."""
         return int(self.weights.shape[2])
+
+    def visible(self, layer: int) -> np.ndarray:
+        """``[query, key]`` booleans: what a layer can see."""
+        seen = np.tril(np.ones((self.tokens, self.tokens), dtype=bool))
+        return np.triu(seen, 1 - self.reach[layer]) if self.reach else seen
 
     def rows(self, subject: Subject) -> np.ndarray:
         """``[layers, heads, targets, tokens]``: where the token before each target looks."""
@@ -147,10 +155,14 @@ def capture(model: LoadedModel, subject: Subject) -> AttentionMaps:
     stored = np.float32 if whole else np.float16
     shape = (expected, *layers[0].shape[1:])
     weights = np.empty(shape, dtype=stored)
+    reach = []
     for index in range(expected):
-        weights[index] = _checked(layers[index], index, kind, shape[1:])
+        weights[index] = values = _checked(layers[index], index, kind, shape[1:])
         layers[index] = None
-    return AttentionMaps(weights)
+        # What a window hides is exactly 0 in every head, whatever a family calls its windows.
+        query, key = np.nonzero(values.any(0))
+        reach.append(int((query - key).max()) + 1)
+    return AttentionMaps(weights, reach=tuple(reach))
 
 
 def _check_memory(model: LoadedModel, tokens: int) -> None:
@@ -200,7 +212,7 @@ def without_sink(maps: AttentionMaps) -> AttentionMaps:
     weights = np.empty_like(maps.weights)
     for layer, into in zip(maps.weights, weights, strict=True):
         into[:] = masked_sink(layer)
-    return AttentionMaps(weights, sink=False)
+    return dataclasses.replace(maps, weights=weights, sink=False)
 
 
 def masked_sink(weights: np.ndarray) -> np.ndarray:
@@ -254,7 +266,7 @@ class HeadStatistics:
               there is one (Olsson et al. 2022, "In-context Learning and Induction Heads")
             - ``prompt_mass``: on the prompt without the first token, from where the story begins
             - ``name_mass``: on names, from the first name on
-        chance: Each of them for attention spread evenly over what can be seen.
+        chance: Each of them for attention spread evenly over what can be seen, mean over layers.
     """
 
     values: dict[str, np.ndarray]
@@ -285,8 +297,15 @@ def statistics(
         tags: Their kinds, as ``names.tag`` gives them.
     """
     measure = _measures(subject, words, tags)
-    even = np.tril(np.ones((maps.tokens, maps.tokens)))
-    chance = measure(even / even.sum(-1, keepdims=True))
+    even = {}
+    for layer, reach in enumerate(maps.reach or (maps.tokens,)):
+        if reach not in even:
+            seen = maps.visible(layer).astype(np.float64)
+            even[reach] = measure(seen / seen.sum(-1, keepdims=True))
+    chance, *others = even.values()
+    if others:
+        layers = [even[reach] for reach in maps.reach]
+        chance = {name: float(np.mean([layer[name] for layer in layers])) for name in chance}
     found = [[measure(head.astype(np.float64)) for head in layer] for layer in maps.weights]
     values = {name: np.array([[one[name] for one in layer] for layer in found]) for name in chance}
     return HeadStatistics(values, chance)
