@@ -29,7 +29,8 @@ from ..data.corpus import load_corpus, read_documents
 from ..data.document import Document, joint_name
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError, UserError
-from ..files import cache_folder, read_json
+from ..files import cache_folder, from_home, read_json
+from ..models.adapter_files import is_adapter
 from ..models.loaded_model import LoadedModel
 from .originality import CorpusIndex, build_index
 from .perplexity import domain_figures, forgetting, legacy_perplexity, macro_perplexity
@@ -169,7 +170,8 @@ def other_domains(
             console.note(f"left out of --forgetting as trained on: {gone}")
         return left, None if left else "all documents given for it were trained on"
     runs = [run for model in models if (run := _run_of(model))]
-    if not runs:
+    # An adapter of another tool is tuned, on texts that nobody noted.
+    if not runs and not any(is_adapter(from_home(model)) for model in models):
         return [], "no model here was tuned, as far as is known"
     taken = {document.source for document in documents}
     taken = taken.union(*(run["data"]["sources"] for run in runs))

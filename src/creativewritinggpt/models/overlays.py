@@ -123,6 +123,14 @@ def _sharing_copy(model: Any) -> Any:
     return copy.deepcopy(model, memo)
 
 
+def _detach(model: Any, parameters: Iterable[nn.Parameter]) -> None:
+    """Give parameters memory of their own, in place; what is tied stays tied."""
+    fresh = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in parameters}
+    for module in model.modules():
+        for key, value in module._parameters.items():
+            module._parameters[key] = fresh.get(id(value), value)
+
+
 def _untie(model: Any, names: Iterable[str]) -> None:
     """Note that embeddings and head differ, where one of them is about to change."""
     if any(model.get_submodule(name.rpartition(".")[0]) in _ends(model) for name in names):
@@ -142,11 +150,17 @@ def prepared(base: Any, adapter: AdapterFolder, trainable: bool, name: str = "de
             model.resize_token_embeddings(rows, mean_resizing=False)
         _guard(base)
     own = _parameters(model)
-    for key in adapter.shapes:
-        parameter = own.get(key.removeprefix(PREFIX))
-        if parameter is not None:
-            parameter.data = parameter.data.clone()
-    return wrapped(model, adapter, trainable, name)
+    written = (key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in adapter.shapes)
+    _detach(model, [own[key] for key in written if key in own])
+    versions = [p._version for p in base.parameters()]
+    result = wrapped(model, adapter, trainable, name)
+    # A copy shares the counter of changes with what it shares memory with.
+    if versions != [p._version for p in base.parameters()]:
+        raise InputError(
+            f"the adapter {adapter.folder} writes into its base in a way that is not known here",
+            "merge it into its base with PEFT, and give the whole model",
+        )
+    return result
 
 
 def merged_model(base: Any, adapter: AdapterFolder) -> Any:

@@ -165,7 +165,9 @@ def _matrix(head: Any) -> tuple[Tensor, Tensor | None] | None:
 
     off = getattr(head, "disable_adapters", False)
     if isinstance(head, ModulesToSaveWrapper):
-        return _matrix(head.original_module if off else head.modules_to_save[head.active_adapter])
+        return _matrix(
+            head.original_module if off else head.modules_to_save[head.active_adapters[0]]
+        )
     if isinstance(head, TrainableTokensWrapper):
         layer = head.token_adapter
         base = layer.get_base_layer()
