@@ -254,7 +254,6 @@ def _run(
             if group.is_main:
                 clear(setup.output)
                 write_json(setup.output / MANIFEST, setup.full_manifest())
-                write_text(setup.output / VALIDATION, setup.held_out_lines())
         else:
             micro.rows = min(micro.rows, state.choices["micro_batch"])
             if base is not None:
@@ -262,6 +261,8 @@ def _run(
             restore(folder, model.model, trainer.optimizer, group)
             setup.batches.restore(state.stream)
             console.note(f"going on from step {state.step} of {setup.plan.total_steps}")
+        if base is not None and group.is_main:
+            write_text(setup.output / VALIDATION, setup.held_out_lines())
         device = model.device
         state.fingerprint["probed"] = {
             "precision": INT8 if config.precision == INT8 else device.precision,
