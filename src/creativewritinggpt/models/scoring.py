@@ -29,6 +29,7 @@ CHUNK = 512
 
 # Models that were tried once in this process and found fit: whether a mask keeps documents apart.
 _TRIED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_SAID: weakref.WeakSet[Any] = weakref.WeakSet()  # those whose documents get rows of their own
 
 
 class Rows(Protocol):
@@ -114,6 +115,12 @@ class Body:
         """Hidden states ``[rows, tokens, width]`` of packed rows (see ``attention``)."""
         if self.takes_masks:
             return self(input_ids=ids, **packed_inputs(segment_ids, position_ids, self.model))
+        if self.model not in _SAID:
+            _SAID.add(self.model)
+            kind = type(self.model).__name__
+            console.note(
+                f"{kind} takes no mask between documents: each is read in a row of its own"
+            )
         return by_document(self, ids, segment_ids)
 
 
@@ -140,11 +147,6 @@ def body_and_head(model: Any) -> tuple[Body, Head]:
     body, head = Body(bare), Head(*matrix, float(factor), cap or None)
     if bare not in _TRIED:
         _TRIED[bare] = packs_by_mask(bare, body, head.logits)
-        if not _TRIED[bare]:
-            console.note(
-                f"{type(bare).__name__} takes no mask between documents: each is read in a row of "
-                "its own"
-            )
     return body, head
 
 

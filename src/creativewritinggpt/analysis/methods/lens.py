@@ -115,7 +115,9 @@ def logit_lens(model: LoadedModel, subject: Subject, top: int = 5) -> Lens:
             here = here if index == len(states) - 1 else norm(here)
             parts = [
                 distribution(head.logits(some).float().log_softmax(-1), ids, top)
-                for some, ids in zip(here.split(CHUNK), wanted.split(CHUNK), strict=True)
+                for some, ids in zip(
+                    torch.split(here, CHUNK), torch.split(wanted, CHUNK), strict=True
+                )
             ]
             layers.append([np.concatenate(column) for column in zip(*parts, strict=True)])
     return Lens(*(np.stack(column) for column in zip(*layers, strict=True)))
