@@ -348,7 +348,8 @@ class Predictions:
             else:
                 normalizer = known.normalizer[:, place - first]
             # Rounded as in the whole product, so that what is rounded cancels with Z.
-            moved = self._difference(change, place, [target.id], self._head[[target.id]])
+            own = self._head[target.id : target.id + 1]
+            moved = self._difference(change, place, [target.id], own)
             result[:, column] = normalizer - moved[:, 0]
         return result
 
