@@ -50,12 +50,13 @@ def _manuscripts(path: Path, _: Reading) -> list[Book]:
 
 
 _TEXT = BookFormat("text", _texts(read_book))
+_WORD = BookFormat("Word file", _manuscripts, is_text=False)
 _MARKDOWN = BookFormat("Markdown", _texts(read_markdown))
 BOOKS = {
     **dict.fromkeys((".txt", ".text"), _TEXT),
     **dict.fromkeys((".md", ".markdown"), _MARKDOWN),
     **dict.fromkeys((".raw", ".tokens", ".wp_source"), _TEXT),
-    ".docx": BookFormat("Word file", _manuscripts, is_text=False),
+    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), _WORD),
     ".epub": BookFormat("e-book", _manuscripts, is_text=False),
 }
 """The formats of running text by the ending of a file's name."""

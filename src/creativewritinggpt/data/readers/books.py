@@ -100,7 +100,8 @@ def read_book(text: str) -> Book:
         for found in mark.finditer(text):
             book.leave_out(reason, found[0])
         text = mark.sub("", text)
-    kept = blocks(text)
+    # A mark without an empty line around it is none of the text's.
+    kept = blocks(_MARK_LINES.sub(r"\n\g<0>\n", text))
     gone = licence(kept)
     book.drop(LICENCE, (kept[number] for number in gone))
     kept = [block for number, block in enumerate(kept) if number not in gone]
@@ -137,6 +138,11 @@ _END = re.compile(
     r"(?:projet |progetto |proyecto |projekt |project )*(?:gutenberg|e-?text|e-?book)",
     re.I | re.M,
 )
+_MARK_LINES = re.compile(
+    r"^.*\*\*\* ?(?:START|END) OF (?:THE|THIS) PROJECT GUTENBERG[^*]{0,300}\*\*\*.*$"
+    r"|^.*\*END\*? ?THE SMALL PRINT!.*$",
+    re.I | re.M,
+)
 _NOTICE = re.compile(
     r"<<\s*THIS ELECTRONIC VERSION.*?>>|^\W*THIS ELECTRONIC VERSION OF .* COPYRIGHT.*"
     r"|^\W*(?:The )?Project Gutenberg(?:[’']s)? (?:e-?text|e-?book)\b.*"
@@ -157,6 +163,7 @@ _LICENCE_WORDS = re.compile(
     r"gutenberg|e-?text|e-?book|small print|public domain|donat|copyright law|\*\*\s*welcome to"
     r"|posting these files|release date|character set|mailing list|plain vanilla|\bftp\b"
     r"|michael s?\.? ?hart|carnegie|benedictine|\[.{0,12}#\d+\]|electronic version|refund"
+    r"|liabilit|warrant(?:y|ies)|indemnif|disclaim|archive foundation"
     r"|^(?:title|author|language|editor|translator|illustrator|posting date|edition|credits):"
     r"|trademark|newsletter",
     re.I | re.M,
@@ -173,14 +180,19 @@ def licence(text: Sequence[Block]) -> set[int]:
     gone: set[int] = set()
     starts: list[int] = []
     named = any("project gutenberg" in block.text.lower() for block in text[:12])
-    begin = 0
+    begin = ended = 0
     for number, block in enumerate(text):
         mark = "\n".join(block.lines)
-        if _START.search(mark) or (_SMALL_PRINT_END.search(mark) and _is_licence(text[:number])):
+        small_print = _SMALL_PRINT_END.search(mark) and _is_licence(
+            text[max(begin, ended) : number]
+        )
+        if _START.search(mark) or small_print:
             starts.append(number)
             # What lies between two marks of the head is licence as well.
             if begin == 0 or _is_licence(text[begin:number]):
                 begin = number + 1
+        elif _ends(block):
+            ended = number
     if named and not starts:
         begin = next((n for n, block in enumerate(text) if not _speaks_of_licence(block)), 0)
     is_gutenberg = named or bool(starts) or any(map(_ends, text[-200:]))
@@ -218,7 +230,12 @@ def _speaks_of_licence(block: Block) -> bool:
 
 
 def _is_licence(text: Sequence[Block]) -> bool:
-    """Whether some blocks are licence: a fifth of them speak of it, or there is none."""
+    """Whether a fifth of some blocks speak of a licence, and no four of prose on end do not."""
+    run = 0
+    for block in text:
+        run = 0 if _speaks_of_licence(block) else run + is_prose(block)
+        if run == 4:
+            return False
     return sum(map(_speaks_of_licence, text)) >= 0.2 * len(text)
 
 

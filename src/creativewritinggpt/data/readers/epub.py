@@ -48,6 +48,8 @@ _DOCTYPE = re.compile(r"<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>", re.S | re.I)
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*?(?:encoding\s*=\s*[\"']([\w.-]+)[\"'][^>]*)?\?>")
 _ENTITY = re.compile(r"&([A-Za-z][A-Za-z0-9]{1,30});")
 _FONT_ALGORITHMS = {"http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC"}
+# Each level takes three calls, of which Python allows a thousand.
+_DEEPEST = 150
 _PAGE_TYPES = ("xhtml", "html", "dtbook")
 
 # The Archive of Our Own.
@@ -176,6 +178,10 @@ def _pages(archive: Archive, book: Book) -> Iterator[_Page]:
             continue
         body = _parse(archive, name)
         if body is None:
+            book.dropped["pages that are empty or can't be read"] += 1
+            continue
+        if body.xpath(f"boolean(.//*[count(ancestor::*) > {_DEEPEST}])"):
+            book.dropped["pages nested too deeply"] += 1
             continue
         whole = clean_characters(all_text(body))
         book.characters += characters(whole)
@@ -271,9 +277,12 @@ def _parse(archive: Archive, name: str) -> Any | None:
     try:
         root = etree.fromstring(_ENTITY.sub(_entity, source), xml_parser())
     except (etree.XMLSyntaxError, ValueError):
+        parser = lxml_html.HTMLParser()
         try:
-            root = lxml_html.document_fromstring(source)
+            root = lxml_html.document_fromstring(source, parser)
         except (etree.ParserError, etree.XMLSyntaxError, ValueError):
+            return None
+        if any("depth" in one.message for one in parser.error_log):
             return None
     return next((one for one in root.iter() if name_of(one) in ("body", "book")), root)
 

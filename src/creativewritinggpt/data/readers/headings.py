@@ -55,7 +55,7 @@ _PARTS = (
     "ภาค"
 )
 _CHAPTERS = (
-    "chapitre capítulo capitolo capitol capitolul kapitel kapittel hoofdstuk kapitola "
+    "chapitre capítulo capitolo capitol capitolul kapitel kapittel kapitlet hoofdstuk kapitola "
     "rozdział rozdzial глава главы розділ раздел κεφάλαιο κεφάλαιον fejezet luku bölüm bab "
     "chương poglavlje поглавље poglavje skyrius nodaļa peatükk kafli caibidil pennod "
     "kapitulu kapitulli الفصل فصل باب الباب פרק अध्याय परिच्छेद บทที่ ตอนที่ 장 canto brief "
@@ -126,7 +126,8 @@ def is_prose(block: Block) -> bool:
     """Whether the block reads as sentences: mostly words in lower case, or a sentence's end."""
     text = block.text
     if text.lower() == text.upper():  # a script without cases
-        return count_words(text) >= 8 and any(map(ends_sentence, block.lines))
+        words = count_words(text)
+        return words >= 40 or (words >= 8 and any(map(ends_sentence, block.lines)))
     words = [word for word in text.split() if word[:1].isalpha()]
     lower = sum(word[0].islower() for word in words)
     return len(words) >= 8 and lower > 0.5 * len(words)
@@ -293,7 +294,8 @@ def find_headings(text: Sequence[Block]) -> list[Heading]:
         found = styles[style]
         numbers = [candidate.number or 0 for candidate in found]
         counted = style not in _NUMERALS or _goes_up(numbers)
-        if not counted or (style.endswith(" in words") and len(found) < 2):
+        alone = style.endswith(" in words") and style.removesuffix(" in words") not in styles
+        if not counted or (alone and len(found) < 2):
             del styles[style]
     if set(styles) <= {"named"} and len(capitals) >= 3 and _between(capitals, text) >= 150:
         styles["capitals"] = capitals

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from ..text import count_words, ends_sentence, is_unspaced
 
@@ -21,6 +22,7 @@ SCENE_BREAK = "* * *"
 _BREAK = re.compile(r"\s*(?:[*#~=_\-–—―─•·◆◇★☆●○□■▲△◎⁂⁎⁕※§+†❦❧☙❖✦✧]\s*){1,40}", re.UNICODE)
 _SHORTEST_WRAP, _LONGEST_WRAP = 40, 110
 _PARAGRAPH_LINE = 150
+_FEW_LINES = 60
 _PAIR = re.compile(r"(?:and|or|to|und|oder|et|ou|y|e|en)\b")
 
 
@@ -136,6 +138,7 @@ def wrap_width(text: Sequence[Block]) -> int | None:
         return None
     ends = _LineEnds.of(prose, width)
     verse = ends.exact < 0.95 and (ends.signs >= 0.6 or ends.capitals >= 0.75)
+    verse |= ends.exact < 0.5 and len(prose) < _FEW_LINES  # no program wraps like that
     return width if ends.loose > 0.6 and not verse else None
 
 
@@ -176,6 +179,23 @@ def _split_paragraphs(lines: Sequence[str], width: int) -> list[list[str]]:
     return made
 
 
+def _is_indented(block: Block) -> bool:
+    return all(len(line) - len(line.lstrip()) >= 2 for line in block.lines)
+
+
+def _verse_among(body: Sequence[Block], width: int | None) -> set[int]:
+    """The blocks of runs of indented ones whose lines end and begin as those of stanzas do."""
+    found: set[int] = set()
+    for indented, run in groupby(range(len(body)), lambda number: _is_indented(body[number])):
+        numbers = list(run)
+        pairs = [pair for number in numbers for pair in _pairs(body[number])]
+        if indented and width is not None and len(pairs) >= 3:
+            ends = _LineEnds.of(pairs, width)
+            if ends.signs >= 0.7 and ends.capitals >= 0.9:
+                found.update(numbers)
+    return found
+
+
 def unwrap(block: Block, width: int | None) -> str:
     """The block as paragraphs, or as verse, where the text was wrapped at column ``width``."""
     lines = block.lines
@@ -190,7 +210,7 @@ def unwrap(block: Block, width: int | None) -> str:
     if len(lines) >= 4 and 0.75 * width <= longest < width:
         width = longest  # a letter or quotation set narrower than the rest
     ends = _LineEnds.of(_pairs(block), width, 8)
-    indented = sum(len(line) - len(line.lstrip()) >= 2 for line in lines) == len(lines)
+    indented = _is_indented(block)
     marked = len(lines) >= 4 and ends.exact < 0.75 and (ends.signs >= 0.75 or ends.capitals > 0.99)
     if ends.loose < (0.8 if indented else 0.5) or marked:
         return _verse(lines)
@@ -208,9 +228,11 @@ def strip_emphasis(text: str) -> str:
 def paragraphs(body: Sequence[Block], width: int | None) -> str:
     """Paragraphs, verse and scene breaks of some blocks, with an empty line between."""
     made: list[str] = []
-    for block in body:
+    verse = _verse_among(body, width)
+    for number, block in enumerate(body):
         if not block.is_break:
-            made.append(strip_emphasis(unwrap(block, width)))
+            text = _verse(block.lines) if number in verse else unwrap(block, width)
+            made.append(strip_emphasis(text))
         elif made and made[-1] != SCENE_BREAK:
             made.append(SCENE_BREAK)
     while made and made[-1] == SCENE_BREAK:

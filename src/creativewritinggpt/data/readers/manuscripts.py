@@ -62,15 +62,18 @@ def parts(text: str) -> list[Part]:
 def _parts(text: str) -> Iterator[Part]:
     from markdown_it import MarkdownIt
 
-    level = 0
+    level, number = 0, ""
     # Indented text is a paragraph's first line far more often than code in what writers write.
     for token in MarkdownIt("commonmark").disable("code").enable("table").parse(text):
         if token.type == "heading_open":
             level = int(token.tag[1:])
         elif token.type == "heading_close":
             level = 0
+        elif token.type == "list_item_open":
+            number = f"{token.info}{token.markup} " if token.info else ""
         elif token.type == "inline" and (words := _inline(token)):
-            yield Part(level, words)
+            yield Part(level, number + words)
+            number = ""
         elif token.type in ("fence", "code_block") and token.content.strip():
             yield Part(0, token.content.rstrip("\n"))
         elif token.type == "html_block":
