@@ -226,8 +226,80 @@ def test_resume_of_a_changed_run_is_refused_and_names_the_change(tiny_folder, tm
         stream.write(
             json.dumps({"prompt": "New.", "story": "A new story that was not there."}) + "\n"
         )
-    with pytest.raises(InputError, match="has changed: data was"):
+    with pytest.raises(InputError, match=r"has changed: stories\.\w+ holds other text"):
         train(config, [stories], resume=True)
+
+
+def _two_runs_of_half(tiny_folder, tmp_path, files, monkeypatch, **changes):
+    """A whole run, and one that is stopped in its middle."""
+    whole = _config(tiny_folder, tmp_path, output="whole", max_steps=4, **changes)
+    train(whole, files)
+    half = Config(**{**whole.to_dict(), "output_dir": str(tmp_path / "half")})
+    real, steps = training_run.accumulate_gradient, []
+
+    def interrupted(writer, rows, indices, batch_size, tokens):
+        steps.extend([1] if tokens > 1 else [])
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(writer, rows, indices, batch_size, tokens)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "accumulate_gradient", interrupted)
+        assert train(half, files).outcome == "interrupted"
+    return whole, half
+
+
+def _assert_same(one, other):
+    weights = [_weights(Path(config.output_dir) / "final_model") for config in (one, other)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert _metrics(one.output_dir)["batch_losses"] == _metrics(other.output_dir)["batch_losses"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_run_is_resumed_from_elsewhere_with_its_texts_moved_and_renamed(
+    streaming, tiny_folder, tmp_path, monkeypatch
+):
+    home, away = tmp_path / "home", tmp_path / "away"
+    home.mkdir()
+    away.mkdir()
+    (home / "texts").mkdir()
+    write_stories(home / "texts" / "tales.jsonl")
+    (home / "diary.txt").write_text("\n\n".join(f"Day {i} was long. It rained." for i in range(60)))
+    monkeypatch.chdir(home)
+    files = ["texts", "mine=diary.txt"]
+    whole, half = _two_runs_of_half(tiny_folder, tmp_path, files, monkeypatch, streaming=streaming)
+    state = tmp_path / "state"
+    shutil.copytree(half.output_dir, state)
+
+    monkeypatch.chdir(away)
+    train(Config(output_dir=half.output_dir), resume=True)
+    _assert_same(whole, half)
+
+    shutil.move(state, tmp_path / "again")
+    again = Config(output_dir=str(tmp_path / "again"))
+    (home / "texts" / "tales.jsonl").rename(home / "texts" / "renamed.jsonl")
+    (home / "texts").rename(away / "moved")
+    (home / "diary.txt").rename(away / "log.txt")
+    with pytest.raises(InputError, match="texts is not there any more") as raised:
+        train(again, resume=True)
+    assert "--resume" in raised.value.advice
+    train(again, ["log.txt", "moved"], resume=True)
+    _assert_same(whole, again)
+    data = json.loads((tmp_path / "again" / "final_model" / "run.json").read_text())["data"]
+    assert data["files"] == [str(away / "moved" / "renamed.jsonl"), str(away / "log.txt")]
+
+
+def test_a_changed_byte_of_a_moved_text_is_refused_by_name(
+    tiny_folder, tmp_path, stories, monkeypatch
+):
+    _, half = _two_runs_of_half(tiny_folder, tmp_path, [stories], monkeypatch)
+    moved = tmp_path / "moved" / "stories.jsonl"
+    moved.parent.mkdir()
+    text = Path(stories).read_text()
+    moved.write_text(text[:60] + ("x" if text[60] != "x" else "y") + text[61:])
+    os.remove(stories)
+    with pytest.raises(InputError, match="stories.jsonl holds other text"):
+        train(Config(output_dir=half.output_dir), [str(moved)], resume=True)
 
 
 def test_resume_without_a_checkpoint_starts_over_and_says_so(

@@ -27,6 +27,7 @@ from ..config.run import Config
 from ..console import CountCallback, ProgressCallback, counting
 from ..data.corpus import load_corpus, read_documents
 from ..data.document import Document, joint_name
+from ..data.sources.files import files_again
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError, UserError
 from ..files import cache_folder, from_home, read_json
@@ -200,7 +201,7 @@ def training_index(model: str, config: Config) -> tuple[CorpusIndex | None, str 
     settings = {**run["config"], "cache_dir": config.cache_dir, "num_workers": config.num_workers}
     try:
         with console.progress("reading the training text") as tell:
-            corpus = load_corpus(Config(**settings), run["data"]["files"], tell)
+            corpus = load_corpus(Config(**settings), files_again(run["data"]), tell)
     except UserError as error:
         return None, f"the training text can't be read again: {error.message}"
     if corpus.manifest()["manifest_hash"] != wanted:

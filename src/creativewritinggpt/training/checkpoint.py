@@ -28,9 +28,10 @@ from safetensors.torch import load_file, save_file
 from .. import console
 from ..config.run import Config
 from ..data.document import SEPARATOR, joint_name
+from ..data.sources.files import as_recorded, files_again
 from ..distributed import ProcessGroup
 from ..errors import InputError
-from ..files import atomic_folder, file_sha256, write_json
+from ..files import atomic_folder, file_sha256, from_home, write_json
 
 # Settings that may differ in a resume: places and how the work is done (the record's are used) …
 _PLACES = frozenset(
@@ -140,7 +141,9 @@ class TrainState:
         """
         # Before it was recorded, every joint was an empty line.
         self.fingerprint.setdefault("joints", dict.fromkeys(now["joints"], joint_name(SEPARATOR)))
-        changed = _changes(self.fingerprint, {key: now[key] for key in now if key != "shown"})
+        now = _by_the_same_name(self.fingerprint, now)
+        compared = {key: now[key] for key in ("config", "data", "base", "joints")}
+        changed = _changed_texts(self.fingerprint, now) + _changes(self.fingerprint, compared)
         if not force:
             _refuse(changed)
         metrics = self.metrics
@@ -300,8 +303,8 @@ def resumed_settings(
         said = [*known, *(["compile"] if config.compile else [])]
     now = {name: given[name] for name in said if name not in FREE_TO_CHANGE}
     changed = _changes(then["config"], now)
-    if files:
-        changed += _changes({"files": then["files"]}, {"files": list(files)})
+    if files and not then["files"]:
+        changed.append("it was trained on named sources, not on files")
     asked: dict[str, Any] = {} if config.precision == "auto" else {"precision": config.precision}
     if "compile" in said:
         asked["compiled"] = config.compile
@@ -314,7 +317,41 @@ def resumed_settings(
     # A launcher gives each of several processes its own part of the processor.
     if config.num_workers is None and processes == chosen["processes"]:
         values["num_workers"] = chosen["threads"]
-    return Config(**values), list(files) or then["files"]
+    files = list(files) or files_again(then)
+    model = Path(then.get("model_place") or "")
+    if not from_home(values["model_name"]).exists() and model.is_absolute() and model.exists():
+        values["model_name"] = str(model)
+    resumed = Config(**values)
+    return resumed, as_recorded(files, resumed, then.get("content", ()))
+
+
+def _by_the_same_name(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What is compared, with the name that the run has for a model in the same folder."""
+    place = then.get("model_place")
+    if place is None or place != now["model_place"]:
+        return now
+    model_name = then["config"]["model_name"]
+    names = {key: then["base"][key] for key in ("name", "base_name")}
+    return {
+        **now,
+        "config": {**now["config"], "model_name": model_name},
+        "base": {**now["base"], **names},
+    }
+
+
+def _changed_texts(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Files whose bytes are others than those that the run began with, where data has changed."""
+    if then["data"] == now["data"] or "content" not in then:
+        return []
+    before, after = (
+        {(record["domain"], record["label"]): record["sha256"] for record in run["content"]}
+        for run in (then, now)
+    )
+    return [
+        *(f"{k[1]} holds other text" for k in before if after.get(k, before[k]) != before[k]),
+        *(f"{label} is not there any more" for _, label in before.keys() - after.keys()),
+        *(f"{label} is new" for _, label in after.keys() - before.keys()),
+    ]
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

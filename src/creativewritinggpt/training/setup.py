@@ -31,11 +31,12 @@ from ..data.rows.stream import (
     StreamedCorpus,
     StreamedRows,
 )
+from ..data.sources.files import absolute_argument, file_records, plain_argument
 from ..data.splits import ValidationRows, validation_rows
 from ..data.store import sources_of
 from ..distributed import ProcessGroup
 from ..errors import InputError
-from ..files import cache_folder
+from ..files import cache_folder, from_home
 from ..models.adapter import save_model
 from ..models.loaded_model import LoadedModel
 from .checkpoint import FREE_TO_CHANGE, SHOWN, TrainState
@@ -205,7 +206,7 @@ class TrainingSetup:
         config = self.config.to_dict()
         return {
             "config": {key: config[key] for key in config if key not in FREE_TO_CHANGE},
-            "files": self.files,
+            **self.places(),
             "data": self.manifest["manifest_hash"],
             "base": self.base(),
             "joints": {
@@ -216,11 +217,22 @@ class TrainingSetup:
             "shown": {name: config[name] for name in SHOWN},
         }
 
+    def places(self) -> dict[str, Any]:
+        """The files as given and where they are, with what they hold, and where the model is."""
+        sources = self.manifest["sources"].items()
+        model = from_home(self.config.model_name)
+        return {
+            "files": [plain_argument(file) for file in self.files],
+            "places": [absolute_argument(file) for file in self.files],
+            "content": [r for name, made in sources for r in file_records(name, made["origin"])],
+            "model_place": str(model.resolve()) if model.exists() else None,
+        }
+
     def full_manifest(self) -> dict[str, Any]:
         """Content of ``manifest.json``: the documents, and what a restart needs."""
         now = self.fingerprint()
         run = {
-            **{key: now[key] for key in ("config", "files", "shown")},
+            **{key: now[key] for key in ("config", "shown", *self.places())},
             "precision": self.config.precision,
             "compile": self.config.compile,
         }
@@ -266,7 +278,7 @@ class TrainingSetup:
         }
         data = {
             "manifest_hash": self.manifest["manifest_hash"],
-            "files": self.files,
+            **self.places(),
             "sources": self.manifest["sources"],
             "mixture": None if self.mixture is None else self.mixture.to_dict(),
             "streamed": self.batches.stats(),

@@ -80,6 +80,7 @@ class Source:
         size: Bytes to be read, where known.
         sharded: Whether its reading heeds the shard that it is asked for.
         chunks: The same documents in chunks, where each row is one whatever the others are.
+        paths: The files of ``identity``, in its order, where they are now.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Source:
     size: int | None = None
     sharded: bool = False
     chunks: RowChunks | None = None
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

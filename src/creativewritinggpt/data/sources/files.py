@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...config.run import Config
 from ...errors import InputError
@@ -44,6 +45,7 @@ class _File:
         label: What tells its groups from those of other files.
         domain: The source of its documents.
         divisible: Its table, where each row is a document whatever the others are.
+        name: What it was called when it was read first, where that is known.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class _File:
     documents: Callable[[Reading], Iterator[Document]]
     keep: Keep | None = None
     divisible: Table | None = None
+    name: str | None = None
 
 
 def open_files(files: Sequence[str], config: Config) -> list[Source]:
@@ -66,7 +69,9 @@ def open_files(files: Sequence[str], config: Config) -> list[Source]:
     """
     opened: list[_File] = []
     skipped: dict[str, int] = {}
-    given = [_named(file) for file in files]
+    for argument in filter(_is_exact, files):
+        opened.append(_open_exact(argument, config))
+    given = [_named(file) for file in files if not _is_exact(file)]
     names = Counter(path.name for _, path in given)
     for name, path in given:
         # Files of one name from different folders are kept apart.
@@ -215,8 +220,8 @@ def _from_text(form: TextForm, path: Path, label: str, reading: Reading) -> Iter
 def _source(
     domain: str, files: Sequence[_File], skipped: int, arguments: tuple[str, ...]
 ) -> Source:
-    paths = [(path, file.label) for file in files for path in (file.path, *partners(file.path))]
-    identities = [{**file_identity(path), "label": label} for path, label in paths]
+    paths = [(path, file) for file in files for path in (file.path, *partners(file.path))]
+    identities = [_identity(path, file) for path, file in paths]
 
     def files_to_read(reading: Reading) -> Iterator[tuple[int, _File]]:
         if reading.shard == 0:
@@ -254,7 +259,110 @@ def _source(
         size=sum(identity["bytes"] for identity in identities),
         sharded=divisible,
         chunks=RowChunks(arguments, split, read_chunk) if divisible else None,
+        paths=tuple(str(path.resolve()) for path, _ in paths),
     )
+
+
+def _identity(path: Path, file: _File) -> dict[str, Any]:
+    made = {**file_identity(path), "label": file.label}
+    return {**made, "name": file.name} if file.name and path == file.path else made
+
+
+_EXACT = "\x1f"
+"""Begins and parts a FILE argument that says by which names a file is read: the NAME of
+``NAME=PATH``, the domain, the label, what it was called, and where it is."""
+
+
+def _open_exact(argument: str, config: Config) -> _File:
+    given_name, domain, label, called, path = argument.split(_EXACT)[1:]
+    opened = _open(existing_file(Path(path)), label, domain, given_name or None, config)
+    return dataclasses.replace(opened, domain=domain, name=called)
+
+
+def _is_exact(argument: str) -> bool:
+    return argument.startswith(_EXACT)
+
+
+def plain_argument(argument: str) -> str:
+    """A FILE argument as a user writes it."""
+    if not _is_exact(argument):
+        return argument
+    name, *_, path = argument.split(_EXACT)[1:]
+    return f"{name}={path}" if name else path
+
+
+def absolute_argument(argument: str) -> str:
+    """A FILE argument that means the same in every working directory."""
+    if _is_exact(argument):
+        return argument
+    name, path = _named(argument)
+    return f"{name}={path.resolve()}" if name else str(path.resolve())
+
+
+def argument_exists(argument: str) -> bool:
+    """Whether there is a file or folder where a FILE argument says."""
+    return _named(plain_argument(argument))[1].exists()
+
+
+def files_again(recorded: Mapping[str, Any]) -> list[str]:
+    """FILE arguments of a run (``files`` and ``places`` of its record) that can be read from here.
+
+    Raises:
+        InputError: One is at neither place.
+    """
+    found = []
+    places = recorded.get("places", recorded["files"])
+    for given, place in zip(recorded["files"], places, strict=True):
+        there = [file for file in (place, given) if argument_exists(file)]
+        if not there:
+            raise InputError(
+                f"{plain_argument(place)} is not there any more",
+                "say where the texts are now: cwgpt train FILE… --resume",
+            )
+        found.append(there[0])
+    return found
+
+
+def as_recorded(
+    files: Sequence[str], config: Config, recorded: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """FILE arguments that read files by the names they had, whatever they are called now.
+
+    Args:
+        files: FILE arguments.
+        config: The settings.
+        recorded: Of each file ``domain``, ``label``, ``name`` and ``sha256``, as
+            :func:`file_records` has them.
+
+    Returns:
+        ``files`` where the names are the same or the bytes are not.
+    """
+    sources = open_files(files, config)
+    now = [record for s in sources for record in file_records(s.name, s.identity or {})]
+    if now == list(recorded) or sorted(r["sha256"] for r in now) != sorted(
+        record["sha256"] for record in recorded
+    ):
+        return list(files)
+    names = [name for name, _ in map(_named, map(plain_argument, files)) if name in named_sources()]
+    places: dict[str, list[str]] = {}
+    for record, path in zip(now, (path for s in sources for path in s.paths), strict=True):
+        places.setdefault(record["sha256"], []).append(path)
+    exact = []
+    for was in recorded:
+        path = places[was["sha256"]].pop(0)
+        known = was["domain"] if was["domain"] in names else ""
+        if not was["name"].endswith(PARTNER):
+            parts = ("", known, was["domain"], was["label"], was["name"], path)
+            exact.append(_EXACT.join(parts))
+    return exact
+
+
+def file_records(domain: str, origin: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What tells the files of a source from others: the names they are read by, and their hash."""
+    keys = ("label", "name", "sha256")
+    return [
+        {"domain": domain, **{key: file[key] for key in keys}} for file in origin.get("files", ())
+    ]
 
 
 def _next_rows(raw_rows: Iterator[RawRow], reading: Reading) -> list[RawRow]:
