@@ -1,0 +1,1 @@
+"""The server: one thread owns the model, an ASGI application speaks to clients."""

@@ -1,0 +1,272 @@
+"""Who may ask: host, origin, key, media type, size and time of a request, as ASGI middleware.
+
+Order: time limits of sending and receiving, host, origin and CORS, key, media type, size. A page on
+the web can reach a server on loopback, by its own origin or by a name that it has rebound to
+127.0.0.1, so that hosts and origins are lists of exact names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import hmac
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY = 1 << 20
+"""Bytes of a request's body."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_OPEN_PATHS = ("/health",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """The rules of a server.
+
+    Attributes:
+        port: Its port, 0 where any is right.
+        hosts: Names by which it may be called, beside those of loopback.
+        origins: Origins of pages that may call it; ``null`` is that of a file.
+        keys: Hashes of the keys that it takes; without any it takes every request.
+        body_seconds, send_seconds: Time for a request's body, and for one part of an answer.
+    """
+
+    port: int = 0
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    keys: tuple[bytes, ...] = ()
+    body_seconds: float = 30.0
+    send_seconds: float = 30.0
+
+
+def key_hash(key: str) -> bytes:
+    """The hash by which a key is kept and compared."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Refused(Exception):
+    """A request that is not answered."""
+
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+
+
+class Guard:
+    """Middleware that lets through what :class:`Access` allows.
+
+    Args:
+        app: The application.
+        access: The rules.
+        refuse: Makes the body of a refusal, given the path and the refusal.
+        rejected: Called with a short reason for each refusal.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        access: Access,
+        refuse: Callable[[str, Refused], dict[str, Any]],
+        rejected: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.app = app
+        self.access = access
+        self.refuse = refuse
+        self.rejected = rejected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection's request."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        send = self._timed(send)
+        headers = _Headers(scope)
+        cors: list[tuple[bytes, bytes]] = []
+        try:
+            self._check_host(headers)
+            cors = self._check_origin(headers)
+            if scope["method"] == "OPTIONS" and headers.get("origin"):
+                await _answer(send, 204, b"", [*cors, *_PREFLIGHT])
+                return
+            if scope["path"] not in _OPEN_PATHS:
+                self._check_key(headers)
+            if scope["method"] in ("POST", "PUT", "PATCH"):
+                receive = await self._body(headers, receive)
+        except Refused as refusal:
+            self.rejected(refusal.code or str(refusal.status))
+            body = json.dumps(self.refuse(scope["path"], refusal)).encode()
+            more = [(b"connection", b"close")] if refusal.status in (408, 413) else []
+            if refusal.status == 401:
+                more.append((b"www-authenticate", b"Bearer"))
+            await _answer(send, refusal.status, body, [*cors, *more])
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *cors, *_ALWAYS]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+    def _timed(self, send: Send) -> Send:
+        """A send that gives up on a client that does not read."""
+
+        async def timed(message: Message) -> None:
+            async with asyncio.timeout(self.access.send_seconds):
+                await send(message)
+
+        return timed
+
+    def _check_host(self, headers: _Headers) -> None:
+        hosts = headers.all("host")
+        if len(hosts) != 1:
+            raise Refused(400, "a request needs one Host header", "bad_host")
+        name, port = split_host(hosts[0])
+        known = name in _LOOPBACK or name in self.access.hosts
+        if not known or (port is not None and self.access.port not in (0, port)):
+            raise Refused(
+                421, "this server does not answer to that name; see --allowed-host", "bad_host"
+            )
+
+    def _check_origin(self, headers: _Headers) -> list[tuple[bytes, bytes]]:
+        origins = headers.all("origin")
+        if not origins:
+            if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+                raise Refused(403, "requests of other sites are not taken", "bad_origin")
+            return []
+        origin = origins[0]
+        if len(origins) > 1 or not (origin in self.access.origins or self._own(origin)):
+            raise Refused(
+                403, "pages of that origin may not call this server; see --cors-origin",
+                "bad_origin",
+            )  # fmt: skip
+        if origin not in self.access.origins:
+            return []
+        return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+
+    def _own(self, origin: str) -> bool:
+        scheme, separator, host = origin.partition("://")
+        if not separator or scheme not in ("http", "https"):
+            return False
+        name, port = split_host(host)
+        return name in (*_LOOPBACK, *self.access.hosts) and self.access.port in (0, port)
+
+    def _check_key(self, headers: _Headers) -> None:
+        if not self.access.keys:
+            return
+        given = headers.get("authorization") or ""
+        scheme, _, token = given.partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or ""
+        hashed = key_hash(token)
+        # Every key is compared, so that time tells nothing of which one came near.
+        if not any([hmac.compare_digest(hashed, key) for key in self.access.keys]):
+            raise Refused(401, "no such API key", "invalid_api_key")
+
+    async def _body(self, headers: _Headers, receive: Receive) -> Receive:
+        """Read the body whole, bounded in size and time; a receive that gives it at once."""
+        length = headers.get("content-length")
+        if length is not None and (not length.isdecimal() or int(length[:12]) > MAX_BODY):
+            raise Refused(413, f"the body is larger than {MAX_BODY} bytes", "too_large")
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.access.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refused(400, "the client went away", "disconnected")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > MAX_BODY:
+                        raise Refused(413, f"the body is larger than {MAX_BODY} bytes", "too_large")
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise Refused(408, "the body did not come in time", "timeout") from None
+        media = (headers.get("content-type") or "").partition(";")[0].strip().lower()
+        if size and media != "application/json":
+            raise Refused(415, "send the body as application/json", "media_type")
+        body: bytes | None = b"".join(parts)
+
+        async def given() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            whole, body = body, None
+            return {"type": "http.request", "body": whole, "more_body": False}
+
+        return given
+
+
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, X-Api-Key"),
+    (b"access-control-max-age", b"600"),
+]
+
+
+class _Headers:
+    """The headers of a request, by name."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._pairs = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]]
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [value.strip() for key, value in self._pairs if key == name]
+
+    def get(self, name: str) -> str | None:
+        """The first value of a header."""
+        return next(iter(self.all(name)), None)
+
+
+def split_host(host: str) -> tuple[str, int | None]:
+    """Name and port of a Host header; ``("", None)`` where it is none."""
+    if host.startswith("["):
+        name, bracket, rest = host[1:].partition("]")
+        if not bracket:
+            return "", None
+    else:
+        name, colon, port = host.partition(":")
+        rest = colon + port
+    if not rest:
+        return name.lower(), None
+    digits = rest[1:]
+    if rest[0] != ":" or not (digits.isascii() and digits.isdecimal() and len(digits) <= 5):
+        return "", None
+    return name.lower(), int(digits)
+
+
+async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    kind = [(b"content-type", b"application/json")] if body else []
+    length = [(b"content-length", str(len(body)).encode())]
+    start = {"type": "http.response.start", "status": status}
+    await send({**start, "headers": [*kind, *length, *headers, *_ALWAYS]})
+    await send({"type": "http.response.body", "body": body})
