@@ -65,13 +65,13 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_DEV): $(READY)
 	@echo "Adding what the tests and checks need …"
-	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents,serve]"
 	@touch $@
 
 bench-env:
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(VENV)-bench/bin/python -m pip install --quiet -c constraints.txt -e ".[hub,documents]" \
+	$(VENV)-bench/bin/python -m pip install --quiet -c constraints.txt -e ".[hub,documents,serve]" \
 		--group bench-train --group bench-generate --group bench-evaluate --group bench-explain
 
 clean:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import console
@@ -22,6 +21,7 @@ from .main import (
     piped_text,
     short_usage,
     warn_unused,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -77,28 +77,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="add this adapter with weight W; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--alternatives", type=_whole(0, 100), default=0, metavar="N",
+        "--alternatives", type=whole_number(0, 100), default=0, metavar="N",
         help="with --json or --out: N alternatives per token, before and after the samplers",
     )  # fmt: skip
     parser.add_argument(
-        "--n", type=_whole(1, 64), default=1, metavar="N", help="number of continuations [1]"
+        "--n", type=whole_number(1, 64), default=1, metavar="N", help="number of continuations [1]"
     )
     add_json(parser)
     add_settings(parser, GenerationSettings)
     add_settings(parser, MachineSettings)
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    """Parser of a whole number in a range."""
-
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and low <= int(text[:9]) <= high):
-            raise argparse.ArgumentTypeError(
-                f"give a whole number from {low} to {high}, not {text!r}"
-            )
-        return int(text)
-
-    return parse
 
 
 def run(arguments: argparse.Namespace) -> int:

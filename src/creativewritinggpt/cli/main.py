@@ -17,7 +17,7 @@ import shlex
 import sys
 import traceback
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import prepare_environment
@@ -37,6 +37,7 @@ VERBS = {
     "demo": "train, compare, evaluate and explain, on the starter and the sample corpus",
     "train": "fine-tune a model on files or named sources",
     "generate": "generate text, once or in an interactive session",
+    "serve": "serve a model by OpenAI's and KoboldAI's protocols",
     "evaluate": "compare base and tuned model on the same documents",
     "analyze": "explain why the model generates what it does",
     "data": "inspect the documents that files and sources become",
@@ -196,6 +197,19 @@ def warn_unused(unused: Mapping[str, str]) -> None:
 def machine_settings(arguments: argparse.Namespace) -> MachineSettings:
     """The flags of :class:`MachineSettings`."""
     return from_mapping(MachineSettings, given(arguments, MachineSettings), "settings")
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Parser of a whole number in a range."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and low <= int(text[:9]) <= high):
+            raise argparse.ArgumentTypeError(
+                f"give a whole number from {low} to {high}, not {text!r}"
+            )
+        return int(text)
+
+    return parse
 
 
 def command_line() -> str:

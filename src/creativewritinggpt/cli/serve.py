@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="time after which a request ends with what is written [600]",
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true",
-                        help="refuse methods that are not offered instead of a warning")  # fmt: skip
+                        help="refuse methods that are not offered")  # fmt: skip
     add_settings(parser, GenerationSettings, only=("weights",))
     add_settings(parser, MachineSettings)
 
@@ -145,6 +146,9 @@ def _served(
         raise InputError("two models would have one name", "choose other names with --adapter")
     own = model.adapter
 
+    def selecting(folder: str) -> Callable[[], None]:
+        return lambda: blend(model, [(folder, 1.0)])
+
     def select_first() -> None:
         if own is not None:
             blend(model, [(own, 1.0)])
@@ -154,11 +158,7 @@ def _served(
     served = [ServedModel(first, model, select_first, weights)]
     for name, folder in adapters:
         blend(model, [(folder, 1.0)])  # loaded now, so that what is wrong is said now
-        served.append(
-            ServedModel(
-                name, model, lambda folder=folder: blend(model, [(folder, 1.0)]), weights
-            )
-        )
+        served.append(ServedModel(name, model, selecting(folder), weights))
     return served
 
 

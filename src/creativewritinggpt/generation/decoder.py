@@ -41,12 +41,14 @@ class Request:
         seed: Random seed.
         memory: Text pinned to the front of the model's view.
         note: Text pinned a few paragraphs before its end.
+        owner: Whose it is: readings of prompts are shared with requests of the same owner alone.
     """
 
     prompt: str | Sequence[int]
     seed: int
     memory: str = ""
     note: str = ""
+    owner: str = ""
 
 
 @dataclasses.dataclass(eq=False)
@@ -272,7 +274,9 @@ class Decoder:
             if writing.reads_last:
                 writing.context = self.backend.start(capacity)
             else:
-                writing.context, writing.logits = self.backend.begin(ids, capacity)
+                writing.context, writing.logits = self.backend.begin(
+                    ids, capacity, writing.request.owner
+                )
         start: int = writing.context.lengths[0]
         count = min(len(ids) - start, BLOCK - start % BLOCK)
         if count <= 0:
@@ -280,7 +284,7 @@ class Decoder:
         logits = writing.context.prefill(ids[start : start + count])
         if start + count == len(ids) and not writing.reads_last:
             writing.logits = logits
-            self.backend.keep(ids, writing.context, logits)
+            self.backend.keep(ids, writing.context, logits, writing.request.owner)
         return count
 
     def _join(self, read: Sequence[Writing]) -> None:

@@ -314,8 +314,7 @@ def _scored(token: Token) -> dict[str, Any]:
     }
     if token.before is not None:
         record["alternatives"] = [
-            {"id": one.id, "text": one.text, "probability": one.probability}
-            for one in token.before
+            {"id": one.id, "text": one.text, "probability": one.probability} for one in token.before
         ]
     return record
 

@@ -276,7 +276,8 @@ def _changed(
             settings = settings.changed({setting: value})
         except InputError as error:
             alias = given.get(setting, setting)
-            raise FieldError(error.message.replace(setting, alias, 1), alias) from error
+            message = f"{error.message}; {error.advice}" if error.advice else error.message
+            raise FieldError(message.replace(setting, alias), alias) from error
     return settings
 
 

@@ -35,6 +35,17 @@ _KOBOLD_ERROR = {
 }
 
 
+_KOBOLD_PATHS = (
+    "v1/model",
+    "v1/info/version",
+    "extra/version",
+    "v1/config/max_context_length",
+    "extra/true_max_context_length",
+    "v1/config/max_length",
+    "extra/perf",
+)
+
+
 def _sampling() -> dict[str, Any]:
     """The fields of the sampling, under every name."""
     numbers = {name: _NUMBER for names in NUMBERS.values() for name in names}
@@ -177,8 +188,7 @@ def document() -> dict[str, Any]:
             "The text of token ids", anything, _object({"ids": tokens}, ["ids"]),
             error=_KOBOLD_ERROR)},
     }  # fmt: skip
-    for path in ("v1/model", "v1/info/version", "extra/version", "v1/config/max_context_length",
-                 "extra/true_max_context_length", "v1/config/max_length", "extra/perf"):  # fmt: skip
+    for path in _KOBOLD_PATHS:
         paths[f"/api/{path}"] = {get: _route("Of the server", anything, error=_KOBOLD_ERROR)}
     info = {"title": "CreativeWritingGPT", "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths}

@@ -10,7 +10,6 @@ The scheduler knows no protocol: the server's protocols and the studio use it al
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import heapq
 import itertools
@@ -27,6 +26,7 @@ from ..generation.decoder import Decoder, Request, Writing
 from ..generation.results import Generated, Piece
 from ..generation.sampling.samplers import Chain
 from ..generation.sampling.settings import GenerationSettings
+from ..models.forward.native_backend import NativeBackend
 from .metrics import Metrics
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 16
 """Rows that are written at once."""
+KEPT_READINGS = 8
+"""Prompts whose readings are kept for those that begin like them."""
 
 Work = Generator[None, None, Any]
 """Work on the model that yields between its units and returns its result."""
@@ -268,15 +270,17 @@ class Scheduler:
     def _decoder(self, name: str) -> Decoder:
         if name not in self._decoders:
             from ..models.forward.backends import backend_for
+            from ..models.forward.linear import INT8_ROWS
 
             served = self.models[name]
             self._select(name)
-            self._decoders[name] = Decoder(
-                served.model,
-                backend_for(served.model, served.weights),
-                warn=console.note,
-                most_rows=self.most_rows,
-            )
+            backend = backend_for(served.model, served.weights)
+            most = self.most_rows
+            if backend.name == "int8":  # with more rows another kernel would round otherwise
+                most = min(most, INT8_ROWS)
+            if isinstance(backend, NativeBackend):
+                backend.kept = KEPT_READINGS
+            self._decoders[name] = Decoder(served.model, backend, warn=console.note, most_rows=most)
         return self._decoders[name]
 
     def _select(self, name: str) -> None:
@@ -378,10 +382,8 @@ class Scheduler:
             else:
                 work.on_end([], Closing())
         for decoder in self._decoders.values():
-            for writing in decoder.writings:
-                writing.owner.cancel("shutdown")
-            with contextlib.suppress(Exception):
-                for writing, piece in decoder.interrupt():
-                    self._deliver(writing, piece, time.monotonic())
+            for job in {id(w.owner): w.owner for w in decoder.writings}.values():
+                job.cancel("shutdown")
+                job.on_end([], Closing())
         for _, _, task in self._tasks:
             task.on_end(None, Closing())

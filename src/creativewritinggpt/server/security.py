@@ -111,7 +111,7 @@ class Guard:
                 await _answer(send, 204, b"", [*cors, *_PREFLIGHT])
                 return
             if scope["path"] not in _OPEN_PATHS:
-                self._check_key(headers)
+                scope["cwgpt.key"] = self._check_key(headers)
             if scope["method"] in ("POST", "PUT", "PATCH"):
                 receive = await self._body(headers, receive)
         except Refused as refusal:
@@ -173,16 +173,19 @@ class Guard:
         name, port = split_host(host)
         return name in (*_LOOPBACK, *self.access.hosts) and self.access.port in (0, port)
 
-    def _check_key(self, headers: _Headers) -> None:
+    def _check_key(self, headers: _Headers) -> int | None:
+        """The number of the key that a request came with."""
         if not self.access.keys:
-            return
+            return None
         given = headers.get("authorization") or ""
         scheme, _, token = given.partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key") or ""
         hashed = key_hash(token)
         # Every key is compared, so that time tells nothing of which one came near.
-        if not any([hmac.compare_digest(hashed, key) for key in self.access.keys]):
+        equal = [hmac.compare_digest(hashed, key) for key in self.access.keys]
+        if not any(equal):
             raise Refused(401, "no such API key", "invalid_api_key")
+        return equal.index(True)
 
     async def _body(self, headers: _Headers, receive: Receive) -> Receive:
         """Read the body whole, bounded in size and time; a receive that gives it at once."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
 
-from ..errors import InputError, RunError
+from ..errors import InputError
 from ..generation.decoder import Request
 from ..generation.results import Generated, Piece
 from ..generation.sampling.settings import GenerationSettings, seeds_from
@@ -135,6 +135,7 @@ class Service:
         memory: str = "",
         alternatives: int = 0,
         token_bias: dict[int, float] | None = None,
+        owner: str = "",
     ) -> Run:
         """Start to write ``count`` texts for each prompt.
 
@@ -142,7 +143,7 @@ class Service:
             InputError, QueueFull, Closing: The job is not taken.
         """
         seeds = seeds_from(settings.seed, count)
-        requests = [Request(ids, seed, memory) for ids in prompts for seed in seeds]
+        requests = [Request(ids, seed, memory, owner=owner) for ids in prompts for seed in seeds]
         run = Run(self.scheduler)
         run.job = Job(
             served.name, requests, settings, run.on_piece, run.on_end, alternatives, token_bias,
@@ -175,12 +176,10 @@ class Service:
             else:
                 future.set_result(result)
 
-        task = Task(
-            served.name,
-            work,
-            lambda result, error: loop.call_soon_threadsafe(settle, result, error) and None,
-            priority,
-        )
+        def on_end(result: Any, error: Exception | None) -> None:
+            loop.call_soon_threadsafe(settle, result, error)
+
+        task = Task(served.name, work, on_end, priority)
         self.scheduler.submit(task)
         try:
             return await present(http, future) if http is not None else await future
@@ -214,6 +213,11 @@ async def disconnected(http: HttpRequest) -> None:
         pass
 
 
+def owner_of(http: HttpRequest) -> str:
+    """Whose request it is: the key that it came with, by its number."""
+    return str(http.scope.get("cwgpt.key", ""))
+
+
 def mean_logprob(text: Generated) -> float:
     """What ``best_of`` ranks by; an empty text ranks last."""
     return text.mean_logprob if text.tokens else -math.inf
@@ -240,6 +244,3 @@ def check_size(served: ServedModel, rows: int, new_tokens: int) -> None:
 def without_start(served: ServedModel, ids: Sequence[int]) -> list[int]:
     """Token ids without a leading start of text, which every prompt gets."""
     return list(ids[1:] if ids and ids[0] == served.model.bos_id else ids)
-
-
-__all__ = ["Gone", "InputError", "Run", "RunError", "Service"]

@@ -239,12 +239,18 @@ class TransformersBackend:
         return context, context.prefill(ids)
 
     def begin(
-        self, ids: Sequence[int], capacity: int
+        self, ids: Sequence[int], capacity: int, owner: str = ""
     ) -> tuple[TransformersContext, torch.Tensor | None]:
         """An empty context: readings are not kept."""
         return self.start(capacity), None
 
-    def keep(self, ids: Sequence[int], context: TransformersContext, logits: torch.Tensor) -> None:
+    def keep(
+        self,
+        ids: Sequence[int],
+        context: TransformersContext,
+        logits: torch.Tensor,
+        owner: str = "",
+    ) -> None:
         """Readings are not kept."""
 
     def start(self, capacity: int) -> TransformersContext:

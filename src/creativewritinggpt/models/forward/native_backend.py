@@ -78,7 +78,9 @@ class Backend(Protocol):
             ``[1, vocabulary]`` logits after the last token.
         """
 
-    def begin(self, ids: Sequence[int], capacity: int) -> tuple[Context, Tensor | None]:
+    def begin(
+        self, ids: Sequence[int], capacity: int, owner: str = ""
+    ) -> tuple[Context, Tensor | None]:
         """The part of a text that need not be read again, as :meth:`read`.
 
         Returns:
@@ -86,13 +88,14 @@ class Backend(Protocol):
             logits after the last of them where it holds all.
         """
 
-    def keep(self, ids: Sequence[int], context: Any, logits: Tensor) -> None:
-        """Keep the reading of a text for the next ones that begin like it.
+    def keep(self, ids: Sequence[int], context: Any, logits: Tensor, owner: str = "") -> None:
+        """Keep the reading of a text for the next ones of the same owner that begin like it.
 
         Args:
             ids: The text.
             context: A context of one row that has read it and nothing else.
             logits: ``[1, vocabulary]`` after its last token.
+            owner: Whose it is.
         """
 
     def start(self, capacity: int) -> Context:
@@ -270,7 +273,7 @@ class NativeBackend:
         self.name = kind
         self.vocabulary = self.forward.vocabulary
         self.kept = _KEPT
-        self._kept: list[tuple[list[int], NativeContext, Tensor]] = []
+        self._kept: list[tuple[list[int], NativeContext, Tensor, str]] = []
 
     def read(self, ids: Sequence[int], capacity: int) -> tuple[NativeContext, Tensor]:
         """Read a text from its start, or from where it parts from one that was read before.
@@ -288,23 +291,29 @@ class NativeBackend:
             self.keep(ids, context, logits)
         return context, logits
 
-    def begin(self, ids: Sequence[int], capacity: int) -> tuple[NativeContext, Tensor | None]:
+    def begin(
+        self, ids: Sequence[int], capacity: int, owner: str = ""
+    ) -> tuple[NativeContext, Tensor | None]:
         """What earlier readings hold of the beginning of a text, up to the end of a block."""
         ids = list(ids)
-        for entry in self._kept:
+        mine = [entry for entry in self._kept if entry[3] == owner]
+        for entry in mine:
             if entry[0] == ids:
                 return entry[1].fork([0], capacity), entry[2]
-        common = [_common(ids, entry[0]) // BLOCK * BLOCK for entry in self._kept]
+        common = [_common(ids, entry[0]) // BLOCK * BLOCK for entry in mine]
         if max(common, default=0) == 0:
             return self.start(capacity), None
         best = common.index(max(common))
-        context = self._kept[best][1].fork([0], capacity)
+        context = mine[best][1].fork([0], capacity)
         context.truncate(0, common[best])
         return context, None
 
-    def keep(self, ids: Sequence[int], context: NativeContext, logits: Tensor) -> None:
+    def keep(
+        self, ids: Sequence[int], context: NativeContext, logits: Tensor, owner: str = ""
+    ) -> None:
         """Keep a reading in place of the oldest one."""
-        self._kept = [(list(ids), context.hold(), logits), *self._kept][: self.kept]
+        entry = (list(ids), context.hold(), logits, owner)
+        self._kept = [entry, *self._kept][: self.kept]
 
     def start(self, capacity: int) -> NativeContext:
         """An empty context of one row that may grow to ``capacity`` tokens."""

@@ -23,7 +23,7 @@ from ...generation.text import vocabulary
 from .. import fields
 from ..fields import FieldError
 from ..scheduler import ServedModel
-from ..service import Gone, Run, Service, check_size, present, window
+from ..service import Gone, Run, Service, check_size, owner_of, present, window
 from .openai import EventStream, name, read_body, token_texts, vocabulary_size
 
 MAX_LENGTH = 512
@@ -155,9 +155,7 @@ class Kobold:
                 "queue": waiting,
                 "idle": int(not running),
                 "uptime": int(time.monotonic() - self.started),
-                "total_gens": int(
-                    self.service.scheduler.metrics.value("steps_total") > 0
-                ),
+                "total_gens": int(self.service.scheduler.metrics.value("steps_total") > 0),
             }
         )
 
@@ -190,7 +188,7 @@ class Kobold:
             bool(fields.number(body, "logprobs")))  # fmt: skip
         run = self.service.start(
             served, [prompt], settings, 1, memory=memory, alternatives=5 if figures else 0,
-            token_bias=wanted.token_bias,
+            token_bias=wanted.token_bias, owner=owner_of(http),
         )  # fmt: skip
         session = _Session(run)
         key = fields.text(body, "genkey")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -36,6 +37,7 @@ from ..service import (
     check_size,
     disconnected,
     mean_logprob,
+    owner_of,
     present,
     window,
     without_start,
@@ -50,8 +52,9 @@ class Asked:
 
     Attributes:
         served: The model.
-        prompts: Token ids of each prompt.
+        prompts: Token ids of each prompt, without the start of text.
         texts: The prompts as text.
+        starts: Whether each prompt came as token ids with the start of text.
         settings: The settings of the writing.
         wanted: What was asked of the sampling.
         n, best_of: Texts per prompt, and how many are written for them.
@@ -66,6 +69,7 @@ class Asked:
     served: ServedModel
     prompts: list[list[int]]
     texts: list[str]
+    starts: list[bool]
     settings: GenerationSettings
     wanted: Wanted
     n: int
@@ -87,11 +91,8 @@ async def completions(service: Service, http: HttpRequest) -> Response:
     if asked.echo and asked.logprobs is not None:
         for place, ids in enumerate(asked.prompts):
             if ids:
-                scores[place] = await service.work(
-                    asked.served,
-                    lambda model, ids=ids: score(model, ids, alternatives=asked.logprobs or 1),
-                    http,
-                )
+                work = functools.partial(score, ids=ids, alternatives=asked.logprobs or 1)
+                scores[place] = await service.work(asked.served, work, http)
     return await _answer(service, http, asked, scores)
 
 
@@ -208,7 +209,7 @@ async def _asked(service: Service, body: Mapping[str, Any]) -> Asked:
     if best_of > n and stream:
         raise FieldError("best_of can't be streamed", "best_of")
     logprobs = _logprobs(body)
-    prompts, texts = await _prompts(service, served, body, words, size)
+    prompts, texts, starts = await _prompts(service, served, body, words, size)
     limit = window(served) - 1
     cut = _cut(body)
     for place, ids in enumerate(prompts):
@@ -235,7 +236,7 @@ async def _asked(service: Service, body: Mapping[str, Any]) -> Asked:
         settings = settings.changed({"min_new_tokens": settings.max_new_tokens})
     wanted = dataclasses.replace(wanted, max_tokens=max_tokens)
     return Asked(
-        served, prompts, texts, settings, wanted, n, best_of, logprobs,
+        served, prompts, texts, starts, settings, wanted, n, best_of, logprobs,
         post=fields.flag(body, "post_sampling_probs"), echo=echo, stream=stream,
         usage=_usage_asked(body, stream),
     )  # fmt: skip
@@ -277,8 +278,8 @@ def _usage_asked(body: Mapping[str, Any], stream: bool) -> bool:
 
 async def _prompts(
     service: Service, served: ServedModel, body: Mapping[str, Any], words: Vocabulary, size: int
-) -> tuple[list[list[int]], list[str]]:
-    """Token ids and texts of the four forms of a prompt."""
+) -> tuple[list[list[int]], list[str], list[bool]]:
+    """Token ids and texts of the four forms of a prompt, and whether each had a start of text."""
     given = body.get("prompt")
     given = "" if given is None else given
     if isinstance(given, str) or (given and _are_ids(given)):
@@ -287,8 +288,9 @@ async def _prompts(
         raise FieldError("prompt must be a text, token ids, or a list of either", "prompt")
     if len(given) > 32:
         raise FieldError("prompt has more than 32 entries", "prompt")
-    prompts, texts = [], []
+    prompts, texts, starts = [], [], []
     for one in given:
+        starts.append(False)
         if isinstance(one, str):
             ids = await service.encode(served, one)
             texts.append(one)
@@ -297,10 +299,11 @@ async def _prompts(
                 raise FieldError(f"token ids must be below {size}", "prompt")
             ids = without_start(served, one)
             texts.append(_shown(ids, words))
+            starts[-1] = len(ids) < len(one)
         else:
             raise FieldError("prompt must be a text, token ids, or a list of either", "prompt")
         prompts.append(ids)
-    return prompts, texts
+    return prompts, texts, starts
 
 
 def _are_ids(value: Any) -> bool:
@@ -332,6 +335,7 @@ async def _answer(
             memory=asked.memory,
             alternatives=asked.logprobs or 0,
             token_bias=asked.wanted.token_bias,
+            owner=owner_of(http),
         )
     words = vocabulary(asked.served.model.tokenizer)
     if asked.stream:
@@ -343,7 +347,7 @@ async def _answer(
         place = index // asked.n
         choices.append(_choice(asked, index, place, text, scores[place], words))
     completion = sum(len(text.tokens) for text in results)
-    answer = {**head, "choices": choices, "usage": _usage(asked, completion)}
+    answer: dict[str, Any] = {**head, "choices": choices, "usage": _usage(asked, completion)}
     if asked.wanted.warnings:
         answer["warnings"] = asked.wanted.warnings
     if chosen and chosen[0] is not None:
@@ -380,7 +384,7 @@ def _chosen(asked: Asked, results: Sequence[Generated]) -> list[Generated]:
 
 
 def _usage(asked: Asked, completion: int) -> dict[str, int]:
-    prompt = sum(map(len, asked.prompts))
+    prompt = sum(map(len, asked.prompts)) + sum(asked.starts)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -410,10 +414,8 @@ def _choice(
     shown = asked.texts[place] + text.text if asked.echo else text.text
     figures = None
     if asked.logprobs is not None:
-        before = scores.tokens if scores is not None else []
-        figures = _figures(asked, before, 0, first=True)
-        start = sum(len(name(token)) for token in before) if asked.echo else len(asked.texts[place])
-        after = _figures(asked, text.tokens, start)
+        figures = _prompt_figures(asked, place, scores)
+        after = _figures(asked, text.tokens, len(asked.texts[place]))
         figures = {key: figures[key] + after[key] for key in figures}
     return {
         "index": index, "text": shown, "logprobs": figures, "finish_reason": _reason(text)
@@ -450,7 +452,7 @@ def _own(asked: Asked, token: Token) -> float:
 
 
 def _figures(
-    asked: Asked, tokens: Sequence[Token], offset: int, *, first: bool = False
+    asked: Asked, tokens: Sequence[Token], offset: int = 0, *, first: bool = False
 ) -> dict[str, list[Any]]:
     """Figures of tokens in the form of completions; the first of a prompt has none."""
     figures: dict[str, list[Any]] = {
@@ -464,6 +466,21 @@ def _figures(
         figures["text_offset"].append(offset)
         offset += len(token.bytes.decode("utf-8", "ignore"))
     return figures
+
+
+def _prompt_figures(asked: Asked, place: int, scores: Scores | None) -> dict[str, list[Any]]:
+    """Figures of a prompt that is echoed; its first token has none, as it follows nothing."""
+    figures = _figures(asked, [])
+    if scores is None:
+        return figures
+    if asked.starts[place]:
+        model = asked.served.model
+        figures["tokens"].append(vocabulary(model.tokenizer).shown(model.bos_id))
+        figures["token_logprobs"].append(None)
+        figures["top_logprobs"].append(None)
+        figures["text_offset"].append(0)
+    of_text = _figures(asked, scores.tokens, first=not asked.starts[place])
+    return {key: figures[key] + of_text[key] for key in figures}
 
 
 def _chat_logprobs(asked: Asked, tokens: Sequence[Token]) -> dict[str, Any]:
@@ -507,7 +524,7 @@ async def _chunks(
             figures = None
             known = scores[place]
             if known is not None:
-                figures = _figures(asked, known.tokens, 0, first=True)
+                figures = _prompt_figures(asked, place, known)
             yield {**head, "choices": [_text_choice(index, asked.texts[place], figures, None)],
                    **usage}  # fmt: skip
     completion = 0
