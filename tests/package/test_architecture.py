@@ -21,7 +21,8 @@ ALLOWED = {
     "story": {"story", "generation", "models", "data"} | BOTTOM,
     "session": {"session", "story", "generation", "models", "data"} | BOTTOM,
     "api": JOBS | BOTTOM,
-    "cli": {"__init__", "cli", "api", "session", "story"} | JOBS | BOTTOM,
+    "server": {"server", "analysis", "generation", "models", "data"} | BOTTOM,
+    "cli": {"__init__", "cli", "api", "server", "session", "story"} | JOBS | BOTTOM,
     "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
