@@ -24,7 +24,8 @@ from .. import fields
 from ..fields import FieldError
 from ..scheduler import ServedModel
 from ..service import Gone, Run, Service, check_size, owner_of, present, window
-from .openai import EventStream, name, read_body, token_texts, vocabulary_size
+from .messages import EventStream, name, read_body, token_texts
+from .openai import vocabulary_size
 
 MAX_LENGTH = 512
 """Tokens of a text where the client says nothing: KoboldAI's own default is 80."""
