@@ -25,7 +25,7 @@ from ..generation.text import vocabulary
 from . import fields
 from .protocols import openai
 from .protocols.kobold import Kobold, text_of
-from .protocols.messages import error_body, kind_of, name, read_body
+from .protocols.messages import error_body, kind_of, read_body, token_name
 from .protocols.openai import served_model
 from .scheduler import QueueFull, Scheduler
 from .scores import score
@@ -308,7 +308,7 @@ class Routes:
 def _scored(token: Token) -> dict[str, Any]:
     record = {
         "id": token.id,
-        "text": name(token),
+        "text": token_name(token),
         "logprob": token.logprob,
         "rank": token.rank,
         "entropy": token.entropy,

@@ -24,7 +24,7 @@ from .. import fields
 from ..fields import FieldError
 from ..scheduler import ServedModel
 from ..service import Gone, Run, Service, check_size, owner_of, present, window
-from .messages import EventStream, name, read_body, token_texts
+from .messages import EventStream, read_body, token_name, token_texts
 from .openai import vocabulary_size
 
 MAX_LENGTH = 512
@@ -251,7 +251,7 @@ def _logprobs(tokens: list[Token]) -> dict[str, Any]:
     return {
         "content": [
             {
-                "token": name(token),
+                "token": token_name(token),
                 "logprob": token.logprob,
                 "bytes": list(token.bytes),
                 "top_logprobs": [

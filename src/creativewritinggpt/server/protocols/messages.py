@@ -38,7 +38,7 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
-def name(token: Token) -> str:
+def token_name(token: Token) -> str:
     """The text of a token as a key: bytes that are no text by their numbers."""
     try:
         return token.bytes.decode() or token.text

@@ -38,7 +38,7 @@ from ..service import (
     window,
     without_start,
 )
-from .messages import EventStream, name, read_body, token_texts
+from .messages import EventStream, read_body, token_name, token_texts
 
 MOST_LOGPROBS = 20
 
@@ -408,10 +408,10 @@ def _alternatives(asked: Asked, token: Token) -> dict[str, float]:
     for one in listed[: asked.logprobs or 0]:
         key = one.text
         if one.id == token.id:
-            found[name(token)] = own
+            found[token_name(token)] = own
         elif key not in found and one.probability > 0:
             found[key] = math.log(one.probability)
-    found.setdefault(name(token), own)
+    found.setdefault(token_name(token), own)
     return found
 
 
@@ -430,7 +430,7 @@ def _figures(
     }  # fmt: skip
     for place, token in enumerate(tokens):
         unknown = first and place == 0
-        figures["tokens"].append(name(token))
+        figures["tokens"].append(token_name(token))
         figures["token_logprobs"].append(None if unknown else _own(asked, token))
         figures["top_logprobs"].append(None if unknown else _alternatives(asked, token))
         figures["text_offset"].append(offset)
@@ -457,7 +457,7 @@ def _chat_logprobs(asked: Asked, tokens: Sequence[Token]) -> dict[str, Any]:
     return {
         "content": [
             {
-                "token": name(token),
+                "token": token_name(token),
                 "logprob": _own(asked, token),
                 "bytes": list(token.bytes),
                 "top_logprobs": [
