@@ -273,8 +273,6 @@ def _load(repl: Repl, rest: str) -> None:
     for remark in session.open(path):
         repl.screen.note(remark)
     if session.story is not before:
-        count = len(session.story.path())
-        repl.screen.note(f"{session.story.state.title or name}: {count} passages")
         _moved(repl)
 
 

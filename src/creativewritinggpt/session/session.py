@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import counted
 from ..data.text import count_words
 from ..errors import InputError, RunError, UserError
 from ..files import from_home
@@ -186,7 +187,8 @@ class Session:
         if found is None:
             file = StoryFile(path)
             self.take(file, file.open())
-            return []
+            title = self.story.state.title or path
+            return [f"{title}: {counted(len(self.story.path()), 'passage')}"]
         if found.lore_only:
             return self.add_lore(found)
         self.take(StoryFile(free_path(Path(FOLDER) / f"{path.stem}.json")), found.story)
@@ -214,9 +216,15 @@ class Session:
         ]
         replaced = len(self.story.state.lore) - len(kept)
         self.story.set("lore", lore=(*kept, *new))
-        first, *further = found.notes()
         change = f"; {replaced} of the same keys replaced" if replaced else ""
-        return [f"{first} joined the lore of this story{change}; /undo takes it back", *further]
+        lost = ", ".join(one for one in found.left_out if "lore" in one)
+        said = [one for one in found.said if "lore" in one]
+        return [
+            f"lore ({len(new)}) of a {found.form} joined that of this story{change}; /undo takes "
+            "it back",
+            *([f"left out: {lost}"] if lost else []),
+            *said,
+        ]
 
     def save_as(self, name: str) -> None:
         """Save the story under a new name and go on there.

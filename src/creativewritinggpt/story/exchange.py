@@ -64,6 +64,7 @@ _HEADING = re.compile(r"#{1,3}[ \t]+(.+?)[ \t]*#*[ \t]*$")
 KNOWN = "known are KoboldAI, United and Lite, mikupad, NovelAI, AI Dungeon, SillyTavern, and texts"
 """What can be imported, for messages."""
 _JSON = (".json", ".jsonl", ".story", ".scenario", ".lorebook", ".card")
+_WRAPPERS = ("data", "adventure", "scenario", "story", "session", "result")  # of answers of an API
 IMPORTED = (*_JSON, ".kaistory", ".png", ".txt", ".md", ".markdown", *MANUSCRIPTS)
 """Endings of files that are imported as a rule; what such a file holds, its content tells."""
 
@@ -150,7 +151,7 @@ def _from_json(record: Any, place: Path, number: str = "") -> Imported:
     if stories:
         record = _one_of(stories, place, number)
     else:
-        form = next((one for one in FORMS if one.matches(record)), None)
+        form, record = _recognised(record)
     if form is None:
         raise InputError(f"{place.name} is no story that is known here", KNOWN)
     draft = Draft(form.name)
@@ -162,6 +163,17 @@ def _from_json(record: Any, place: Path, number: str = "") -> Imported:
             f"{place.name}, a {draft.form}, holds no text", "export the story once more"
         )
     return found
+
+
+def _recognised(record: Any, depth: int = 2) -> tuple[Form | None, Any]:
+    """The form of a record, or of one that it wraps, and that record."""
+    form = next((one for one in FORMS if one.matches(record)), None)
+    if form is None and depth and isinstance(record, dict):
+        for name in _WRAPPERS:
+            found, inner = _recognised(record.get(name), depth - 1)
+            if found is not None:
+                return found, inner
+    return form, record
 
 
 def _one_of(stories: Sequence[tuple[str, Any]], place: Path, number: str) -> Any:

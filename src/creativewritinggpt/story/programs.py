@@ -190,13 +190,13 @@ def _is_dungeon(record: Any) -> bool:
         if isinstance(actions, list) and any(has_all(one, "text", "type") for one in actions):
             return True
         own = ("publicId", "shortId", "authorsNote", "storyCards", "worldInfo")
-        return has_any(record, *own) and has_any(record, "prompt", "actions")
+        return has_any(record, *own) and has_any(record, "prompt", "actions", "actionWindow")
     return False
 
 
 def _dungeon(record: dict[str, Any], draft: Draft) -> None:
     """An adventure: actions in the order in which they were written, or a scenario."""
-    actions = record.get("actions")
+    actions = record.get("actions", record.get("actionWindow"))
     actions = actions if isinstance(actions, list) else []
     draft.form = "AI Dungeon adventure" if actions else "AI Dungeon scenario"
     prompt = placeholders(draft.prose(record.get("prompt"), "prompts"), draft)
