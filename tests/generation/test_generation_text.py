@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from creativewritinggpt.generation.row import characters
 from creativewritinggpt.generation.text import TextOfTokens, Vocabulary, encode, vocabulary
 
 
@@ -84,3 +85,7 @@ def test_tokenizers_that_are_not_byte_level_keep_spaces_and_characters(
     pieces = streamed(word_tokenizer, ids[split:], ids[:split])
     assert "ab" + "".join(pieces) == word_tokenizer.decode(ids)
     assert all("\ufffd" not in piece for piece in pieces)
+    words = Vocabulary(word_tokenizer)
+    whole = b"".join(words.bytes_of(token) for token in ids).decode()
+    assert whole == " " + word_tokenizer.decode(ids)
+    assert characters(ids, words) == len("ab " + text)

@@ -116,6 +116,8 @@ def _note_place(visible: Sequence[int], words: Vocabulary) -> int:
 
 def characters(body: Sequence[int], words: Vocabulary) -> int:
     """Number of characters of the text of ``body``."""
+    if not words.byte_level:  # some tokenizers put a space before a text
+        return len(words.tokenizer.decode(list(body), skip_special_tokens=True).rstrip("\ufffd"))
     return len(b"".join(words.bytes_of(token) for token in body).decode(errors="ignore"))
 
 

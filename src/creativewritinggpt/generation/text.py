@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 _REPLACEMENT = "\ufffd"
+_SPACE = "\u2581"  # SentencePiece's mark for a space
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 # Surrogates, as in an argument that is not UTF-8; tokenizers refuse them.
 _LONE = re.compile("[\ud800-\udfff]")
 
@@ -52,6 +54,8 @@ class Vocabulary:
 
     Attributes:
         byte_level: Whether tokens are bytes, as in GPT-2's vocabulary.
+        sentencepiece: Whether they have a mark for the space, as in the first Llama's and Gemma's,
+            and bytes as ``<0x0A>``.
         special: Ids of tokens without text: begin and end, chat marks, file marks.
     """
 
@@ -59,6 +63,8 @@ class Vocabulary:
         self.tokenizer = tokenizer
         decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
         self.byte_level = type(decoder).__name__ == "ByteLevel"
+        state = b"" if self.byte_level or decoder is None else decoder.__getstate__()
+        self.sentencepiece = _SPACE.encode() in state or b"Metaspace" in state
         self.special = special_ids(tokenizer)
         self._bytes: dict[int, bytes] = {}
 
@@ -72,6 +78,10 @@ class Vocabulary:
     def _look_up(self, token: int) -> bytes:
         if token in self.special:
             return b""
+        if self.sentencepiece:
+            name = self.tokenizer.convert_ids_to_tokens(token) or ""
+            byte = _BYTE.fullmatch(name)
+            return bytes([int(byte[1], 16)]) if byte else name.replace(_SPACE, " ").encode()
         if not self.byte_level:
             text: str = self.tokenizer.decode([token], skip_special_tokens=True)
             return text.encode()
