@@ -269,6 +269,12 @@ def find_columns(
     if text_column:
         text_column = _asked(path, columns, text_column, "--text-column", found)
     speaker = None if text_column else _speaker(columns, head)
+    if speaker and "parent_id" in columns:
+        raise InputError(
+            f"{path} is a tree of messages, each with its 'parent_id'",
+            "write its branches as lists of messages, or read each message by itself: "
+            "--text-column NAME",
+        )
     text = text_column or _text(path, columns, prompt_column, speaker, head, found)
     prompt, context = prompt_column, None
     messages = _holds_messages(text, head)

@@ -157,7 +157,7 @@ def _table(value: dict[str, Any]) -> list[Any] | None:
         return None
     by_column = [set(part) for part in parts]
     same = all(keys == by_column[0] for keys in by_column)
-    if same and any(map(_is_text_name, by_column[0])):
+    if all(_has_text(part) for part in parts):
         return parts
     flat = all(_is_flat(part.values()) for part in parts)
     numbered = all(str(key).isdigit() for key in by_column[0])
@@ -165,8 +165,11 @@ def _table(value: dict[str, Any]) -> list[Any] | None:
         return [{name: value[name][key] for name in value} for key in parts[0]]
     if flat and numbered and same:
         return [{name: value[name][key] for name in value} for key in parts[0]]
-    shared = set.intersection(*by_column)
-    return parts if any(map(_is_text_name, shared)) else None
+    return None
+
+
+def _has_text(row: dict[str, Any]) -> bool:
+    return any(isinstance(cell, str) and _is_text_name(name) for name, cell in row.items())
 
 
 def _is_flat(values: Any) -> bool:
