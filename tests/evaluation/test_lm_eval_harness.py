@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from creativewritinggpt.data.document import Document
+from creativewritinggpt.data.rows.packing import encode
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.evaluation.perplexity import summarise
 from creativewritinggpt.evaluation.scoring import score_documents
@@ -49,6 +50,24 @@ def test_rolling_log_likelihood_is_that_of_the_harness(harness, length):
     [score] = score_documents(writer, [Document("d", "g", text)], window=N)
     assert score.tokens == length
     assert -score.nll == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("joint", [" ", "\n\n"])
+def test_prompt_and_text_are_scored_as_the_harness_scores_the_joined_text(harness, joint):
+    from lm_eval.api.instance import Instance
+
+    model, writer = harness
+    document = Document("d", "g", TEXT[:70], prompt=TEXT[:9], joint=joint)
+    joined = f"{TEXT[:9]}{joint}{TEXT[:70]}"
+    [expected] = model.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, (joined,), 0)], disable_tqdm=True
+    )
+    [score] = score_documents(writer, [document], window=N)
+    assert -score.nll == pytest.approx(expected, rel=1e-6)
+    # The harness, too, leaves the last space of a context to its continuation; and line ends.
+    parts = [encode(writer.tokenizer, part) for part in document.parts()]
+    if joint == " ":
+        assert parts == [*model._encode_pair(f"{document.prompt}{joint}", document.text)]
 
 
 def test_ratios_are_those_of_the_harness(harness):
