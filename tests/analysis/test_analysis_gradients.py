@@ -334,6 +334,14 @@ def test_the_number_of_steps_is_bounded() -> None:
         assert path.asked[0] <= most
 
 
+def test_a_score_that_jumps_at_once_ends_and_is_flagged() -> None:
+    """As where a mixture of experts asks others from some point of the path on."""
+    path = Jump(1e-300)
+    jump, line = gradients.integrate(path, 2, steps=None, tolerance=0.01, most=2000)
+    assert not jump.converged and line.converged
+    assert path.asked[0] < 2000
+
+
 def test_few_steps_are_spent_on_one_rule_that_comes_nearer() -> None:
     jump, line = gradients.integrate(Jump(0.05), 2, steps=None, tolerance=1e-9, most=64)
     first, _ = gradients.integrate(Jump(0.05), 2, steps=12, tolerance=1e-9, most=64)

@@ -76,6 +76,8 @@ _WORTH_PANELS = 96
 _BOOLE = np.array([7.0, 32.0, 12.0, 32.0, 7.0]) / 90.0
 # Panels within this factor of the worst are halved together, so that batches are full.
 _TOGETHER = 8.0
+# The narrowest panel that is halved.
+_NARROWEST = 2.0**-20
 
 
 def integrated_gradients(
@@ -444,7 +446,12 @@ def _by_panels(
         worst = (np.abs(misses) / bound)[:, ~good].max(1, initial=0.0)
         order = np.argsort(-worst, kind="stable")[: max((most - spent) // 4, 0)]
         bar = worst.max(initial=0.0) / _TOGETHER
-        halved = [panels[index] for index in order if worst[index] > bar]
+        # Where the score jumps (other experts are asked), halving would never end.
+        halved = [
+            panels[index]
+            for index in order
+            if worst[index] > bar and panels[index][1] - panels[index][0] > _NARROWEST
+        ]
         for row, index in enumerate(active):
             if good[row] or not halved:
                 parts = sum(
