@@ -43,7 +43,7 @@ class Part:
 
     def block(self) -> Block:
         """The part as lines."""
-        return Block(tuple(self.text.split("\n")))
+        return Block(tuple(line for line in self.text.split("\n") if line.strip()))
 
 
 @dataclass
@@ -109,6 +109,11 @@ def read_book(text: str) -> Book:
     book.drop("page numbers", (kept[number] for number in numbers))
     cut_at_headings(_without_pages(kept, numbers), book)
     return book
+
+
+def as_blocks(parts: Iterable[Part]) -> list[Block]:
+    """Parts as the blocks of a plain text."""
+    return blocks("\n\n".join(part.text for part in parts if part.text))
 
 
 def cut_at_headings(text: list[Block], book: Book) -> None:

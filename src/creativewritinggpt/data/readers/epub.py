@@ -27,6 +27,7 @@ from .books import (
     Book,
     Chapter,
     Part,
+    as_blocks,
     chapter_level,
     chapters,
     cut_at_headings,
@@ -108,7 +109,7 @@ def read_epub(path: Path) -> Book:
     if level is not None and 2 * sum(0 < part.level <= level for part in pieces) >= cuts:
         book.chapters += chapters(pieces, book)
         return book
-    text = [part.block() for part in pieces]
+    text = as_blocks(pieces)
     if len(find_headings(text)) >= max(2, cuts):
         cut_at_headings(text, book)
     elif cuts > 1:

@@ -126,8 +126,8 @@ def is_prose(block: Block) -> bool:
     """Whether the block reads as sentences: mostly words in lower case, or a sentence's end."""
     text = block.text
     if text.lower() == text.upper():  # a script without cases
-        words = count_words(text)
-        return words >= 40 or (words >= 8 and any(map(ends_sentence, block.lines)))
+        count = count_words(text)
+        return count >= 40 or (count >= 8 and any(map(ends_sentence, block.lines)))
     words = [word for word in text.split() if word[:1].isalpha()]
     lower = sum(word[0].islower() for word in words)
     return len(words) >= 8 and lower > 0.5 * len(words)

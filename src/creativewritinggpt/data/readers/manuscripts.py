@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 from ..document import characters
 from ..text import clean_characters, ends_sentence, tidy_layout
-from .books import Book, Part, chapter_level, chapters, cut_at_headings, without_licence
+from .books import Book, Part, as_blocks, chapter_level, chapters, cut_at_headings, without_licence
 from .headings import find_headings
 from .layout import SCENE_BREAK, Block, wrap_width
 
@@ -101,7 +101,7 @@ def cut_parts(found: Sequence[Part], book: Book) -> None:
     """Add the chapters of parts, by their headings or else by what reads like one."""
     found = without_licence(found, book)
     if chapter_level(found) is None:
-        text = [part.block() for part in found if part.text]
+        text = as_blocks(found)
         marked = any(part.level for part in found)
         if not marked or len(find_headings(text)) > 1:
             cut_at_headings(text, book)
