@@ -225,3 +225,143 @@ def test_markdown_chapters_are_the_headings_that_come_more_than_once() -> None:
         ("The Harbour, The Crew", "Nobody."),
     ]
     assert set(book.left_out) == {"front matter", "front and back matter"}
+
+
+SMALL_PRINT = """***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***
+Why is this "Small Print!" statement here? You know: lawyers.
+
+*BEFORE!* YOU USE OR READ THIS ETEXT
+By using or reading any part of this PROJECT GUTENBERG-tm etext you agree.
+
+LIMITED WARRANTY; DISCLAIMER OF DAMAGES
+But for the "Right of Replacement or Refund" the Project disclaims all liability.
+
+INDEMNITY
+You will indemnify the Project and hold it harmless.
+
+*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*"""
+ETEXT = f"""**The Project Gutenberg Etext of The Harbour, by A. Writer**
+
+Copyright laws are changing all over the world, be sure to check
+the laws for your country before posting these files!!
+
+**Welcome To The World of Free Plain Vanilla Electronic Texts**
+
+October, 1994  [Etext #176]
+
+{SMALL_PRINT}"""
+NOTICE = """<<THIS ELECTRONIC VERSION OF THE HARBOUR IS COPYRIGHT 1990-1993 BY
+A LIBRARY, INC., AND IS PROVIDED BY PROJECT GUTENBERG WITH PERMISSION.>>"""
+NEW = """Project Gutenberg's The Harbour, by A. Writer
+
+This eBook is for the use of anyone anywhere at no cost.
+
+Title: The Harbour
+
+*** START OF THIS PROJECT GUTENBERG EBOOK THE HARBOUR ***
+
+
+E-text prepared by Some Body
+
+Anmerkungen zur Transkription: nichts."""
+CHAPTERS = novel(["CHAPTER I", "CHAPTER II"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ETEXT}\n\n\n\nTHE HARBOUR\n\n\n{CHAPTERS}\n\nEnd of this Etext of The Harbour\n",
+        f"{ETEXT}\n{CHAPTERS}\n\nEnd of The Project Gutenberg Etext of The Harbour, by A. Writer",
+        f"{ETEXT}\n\n\n{CHAPTERS.replace('CHAPTER II', f'{NOTICE}{chr(10) * 3}CHAPTER II')}{NOTICE}\n",
+        f"{NEW}\n\n\n{CHAPTERS}\n\n*** END OF THIS PROJECT GUTENBERG EBOOK THE HARBOUR ***\n\n"
+        f"This file should be named harbr.txt\n\n{SMALL_PRINT}\n",
+    ],
+)
+def test_the_licences_of_every_decade_go(text: str) -> None:
+    book = read_book(text)
+    assert [chapter.text.split("\n\n") for chapter in book.chapters] == [body(0), body(1)]
+    assert set(book.left_out) <= {"licence and notices", "front matter"}
+    kept = sum(characters(f"{chapter.title}{chapter.text}") for chapter in book.chapters)
+    assert book.characters == kept + book.left_out.total()
+
+
+def test_several_etexts_in_a_file_lose_each_their_licence() -> None:
+    one = f"{ETEXT}\n\n\n{CHAPTERS}\n\nEnd of this Etext of The Harbour\n\n\n"
+    book = read_book(one + one.replace("CHAPTER", "STAVE"))
+    assert [chapter.title for chapter in book.chapters] == [
+        "CHAPTER I",
+        "CHAPTER II",
+        "STAVE I",
+        "STAVE II",
+    ]
+    assert "etext" not in "".join(chapter.text for chapter in book.chapters).lower()
+
+
+def test_an_end_mark_amid_the_text_costs_its_own_line_only() -> None:
+    text = CHAPTERS.replace("CHAPTER II", "End of this Etext of Part One\n\n\nCHAPTER II")
+    book = read_book(f"{ETEXT}\n\n\n{text}")
+    assert [chapter.text.split("\n\n") for chapter in book.chapters] == [body(0), body(1)]
+
+
+def verse(seed: int, low: int, high: int, *, capitals: bool) -> str:
+    """Stanzas of lines of so many characters, most of which end with a sign."""
+    source = random.Random(seed)
+    stanzas = []
+    for _ in range(source.randint(3, 8)):
+        lines = []
+        for _ in range(source.randint(2, 5)):
+            line, length = "", source.randint(low, high)
+            while len(line) < length - 6:
+                line = f"{line} {source.choice(VOCABULARY)}".strip()
+            line += source.choice(",;.") if source.random() < 0.85 else ""
+            lines.append(line.capitalize() if capitals else line)
+        stanzas.append("\n".join(lines))
+    return "\n\n".join(stanzas)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.sampled_from([(75, 88), (60, 72), (40, 80)]), st.booleans())
+def test_verse_with_long_lines_stays_verse(
+    seed: int, lengths: tuple[int, int], capitals: bool
+) -> None:
+    poem = verse(seed, *lengths, capitals=capitals)
+    assert [chapter.text for chapter in read_book(poem).chapters] == [poem]
+
+
+def test_couplets_among_wrapped_prose_stay_verse_and_prose_is_joined() -> None:
+    couplets = "\n\n".join(
+        f"      Nobody knew whose boat had come, said {VOCABULARY[i]},\n"
+        f"      And nobody went to the harbour to see, said {VOCABULARY[i + 9]};"
+        for i in range(4)
+    )
+    text = "\n\n".join([*map(wrapped, body(1)), couplets, *map(wrapped, body(2))])
+    kept = read_book(text).chapters[0].text
+    assert textwrap.dedent(couplets) in kept
+    assert kept.startswith(body(1)[0]) and kept.endswith(body(2)[-1])
+
+
+def test_wrapped_lines_of_scripts_without_spaces_are_joined_without_one() -> None:
+    story = "港の鐘が二度鳴ったが、誰も顔を上げなかった。彼女は箱を数え直した。" * 5
+    lines = "\n".join(story[i : i + 34] for i in range(0, len(story), 34))
+    book = read_book("\n\n".join([lines] * 4))
+    assert book.wrapped and book.chapters[0].text == "\n\n".join([story] * 4)
+
+
+def test_short_pieces_before_a_heading_are_kept_where_they_are_much_of_the_text() -> None:
+    poem = "\n".join(f"the lamp burned low and nobody came, {i}" for i in range(30))
+    text = f"{poem}\n\n\n{novel(['CHAPTER I', 'CHAPTER II'], hard=False)}"
+    book = read_book(text)
+    assert poem in "\n\n".join(chapter.text for chapter in book.chapters) and not book.left_out
+
+
+def test_verse_in_markdown_keeps_its_lines_and_numbers_of_lists_stay() -> None:
+    poem = "the bell went out across the bay\nand no one came to call it in,\nthe tide"
+    assert read_markdown(f"# Bell\n\n{poem}\n\n{poem}\n\n{poem}").chapters[0].text == (
+        f"{poem}\n\n{poem}\n\n{poem}"
+    )
+    assert [part.text for part in parts("1. one\n2. two\n\n- three")] == [
+        "1. one",
+        "2. two",
+        "three",
+    ]
+    assert read_markdown("a<br>b").chapters[0].text == "a\nb"

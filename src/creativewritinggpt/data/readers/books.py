@@ -20,6 +20,7 @@ from .headings import Heading, find_headings, is_matter, is_prose, is_title, one
 from .layout import SCENE_BREAK, Block, blocks, paragraphs, wrap_width
 
 _ILLUSTRATION = re.compile(r"[ \t]*\[(?:Illustration|Frontispiece)\b[^\]]{0,2000}\]", re.I)
+_NOTICE_MARK = re.compile(r"<<\s*THIS ELECTRONIC VERSION[^<>]{0,2000}>>", re.I)
 _PAGE_MARK = re.compile(r"\[(?:Pg|Page|p\.) ?\d+\]|\{\d{1,4}\}", re.I)
 _THE_END = re.compile(
     r"[\s*_.~—-]*(?:the end|finis|fin|end|ende|fine|конец|τέλος|完|终|終)[\s*_.!~—-]*", re.I
@@ -96,7 +97,8 @@ def read_book(text: str) -> Book:
     book = Book()
     text = clean_characters(text)
     book.characters = characters(text)
-    for reason, mark in (("illustrations", _ILLUSTRATION), ("page numbers", _PAGE_MARK)):
+    marks = {LICENCE: _NOTICE_MARK, "illustrations": _ILLUSTRATION, "page numbers": _PAGE_MARK}
+    for reason, mark in marks.items():
         for found in mark.finditer(text):
             book.leave_out(reason, found[0])
         text = mark.sub("", text)
@@ -149,7 +151,7 @@ _MARK_LINES = re.compile(
     re.I | re.M,
 )
 _NOTICE = re.compile(
-    r"<<\s*THIS ELECTRONIC VERSION.*?>>|^\W*THIS ELECTRONIC VERSION OF .* COPYRIGHT.*"
+    r"^\W*THIS ELECTRONIC VERSION OF .* COPYRIGHT.*"
     r"|^\W*(?:The )?Project Gutenberg(?:[’']s)? (?:e-?text|e-?book)\b.*"
     r"|^\W*\[?Transcriber[’']?s[’']? notes?:.*\]|^\W*\[Note (?:du|de la) transcri.*\]",
     re.I | re.S,

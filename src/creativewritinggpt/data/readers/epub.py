@@ -25,7 +25,6 @@ from ..text import clean_characters, count_words
 from .archive import Archive, damaged, xml_parser
 from .books import (
     Book,
-    Chapter,
     Part,
     as_blocks,
     chapter_level,
@@ -116,13 +115,7 @@ def read_epub(path: Path) -> Book:
         book.chapters += chapters(_by_contents(found, book), book)
     else:
         for page in pages:
-            pieces = [part for part in page.parts if part.level < CUT]
-            title = next((part.text for part in pieces[:1] if part.level), None)
-            body = "\n\n".join(part.text for part in pieces[1 if title else 0 :])
-            if body:
-                book.chapters.append(Chapter(title, body))
-            elif title:
-                book.leave_out("headings without a text", title)
+            book.chapters += chapters([part for part in page.parts if part.level < CUT], book)
     return book
 
 
@@ -331,10 +324,11 @@ def _is_front_page(page: _Page, item: Any, package: Any) -> bool:
 
 
 def _is_list_of_links(body: Any) -> bool:
-    """Whether nearly all of a page's text is links to other pages."""
+    """Whether nearly all of a page's text but its headings is links to other pages."""
     links = [one for one in body.iter() if name_of(one) == "a" and one.get("href")]
-    linked = sum(characters(all_text(link)) for link in links)
-    return len(links) >= 3 and linked >= 0.8 * characters(all_text(body))
+    headings = [one for one in body.iter() if re.fullmatch("h[1-6]", name_of(one))]
+    linked, headed = (sum(characters(all_text(one)) for one in them) for them in (links, headings))
+    return len(links) >= 3 and linked >= 0.8 * (characters(all_text(body)) - headed)
 
 
 def _leave_out_front(pages: list[_Page], book: Book) -> None:
