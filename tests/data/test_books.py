@@ -251,7 +251,9 @@ October, 1994  [Etext #176]
 
 {SMALL_PRINT}"""
 NOTICE = """<<THIS ELECTRONIC VERSION OF THE HARBOUR IS COPYRIGHT 1990-1993 BY
-A LIBRARY, INC., AND IS PROVIDED BY PROJECT GUTENBERG WITH PERMISSION.>>"""
+A LIBRARY, INC., AND IS PROVIDED BY PROJECT GUTENBERG WITH PERMISSION.>>
+
+"""
 NEW = """Project Gutenberg's The Harbour, by A. Writer
 
 This eBook is for the use of anyone anywhere at no cost.
@@ -272,7 +274,7 @@ CHAPTERS = novel(["CHAPTER I", "CHAPTER II"])
     [
         f"{ETEXT}\n\n\n\nTHE HARBOUR\n\n\n{CHAPTERS}\n\nEnd of this Etext of The Harbour\n",
         f"{ETEXT}\n{CHAPTERS}\n\nEnd of The Project Gutenberg Etext of The Harbour, by A. Writer",
-        f"{ETEXT}\n\n\n{CHAPTERS.replace('CHAPTER II', f'{NOTICE}{chr(10) * 3}CHAPTER II')}{NOTICE}\n",
+        f"{ETEXT}\n\n\n{CHAPTERS.replace('CHAPTER II', NOTICE + 'CHAPTER II')}{NOTICE}\n",
         f"{NEW}\n\n\n{CHAPTERS}\n\n*** END OF THIS PROJECT GUTENBERG EBOOK THE HARBOUR ***\n\n"
         f"This file should be named harbr.txt\n\n{SMALL_PRINT}\n",
     ],
@@ -359,9 +361,6 @@ def test_verse_in_markdown_keeps_its_lines_and_numbers_of_lists_stay() -> None:
     assert read_markdown(f"# Bell\n\n{poem}\n\n{poem}\n\n{poem}").chapters[0].text == (
         f"{poem}\n\n{poem}\n\n{poem}"
     )
-    assert [part.text for part in parts("1. one\n2. two\n\n- three")] == [
-        "1. one",
-        "2. two",
-        "three",
-    ]
+    listed = parts("1. one\n2. two\n\n- three")
+    assert [part.text for part in listed] == ["1. one", "2. two", "three"]
     assert read_markdown("a<br>b").chapters[0].text == "a\nb"
