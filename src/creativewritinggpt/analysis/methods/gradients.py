@@ -76,8 +76,6 @@ _WORTH_PANELS = 96
 _BOOLE = np.array([7.0, 32.0, 12.0, 32.0, 7.0]) / 90.0
 # Panels within this factor of the worst are halved together, so that batches are full.
 _TOGETHER = 8.0
-# The narrowest panel that is halved.
-_NARROWEST = 2.0**-20
 
 
 def integrated_gradients(
@@ -450,7 +448,7 @@ def _by_panels(
         halved = [
             panels[index]
             for index in order
-            if worst[index] > bar and panels[index][1] - panels[index][0] > _NARROWEST
+            if worst[index] > bar and _can_be_halved(*panels[index])
         ]
         for row, index in enumerate(active):
             if good[row] or not halved:
@@ -477,6 +475,11 @@ def _by_panels(
 def _points(low: float, high: float) -> list[float]:
     """The five points of a panel: binary fractions, so that halves find them again exactly."""
     return [low + (high - low) * part / 4 for part in range(5)]
+
+
+def _can_be_halved(low: float, high: float) -> bool:
+    """Whether the points of its halves are numbers of their own."""
+    return low < low + (high - low) / 8 and high - (high - low) / 8 < high
 
 
 def _boole(low: float, high: float, values: list[np.ndarray]) -> np.ndarray:
