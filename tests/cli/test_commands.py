@@ -1,5 +1,6 @@
 """The verbs through ``main`` on tiny models; in a process of their own where that is the point."""
 
+import io
 import json
 import runpy
 import shutil
@@ -264,3 +265,21 @@ def test_no_color_and_no_terminal_give_plain_text(cwgpt, trained, monkeypatch):
                  trained / "out", *FAST)  # fmt: skip
     assert done.returncode == 0 and "tuned ppl" in done.stderr
     assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_options_without_effect_are_said(trained, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", str(trained / "out" / "best_model"), *FAST]
+    few = ["--max-new-tokens", "3", "--alternatives", "2"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    capsys.readouterr()
+    assert main(["generate", "Once", "--temperature", "0", "--top-k", "5", *few, *model]) == 0
+    said = capsys.readouterr().err
+    assert "--top-k has no effect: at temperature 0" in said
+    assert "--alternatives has no effect" in said
+    text = tmp_path / "a.txt"
+    text.write_text("The mill fell. It rose again. " * 30)
+    flags = ["--texts", "0", "--text-tokens", "9", "--sources", "sample"]
+    assert main(["evaluate", str(text), *flags, *model]) == 0
+    said = capsys.readouterr().err
+    assert "--text-tokens has no effect" in said and "--sources has no effect" in said

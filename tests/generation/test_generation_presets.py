@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from creativewritinggpt.generation.sampling.settings import (
     presets,
     settings_for,
     shipped,
+    typed,
+    unescape,
     user_file,
 )
 
@@ -89,3 +92,42 @@ def test_an_unknown_preset_is_named_with_the_nearest() -> None:
     assert caught.value.advice == "did you mean 'fantasy'?"
     with pytest.raises(InputError, match="does not exist"):
         preset("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("typed_text", "meant"),
+    [(r"\n", "\n"), (r"\t", "\t"), (r"\"", '"'), (r"\'", "'"), (r"\\n", r"\n"), (r"\\", "\\"),
+     (r"\u00e9", "é"), (r"\ud83c\udf3e", "🌾"), (r"\ud83c", r"\ud83c"), (r"\q", r"\q"),
+     ("C:\\dir", "C:\\dir"), (r"\u12", r"\u12"), ("\\", "\\"), ("plain", "plain"), ("\n", "\n")],
+)  # fmt: skip
+def test_escapes_are_read_where_text_is_typed(typed_text: str, meant: str) -> None:
+    assert unescape(typed_text) == meant
+    values = {"stop": [typed_text], "logit_bias": f"{typed_text}=1", "rank_by": typed_text}
+    assert typed(values) == {"stop": [meant], "logit_bias": f"{meant}=1", "rank_by": typed_text}
+
+
+@pytest.mark.parametrize(
+    ("values", "unused"),
+    [
+        ({"temperature": 0, "top_k": 5, "seed": 1}, {"top_k", "seed"}),
+        ({"temperature": 0.5, "top_k": 5, "seed": 1}, set()),
+        ({"samplers": ["top_k"], "top_k": 5, "top_p": 0.5}, {"top_p"}),
+        ({"dry_base": 2.0, "dry_breakers": ["x"]}, {"dry_base", "dry_breakers"}),
+        ({"dry_base": 2.0, "dry_multiplier": 1.0}, set()),
+        ({"xtc_threshold": 0.2}, {"xtc_threshold"}),
+        ({"rank_by": "likelihood"}, {"rank_by"}),
+        ({"rank_by": "likelihood", "best_of": 2}, set()),
+        ({"penalty_range": 9}, set()),
+        ({"penalty_range": 9, "repetition_penalty": 1.0}, {"penalty_range"}),
+    ],
+)
+def test_settings_that_change_nothing_are_named(values: dict[str, Any], unused: set[str]) -> None:
+    assert set(GenerationSettings().changed(values).without_effect(values)) == unused
+
+
+def test_every_setting_of_a_sampler_is_known_to_be_its_own() -> None:
+    every = {field.name: 0 for field in dataclasses.fields(GenerationSettings)}
+    none = GenerationSettings().changed({"samplers": []})
+    others = {"max_new_tokens", "min_new_tokens", "stop", "samplers", "banned", "best_of",
+              "weights", "seed"}  # fmt: skip
+    assert set(every) - set(none.without_effect(every)) == others

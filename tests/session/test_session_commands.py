@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -481,3 +482,39 @@ def test_every_command_stands_in_the_documentation() -> None:
     for command in COMMANDS.values():
         shown = f"/{command.name} {command.words}".strip().replace("|", "\\|")
         assert f"| `{shown}` | {command.help} |" in page
+
+
+def test_stories_of_other_programs_open_and_their_lore_joins(
+    parrots: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    book = {"lorebookVersion": 5, "entries": [{"text": "It grinds.", "keys": ["mill"]}]}
+    fragments = [{"data": "The mill", "origin": "prompt"}, {"data": " fell.", "origin": "ai"}]
+    content = {"story": {"fragments": fragments}, "lorebook": book, "ephemeralContext": [{}]}
+    record = {"storyContainerVersion": 1, "metadata": {"title": "Mill"}, "content": content}
+    Path("tale.story").write_text(json.dumps(record))
+    Path("world.lorebook").write_text(json.dumps(book))
+    one = parrots()
+    said = one.say("The sea.", "/lore mill = Old.", "/lore sea = Salt.", "/load world.lorebook")
+    assert "lore (1) of a NovelAI lorebook joined" in said and "1 of the same keys replaced" in said
+    assert [lore.text for lore in one.session.story.state.lore] == ["Salt.", "It grinds."]
+    one.say("/undo")
+    assert [lore.text for lore in one.session.story.state.lore] == ["Old.", "Salt."]
+    assert "joined" in one.say("/lore import tale.story")
+    Path("plain.txt").write_text("The mill.")
+    assert "no lore" in one.say("/lore import plain.txt")
+    before = one.text
+    said = one.say("/load tale.story")
+    assert "NovelAI story: 2 passages, lore (1)" in said and "further contexts (1)" in said
+    assert one.text == "The mill fell." and read_story("stories/tale.json").text == one.text
+    assert "known are" in one.say("/load none.xyz") or "does not exist" in one.say("/load none.xyz")
+    one.say("/load story.json")
+    assert one.text == before
+
+
+def test_settings_that_change_nothing_are_said_and_escapes_are_read(desk: Any) -> None:
+    one = desk()
+    assert "xtc_probability is 0" in one.say("/set xtc_threshold=0.2")
+    assert "no effect" not in one.say("/set top_k=5")
+    one.say(r"/set stop=\u0041\n\\n")
+    assert one.session.settings.stop == ["A\n\\n"]
