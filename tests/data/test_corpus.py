@@ -75,7 +75,9 @@ def test_a_folder_is_one_domain_and_other_files_in_it_are_counted(tmp_path: Path
     (folder / ".hidden.txt").write_text("hidden")
     corpus = load_corpus(Config(), [str(folder)])
     report = corpus.reports["stories"]
-    assert report.documents == 12 and report.dropped == {"files of other kinds, or empty": 2}
+    assert report.documents == 12 and report.dropped == {"files that can't be read": 2}
+    refused = {name: file.refused for name, file in report.files.items() if file.refused}
+    assert refused == {"cover.png": "is a picture", "empty.txt": "is empty"}
     assert len(corpus.train) == 11 and len(corpus.validation) == 1
 
 
@@ -172,7 +174,8 @@ def write(path: Path, content: str | bytes) -> str:
     [
         ("a.txt", "", "is empty"),
         ("a.txt", "\n \n", "holds no text"),
-        ("a.txt", b"\x89PNG\0\0\0\0", "is a binary file"),
+        ("a.txt", b"\x89PNG\0\0\0\0", "is a picture"),
+        ("a.txt", b"\x90PNG\0\0\0\0", "is a binary file"),
         ("a.txt", "It was night.", "too short to hold out"),
         ("a.pdf", "%PDF", "can't be read"),
         ("a.jsonl", '{"text": "one"}\n{"text": \n', "line 2: not valid JSON"),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from creativewritinggpt.data.readers import ENDINGS
 from creativewritinggpt.data.readers.columns import PROMPT, TEXT
+from creativewritinggpt.data.readers.recognise import ENDINGS
 from creativewritinggpt.data.sources import named_sources
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"

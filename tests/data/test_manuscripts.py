@@ -99,7 +99,7 @@ def test_a_word_file_with_plain_chapter_lines_is_read_like_a_text(tmp_path: Path
 
 
 @pytest.mark.parametrize("ending", [".docx", ".epub"])
-@pytest.mark.parametrize("content", [b"not a zip", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("content", [b"not a zip\0", b"PK\x03\x04 cut off"])
 def test_broken_manuscripts_are_one_clear_line(tmp_path: Path, ending: str, content: bytes) -> None:
     pytest.importorskip("docx")
     path = tmp_path / f"a{ending}"
@@ -120,4 +120,4 @@ def test_without_the_extra_the_way_to_it_is_said(
     word_file(tmp_path / "a.docx", [("", "It came.")])
     monkeypatch.setitem(sys.modules, "lxml", None)
     with pytest.raises(InputError, match="needs the extra 'documents'"):
-        read_manuscript(tmp_path / "a.docx")
+        load_corpus(Config(), [str(tmp_path / "a.docx")])

@@ -102,6 +102,7 @@ class FileReport:
         characters: Characters of text in it. Markup is not text: tags and codes are not counted.
         kept: Characters of its documents: text, prompt and title.
         left_out: Characters that are in no document, by reason.
+        refused: Why it was not read, where it was not.
     """
 
     name: str
@@ -109,6 +110,7 @@ class FileReport:
     characters: int = 0
     kept: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    refused: str = ""
 
     @property
     def share(self) -> float:
@@ -124,6 +126,7 @@ class FileReport:
     def add(self, other: FileReport) -> None:
         """Add the counts of another part of the same file."""
         self.form = self.form or other.form
+        self.refused = self.refused or other.refused
         self.characters += other.characters
         self.kept += other.kept
         self.left_out += other.left_out

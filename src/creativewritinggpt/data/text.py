@@ -11,12 +11,14 @@ mending of mojibake (``ftfy``) is called only for paragraphs that show its signs
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import open_bytes
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -141,24 +143,24 @@ def lines(
     Raises:
         InputError: The file is not text.
     """
-    with path.open("rb") as stream:
+    with open_bytes(path) as stream:
         encoding = sniff(stream.read(_HEAD), path)
-        stream.seek(0)
-        if encoding not in ("utf-8", "utf-8-sig"):
-            note(f"{path.name} was read as {encoding.upper()}")
-            with path.open("r", encoding=encoding, newline="\n") as text:
-                try:
-                    for line in text:
-                        if advance is not None:
-                            advance(2 * len(line))
-                        yield line
-                except UnicodeError as error:
-                    raise InputError(
-                        f"{path} is not valid {encoding}: {error}", "save it again as UTF-8"
-                    ) from error
-            return
+    if encoding not in ("utf-8", "utf-8-sig"):
+        note(f"{path.name} was read as {encoding.upper()}")
+        with io.TextIOWrapper(open_bytes(path), encoding, newline="\n") as text:
+            try:
+                for line in text:
+                    if advance is not None:
+                        advance(2 * len(line))
+                    yield line
+            except UnicodeError as error:
+                raise InputError(
+                    f"{path} is not valid {encoding}: {error}", "save it again as UTF-8"
+                ) from error
+        return
+    with open_bytes(path) as stream:
         if encoding == "utf-8-sig":
-            stream.seek(len(codecs.BOM_UTF8))
+            stream.read(len(codecs.BOM_UTF8))
         other: str | None = None
         for raw in stream:
             if advance is not None:

@@ -21,6 +21,7 @@ from ...errors import InputError
 from .. import text as encoding
 from ..document import RawRow, Reading, characters
 from .columns import is_known_name
+from .recognise import ending_of
 
 _SAMPLE = 1_000_000
 # A quoted field longer than this is a quote that was never closed.
@@ -194,7 +195,7 @@ def find_dialect(path: Path, asked: Sequence[str] = ()) -> Dialect:
     """
     sample, whole = _sample(path)
     skipped = 0
-    delimiters = "\t,;|" if path.suffix.lower() in (".tsv", ".tab") else ",;\t|"
+    delimiters = "\t,;|" if ending_of(path) == ".tsv" else ",;\t|"
     if sample and (said := _SEPARATOR_LINE.match(sample[0])):
         delimiters, skipped = said[1], 1
         if sample[0].rstrip("\r\n").endswith("sep=\t"):

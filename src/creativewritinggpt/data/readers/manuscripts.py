@@ -1,8 +1,7 @@
-"""Manuscripts whose headings are marked: Markdown, Word files and e-books.
+"""Manuscripts whose headings are marked: Markdown, and the files of word processors and e-books.
 
-Each is parsed (by ``markdown-it`` and ``lxml``) into parts, headings with their level and texts,
-which are cut at the level that has chapters. One whose headings are not marked is read like a plain
-text. Word files and e-books need the extra ``documents``.
+Each is parsed into parts, headings with their level and texts, which are cut at the level that has
+chapters. One whose headings are not marked is read like a plain text.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
-from ...errors import InputError
 from ..document import characters
 from ..text import clean_characters, ends_sentence, tidy_layout
 from .books import Book, Part, as_blocks, chapter_level, chapters, cut_at_headings, without_licence
@@ -111,26 +109,42 @@ def cut_parts(found: Sequence[Part], book: Book) -> None:
         book.chapters.append(chapter)
 
 
-def read_manuscript(path: Path) -> Book:
-    """The chapters of a Word file or an e-book.
+def read_manuscript(path: Path, ending: str | None = None) -> Book:
+    """The chapters of a Word file, an OpenDocument text, an RTF text or an e-book.
+
+    Args:
+        path: The file.
+        ending: What it is; by its name without it.
 
     Raises:
-        InputError: The file is not whole, or the extra ``documents`` is not installed.
+        InputError: The file is not whole, or protected.
+        ImportError: The extra ``documents`` is not installed.
     """
-    from .epub import read_epub
-    from .word import read_word
+    ending = ending or path.suffix.lower()
+    if ending == ".epub":
+        from .epub import read_epub
 
-    try:
-        if path.suffix.lower() == ".epub":
-            return read_epub(path)
+        return read_epub(path)
+    if ending == ".rtf":
+        from .rtf import read_rtf
+
+        data = path.read_bytes()
+        found, book = read_rtf(data[data.index(b"{\\rtf") :])
+    elif ending in (".odt", ".ott", ".fodt"):
+        from .odt import read_odt
+
+        found, book = read_odt(path)
+    else:
+        from .word import read_word
+
         found, book = read_word(path)
-    except ImportError as error:
-        raise InputError(
-            f"{path}: reading {path.suffix} files needs the extra 'documents'",
-            "pip install 'creativewritinggpt[documents]', or save it as .txt or .md",
-        ) from error
-    cut_parts([part for part in _stanzas(found) if part.text or part.level], book)
+    cut_paragraphs(found, book)
     return book
+
+
+def cut_paragraphs(found: Sequence[Part], book: Book) -> None:
+    """Add the chapters of a word processor's paragraphs, of which empty ones are layout."""
+    cut_parts([part for part in _stanzas(found) if part.text or part.level], book)
 
 
 def _stanzas(found: Sequence[Part]) -> Sequence[Part]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import read_bytes
 from .. import text as encoding
 from ..document import CHUNK_ROWS, Document, RawRow, Reading, SourceReport, characters
 from ..text import clean, clean_line
@@ -33,6 +34,7 @@ from .columns import SPLITS, Columns, Row, cell, cell_text, count_text, kind_of,
 from .delimited import delimited_rows, find_dialect
 from .json_layouts import find_rows, parse, row_of
 from .layout import strip_emphasis
+from .recognise import ending_of
 
 _PEEK = 50
 
@@ -96,7 +98,7 @@ def open_table(path: Path, asked: Sequence[str] = ()) -> Table:
     Raises:
         InputError: It has no rows that can be read.
     """
-    form = FORMATS[path.suffix.lower()](path, asked)
+    form = FORMATS[ending_of(path)](path, asked)
     # Bad rows among the first are met again, and reported, when the file is read.
     peek = Reading(SourceReport(path.stem), skip_bad_rows=True)
     head = [row for _, row in itertools.islice(_rows(path, form, peek), _PEEK)]
@@ -115,7 +117,7 @@ def open_table(path: Path, asked: Sequence[str] = ()) -> Table:
 
 def _delimited(path: Path, asked: Sequence[str]) -> TableFormat:
     dialect = find_dialect(path, asked)
-    kind = "TSV" if path.suffix.lower() == ".tsv" else "CSV"
+    kind = "TSV" if ending_of(path) == ".tsv" else "CSV"
     return TableFormat(dialect.describe(kind), functools.partial(delimited_rows, dialect))
 
 
@@ -141,7 +143,7 @@ def _is_container(value: Any) -> bool:
 def _parses(path: Path) -> bool:
     """Whether a file is JSON as a whole, of several values perhaps."""
     try:
-        value = parse(encoding.decode(path.read_bytes(), path, lambda _: None), path)
+        value = parse(encoding.decode(read_bytes(path), path, lambda _: None), path)
     except InputError:
         return False
     return isinstance(value, (list, dict))
@@ -176,7 +178,7 @@ _LINES = TableFormat("JSON lines", _raw_lines, _parse_line, divisible=True)
 
 
 def _json(path: Path, asked: Sequence[str]) -> TableFormat:
-    text = encoding.decode(path.read_bytes(), path, lambda _: None)
+    text = encoding.decode(read_bytes(path), path, lambda _: None)
     column = asked[0] if asked else None
     try:
         value = parse(text, path)
@@ -202,10 +204,18 @@ def _are_lines(text: str, value: Any) -> bool:
 
 
 def _json_rows(asked: str | None, path: Path, reading: Reading) -> Iterator[RawRow]:
+<<<<<<< HEAD
     value = parse(encoding.decode(path.read_bytes(), path, reading.report.note), path)
     rows, _, outside = find_rows(value, path, asked)
     _leave_out(reading, "text outside of the rows", outside)
     reading.file.characters += outside
+=======
+    value = parse(encoding.decode(read_bytes(path), path, reading.report.note), path)
+    rows, described, outside = find_rows(value, path, asked)
+    if outside:
+        reading.file.characters += outside
+        reading.file.left_out[f"what stands beside the rows{described}"] += outside
+>>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
     yield from enumerate(rows, 1)
     reading.advance(path.stat().st_size)
 

@@ -46,6 +46,12 @@ _SYMBOL = "\ue000"
 _DROP_CAP = 4
 
 
+def heading_level(style: str) -> int:
+    """The level of headings that have this style, by its name; 0 where it is none of theirs."""
+    found = _HEADING_NAME.fullmatch(style)
+    return int(found[1]) if found else 0
+
+
 def _name(element: Any) -> str:
     tag = element.tag
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
@@ -223,8 +229,8 @@ class _Document:
         for one in style:
             if one.level is not None:
                 return one.level
-            if found := _HEADING_NAME.fullmatch(one.name):
-                return int(found[1])
+            if level := heading_level(one.name):
+                return level
         return 0
 
     def _in_field(self, kind: re.Pattern[str]) -> bool:

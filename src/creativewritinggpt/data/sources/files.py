@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +19,13 @@ from typing import Any
 from ...config.run import Config
 from ...errors import InputError
 from ...files import from_home
+<<<<<<< HEAD
 from ..document import Document, RawRow, Reading, characters
+=======
+from ..document import Document, FileReport, RawRow, Reading
+>>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
 from ..readers import (
     BOOKS,
-    ENDINGS,
     PARTNER,
     book_documents,
     existing_file,
@@ -28,7 +33,12 @@ from ..readers import (
     head,
     partners,
 )
+<<<<<<< HEAD
 from ..readers.columns import Row, count_text, find_columns
+=======
+from ..readers.columns import find_columns
+from ..readers.recognise import ENDINGS, ending_of, is_project, packed_name, stem
+>>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
 from ..readers.tables import Table, open_table, row_documents
 from ..text import lines
 from . import Chunk, Keep, NamedSource, RowChunks, RowForm, Source, TextForm, kept, named_sources
@@ -68,31 +78,35 @@ def open_files(files: Sequence[str], config: Config) -> list[Source]:
         InputError: A file is missing, empty or can't be understood.
     """
     opened: list[_File] = []
+<<<<<<< HEAD
     skipped: dict[str, int] = {}
     for argument in filter(_is_exact, files):
         opened.append(_open_exact(argument, config))
     given = [_named(file) for file in files if not _is_exact(file)]
+=======
+    skipped: dict[str, dict[str, str]] = {}
+    given = [_named(file) for file in files]
+>>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
     names = Counter(path.name for _, path in given)
     for name, path in given:
         # Files of one name from different folders are kept apart.
         alike = names[path.name] > 1
-        if path.is_dir():
+        if path.is_dir() and not is_project(path):
             found, others = _folder(path)
             domain = name or _apart(path.resolve().name, path, alike)
             opened += [
                 _open(file, _label(path, file, alike), domain, name, config) for file in found
             ]
-            if others:
-                skipped[domain] = skipped.get(domain, 0) + others
+            skipped.setdefault(domain, {}).update(others)
         else:
-            domain = _apart(path.stem, path, alike)
+            domain = _apart(stem(path), path, alike)
             label = _apart(path.name, path, alike)
             opened.append(_open(existing_file(path), label, domain, name, config))
     domains: dict[str, list[_File]] = {}
     for file in opened:
         domains.setdefault(file.domain, []).append(file)
     return [
-        _source(domain, its_files, skipped.get(domain, 0), tuple(files))
+        _source(domain, its_files, skipped.get(domain, {}), tuple(files))
         for domain, its_files in domains.items()
     ]
 
@@ -114,22 +128,29 @@ def _named(given: str) -> tuple[str | None, Path]:
     return None, from_home(given)
 
 
-def _folder(path: Path) -> tuple[list[Path], int]:
-    """The files of a folder that can be read, and how many can't."""
-    found, others = [], 0
-    for file in sorted(path.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if hidden or not file.is_file():
-            continue
-        if file.suffix.lower() in ENDINGS and file.stat().st_size:
-            found.append(file)
-        elif file.suffix != PARTNER:
-            others += 1
+def _folder(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files of a folder that can be read, and of the others the name and why not."""
+    found: list[Path] = []
+    others: dict[str, str] = {}
+    for folder, folders, names in os.walk(path):
+        here = Path(folder)
+        projects = [name for name in sorted(folders) if is_project(here / name)]
+        folders[:] = [n for n in sorted(folders) if n[0] != "." and n not in projects]
+        for file in [here / name for name in sorted([*names, *projects]) if name[0] != "."]:
+            if file.suffix == PARTNER:
+                continue
+            try:
+                found.append(existing_file(file))
+            except InputError as error:
+                why = error.message.removeprefix(str(file)).strip(" :")
+                others[str(file.relative_to(path))] = why
     if not found:
+        named = "; ".join(f"{name} {why}" for name, why in itertools.islice(others.items(), 3))
         raise InputError(
-            f"{path} holds no file that can be read", f"endings that can: {' '.join(ENDINGS)}"
+            f"{path} holds no file that can be read" + (f": {named}" if named else ""),
+            f"endings that can: {' '.join(ENDINGS)}",
         )
-    return found, others
+    return sorted(found), others
 
 
 def _open(path: Path, label: str, domain: str, name: str | None, config: Config) -> _File:
@@ -139,7 +160,7 @@ def _open(path: Path, label: str, domain: str, name: str | None, config: Config)
     certain = name in named
     asked = [named[name]] if name in named else list(named.values())
     own = name or domain
-    if path.suffix.lower() in BOOKS:
+    if ending_of(path) in BOOKS:
         text_form = _text_form(path, asked, certain)
         if text_form is None:
             read = functools.partial(book_documents, path, own, label)
@@ -186,8 +207,8 @@ def _row_form(
 def _text_form(
     path: Path, asked: Sequence[NamedSource], certain: bool
 ) -> tuple[NamedSource, TextForm] | None:
-    ending = path.suffix.lower()
-    beginning = head(path) if BOOKS[ending].is_text else ""
+    beginning = head(path) if BOOKS[ending_of(path)].is_text else ""
+    ending = Path(packed_name(path)).suffix.lower()
     fitting = (
         (source, form)
         for source in asked
@@ -218,14 +239,16 @@ def _from_text(form: TextForm, path: Path, label: str, reading: Reading) -> Iter
 
 
 def _source(
-    domain: str, files: Sequence[_File], skipped: int, arguments: tuple[str, ...]
+    domain: str, files: Sequence[_File], skipped: dict[str, str], arguments: tuple[str, ...]
 ) -> Source:
     paths = [(path, file) for file in files for path in (file.path, *partners(file.path))]
     identities = [_identity(path, file) for path, file in paths]
 
     def files_to_read(reading: Reading) -> Iterator[tuple[int, _File]]:
         if reading.shard == 0:
-            reading.report.drop("files of other kinds, or empty", skipped)
+            reading.report.drop("files that can't be read", len(skipped))
+            for label, why in skipped.items():
+                reading.report.files[label] = FileReport(label, refused=why)
         reading.report.origin = {"files": identities}
         yield from ((number, file) for number, file in enumerate(files) if reading.next_file())
 
