@@ -22,6 +22,10 @@ _WHITE_SPACE = tuple(map(chr, (*range(9, 14), 32, 0x85, 0xA0, 0x3000)))
 
 _NOTES = 5
 """Notes that are shown; the record has all."""
+_FILES = 12
+"""Files that are shown, those of which most was left out first; the record has all."""
+_LITTLE = 0.9
+"""A file of which less became documents is warned of."""
 _PROGRESS_BYTES = 1_000_000
 
 RawRow = tuple[int, Any]
@@ -117,6 +121,23 @@ class FileReport:
         """Share of the characters that became documents, from 0 to 1."""
         return min(1.0, self.kept / self.characters) if self.characters else 1.0
 
+    @property
+    def is_little(self) -> bool:
+        """Whether so much was left out that the user should look at it."""
+        return not self.refused and self.share < _LITTLE
+
+    def describe(self) -> str:
+        """A line for the user: what it was taken for, the share that was kept, what was not."""
+        form = f"{self.name}: {self.form or 'read'}"
+        if not self.characters:
+            return f"{form}; {counted(self.kept, 'character')} kept"
+        said = f"{form}; {self.share:.1%} of {counted(self.characters, 'character')} kept"
+        gone = [f"{count:,} {reason}" for reason, count in self.left_out.most_common()]
+        rest = self.characters - self.kept - self.left_out.total()
+        if rest > 0.005 * self.characters:
+            gone.append(f"{rest:,} marks and layout")
+        return said + (f"; left out: {', '.join(gone)}" if gone else "")
+
     def leave_out(self, reason: str, text: str) -> None:
         """Count the characters of a text that no document gets."""
         count = characters(text)
@@ -202,16 +223,42 @@ class SourceReport:
         size = f"  {counted(self.documents, 'document')}, {counted(self.words, 'word')}"
         return [f"{self.name}: {self.form}", size, *self.details()]
 
-    def details(self) -> list[str]:
-        """What was left out, what was noticed, and the first notes; a line each."""
+    def file_lines(self, only_warnings: bool = False) -> list[str]:
+        """A line for each file, with a warning where little of it was kept; a few where many."""
+        read = [file for file in self.files.values() if not file.refused]
+        read.sort(key=lambda file: file.share)
+        shown = [file for file in read if file.is_little or not only_warnings]
+        lines = [
+            f"  {'warning: ' if file.is_little else ''}{file.describe()}" for file in shown[:_FILES]
+        ]
+        more = shown[_FILES:]
+        if more:
+            total = FileReport(f"and {counted(len(more), 'more file')}", form="of the same kinds")
+            for file in more:
+                total.add(file)
+            lines.append(f"  {total.describe()}")
+        refused = [f"{file.name} ({file.refused})" for file in self.files.values() if file.refused]
+        if refused:
+            rest = len(refused) - _FILES
+            named = ", ".join(refused[:_FILES]) + (f", and {rest:,} more" if rest > 0 else "")
+            lines.append(f"  not read: {named}")
+        return lines
+
+    def details(self, files: bool = False) -> list[str]:
+        """What was left out, what was noticed, and the first notes; a line each.
+
+        Args:
+            files: Whether every file has a line, or only those of which little was kept.
+        """
+        lines = self.file_lines(only_warnings=not files)
         gone = [f"{count:,} {reason}" for reason, count in self.dropped.items()]
         gone += [counted(self.duplicates, "duplicate")] if self.duplicates else []
         near = self.near_duplicates
         gone += [f"{counted(near, 'near duplicate')} of held-out documents"] if near else []
-        lines = [f"  left out: {', '.join(gone)}"] if gone else []
         if self.joints:
             joints = " or ".join(map(joint_name, self.joints))
-            lines.insert(0, f"  between prompt and text: {joints}")
+            lines.append(f"  between prompt and text: {joints}")
+        lines += [f"  left out: {', '.join(gone)}"] if gone else []
         flagged = [f"{count:,} {what}" for what, count in self.flagged.items()]
         lines += [f"  noticed and kept: {', '.join(flagged)}"] if flagged else []
         lines += [f"  note: {note}" for note in self.notes[:_NOTES]]
@@ -221,7 +268,7 @@ class SourceReport:
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
         plain = {
-            name: vars(file) | {"left_out": dict(file.left_out)}
+            name: vars(file) | {"left_out": dict(file.left_out), "share": file.share}
             for name, file in self.files.items()
         }
         return vars(self) | {
@@ -236,11 +283,15 @@ class SourceReport:
     def from_dict(cls, values: dict[str, Any]) -> SourceReport:
         """The report that :meth:`to_dict` made."""
         made = cls(**values)
+        files = {
+            name: {key: value for key, value in file.items() if key != "share"}
+            for name, file in values["files"].items()
+        }
         for name in ("dropped", "flagged", "joints"):
             setattr(made, name, Counter(values[name]))
         made.files = {
             name: FileReport(**{**file, "left_out": Counter(file["left_out"])})
-            for name, file in values["files"].items()
+            for name, file in files.items()
         }
         return made
 

@@ -234,8 +234,11 @@ def _source_lines(name: str, source: dict[str, Any], unit: str) -> list[str]:
             for count in counts
         )
         lines.append(f"  {edges[0]:,} |{bars}| {edges[-1] - 1:,}")
-    known = ("form", "dropped", "flagged", "duplicates", "near_duplicates", "notes")
-    lines += SourceReport(name, **{key: source[key] for key in known}).details()
+    known = (
+        "form", "dropped", "flagged", "duplicates", "near_duplicates", "notes", "files", "joints",
+    )  # fmt: skip
+    report = SourceReport.from_dict({"name": name, **{key: source[key] for key in known}})
+    lines += report.details(files=True)
     return [*(printable(line) for line in lines), ""]
 
 

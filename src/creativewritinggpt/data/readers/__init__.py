@@ -134,16 +134,19 @@ def _manuscript(path: Path, _: Reading) -> list[Book]:
 def _pdf(path: Path, reading: Reading) -> list[Book]:
     from .pdf import read_pdf
 
-    book, notes = read_pdf(path)
+    return _noted(path, reading, *read_pdf(path))
+
+
+def _scrivener(path: Path, reading: Reading) -> list[Book]:
+    from .scrivener import read_scrivener
+
+    return _noted(path, reading, *read_scrivener(path))
+
+
+def _noted(path: Path, reading: Reading, book: Book, notes: Iterable[str]) -> list[Book]:
     for note in notes:
         reading.report.note(f"{path.name}: {note}")
     return [book]
-
-
-def _scrivener(path: Path, _: Reading) -> list[Book]:
-    from .scrivener import read_scrivener
-
-    return [read_scrivener(path)]
 
 
 _TEXT = BookFormat("text", _text, is_text=True)

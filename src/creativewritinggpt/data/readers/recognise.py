@@ -20,7 +20,19 @@ from .markup import PAGE, has_html
 TEXTS = (".txt", ".text", ".md", ".markdown", ".raw", ".tokens", ".wp_source", ".fountain")
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PAGES = (".html", ".htm", ".xhtml", ".mht", ".mhtml")
-OTHERS = (".docx", ".docm", ".dotm", ".dotx", ".epub", ".fodt", ".odt", ".ott", ".pdf", ".rtf", ".scriv")
+OTHERS = (
+    ".docx",
+    ".docm",
+    ".dotm",
+    ".dotx",
+    ".epub",
+    ".fodt",
+    ".odt",
+    ".ott",
+    ".pdf",
+    ".rtf",
+    ".scriv",
+)
 ENDINGS = (*TEXTS, *PAGES, *OTHERS, *TABLES)
 """The endings of all files that can be read, besides those of packed ones."""
 

@@ -80,8 +80,8 @@ class _Item:
     is_included: bool
 
 
-def read_scrivener(path: Path) -> Book:
-    """The chapters of a project, a folder or a zip file of one.
+def read_scrivener(path: Path) -> tuple[Book, list[str]]:
+    """The chapters of a project, a folder or a zip file of one, and notes on what it is.
 
     Raises:
         InputError: Its binder can't be read, or its texts are missing.
@@ -93,7 +93,7 @@ def read_scrivener(path: Path) -> Book:
         return _read(path, archive)
 
 
-def _read(path: Path, members: _Members) -> Book:
+def _read(path: Path, members: _Members) -> tuple[Book, list[str]]:
     from lxml import etree
 
     names = members.names()
@@ -104,11 +104,11 @@ def _read(path: Path, members: _Members) -> Book:
         root = etree.fromstring(members.read(binder), xml_parser())
     except (etree.XMLSyntaxError, ValueError) as error:
         raise damaged(path, f"its binder is no XML: {error}") from error
-    book = Book()
+    book, notes = Book(), list[str]()
     items = list(_draft(root))
     if root.find(".//BinderItem") is None:
         items = _without_binder(names, prefix)
-        book.dropped["binder entries (none: texts in the order of their folders)"] += 1
+        notes.append("its binder names nothing: its texts come in the order of their folders")
     elif not items:
         raise InputError(f"{path} has nothing in its draft folder", "write something, or export it")
     texts = [_text(members, prefix, item) for item in items]
@@ -128,7 +128,7 @@ def _read(path: Path, members: _Members) -> Book:
             book.leave_out("not included in compiling", item.title + text)
             continue
         if item.depth <= chapter_depth:
-            parts.append(Part(item.depth, item.title or "Untitled"))
+            parts.append(Part(item.depth, item.title))
         else:
             book.leave_out("titles of scenes", item.title)
             if text and parts and not parts[-1].level:
@@ -142,7 +142,7 @@ def _read(path: Path, members: _Members) -> Book:
     book.dropped = +book.dropped
     book.characters += book.left_out["annotations and footnotes"]
     cut_paragraphs(parts, book)
-    return book
+    return book, notes
 
 
 def _draft(root: Any) -> Iterator[_Item]:

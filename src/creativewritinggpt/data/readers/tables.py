@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .chats import (
     SYSTEM,
     USER,
     Message,
+    Talk,
     compose,
     count_messages,
     message_of,
@@ -34,6 +35,7 @@ from .columns import SPLITS, Columns, Row, cell, cell_text, count_text, kind_of,
 from .delimited import delimited_rows, find_dialect
 from .json_layouts import find_rows, parse, row_of
 from .layout import strip_emphasis
+from .markup import plain_text
 from .recognise import ending_of
 
 _PEEK = 50
@@ -204,18 +206,10 @@ def _are_lines(text: str, value: Any) -> bool:
 
 
 def _json_rows(asked: str | None, path: Path, reading: Reading) -> Iterator[RawRow]:
-<<<<<<< HEAD
-    value = parse(encoding.decode(path.read_bytes(), path, reading.report.note), path)
+    value = parse(encoding.decode(read_bytes(path), path, reading.report.note), path)
     rows, _, outside = find_rows(value, path, asked)
     _leave_out(reading, "text outside of the rows", outside)
     reading.file.characters += outside
-=======
-    value = parse(encoding.decode(read_bytes(path), path, reading.report.note), path)
-    rows, described, outside = find_rows(value, path, asked)
-    if outside:
-        reading.file.characters += outside
-        reading.file.left_out[f"what stands beside the rows{described}"] += outside
->>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
     yield from enumerate(rows, 1)
     reading.advance(path.stat().st_size)
 
@@ -303,21 +297,21 @@ def _texts(
     for number, row in table.rows(reading):
         _count(row, columns, reading)
         value = cell(row, columns.text)
-        prompts = [cell_text(cell(row, name)) for name in (columns.prompt, columns.context)]
+        prompts = [_prompt(cell(row, name), reading) for name in (columns.prompt, columns.context)]
         prompt = "\n\n".join(part for text in prompts if text and (part := clean(text)))
         messages = messages_of(value)
         text = cell_text(value) if messages is None else ""
         if text and (messages := template_messages(text)):
             reading.report.note("templates of chat models were read as talks")
         if messages is not None:
-            reading.file.characters += count_messages(messages)
-            talk = compose(messages)
+            talk = _talk(messages, reading)
             reading.file.left_out += talk.left_out
             prompt = "\n\n".join(filter(None, (prompt, talk.prompt)))
             text, reason = talk.text, "talks without a reply"
         elif text is None:
             reason = _no_text(value, columns, reading)
         else:
+            text = _plain(text, reading)
             reading.file.characters += characters(text)
             text, reason = strip_emphasis(clean(text)), "rows without text"
         if not text:
@@ -327,6 +321,31 @@ def _texts(
         title = clean_line(cell_text(cell(row, columns.title)) or "") or None
         group = row_group(label, number, prompt or title)
         yield Document(domain, group, text, prompt or None, title, _split(row, columns))
+
+
+def _plain(text: str, reading: Reading) -> str:
+    """A text without markup, which is said; what is left out of it is counted as met."""
+    plain = plain_text(text)
+    if plain.what:
+        reading.report.note(f"{plain.what} in rows was turned into text")
+        reading.file.characters += plain.left_out.total()
+        reading.file.left_out += plain.left_out
+    return plain.text
+
+
+def _prompt(value: Any, reading: Reading) -> str:
+    """The text of a prompt, whose characters have been counted with its row."""
+    text = cell_text(value) or ""
+    plain = _plain(text, reading)
+    reading.file.characters += characters(plain) - characters(text)
+    return plain
+
+
+def _talk(messages: Sequence[Message], reading: Reading) -> Talk:
+    """A talk as a document, its messages without markup."""
+    plain = [replace(message, text=_plain(message.text, reading)) for message in messages]
+    reading.file.characters += count_messages(plain)
+    return compose(plain)
 
 
 def _no_text(value: Any, columns: Columns, reading: Reading) -> str:
@@ -362,8 +381,7 @@ def _talks(
         talks.setdefault(name, []).extend(messages)
         splits.setdefault(name, _split(row, columns))
     for name, messages in talks.items():
-        reading.file.characters += count_messages(messages)
-        talk = compose(messages)
+        talk = _talk(messages, reading)
         reading.file.left_out += talk.left_out
         if talk.text:
             group = f"{label}:{name}"

@@ -19,11 +19,7 @@ from typing import Any
 from ...config.run import Config
 from ...errors import InputError
 from ...files import from_home
-<<<<<<< HEAD
-from ..document import Document, RawRow, Reading, characters
-=======
-from ..document import Document, FileReport, RawRow, Reading
->>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
+from ..document import Document, FileReport, RawRow, Reading, characters
 from ..readers import (
     BOOKS,
     PARTNER,
@@ -33,12 +29,8 @@ from ..readers import (
     head,
     partners,
 )
-<<<<<<< HEAD
 from ..readers.columns import Row, count_text, find_columns
-=======
-from ..readers.columns import find_columns
 from ..readers.recognise import ENDINGS, ending_of, is_project, packed_name, stem
->>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
 from ..readers.tables import Table, open_table, row_documents
 from ..text import lines
 from . import Chunk, Keep, NamedSource, RowChunks, RowForm, Source, TextForm, kept, named_sources
@@ -78,15 +70,10 @@ def open_files(files: Sequence[str], config: Config) -> list[Source]:
         InputError: A file is missing, empty or can't be understood.
     """
     opened: list[_File] = []
-<<<<<<< HEAD
-    skipped: dict[str, int] = {}
+    skipped: dict[str, dict[str, str]] = {}
     for argument in filter(_is_exact, files):
         opened.append(_open_exact(argument, config))
     given = [_named(file) for file in files if not _is_exact(file)]
-=======
-    skipped: dict[str, dict[str, str]] = {}
-    given = [_named(file) for file in files]
->>>>>>> d5709ea (Files are taken for what their first bytes say: web pages, RTF, OpenDocument, PDF, Fountain and Scrivener are read, packed files unpacked; markup inside of texts is turned into text)
     names = Counter(path.name for _, path in given)
     for name, path in given:
         # Files of one name from different folders are kept apart.
