@@ -1,5 +1,6 @@
 """What a person sees of a run: journal, samples, display, warning, curves, trackers."""
 
+import dataclasses
 import io
 import json
 import math
@@ -251,3 +252,18 @@ def test_tracker_that_is_not_there_is_refused_before_anything_is_written(
     assert main([*words, "--track=tensorboard"]) == 2
     assert "the tracker tensorboard is not installed" in capsys.readouterr().err
     assert not Path(config.output_dir).exists()
+
+
+def test_file_that_lost_more_than_a_tenth_is_warned_of(config, tmp_path, capsys):
+    path = write_stories(tmp_path / "mixed.jsonl")
+    lost = {"text": {"who": "a narrator", "what": "words of an object, which are no story. " * 9}}
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write("".join(json.dumps(lost) + "\n" for _ in range(12)))
+    train(config, [str(path)])
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(
+        r"warning: mixed.jsonl: only \d\d% of its characters became text \(left out: ", said
+    )
+    whole = write_stories(tmp_path / "whole.jsonl")
+    train(dataclasses.replace(config, output_dir=str(tmp_path / "other")), [str(whole)])
+    assert "of its characters" not in capsys.readouterr().err
