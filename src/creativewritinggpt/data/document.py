@@ -20,9 +20,6 @@ CHUNK_ROWS = 128
 
 _WHITE_SPACE = tuple(map(chr, (*range(9, 14), 32, 0x85, 0xA0, 0x3000)))
 
-_LITTLE = 0.9
-"""Share of a file's characters below which its documents are called too few."""
-
 _NOTES = 5
 """Notes that are shown; the record has all."""
 _FILES = 12
@@ -267,18 +264,6 @@ class SourceReport:
         lines += [f"  note: {note}" for note in self.notes[:_NOTES]]
         more = len(self.notes) - _NOTES
         return [*lines, f"  and {more:,} more notes"] if more > 0 else lines
-
-    def warnings(self) -> list[str]:
-        """Files that lost more than a tenth of their characters, and why; a line each."""
-        lines = []
-        for file in self.files.values():
-            gone = [f"{count:,} of {reason}" for reason, count in file.left_out.most_common(3)]
-            if file.share < _LITTLE:
-                lines.append(
-                    f"{file.name}: only {file.share:.0%} of its characters became text"
-                    + (f" (left out: {', '.join(gone)})" if gone else "")
-                )
-        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

@@ -445,10 +445,6 @@ def _show_data(setup: TrainingSetup, base: Validation) -> None:
     for report in reports.values():
         for said in report.summary():
             console.note(said)
-        # What is read only in part says nothing of a whole file.
-        if setup.mixture is not None and setup.config.max_documents is None:
-            for said in report.warnings():
-                console.warn(said)
     if setup.mixture is None:
         held_out = console.counted(len(setup.corpus.validation), "document")
         console.note(f"  {held_out} to validate on")
