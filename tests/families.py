@@ -66,6 +66,8 @@ _FALCON = {
     "max_position_embeddings": POSITIONS,
 }  # fmt: skip
 
+# Which experts are asked changes at once along the path of an attribution.
+EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
 FAMILIES: dict[str, Family] = {
     "gpt2": Family("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS}),
     "gpt_neo": Family("gpt_neo", {
@@ -122,4 +124,22 @@ FAMILIES: dict[str, Family] = {
     ),
     "stablelm": _llama("stablelm", partial_rotary_factor=0.5, use_parallel_residual=True),
     "starcoder2": _llama("starcoder2", 0),
+    # Others that have what none of the above has.
+    "mpt": Family("mpt", {  # ALiBi from the end of the row
+        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": POSITIONS, "expansion_ratio": 2,
+    }),
+    "gpt_bigcode": Family("gpt_bigcode", {  # learned positions and one key head
+        "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS,
+    }),
+    "cohere2": _llama(  # scaled logits, layers without positions
+        "cohere2", 0, logit_scale=0.25, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "qwen3_moe": _llama(
+        "qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, head_dim=8,
+        decoder_sparse_step=1,
+    ),
+    "gpt_oss": _llama(  # a learned sink that takes a share of each row of attention
+        "gpt_oss", 0, head_dim=8, num_local_experts=4, num_experts_per_tok=2,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
 }  # fmt: skip

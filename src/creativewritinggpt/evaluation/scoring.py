@@ -47,6 +47,7 @@ from ..console import CountCallback
 from ..data.document import SEPARATOR, Document
 from ..data.rows.packing import IGNORE, tokenize
 from ..data.text import count_words
+from ..devices import is_out_of_memory
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
@@ -425,7 +426,9 @@ def _try_varlen(model: LoadedModel, body: Body) -> bool:
         ])  # fmt: skip
         try:
             found = _hidden_states(model, True, body, ids, [3, 5])
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             return False
     return bool((found - wanted).abs().max() <= 3e-4 * wanted.abs().max())
 

@@ -192,7 +192,7 @@ def _checked(layer: torch.Tensor, index: int, kind: str, shape: tuple[int, ...])
         )
     off = float(np.abs(values.sum(-1, dtype=np.float64) - 1).max())
     if off > _TOLERANCE.get(layer.dtype, _ROUGH) or values.min() < 0:
-        raise InputError(
+        raise NoAttention(
             f"the attention in layer {index} of {kind} sums to 1 only within {off:.2g}", FAMILIES
         )
     ahead = np.triu_indices(shape[1], 1)
