@@ -538,6 +538,33 @@ def test_json_is_never_prose(opened: Any) -> None:
     assert "holds no text" in refused(opened, lite(prompt="", actions=[]))
 
 
+PAGE = "<!DOCTYPE html><html><body><h2>One</h2><p>The mill fell.</p><h2>Two</h2><p>It rose.</p>"
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.txt", "page.json", "page"])
+def test_web_pages_come_as_text_by_chapters(opened: Any, name: str) -> None:
+    pytest.importorskip("lxml")
+    found = opened(f"{PAGE}</body></html>", name)
+    assert found.story.chapters() == [("One", "The mill fell."), ("Two", "\n\nIt rose.")] or (
+        [(title, text.strip()) for title, text in found.story.chapters()]
+        == [("One", "The mill fell."), ("Two", "It rose.")]
+    )
+
+
+def test_files_that_hold_no_story_are_refused_with_a_way_out(opened: Any, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.txt", "no story")
+    for content, name in (
+        ((tmp_path / "x.zip").read_bytes(), "tale.kaistory"), (b"%PDF-1.4 broken", "a.pdf"),
+        (b"{\\rtf1 ", "a.rtf"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old.doc"),
+        (b"\x1f\x8bbroken", "a.txt.gz"), (b"\xff\xfe\x00", "a.txt"), (b"\x80\x81", "a.txt"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "tom.webp"),
+    ):  # fmt: skip
+        refused(opened, content, name)
+    with pytest.raises(InputError):
+        import_story(tmp_path)
+
+
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(),
               st.text("ab {}$[]/,\n", max_size=8)),

@@ -36,9 +36,14 @@ from .tree import Story
 
 FORMS = (*NOVELAI, *PROGRAMS)
 """The forms of other programs that are imported, the most particular first."""
-MANUSCRIPTS = (".docx", ".epub")
+MANUSCRIPTS = (".docx", ".epub", ".odt", ".rtf", ".html", ".htm", ".xhtml", ".fountain", ".pdf")
 """Endings of manuscripts whose text is imported by chapters."""
-
+# RTF, PDF, gzip, Zstandard, old Word files, web pages.
+_MANUSCRIPT = re.compile(
+    rb"\{\\rtf|%PDF|\x1f\x8b|\x28\xb5\x2f\xfd|\xd0\xcf\x11\xe0"
+    rb"|(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--[^>]*-->\s*)?<(?:!doctype\s+html|html)\b",
+    re.IGNORECASE,
+)
 ENDINGS = (".txt", ".md", ".html", ".docx", ".epub", ".json")
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>&~|])")
@@ -61,7 +66,7 @@ _CONTAINER = (
 MOST_BYTES = 64_000_000
 """Size of the largest file that is imported, and of what a packed one may hold."""
 _HEADING = re.compile(r"#{1,3}[ \t]+(.+?)[ \t]*#*[ \t]*$")
-KNOWN = "known are KoboldAI, United and Lite, mikupad, NovelAI, AI Dungeon, SillyTavern, and texts"
+KNOWN = "known are KoboldAI, United and Lite, mikupad, NovelAI, AI Dungeon, SillyTavern, texts"
 """What can be imported, for messages."""
 _JSON = (".json", ".jsonl", ".story", ".scenario", ".lorebook", ".card")
 _WRAPPERS = ("data", "adventure", "scenario", "story", "session", "result")  # of answers of an API
@@ -85,6 +90,8 @@ def import_story(path: str | os.PathLike[str]) -> Imported:
     try:
         if place.stat().st_size > MOST_BYTES:
             raise InputError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB")
+        if place.suffix.lower() == ".scriv" and place.is_dir():
+            return _manuscript(place)
         content = place.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
@@ -102,10 +109,11 @@ def _read(content: bytes, place: Path, number: str) -> Imported:
         raise InputError(
             f"{place.name} is a picture in WebP", "export the character as .png or .json"
         )
-    if content.startswith(b"PK\3\4") and ending not in MANUSCRIPTS:
-        return _from_json(_zip_record(content, place.name), place, number)
-    if ending in MANUSCRIPTS:
+    if _MANUSCRIPT.match(content) or (ending in MANUSCRIPTS and content[:4] != b"PK\3\4"):
         return _manuscript(place)
+    if content.startswith(b"PK\3\4"):
+        packed = _zip_record(content, place.name)
+        return _manuscript(place) if packed is None else _from_json(packed, place, number)
     try:
         text = content.decode(
             "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -190,12 +198,12 @@ def _one_of(stories: Sequence[tuple[str, Any]], place: Path, number: str) -> Any
 
 
 def _zip_record(content: bytes, name: str) -> Any:
-    """The ``story.json`` in a packed story of KoboldAI United."""
+    """The ``story.json`` in a packed story of KoboldAI United; None where there is none."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             found = [one for one in archive.infolist() if Path(one.filename).name == "story.json"]
             if not found:
-                raise InputError(f"{name} is a ZIP file without a story.json", KNOWN)
+                return None
             with archive.open(min(found, key=lambda one: len(one.filename))) as stream:
                 text = stream.read(MOST_BYTES + 1)
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
@@ -236,19 +244,16 @@ def _record(content: bytes, name: str) -> Any:
 
 def _manuscript(place: Path) -> Imported:
     """A manuscript, chapter by chapter, as the readers of training texts read it."""
-    from ..data.document import Reading, SourceReport
-    from ..data.readers import BOOKS
+    from ..data.readers import read_texts
 
-    reading = Reading(SourceReport(place.stem))
-    form = BOOKS[place.suffix.lower()]
-    draft = Draft(form.kind)
-    for book in form.read(place, reading):
-        for chapter in book.chapters:
-            if chapter.title:
-                draft.chapter(chapter.title)
-            draft.paragraph()
-            draft.add(draft.text(chapter.text).strip(), "writer")
-        draft.lost.update(book.dropped)
+    found = read_texts(place)
+    draft = Draft(found.form)
+    for title, text in found.texts:
+        if title:
+            draft.chapter(title)
+        draft.paragraph()
+        draft.add(draft.text(text).strip(), "writer")
+    draft.said += found.notes
     return draft.finished(place.stem)
 
 
