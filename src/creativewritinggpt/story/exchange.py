@@ -113,6 +113,8 @@ def _read(content: bytes, place: Path, number: str) -> Imported:
         return _manuscript(place)
     if content.startswith(b"PK\3\4"):
         packed = _zip_record(content, place.name)
+        if packed is None and ending == ".kaistory":
+            raise InputError(f"{place.name} is packed without its story.json", KNOWN)
         return _manuscript(place) if packed is None else _from_json(packed, place, number)
     try:
         text = content.decode(
