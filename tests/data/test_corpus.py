@@ -271,3 +271,15 @@ def test_books_of_one_name_do_not_share_groups(tmp_path: Path) -> None:
     corpus = load_corpus(Config(), [str(tmp_path / f / "book.txt") for f in ("one", "two")])
     assert sorted(corpus.reports) == ["one-book", "two-book"]
     assert all(report.train == 7 for report in corpus.reports.values())
+
+
+def test_what_max_documents_leaves_unread_is_not_called_lost(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    chapters = ["\n\n".join(sentence(100 * i + j) for j in range(9)) for i in range(1, 9)]
+    path.write_text("\n\n\n".join(f"CHAPTER {i}\n\n{c}" for i, c in enumerate(chapters, 1)))
+    report = load_corpus(Config(cache_dir=str(tmp_path), max_documents=3), [str(path)]).reports
+    file = report["book"].files["book.txt"]
+    assert "chapters" in file.form and file.share == 1 and not file.is_little
+    assert report["book"].notes == ["no more than 3 documents were read (max_documents)"]
+    whole = load_corpus(Config(cache_dir=str(tmp_path)), [str(path)]).reports["book"]
+    assert whole.files["book.txt"].kept > 2 * file.kept and not whole.notes

@@ -14,7 +14,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -259,12 +259,26 @@ def _write(folder: Path, source: Source, config: Config, progress: ProgressCallb
     report = SourceReport(source.name)
     reading = Reading(report, config.skip_bad_rows, progress, source.size)
     if config.max_documents is not None:
-        documents = itertools.islice(source.read(reading), config.max_documents)
-        write_store(folder, blocks(documents), report)
+        write_store(folder, blocks(_first(source, reading, config.max_documents)), report)
     elif source.chunks is None:
         write_store(folder, blocks(source.read(reading)), report)
     else:
         write_store(folder, _blocks_of_chunks(source, config, reading), report)
+
+
+def _first(source: Source, reading: Reading, most: int) -> Iterator[Document]:
+    """The first documents; of the file where they end, what comes later does not count."""
+    documents = source.read(reading)
+    left = most
+    for document in itertools.islice(documents, most):
+        left -= 1
+        yield document
+    if isinstance(documents, Generator):
+        documents.close()
+    if not left:
+        file = reading.file
+        file.characters = min(file.characters, file.kept + file.left_out.total())
+        reading.report.note(f"no more than {most:,} documents were read (max_documents)")
 
 
 Parsed = tuple[list[Block], SourceReport]

@@ -245,20 +245,22 @@ def book_documents(path: Path, domain: str, label: str, reading: Reading) -> Ite
     books = _books(path, reading)
     begun = [book for book, _ in zip(books, range(2), strict=False)]
     chapters, wrapped = 0, False
-    for number, book in enumerate(chain(begun, books), 1):
-        name = label if len(begun) == 1 else f"{label}#{number}"
-        reading.file.characters += book.characters
-        reading.file.left_out += book.left_out
-        reading.report.dropped += book.dropped
-        chapters, wrapped = chapters + len(book.chapters), wrapped or book.wrapped
-        for place, chapter in enumerate(book.chapters, 1):
-            text = clean(chapter.text)
-            if text:
-                title = clean_line(chapter.title) if chapter.title else None
-                yield Document(domain, f"{name}/{place:04d}", text, title=title or None)
-    described = describe(path, len(begun) > 1, chapters, wrapped)
-    reading.report.add_form(described)
-    reading.file.form = described
+    try:
+        for number, book in enumerate(chain(begun, books), 1):
+            name = label if len(begun) == 1 else f"{label}#{number}"
+            reading.file.characters += book.characters
+            reading.file.left_out += book.left_out
+            reading.report.dropped += book.dropped
+            chapters, wrapped = chapters + len(book.chapters), wrapped or book.wrapped
+            for place, chapter in enumerate(book.chapters, 1):
+                text = clean(chapter.text)
+                if text:
+                    title = clean_line(chapter.title) if chapter.title else None
+                    yield Document(domain, f"{name}/{place:04d}", text, title=title or None)
+    finally:  # also where no more documents are wanted
+        described = describe(path, len(begun) > 1, chapters, wrapped)
+        reading.report.add_form(described)
+        reading.file.form = described
     reading.advance(path.stat().st_size)
 
 
