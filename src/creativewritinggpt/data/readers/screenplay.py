@@ -14,8 +14,8 @@ from ..text import clean_characters, tidy_layout
 from .books import Book, Chapter, Part, chapters
 from .layout import blocks
 
-_BONEYARD = re.compile(r"/\*.*?\*/", re.S)
-_NOTE = re.compile(r"\[\[.*?\]\]", re.S)
+_BONEYARD = re.compile(r"/\*.{0,200000}?\*/", re.S)
+_NOTE = re.compile(r"\[\[.{0,20000}?\]\]", re.S)
 _KEY = re.compile(r"[A-Za-z][\w ]{0,40}:")
 _SECTION = re.compile(r"(#{1,6})\s*(\S.*)")
 _SCENE_NUMBER = re.compile(r"\s*#[\w.\-)]{1,12}#\s*$")
@@ -30,8 +30,6 @@ def read_screenplay(text: str) -> Book:
     book.characters = characters(text)
     title, text = _title_page(text, book)
     for pattern, reason in ((_BONEYARD, "commented out (/* */)"), (_NOTE, "notes ([[ ]])")):
-        if pattern.pattern[1] not in text:
-            continue
         for found in pattern.finditer(text):
             book.leave_out(reason, found[0])
         text = pattern.sub("", text)

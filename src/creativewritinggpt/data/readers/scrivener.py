@@ -133,12 +133,12 @@ def _read(path: Path, members: _Members) -> tuple[Book, list[str]]:
             book.leave_out("titles of scenes", item.title)
             if text and parts and not parts[-1].level:
                 parts.append(Part(0, SCENE_BREAK))
-        parts += found
+        parts += found if text else ()
     others = sum(name.endswith(("synopsis.txt", "_synopsis.txt")) for name in names)
     others += sum(name.endswith(("notes.rtf", "_notes.rtf")) for name in names)
     book.dropped["synopses and notes"] += others
-    beside = len(root.findall(".//BinderItem")) - len(items) if root.find(".//BinderItem") else 0
-    book.dropped["binder entries outside of the draft"] += max(0, beside)
+    outside = len(root.findall(".//BinderItem")) - len(items) - 1  # the draft folder itself
+    book.dropped["binder entries outside of the draft"] += max(0, outside)
     book.dropped = +book.dropped
     book.characters += book.left_out["annotations and footnotes"]
     cut_paragraphs(parts, book)
