@@ -21,7 +21,7 @@ from creativewritinggpt.data.corpus import load_corpus
 from creativewritinggpt.data.document import SEPARATOR, Document
 from creativewritinggpt.data.rows.packing import IGNORE, pack, tokenize
 from creativewritinggpt.data.rows.stream import StreamedRows, open_corpus
-from creativewritinggpt.data.sources import named_sources
+from creativewritinggpt.data.sources import named_sources, register_source
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.evaluation.report import read_scores, write_report
 from creativewritinggpt.evaluation.run import Material, base_and_tuned, run
@@ -230,6 +230,22 @@ def test_results_with_another_joint_are_not_compared(
     assert {score.joint for scores in before.values() for score in scores} == {SEPARATOR}
     with pytest.raises(InputError, match="an empty line between prompt and text of tales"):
         run(base_and_tuned(writer), Material(documents), only_scores, earlier=before)
+
+
+def test_joint_of_a_custom_source_is_used_and_must_be_text(tmp_path: Path) -> None:
+    for joint in (" — ", None):
+
+        @register_source("joined")
+        def joined(config: Config, joint: Any = joint) -> Any:
+            for i in range(20):
+                yield Document("joined", str(i), f"Answer {i}.", f"Who {i}?", joint=joint)
+
+        if joint:
+            found = corpus_of([], tmp_path, sources=["joined"])
+            assert all("? — Answer" in document.full_text() for document in found.train)
+        else:
+            with pytest.raises(InputError, match="whose joint is None"):
+                corpus_of([], tmp_path, sources=["joined"])
 
 
 def test_record_of_a_corpus_says_the_joints(tmp_path: Path) -> None:

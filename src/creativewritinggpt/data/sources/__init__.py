@@ -280,6 +280,11 @@ def _read_custom(
                 f"the source '{name}' yields {type(document).__name__} instead of Document",
                 "yield creativewritinggpt.data.document.Document(source, group, text)",
             )
+        if not isinstance(document.joint, str):
+            raise InputError(
+                f"the source '{name}' yields a document whose joint is {document.joint!r}",
+                "give what stands between prompt and text, such as a space, or leave it out",
+            )
         text, prompt = clean(document.text), clean(document.prompt or "")
         if text:
             yield replace(document, source=name, text=text, prompt=prompt or None)
