@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, POSITIONS, VOCABULARY
+from families import EXPERTS, FAMILIES, POSITIONS, VOCABULARY
 from torch.nn import functional as F
 from writers import as_tokens, make_writer
 
@@ -293,3 +295,15 @@ def test_sentencepiece_tokenizers_train_and_write(sentencepiece_folder: Any) -> 
     # Bytes that are no character, as random weights write them, are shown as one or as many.
     found, wanted = ("The lamp went" + completion.text), whole.removeprefix(" ")
     assert found[:14] == wanted[:14]
+
+
+def test_the_docs_list_what_is_tested() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(FAMILIES)
+    for name, cells in rows:
+        model = shared_model(name)
+        body, _ = body_and_head(model)
+        assert ("✓ rows" in cells) == (not body.takes_masks), name
+        assert ("✓ experts" in cells) == (name in EXPERTS), name
+        assert ("eager" in cells) == (model.config._attn_implementation == "eager"), name
