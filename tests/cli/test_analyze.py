@@ -29,7 +29,10 @@ def folder(tiny_folder: Any, tmp_path: Path, monkeypatch: Any) -> Path:
 def test_without_a_text_the_original_sentences_are_explained(folder: Path, capsys: Any) -> None:
     words = ["analyze", "--methods", "attention,gradients", "--model", str(folder), "--json"]
     assert main([*words, *FAST]) == 0
-    document = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert "--samples has no effect: perturbation is not computed" in said.err
+    assert "--steps has no effect" not in said.err
+    document = json.loads(said.out)
     assert len(document["results"]) == 3 and document["aggregate"]["log_probability"]["texts"] == 3
     assert document["results"][0]["text"] == "The enchanted castle held secrets that"
     places = sorted(path.name for path in Path("results").iterdir() if path.is_dir())

@@ -20,6 +20,7 @@ from .main import (
     machine_settings,
     piped_text,
     short_usage,
+    warn_unused,
 )
 
 # Those of the original project.
@@ -28,6 +29,16 @@ SENTENCES = (
     "As the spaceship descended, the crew realized",
     "The detective's final clue revealed that",
 )
+
+
+# The methods that read a setting; the others do without it.
+_READ_BY = {
+    "baseline": ("gradients",),
+    "steps": ("gradients",),
+    "samples": ("perturbation",),
+    "law": ("perturbation",),
+    "unit": ("occlusion",),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +71,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Explain."""
     settings = AnalysisSettings.from_mapping(given(arguments, AnalysisSettings))
+    unused = {
+        name: f"{' and '.join(methods)} {'are' if len(methods) > 1 else 'is'} not computed"
+        for name, methods in _READ_BY.items()
+        if name in given(arguments, AnalysisSettings) and not set(methods) & set(settings.methods)
+    }
+    warn_unused(unused)
     machine = machine_settings(arguments)
     folder = Path(load_config(None, given(arguments, Config)).results_dir)
     texts = _texts(arguments)
