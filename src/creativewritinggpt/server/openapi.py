@@ -88,7 +88,7 @@ def _route(
 ) -> dict[str, Any]:
     content: dict[str, Any] = {media: {"schema": answer}}
     if stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {}}
     failed = {"description": "refused", "content": {"application/json": {"schema": error}}}
     described: dict[str, Any] = {
         "summary": summary,
@@ -174,7 +174,7 @@ def document() -> dict[str, Any]:
         "/api/v1/generate": {post: _route(
             "Continue a text (KoboldAI)", anything, _object(kobold), error=_KOBOLD_ERROR)},
         "/api/extra/generate/stream": {post: _route(
-            "The same as a stream", {"type": "string"}, _object(kobold), error=_KOBOLD_ERROR,
+            "The same as a stream", {}, _object(kobold), error=_KOBOLD_ERROR,
             media="text/event-stream")},
         "/api/extra/generate/check": {post: _route(
             "The text so far", anything, genkey, error=_KOBOLD_ERROR)},
