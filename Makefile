@@ -4,6 +4,7 @@
 # make check       lint, types, generated docs, counts of the code base
 # make docs        write what is generated: docs/cli.md, docs/configuration.md, docs/architecture.md
 # make site        the documentation as a web site in site/, without the network
+# make test-clients other programs against cwgpt serve (after make clients-env, which needs Node)
 # make bench-env   a .venv-bench with the peers of the benchmarks (llama-cpp-python compiles for minutes)
 # Each sets up .venv by itself. The same as plain commands: see the README.
 # COVERAGE=1 before test and test-all collects coverage; `make coverage` reports both together.
@@ -22,7 +23,7 @@ COV := $(if $(COVERAGE),--cov --cov-append --cov-report=)
 FAST := not (slow or invariant or realdata or browser or network)
 REST := (slow or browser or network) and not (invariant or realdata)
 
-.PHONY: demo test test-all test-browser check coverage docs site bench-env clean
+.PHONY: demo test test-all test-browser test-clients clients-env check coverage docs site bench-env clean
 
 demo: $(READY)
 	$(BIN)/cwgpt demo
@@ -38,6 +39,18 @@ test-all: $(READY_DEV)
 
 test-browser: $(READY_DEV)
 	$(PYTEST) -m browser
+
+# Their packages stand beside those of .venv, which bring PyTorch.
+SITE := import sysconfig; print(sysconfig.get_path('purelib'))
+clients-env: $(READY_DEV)
+	$(PYTHON) -m venv $(VENV)-clients
+	$(BIN)/python -c "$(SITE)" > "$$($(VENV)-clients/bin/python -c "$(SITE)")/main.pth"
+	$(VENV)-clients/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENV)-clients/bin/python -m pip install --quiet --group clients
+	cd tests/server/js && npm ci --no-audit --no-fund
+
+test-clients:
+	$(VENV)-clients/bin/python -m pytest tests/server/test_other_clients.py
 
 coverage: $(READY_DEV)
 	$(BIN)/python -m coverage report --skip-covered --sort=cover

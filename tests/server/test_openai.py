@@ -286,6 +286,8 @@ def test_tokens_go_there_and_back(serving: Any) -> None:
     found = client.post("/tokenize", json={"content": text}).json()
     assert found["count"] == len(found["tokens"])
     assert client.post("/detokenize", json={"tokens": found["tokens"]}).json()["content"] == text
+    marks = client.post("/tokenize", json={"prompt": "<|endoftext|>"}).json()["tokens"]
+    assert marks == [0]
     with_start = client.post("/tokenize", json={"prompt": text, "add_special_tokens": True}).json()
     assert with_start["tokens"] == [0, *found["tokens"]]
     assert client.get("/tokenizer_info").json()["eos_token"] == "<|endoftext|>"

@@ -33,6 +33,19 @@ def whole_characters(text: str) -> str:
     return _LONE.sub(_REPLACEMENT, text)
 
 
+def encode_marked(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of ``text`` in which the names of special tokens are those tokens."""
+    words = vocabulary(tokenizer)
+    names = {words.shown(token): token for token in words.special}
+    ids: list[int] = []
+    for part in re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]:
+        if part in names:
+            ids.append(names[part])
+        elif part:
+            ids += encode(tokenizer, part)
+    return ids
+
+
 @functools.cache
 def _bytes_of_characters() -> dict[str, int]:
     """Byte of each character of byte-level BPE (GPT-2's table)."""

@@ -252,7 +252,7 @@ class Routes:
         body = await read_body(http)
         served = served_model(self.service, body)
         name = "content" if body.get("content") is not None else "prompt"
-        ids = await self.service.encode(served, fields.text(body, name))
+        ids = await self.service.encode(served, fields.text(body, name), marks=True)
         if fields.flag(body, "add_special_tokens") or fields.flag(body, "add_special"):
             ids = [served.model.bos_id, *ids]
         return JSONResponse(

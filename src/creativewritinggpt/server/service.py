@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..generation.decoder import Request
 from ..generation.results import Generated, Piece
 from ..generation.sampling.settings import GenerationSettings, seeds_from
-from ..generation.text import encode
+from ..generation.text import encode, encode_marked
 from .scheduler import Job, Scheduler, ServedModel, Task, Work
 
 if TYPE_CHECKING:
@@ -115,15 +115,22 @@ class Service:
         """The model that a request gets that names none."""
         return next(iter(self.scheduler.models.values()))
 
-    async def encode(self, served: ServedModel, text: str) -> list[int]:
+    async def encode(self, served: ServedModel, text: str, *, marks: bool = False) -> list[int]:
         """Token ids of a text, made in another thread.
+
+        Args:
+            served: The model.
+            text: The text.
+            marks: Whether the names of special tokens in it are those tokens.
 
         Raises:
             InputError: The text is too long.
         """
         if len(text) > MOST_CHARACTERS:
             raise InputError(f"a prompt may have {MOST_CHARACTERS} characters")
-        return await asyncio.to_thread(encode, served.model.tokenizer, text)
+        return await asyncio.to_thread(
+            encode_marked if marks else encode, served.model.tokenizer, text
+        )
 
     def start(
         self,
