@@ -168,7 +168,8 @@ def test_a_chat_is_a_text_whose_system_turns_are_the_memory(serving: Any) -> Non
     [choice] = answer["choices"]
     assert choice["message"]["content"] == text.text and answer["object"] == "chat.completion"
     figures = choice["logprobs"]["content"]
-    assert [entry["logprob"] for entry in figures] == [token.logprob for token in text.tokens]
+    wanted = [token.logprob for token in text.tokens]
+    assert [entry["logprob"] for entry in figures] == pytest.approx(wanted, abs=1e-5)
     assert all(len(entry["top_logprobs"]) == 2 for entry in figures)
     chunks = events(client, "/v1/chat/completions", **{**body, "prompt": None})
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
@@ -305,3 +306,16 @@ def test_scores_are_the_models_log_probabilities(serving: Any) -> None:
     assert [one["logprob"] for one in found["tokens"]] == pytest.approx(reference, abs=1e-4)
     assert all(len(one["alternatives"]) == 2 for one in found["tokens"])
     assert found["nats_per_token"] == pytest.approx(-sum(reference) / len(ids), abs=1e-5)
+
+
+def test_an_explanation_is_the_short_answer_or_the_whole_record(serving: Any) -> None:
+    client = serving()
+    text = "Once upon a time a king had three daughters"
+    body = {"text": text, "target": "king"}
+    answer = client.post("/v1/explanations", json=body).json()
+    assert "'king'" in answer["explanation"] or "probability" in answer["explanation"]
+    full = client.post("/v1/explanations", json={**body, "full": True}).json()["explanation"]
+    assert {"gradients", "perturbation", "attention"} <= full.keys()
+    assert client.post("/v1/explanations", json={"text": text}).status_code == 400
+    wrong = client.post("/v1/explanations", json={"text": text, "target": "zebra"})
+    assert wrong.status_code == 400 and "zebra" in wrong.json()["error"]["message"]

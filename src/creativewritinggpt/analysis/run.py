@@ -11,7 +11,7 @@ replacements are computed in the precision of the model as it was loaded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +91,24 @@ def explain(
         InputError: Text or settings don't fit.
         RunError: The model computes no numbers.
     """
+    steps = explaining(model, text, settings, progress=progress, warn=warn)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Explanation = end.value
+            return found
+
+
+def explaining(
+    model: LoadedModel,
+    text: str,
+    settings: AnalysisSettings | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Generator[None, None, Explanation]:
+    """The same as :func:`explain`, a method at a time, for who shares the model."""
     settings = settings or AnalysisSettings()
     _check_drawn(model, settings)
     analysis = _begin(model, text, settings, progress, warn)
@@ -100,6 +118,7 @@ def explain(
         for method in wanted:
             method.compute(analysis)
             left.remove(method.name)
+            yield
     except KeyboardInterrupt:
         analysis.record["unfinished"] = list(left)
     return Explanation(analysis.record, analysis.subject, analysis.words, analysis.maps, left)

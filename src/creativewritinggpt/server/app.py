@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,10 +27,13 @@ from .protocols import openai
 from .protocols.kobold import Kobold, text_of
 from .protocols.messages import error_body, kind_of, read_body, token_name
 from .protocols.openai import served_model
-from .scheduler import QueueFull, Scheduler
+from .scheduler import QueueFull, Scheduler, Work
 from .scores import score
 from .security import Access, Guard, Refused
 from .service import Gone, Service, window, without_start
+
+if TYPE_CHECKING:
+    from ..models.loaded_model import LoadedModel
 
 Handler = Callable[[HttpRequest], Awaitable[Response]]
 
@@ -237,12 +240,20 @@ class Routes:
             raise fields.FieldError("the text is longer than the model's window", "text",
                                     "context_length_exceeded")  # fmt: skip
 
-        def work(model: Any) -> Any:
-            from ..analysis.run import why
+        full = fields.flag(body, "full")
+        if not full and not target:
+            raise fields.FieldError("target must be a word of the text, or full true", "target")
 
-            answer = why(model, text, target)
+        def work(model: LoadedModel) -> Work:
+            from ..analysis.record import as_json
+            from ..analysis.registry import AnalysisSettings
+            from ..analysis.run import explaining, why
+
+            if full:
+                chosen = AnalysisSettings(target=target or None)
+                return as_json((yield from explaining(model, text, chosen)).record)
             yield
-            return answer
+            return why(model, text, target)
 
         answer = await self.service.work(served, work, http, priority=2)
         return JSONResponse({"model": served.name, "text": text, "explanation": answer})

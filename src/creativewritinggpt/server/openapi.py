@@ -158,7 +158,8 @@ def document() -> dict[str, Any]:
                      "alternatives": _whole(0, 20)}, ["text"]))},
         "/v1/explanations": {post: _route(
             "What a token or a span came from", anything,
-            _object({**model, "text": {"type": "string"}, "target": _TEXT}, ["text"]))},
+            _object({**model, "text": {"type": "string"}, "target": _TEXT, "full": _FLAG},
+                    ["text"]))},
         "/tokenize": {post: _route(
             "Token ids of a text", _object({"tokens": tokens, "count": {"type": "integer"}}),
             _object({**model, "content": _TEXT, "prompt": _TEXT, "add_special_tokens": _FLAG}))},
