@@ -53,6 +53,7 @@ def load(model: str) -> Any:
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel
 
+        assert writer.model is not None  # built now, with the tokenizer that tokens can be added to
         torch.manual_seed(0)
         writer.model = GPT2LMHeadModel(GPT2Config()).eval()
         writer.context_length = 1024
