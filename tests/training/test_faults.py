@@ -232,7 +232,7 @@ def test_force_goes_on_with_other_settings_and_data_and_records_both(
     assert "learning_rate was 0.005, is 0.0001" in said and "model_name" not in said
     write_stories(Path(stories), count=60, seed=1)
     assert main(["train", "--resume", place]) == 2
-    assert "has changed: data was" in capsys.readouterr().err
+    assert "has changed: stories.jsonl holds other text" in capsys.readouterr().err
     changed = ["--learning-rate=1e-4", "--max-steps=8"]
     assert main(["train", "--resume", place, "--force", *changed]) == 0
     metrics = _metrics(config)
