@@ -256,7 +256,7 @@ def _other_settings(
     row: dict[str, Any], prompt: Prompt, settings: GenerationSettings, n: int
 ) -> list[str]:
     """Names of the settings with which ``row`` was written and the next texts won't be."""
-    then = row["settings"]
+    then = {"heal": False, **row["settings"]}  # a setting that older files don't have
     now: dict[str, Any] = json.loads(json.dumps(settings.to_dict()))
     names = sorted((then.keys() | now.keys()) - {"seed"})
     other = ["--n"] if row["n"] != n else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import torch
 from ..errors import RunError
 from ..models.forward.native_backend import BLOCK, Backend
 from .results import Generated, Piece, step_tokens
-from .row import Pinned, Row, make_view
+from .row import Pinned, Row, View, make_view
 from .sampling.samplers import Chain, Trace
 from .sampling.settings import GenerationSettings
 from .text import Vocabulary, encode, vocabulary
@@ -62,6 +63,9 @@ class Writing:
         alternatives: Number of alternatives to record per token.
         prompt_tokens: Number of tokens of the prompt that the model saw.
         owner: What the caller keeps beside it.
+        open_ends: Ends of the prompt that may be re-opened (see :meth:`.Vocabulary.open_ends`).
+        read_as: The view that was read first, with its open ends.
+        taken_back: Number of tokens of that view that were re-opened.
     """
 
     request: Request
@@ -70,6 +74,9 @@ class Writing:
     alternatives: int = 0
     prompt_tokens: int = 0
     owner: Any = None
+    open_ends: dict[int, str] = dataclasses.field(default_factory=dict)
+    read_as: tuple[list[int], dict[int, str]] | None = None
+    taken_back: int = 0
     started: float = dataclasses.field(default_factory=time.perf_counter)
     first_token_seconds: float = 0.0
     cancelled: bool = False
@@ -148,6 +155,8 @@ class Decoder:
         pinned = Pinned(self._ids(request.memory), self._ids(request.note))
         row = Row(index, ids, request.seed, settings, self.words, self.ends, pinned)
         writing = Writing(request, row, chain, alternatives, owner=owner)
+        if settings.heal and isinstance(prompt, str):
+            writing.open_ends = self.words.open_ends(prompt, ids)
         self._look(writing)
         writing.prompt_tokens = len(row.history) - row.view_start
         if row.view_start:
@@ -248,15 +257,63 @@ class Decoder:
             and (self.whole_prompts or budget > 0)
         ):
             writing = self._waiting[0]
-            twin = next((other for other in read if other.view == writing.view), None)
+            wanted = (writing.view, writing.open_ends)
+            twin = next((other for other in read if other.read_as == wanted), None)
             if twin is not None and twin.logits is not None and writing.context is None:
                 writing.context, writing.logits = twin.context.fork([0]), twin.logits
+                self._heal(writing, twin.taken_back)
             else:
                 budget -= self._read_block(writing)
             if writing.logits is None and not (writing.reads_last and self._is_read(writing)):
                 continue
+            if writing.read_as is None:
+                self._heal(writing, self._count_to_reopen(writing))
+                if writing.taken_back:  # read anew, as the shorter prompt would be
+                    writing.context = writing.logits = None
+                    continue
             read.append(self._waiting.pop(0))
         return read
+
+    def _heal(self, writing: Writing, count: int) -> None:
+        """Take back tokens at the end of a prompt, which the next ones have to begin with."""
+        ends, view = writing.open_ends, writing.view
+        writing.read_as, writing.taken_back, writing.open_ends = (view, ends), count, {}
+        if count:
+            writing.row.reopen(count, ends[count])
+            writing.view = view[:-count]
+            writing.row.look(View(writing.view, writing.row.view_start))
+
+    def _count_to_reopen(self, writing: Writing) -> int:
+        """Number of tokens at the end of a prompt that the model would rather go on within.
+
+        Those are taken back for which a longer token that begins with what they spell is likelier
+        than they are themselves. A prompt without such an end stays as it was read, to the last
+        bit.
+        """
+        view = writing.view
+        most = min(max(writing.open_ends, default=0), len(view) - 1)
+        if not most or writing.logits is None:
+            return 0
+        place = len(view) - most
+        context = writing.context.fork([0])
+        context.truncate(0, place - 1)
+        logs = [context.step([token]).log_softmax(-1)[0].clone() for token in view[place - 1 : -1]]
+        own = 0.0
+        found = 0
+        for count in range(1, most + 1):
+            log, token = logs[-count], view[-count]
+            own += float(log[token])
+            if count in writing.open_ends:
+                longer = self.words.begun(writing.open_ends[count]) - {token}
+                if max((float(log[t]) for t in longer if t < len(log)), default=-math.inf) > own:
+                    found = count
+        return found
+
+    def _capacity(self, writing: Writing) -> int:
+        left = writing.row.settings.max_new_tokens - len(writing.row.tokens)
+        # A re-opened end may be spelled by more tokens than it had.
+        spelled = max(map(len, writing.open_ends.values()), default=0)
+        return min(self.model.context_length, len(writing.view) + left + spelled + 1)
 
     def _is_read(self, writing: Writing) -> bool:
         return bool(writing.context.lengths[0] == len(self._to_read(writing)))
@@ -269,8 +326,7 @@ class Decoder:
         """Read the next block of a waiting view; its number of tokens."""
         ids = self._to_read(writing)
         if writing.context is None:
-            left = writing.row.settings.max_new_tokens - len(writing.row.tokens)
-            capacity = min(self.model.context_length, len(writing.view) + left + 1)
+            capacity = self._capacity(writing)
             if writing.reads_last:
                 writing.context = self.backend.start(capacity)
             else:
@@ -376,6 +432,7 @@ class Decoder:
             view_start=row.view_start_characters,
             settings=row.settings,
             first_token_seconds=writing.first_token_seconds,
+            healed=prompt[len(prompt) - row.reopened :] if isinstance(prompt, str) else "",
             tokens_per_second=(count - 1) / seconds if count > 1 and seconds > 0 else 0.0,
         )
 

@@ -93,6 +93,7 @@ class Generated:
         settings: The settings that it was written with.
         first_token_seconds: Seconds from the request to the first token.
         tokens_per_second: Speed after the first token, of this row alone.
+        healed: The end of the prompt whose tokens were re-opened; usually empty.
         score: What it was ranked by, with ``best_of``.
     """
 
@@ -106,6 +107,7 @@ class Generated:
     settings: GenerationSettings
     first_token_seconds: float
     tokens_per_second: float
+    healed: str = ""
     score: float | None = None
 
     @property
@@ -134,6 +136,8 @@ class Generated:
             "mean_logprob": self.mean_logprob,
             "settings": self.settings.to_dict(),
         }
+        if self.healed:
+            record["healed"] = self.healed
         if self.score is not None:
             record["score"] = self.score
         if tokens:

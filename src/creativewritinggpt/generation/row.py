@@ -9,6 +9,9 @@ author's note are pinned: they stay in view.
 Text that could be the beginning of a stop string or a banned phrase is held back. A complete banned
 phrase is undone: the row goes back to the token where the phrase began, bars that token there, and
 draws another.
+
+Where the end of a prompt is re-opened (token healing), the next tokens must spell that end again
+before they go on; only what goes on is new text.
 """
 
 from __future__ import annotations
@@ -176,12 +179,37 @@ class Row:
         self._sent = 0
         self._sent_tokens = 0
         self._barred: dict[int, set[int]] = {}
+        # Token healing: what the next tokens must begin with, as the vocabulary spells it, and the
+        # number of characters of it; both again as they were before the first new token.
+        self._must, self._skip = "", 0
+        self._before_first = ("", 0)
+        self.reopened = 0  # characters of the prompt that were re-opened
         self._banned = [re.compile(re.escape(b), re.IGNORECASE) for b in settings.banned or ()]
 
     @property
     def text(self) -> str:
         """The text so far, without incomplete characters."""
         return self._written
+
+    @property
+    def allowed(self) -> set[int] | None:
+        """The only token ids that may come next, where the prompt's end is re-opened."""
+        return self.words.begun(self._must) if self._must else None
+
+    def reopen(self, count: int, tail: str) -> None:
+        """Take back the last tokens of the prompt, which the next ones must spell again.
+
+        Args:
+            count: Number of tokens.
+            tail: What they spell, as the vocabulary's entries do.
+        """
+        last = self.history[-count:]
+        del self.history[-count:]
+        text = TextOfTokens(self.words, self.history)
+        self._must, self._skip = tail, sum(len(text.add(token)) for token in last)
+        self.reopened = self._skip
+        self.prompt_length = len(self.history)
+        self._text = TextOfTokens(self.words, self.history)
 
     @property
     def barred(self) -> set[int]:
@@ -223,9 +251,14 @@ class Row:
             self._finish("stop")
             return 0
         self.history.append(token.id)
-        self.tokens.append(token)
+        if self._must:
+            rest = self._spell(token)
+            if rest is None:
+                return 0
+            token = rest
         before = len(self._written)
-        self._written += self._text.add(token.id)
+        self.tokens.append(token)
+        self._written += self._new_text(token.id)
         self._ends_at.append(len(self._written))
         if self._banned and (undone := self._rewind(before)):
             return undone
@@ -234,6 +267,29 @@ class Row:
         if len(self.tokens) >= self.settings.max_new_tokens:
             self._finish("length")
         return 0
+
+    def _spell(self, token: Token) -> Token | None:
+        """Spell the re-opened end of the prompt by a token; the part of it that goes on, if any."""
+        name = str(self.words.tokenizer.convert_ids_to_tokens(token.id))
+        if len(name) <= len(self._must):
+            self._must = self._must[len(name) :]
+            self.prompt_length += 1
+            self._new_text(token.id)
+            return None
+        self._before_first = self._must, self._skip
+        rest = token.bytes[len(self._must) :]
+        if not self.words.byte_level:
+            text = TextOfTokens(self.words, self.history[: self.prompt_length])
+            rest = text.add(token.id)[self._skip :].encode()
+        self._must = ""
+        return dataclasses.replace(token, bytes=rest, text=rest.decode("utf-8", "replace"))
+
+    def _new_text(self, token: int) -> str:
+        """The text that a token completes, without what the prompt has of it."""
+        text = self._text.add(token)
+        taken = min(self._skip, len(text))
+        self._skip -= taken
+        return text[taken:]
 
     def interrupt(self) -> None:
         """End here, since the user stopped the writing."""
@@ -256,7 +312,8 @@ class Row:
 
     def _finish(self, reason: str) -> None:
         self.finish_reason = reason
-        self._written += self._text.end()
+        if self.tokens:  # else what is held back is the prompt's
+            self._written += self._text.end()
 
     def _cut(self, end: int) -> None:
         """Keep the text up to character ``end`` and the tokens that begin before it."""
@@ -297,7 +354,10 @@ class Row:
             del self._barred[later]
         del self.tokens[place:], self._ends_at[place:], self.history[len(self.history) - count :]
         self._text = TextOfTokens(self.words, self.history[: self.prompt_length])
-        self._written = "".join(self._text.add(token.id) for token in self.tokens)
+        must, self._skip = self._before_first
+        if not self.tokens:
+            self._must = must
+        self._written = "".join(self._new_text(token.id) for token in self.tokens)
         if len(barred) > _MOST_REWINDS:
             self._finish("stop")
         return count

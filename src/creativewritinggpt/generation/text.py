@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import functools
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ _SPACE = "\u2581"  # SentencePiece's mark for a space
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 # Surrogates, as in an argument that is not UTF-8; tokenizers refuse them.
 _LONE = re.compile("[\ud800-\udfff]")
+# Byte-level BPE and SentencePiece write a space, a line end or a tab so.
+_NEXT_WORD = re.compile("[^ĠĊĉč▁][ĠĊĉč▁]")
+_MOST_REOPENED = 8  # tokens
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -80,6 +84,79 @@ class Vocabulary:
         self.sentencepiece = _SPACE.encode() in state or b"Metaspace" in state
         self.special = special_ids(tokenizer)
         self._bytes: dict[int, bytes] = {}
+        self._begun: dict[str, set[int]] = {}
+
+    @functools.cached_property
+    def names(self) -> dict[str, int]:
+        """Ordinary tokens by their entry in the vocabulary, in which texts are spelled.
+
+        Empty where entries are no pieces of text, as in vocabularies with marks within words.
+        """
+        left_out = self.special | set(self.tokenizer.added_tokens_decoder)
+        found = {
+            name: token
+            for name, token in self.tokenizer.get_vocab().items()
+            if name and token not in left_out and not name.startswith("<0x")
+        }
+        return found if self.byte_level or self.sentencepiece else {}
+
+    def begun(self, tail: str) -> set[int]:
+        """The tokens that spell all of ``tail``, or that and more.
+
+        Of spaces each may be a token of its own, so that tokens that spell some of them count, too.
+        Of a word they do not: what begins as another word would seldom come to the right end.
+
+        Args:
+            tail: Text as the vocabulary's entries spell it.
+        """
+        if tail not in self._begun:
+            found = {token for name, token in self.names.items() if name.startswith(tail)}
+            if not tail.strip("Ġĉ▁"):
+                parts = (self.names.get(tail[:length]) for length in range(1, len(tail)))
+                found.update(token for token in parts if token is not None)
+            self._begun = {tail: found}
+        return self._begun[tail]
+
+    def open_ends(self, text: str, ids: Sequence[int]) -> dict[int, str]:
+        """Ends of a prompt that may be the beginning of longer tokens.
+
+        A prompt that ends in a space, or in a letter or digit, may go on within the token that its
+        last tokens are the beginning of. One that ends in a line end or in punctuation does not.
+
+        Args:
+            text: The prompt.
+            ids: Its token ids.
+
+        Returns:
+            By number of tokens at its end, what they spell.
+        """
+        found: dict[int, str] = {}
+        if not _may_go_on(text) or not self.names:
+            return found
+        tail = ""
+        for count, token in enumerate(reversed(ids[-_MOST_REOPENED:]), 1):
+            name = self.tokenizer.convert_ids_to_tokens(token)
+            if self.names.get(name) != token:
+                break
+            tail = name + tail
+            if _NEXT_WORD.search(tail):
+                break
+            if self._is_text(tail) and any(
+                len(name) > len(tail) and name.startswith(tail) for name in self.names
+            ):
+                found[count] = tail
+        return found
+
+    def _is_text(self, tail: str) -> bool:
+        """Whether a tail begins and ends between two characters."""
+        if not self.byte_level:
+            return True
+        table = _bytes_of_characters()
+        try:
+            bytes(table[character] for character in tail).decode()
+        except (KeyError, UnicodeDecodeError):
+            return False
+        return True
 
     def bytes_of(self, token: int) -> bytes:
         """The bytes of a token; empty for a special token."""
@@ -111,6 +188,18 @@ class Vocabulary:
         if token in self.special:
             return str(self.tokenizer.convert_ids_to_tokens(token))
         return self.bytes_of(token).decode("utf-8", errors="replace")
+
+
+def _may_go_on(text: str) -> bool:
+    """Whether a text ends in a space or within what may be a longer word or number."""
+    if not text:
+        return False
+    last = text[-1]
+    if last in "'’":
+        return text[-2:-1].isalpha()
+    if last.isspace():
+        return last.splitlines() != [""]  # no line end
+    return unicodedata.category(last)[0] in "LMN"
 
 
 @functools.lru_cache(maxsize=4)

@@ -204,10 +204,10 @@ def use_tokenizer(model: LoadedModel, folder: Path) -> None:
         bare_tokens = sorted(token for token, number in mine.items() if number >= rows)
         special = {str(token.content) for token in tokenizer.added_tokens_decoder.values()
                    if token.special}  # fmt: skip
-        if not special.issuperset(bare_tokens):
+        if words := [token for token in bare_tokens if token not in special]:
             raise InputError(
-                f"{folder} has a tokenizer with {len(bare_tokens)} tokens that neither it nor its "
-                f"base has embeddings for, as {bare_tokens[0]}",
+                f"{folder} has a tokenizer with {len(words)} tokens that neither it nor its base "
+                f"has embeddings for, as {words[0]}",
                 "save it again with its embeddings (PEFT: save_embedding_layers=True)",
             )
         if bare_tokens:

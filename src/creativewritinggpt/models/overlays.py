@@ -281,7 +281,7 @@ def wrapped(model: Any, adapter: AdapterFolder, trainable: bool, name: str) -> A
     prefix = str(getattr(model.base_model, "prefix", "lora_"))
     missing = [key for key in result.missing_keys if prefix in key and f".{name}" in key]
     # PEFT saves embeddings of a new size under several names.
-    odd = [key for key in result.unexpected_keys if _ALIAS.sub("", key) not in tensors]
+    odd = [key for key in result.unexpected_keys if not _is_alias(key, tensors)]
     for keys, what in (
         (odd, "that belong nowhere in"),
         (missing, "missing for"),
@@ -296,6 +296,12 @@ def wrapped(model: Any, adapter: AdapterFolder, trainable: bool, name: str) -> A
         if f".{name}" in key and not finite(parameter):
             raise InputError(f"the adapter {folder} has weights that are not numbers: {key}")
     return model.eval()
+
+
+def _is_alias(key: str, tensors: dict[str, Tensor]) -> bool:
+    """Whether a weight is in the file under its usual name, too."""
+    usual = _ALIAS.sub("", key)
+    return usual != key and usual in tensors
 
 
 def _peft_config(folder: Path, config: dict[str, Any]) -> Any:

@@ -341,6 +341,16 @@ def bias(logits: torch.Tensor, amounts: Mapping[int, float]) -> torch.Tensor:
     return changed if float(changed.max()) > -math.inf else logits
 
 
+def keep(logits: torch.Tensor, tokens: Collection[int] | None) -> torch.Tensor:
+    """Exclude all but ``tokens``; None keeps all."""
+    if tokens is None:
+        return logits
+    kept = [token for token in tokens if token < len(logits)]
+    changed = torch.full_like(logits, -math.inf)
+    changed[kept] = logits[kept]
+    return changed
+
+
 def exclude(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
     """Exclude ``tokens``, unless no token would be left."""
     if not tokens:
@@ -357,6 +367,10 @@ class RowState(Protocol):
     @property
     def history(self) -> Sequence[int]:
         """Token ids of prompt and text, oldest first."""
+
+    @property
+    def allowed(self) -> Collection[int] | None:
+        """The only token ids that may come next; None: all."""
 
     @property
     def barred(self) -> set[int]:
@@ -495,7 +509,8 @@ class Chain:
     ) -> None:
         self.settings = settings
         self.stages: list[tuple[str, Stage]] = [
-            ("barred", per_row(lambda logits, row: exclude(logits, row.barred)))
+            ("healing", per_row(lambda logits, row: keep(logits, row.allowed))),
+            ("barred", per_row(lambda logits, row: exclude(logits, row.barred))),
         ]
         if token_bias:
             self.stages.append(("bias", per_row(lambda logits, row: bias(logits, token_bias))))

@@ -200,6 +200,11 @@ class GenerationSettings:
         "word=number; -100 forbids, 100 forces.", metavar="WORD=X,…",
     )  # fmt: skip
 
+    heal: bool = _words(
+        True, "Re-open the last token of a prompt that ends in a space or within a word, where a "
+        "longer token is likelier.",
+    )  # fmt: skip
+
     best_of: int | None = _words(
         None, "Number of alternatives, of which the best is kept.", low=1, high=64, metavar="N"
     )
