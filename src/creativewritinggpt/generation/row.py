@@ -183,6 +183,7 @@ class Row:
         # number of characters of it; both again as they were before the first new token.
         self._must, self._skip = "", 0
         self._before_first = ("", 0)
+        self._opened: tuple[int, list[int]] = (0, [])  # where it was re-opened, the tokens there
         self.reopened = 0  # characters of the prompt that were re-opened
         self._banned = [re.compile(re.escape(b), re.IGNORECASE) for b in settings.banned or ()]
 
@@ -205,6 +206,7 @@ class Row:
         """
         last = self.history[-count:]
         del self.history[-count:]
+        self._opened = len(self.history), last
         text = TextOfTokens(self.words, self.history)
         self._must, self._skip = tail, sum(len(text.add(token)) for token in last)
         self.reopened = self._skip
@@ -267,6 +269,16 @@ class Row:
         if len(self.tokens) >= self.settings.max_new_tokens:
             self._finish("length")
         return 0
+
+    def _close(self) -> None:
+        """Give the prompt its own tokens back, since no other way is left to go on within them."""
+        place, last = self._opened
+        self.history[place:] = last
+        self.prompt_length = len(self.history)
+        self._must, self._skip, self._before_first, self.reopened = "", 0, ("", 0), 0
+        self._text = TextOfTokens(self.words, self.history)
+        self._barred.pop(0, None)
+        self.made_at = len(self.history) + 1  # the view is made anew
 
     def _spell(self, token: Token) -> Token | None:
         """Spell the re-opened end of the prompt by a token; the part of it that goes on, if any."""
@@ -358,6 +370,8 @@ class Row:
         if not self.tokens:
             self._must = must
         self._written = "".join(self._new_text(token.id) for token in self.tokens)
+        if self._must and self.words.begun(self._must) <= barred:
+            self._close()
         if len(barred) > _MOST_REWINDS:
             self._finish("stop")
         return count
