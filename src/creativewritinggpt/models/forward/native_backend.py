@@ -29,6 +29,8 @@ from .weights import Unsupported, Weights
 BLOCK = 256
 # Texts whose reading is kept; each takes up to the model's context length of keys and values.
 _KEPT = 2
+# Tokens of memory that a kept reading may have to spare; beyond it is copied.
+_MOST_SPARE = 512
 
 
 class Context(Protocol):
@@ -311,8 +313,10 @@ class NativeBackend:
     def keep(
         self, ids: Sequence[int], context: NativeContext, logits: Tensor, owner: str = ""
     ) -> None:
-        """Keep a reading in place of the oldest one."""
-        entry = (list(ids), context.hold(), logits, owner)
+        """Keep a reading in place of the oldest one, in the context's memory or a small copy."""
+        spare = context.cache.capacity - len(ids)
+        held = context.fork([0], len(ids)) if spare > _MOST_SPARE else context.hold()
+        entry = (list(ids), held, logits, owner)
         self._kept = [entry, *self._kept][: self.kept]
 
     def start(self, capacity: int) -> NativeContext:
