@@ -475,6 +475,30 @@ def test_the_logic_of_world_info_is_kept(opened: Any) -> None:
     assert len(found.left_out) == 3
 
 
+def test_world_info_of_related_programs_is_read(opened: Any) -> None:
+    risu = {"type": "risu", "ver": 1, "data": [
+        {"key": "mill, wind", "secondkey": "rain", "content": "It grinds.", "selective": True,
+         "alwaysActive": False, "insertorder": 100}]}  # fmt: skip
+    assert opened(risu).story.state.lore == (
+        Lore(("mill", "wind"), "It grinds.", secondary=("rain",)),
+    )
+    agnai = {"kind": "memory", "name": "Lee", "entries": [
+        {"entry": "It grinds.", "keywords": ["mill"], "enabled": True}]}  # fmt: skip
+    assert opened(agnai).story.state.lore == (Lore(("mill",), "It grinds."),)
+
+
+def test_placeholders_that_are_not_known_are_said(opened: Any) -> None:
+    found = opened({"name": "Tom", "first_mes": "{{roll:1d6}} {{char}} {{random::a::b}}"})
+    assert found.story.text == "{{roll:1d6}} Tom {{random::a::b}}"
+    assert "stays as it is: {{roll:1d6}}, {{random::a::b}}" in found.said
+
+
+def test_the_folder_of_a_united_story_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "Counting").mkdir()
+    (tmp_path / "Counting" / "story.json").write_text(json.dumps(united()))
+    assert import_story(tmp_path / "Counting").story.text == "Zero. One. Two."
+
+
 # --- lore in the view
 
 

@@ -24,6 +24,7 @@ _PICTURE = re.compile(
 _THOUGHT = re.compile(r"<think>(?:(?!</?think>).)*</think>\s*", re.DOTALL)
 # A key word, or a regular expression between slashes, which may hold commas.
 _KEY = re.compile(r"\s*(/(?:[^/\\\n]|\\.)+/[a-z]*(?=\s*(?:,|$))|[^,]+)(?:,|$)")
+_MACRO = re.compile(r"\{\{[^\[\]{}\n]{1,60}\}\}")
 _NAME = re.compile(r"\{\{\s*(user|char)\s*\}\}|<(user|bot)>", re.IGNORECASE)
 
 _TAGS = {
@@ -103,6 +104,7 @@ class Draft:
         said: Further remarks.
         names: What stands for the placeholders ``user`` and ``char``.
         defaults: What stands for the placeholders of a scenario.
+        macros: Further placeholders of the program, in their order, which stay as they are.
     """
 
     def __init__(self, form: str) -> None:
@@ -115,6 +117,7 @@ class Draft:
         self.said: list[str] = []
         self.names: dict[str, str] = {}
         self.defaults: dict[str, str] = {}
+        self.macros: dict[str, None] = {}
         self.tags = turn_tags({})
         self._story = Story()
         self._heads: dict[str, int] = {}
@@ -135,6 +138,8 @@ class Draft:
             return ""
         if self.names and ("{{" in value or "<" in value):
             value = _NAME.sub(self._named, value)
+        if "{{" in value:
+            self.macros.update(dict.fromkeys(map(clean, _MACRO.findall(value))))
         return clean(value)
 
     def _named(self, match: re.Match[str]) -> str:
@@ -234,14 +239,15 @@ class Draft:
             self.lost["entries of lore that are off"] += 1
         else:
             percent = number(probability, 100)
-            names, second, without = map(self._keys, (keys, secondary, excluding))
+            names, second, without = map(self.keys, (keys, secondary, excluding))
             chance = min(100, max(0, round(percent)))
             entry = Lore(names, words, always, second, without, chance)
             if not names and not always:
                 self.said.append(f"lore without a key word is never in view: {words[:40]}")
             self.lore.append(entry)
 
-    def _keys(self, keys: Any) -> tuple[str, ...]:
+    def keys(self, keys: Any) -> tuple[str, ...]:
+        """Key words of a list, or of a text in which commas separate them."""
         if isinstance(keys, str):
             keys = [match[1] for match in _KEY.finditer(self.text(keys))]
         if not isinstance(keys, (list, tuple)):
@@ -268,6 +274,9 @@ class Draft:
         )
         lost = [f"{things} ({count:,})" for things, count in self.lost.items() if count]
         lost += self.rest
+        if self.macros:
+            several = ", ".join(list(self.macros)[:5]) + (" …" if len(self.macros) > 5 else "")
+            self.said.append(f"stays as it is: {several}")
         story = Story(self._story.passages, [state])
         return Imported(story, self.form, tuple(lost), tuple(self.said), self.lore_only)
 

@@ -92,6 +92,8 @@ def import_story(path: str | os.PathLike[str]) -> Imported:
             raise InputError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB")
         if place.suffix.lower() == ".scriv" and place.is_dir():
             return _manuscript(place)
+        if (place / "story.json").is_file():  # a folder of KoboldAI United
+            place = place / "story.json"
         content = place.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error

@@ -351,19 +351,25 @@ def _is_card(record: Any) -> bool:
     return named and has_any(inner, "first_mes", "char_greeting", "char_persona", "mes_example")
 
 
+def _world_entries(record: Any) -> Any:
+    """The entries of a world info file; RisuAI calls them ``data``."""
+    if not isinstance(record, dict):
+        return None
+    return record.get("data" if record.get("type") == "risu" else "entries")
+
+
 def _is_world(record: Any) -> bool:
-    return (
-        has_all(record, "entries")
-        and "lorebookVersion" not in record
-        and isinstance(record["entries"], (dict, list))
-        and any("content" in one for one in records(record["entries"]))
+    entries = _world_entries(record)
+    return isinstance(entries, (dict, list)) and any(
+        has_any(one, "content", "entry") and has_any(one, "key", "keys", "keywords")
+        for one in records(entries)
     )
 
 
 def _world(record: dict[str, Any], draft: Draft) -> None:
     draft.lore_only = True
-    draft.title = draft.text(record.get("name"), "name")
-    world_info(record["entries"], draft)
+    draft.title = draft.text(record.get("name"), "names")
+    world_info(_world_entries(record), draft)
 
 
 _OF_ITS_OWN = ("sticky", "cooldown", "delay", "group", "vectorized", "scanDepth", "scan_depth")
@@ -376,17 +382,17 @@ def world_info(entries: Any, draft: Draft) -> None:
     for one in found:
         extensions = one.get("extensions")
         more: dict[str, Any] = {**(extensions if isinstance(extensions, dict) else {}), **one}
-        second: Any = one.get("keysecondary", one.get("secondary_keys"))
-        second = [key for key in second if isinstance(key, str)] if isinstance(second, list) else []
+        second = one.get("keysecondary", one.get("secondary_keys", one.get("secondkey")))
+        second = draft.keys(second)
         logic = number(more.get("selectiveLogic"), 0)
         joined = [" & ".join(second)] if second else []
         # AND ANY, NOT ALL, NOT ANY, AND ALL
         groups = {1: ((), joined), 2: ((), second), 3: (joined, ())}.get(int(logic), (second, ()))
         secondary, excluding = groups if one.get("selective", True) is not False else ((), ())
         draft.entry(
-            one.get("key", one.get("keys")),
-            one.get("content"),
-            always=one.get("constant") is True,
+            one.get("key", one.get("keys", one.get("keywords"))),
+            one.get("content", one.get("entry")),
+            always=one.get("constant", one.get("alwaysActive")) is True,
             secondary=secondary,
             excluding=excluding,
             probability=more.get("probability") if more.get("useProbability", True) else None,
@@ -418,7 +424,7 @@ ADVENTURE = Form("AI Dungeon adventure", _is_dungeon, _dungeon)
 """The form of the stories in a :func:`collection`."""
 FORMS = (
     Form("SillyTavern character card", _is_card, _card),
-    Form("SillyTavern world info", _is_world, _world),
+    Form("world info (SillyTavern, RisuAI, Agnai)", _is_world, _world),
     Form("SillyTavern chat", _is_chat, _chat),
     Form("mikupad session", _is_mikupad, _mikupad),
     ADVENTURE,
