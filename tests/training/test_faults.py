@@ -239,7 +239,7 @@ def test_force_goes_on_with_other_settings_and_data_and_records_both(
     assert metrics["learning_rate"][-1] <= 1e-4 and len(metrics["batch_losses"]) == 8
     assert metrics["config"]["max_length"] == 48
     assert [text.partition(" ")[0] for text in metrics["forced"][0]["changes"]] == [
-        "max_steps", "learning_rate", "data"
+        "stories.jsonl", "max_steps", "learning_rate", "data"
     ]  # fmt: skip
     # Losses on other held-out documents are no match for the old ones.
     assert metrics["best_step"] > 6
