@@ -319,3 +319,17 @@ def test_an_explanation_is_the_short_answer_or_the_whole_record(serving: Any) ->
     assert client.post("/v1/explanations", json={"text": text}).status_code == 400
     wrong = client.post("/v1/explanations", json={"text": text, "target": "zebra"})
     assert wrong.status_code == 400 and "zebra" in wrong.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a ", "Once upon a ki", "Once upon a king"])
+def test_the_end_of_a_text_heals_as_in_the_engine(serving: Any, prompt: str) -> None:
+    client = serving()
+    model = client.scheduler.models["tiny"].model
+    for heal in (True, False):
+        plain = GenerationSettings(max_new_tokens=8, temperature=1, top_p=1, repetition_penalty=1,
+                                   seed=5, weights="fp32", heal=heal)  # fmt: skip
+        [text] = write(model, prompt, plain)
+        body = {"prompt": prompt, "seed": 5, "heal": heal}
+        assert complete(client, **body)["choices"][0]["text"] == text.text
+        chunks = events(client, max_tokens=8, **body)
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == text.text

@@ -204,6 +204,8 @@ def wanted(
         changes["samplers"], given["samplers"] = _order(body[order], order), order
     max_tokens = changes.pop("max_new_tokens", None)
     endless = any(flag(body, alias) for alias in ENDLESS)
+    if body.get("heal") is not None:
+        changes["heal"] = flag(body, "heal")
     settings = _changed(settings, changes, given)
     warnings = _warnings(body, strict)
     return Wanted(settings, max_tokens, endless, _bias(body, vocabulary), warnings)

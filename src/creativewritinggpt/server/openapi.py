@@ -51,7 +51,8 @@ def _sampling() -> dict[str, Any]:
     numbers = {name: _NUMBER for names in NUMBERS.values() for name in names}
     texts = {name: _TEXTS for names in TEXTS.values() for name in names}
     more = {"logit_bias": {"type": ["object", "array", "null"]}, "preset": _TEXT,
-            "ignore_eos": _FLAG, "ban_eos_token": _FLAG}  # fmt: skip
+            "ignore_eos": _FLAG, "ban_eos_token": _FLAG,
+            "heal": _FLAG}  # fmt: skip
     return {**numbers, **texts, **more}
 
 

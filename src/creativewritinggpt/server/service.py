@@ -135,7 +135,7 @@ class Service:
     def start(
         self,
         served: ServedModel,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[str | Sequence[int]],
         settings: GenerationSettings,
         count: int,
         *,
@@ -146,11 +146,13 @@ class Service:
     ) -> Run:
         """Start to write ``count`` texts for each prompt.
 
+        The end of a prompt that is given as text may be re-opened (token healing).
+
         Raises:
             InputError, QueueFull, Closing: The job is not taken.
         """
         seeds = seeds_from(settings.seed, count)
-        requests = [Request(ids, seed, memory, owner=owner) for ids in prompts for seed in seeds]
+        requests = [Request(one, seed, memory, owner=owner) for one in prompts for seed in seeds]
         run = Run(self.scheduler)
         run.job = Job(
             served.name, requests, settings, run.on_piece, run.on_end, alternatives, token_bias,

@@ -180,15 +180,18 @@ class Kobold:
         if wanted.endless or fields.flag(body, "use_default_badwordsids"):
             settings = settings.changed({"min_new_tokens": count})
         memory = fields.text(body, "memory")
-        prompt = await self.service.encode(served, fields.text(body, "prompt"))
+        text = fields.text(body, "prompt")
+        prompt = await self.service.encode(served, text)
         pinned = await self.service.encode(served, memory) if memory else []
         length = fields.number(body, "max_context_length", whole=True) or window(served)
         room = min(int(length), window(served)) - count - len(pinned) - 1
-        prompt = prompt[-max(16, room) :] if len(prompt) > max(16, room) else prompt
+        written: str | list[int] = text
+        if len(prompt) > max(16, room):
+            written = prompt = prompt[-max(16, room) :]
         figures = fields.flag(body, "logprobs") if body.get("logprobs") in (True, False) else (
             bool(fields.number(body, "logprobs")))  # fmt: skip
         run = self.service.start(
-            served, [prompt], settings, 1, memory=memory, alternatives=5 if figures else 0,
+            served, [written], settings, 1, memory=memory, alternatives=5 if figures else 0,
             token_bias=wanted.token_bias, owner=owner_of(http),
         )  # fmt: skip
         session = _Session(run)

@@ -52,6 +52,7 @@ class Asked:
         prompts: Token ids of each prompt, without the start of text.
         texts: The prompts as text.
         starts: Whether each prompt came as token ids with the start of text.
+        written: The prompts as they are continued: texts as such, so that their ends can heal.
         settings: The settings of the writing.
         wanted: What was asked of the sampling.
         n, best_of: Texts per prompt, and how many are written for them.
@@ -67,6 +68,7 @@ class Asked:
     prompts: list[list[int]]
     texts: list[str]
     starts: list[bool]
+    written: list[str | list[int]]
     settings: GenerationSettings
     wanted: Wanted
     n: int
@@ -187,12 +189,12 @@ async def _asked(service: Service, body: Mapping[str, Any]) -> Asked:
     if best_of > n and stream:
         raise FieldError("best_of can't be streamed", "best_of")
     logprobs = _logprobs(body)
-    prompts, texts, starts = await _prompts(service, served, body, words, size)
+    prompts, texts, starts, written = await _prompts(service, served, body, words, size)
     limit = window(served) - 1
     cut = _cut(body)
     for place, ids in enumerate(prompts):
         if cut is not None and len(ids) > min(cut, limit):
-            prompts[place] = ids[-min(cut, limit) :]
+            prompts[place] = written[place] = ids[-min(cut, limit) :]
             texts[place] = _shown(prompts[place], words)
         elif len(ids) > limit:
             raise FieldError(
@@ -214,7 +216,7 @@ async def _asked(service: Service, body: Mapping[str, Any]) -> Asked:
         settings = settings.changed({"min_new_tokens": settings.max_new_tokens})
     wanted = dataclasses.replace(wanted, max_tokens=max_tokens)
     return Asked(
-        served, prompts, texts, starts, settings, wanted, n, best_of, logprobs,
+        served, prompts, texts, starts, written, settings, wanted, n, best_of, logprobs,
         post=fields.flag(body, "post_sampling_probs"), echo=echo, stream=stream,
         usage=_usage_asked(body, stream),
     )  # fmt: skip
@@ -256,8 +258,8 @@ def _usage_asked(body: Mapping[str, Any], stream: bool) -> bool:
 
 async def _prompts(
     service: Service, served: ServedModel, body: Mapping[str, Any], words: Vocabulary, size: int
-) -> tuple[list[list[int]], list[str], list[bool]]:
-    """Token ids and texts of the four forms of a prompt, and whether each had a start of text."""
+) -> tuple[list[list[int]], list[str], list[bool], list[str | list[int]]]:
+    """What :class:`Asked` says of the four forms of a prompt."""
     given = body.get("prompt")
     given = "" if given is None else given
     if isinstance(given, str) or (given and _are_ids(given)):
@@ -267,21 +269,24 @@ async def _prompts(
     if len(given) > 32:
         raise FieldError("prompt has more than 32 entries", "prompt")
     prompts, texts, starts = [], [], []
+    written: list[str | list[int]] = []
     for one in given:
         starts.append(False)
         if isinstance(one, str):
             ids = await service.encode(served, one)
             texts.append(one)
+            written.append(one)
         elif _are_ids(one):
             if not all(0 <= token < size for token in one):
                 raise FieldError(f"token ids must be below {size}", "prompt")
             ids = without_start(served, one)
             texts.append(_shown(ids, words))
             starts[-1] = len(ids) < len(one)
+            written.append(ids)
         else:
             raise FieldError("prompt must be a text, token ids, or a list of either", "prompt")
         prompts.append(ids)
-    return prompts, texts, starts
+    return prompts, texts, starts, written
 
 
 def _are_ids(value: Any) -> bool:
@@ -307,7 +312,7 @@ async def _answer(
     if asked.wanted.max_tokens:
         run = service.start(
             asked.served,
-            asked.prompts,
+            asked.written,
             asked.settings,
             asked.best_of,
             memory=asked.memory,
