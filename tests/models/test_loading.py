@@ -457,3 +457,13 @@ def test_classes_without_sdpa_get_eager_attention(tiny_tokenizer: Any, tmp_path:
     model = load_model(str(tmp_path), "cpu", "fp32")
     assert model.model.config._attn_implementation == "eager"
     assert model.context_length == 64
+
+
+def test_a_hub_model_that_can_not_be_used_is_refused_before_its_weights_are_fetched(
+    hub: HubServer, tiny_folder: Any
+) -> None:
+    folder = change_config(tiny_folder("llama"), model_type="mamba", architectures=["MambaLM"])
+    hub.add("models", "tiny/mamba", folder)
+    assert "keeps a recurrent state" in refused("tiny/mamba")
+    fetched = "\n".join(hub.requests)
+    assert "config.json" in fetched and "model.safetensors" not in fetched
