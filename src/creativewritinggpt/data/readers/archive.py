@@ -85,7 +85,7 @@ class Archive:
         Raises:
             InputError: As :meth:`read`, or it is not XML.
         """
-        from lxml import etree  # type: ignore[import-untyped]
+        from lxml import etree
 
         try:
             return etree.fromstring(self.read(name), xml_parser())

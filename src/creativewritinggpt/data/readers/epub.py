@@ -262,7 +262,7 @@ def _contents(
 
 def _parse(archive: Archive, name: str) -> Any | None:
     """The body of a page, or None where it has none."""
-    from lxml import etree  # type: ignore[import-untyped]
+    from lxml import etree
     from lxml import html as lxml_html
 
     source = _decode(archive.read(name), archive.path)

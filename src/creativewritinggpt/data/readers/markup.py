@@ -14,19 +14,7 @@ from typing import NamedTuple
 from ...errors import InputError
 from ..document import characters
 from .books import Book
-
-_TAG_NAMES = (
-    "a abbr acronym address applet area article aside audio b base bdi bdo big blockquote body "
-    "br button canvas caption center cite code col colgroup data datalist dd del details dfn "
-    "dialog dir div dl dt em embed fieldset figcaption figure font footer form frame frameset "
-    "h1 h2 h3 h4 h5 h6 head header hgroup hr html i iframe img input ins kbd label legend li "
-    "link main map mark menu meta meter nav nobr noscript object ol optgroup option output p "
-    "param picture pre progress q rb rp rt rtc ruby s samp script section select small source "
-    "span strike strong style sub summary sup svg table tbody td template textarea tfoot th "
-    "thead time title tr track tt u ul var video wbr"
-)
-TAGS = frozenset(_TAG_NAMES.split())
-"""The names of HTML's elements."""
+from .pages import TAGS
 
 BLOCKS = r"p|div|h[1-6]|li|ul|ol|blockquote|pre|table|section|article|body|center|dl"
 

@@ -21,8 +21,7 @@ from ..document import characters
 from ..text import clean_characters
 from .books import Book, Part
 from .manuscripts import cut_parts
-from .markup import TAGS
-from .pages import PageReader, all_text, name_of
+from .pages import TAGS, PageReader, all_text, name_of
 
 _STRAY = re.compile(
     rf"<(?!/?(?:{'|'.join(sorted(TAGS))})(?=[\s/>])|!--|!doctype|!\[|\?|/?[a-z][\w.]*[:-][\w.:-]*)",
