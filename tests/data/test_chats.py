@@ -255,3 +255,31 @@ def test_no_letter_of_a_talk_is_lost_unsaid(said: list[tuple[str, str]]) -> None
     talk = compose(messages)
     signs = sum(len(c.split()) and 1 for c in f"{talk.prompt}{talk.text}" if c != ">")
     assert signs + talk.left_out.total() == sum(not c.isspace() for _, text in said for c in text)
+
+
+def test_columns_named_after_the_sides_are_prompt_and_text(tmp_path: Path) -> None:
+    rows = [{"user": f"Write {i}.", "assistant": f"The mill of {i} stood."} for i in range(6)]
+    documents, file = read(lines(tmp_path / "a.jsonl", *rows))
+    assert (documents[2].prompt, documents[2].text) == ("Write 2.", "The mill of 2 stood.")
+    assert file.kept == file.characters
+
+
+def test_a_prompt_beside_messages_stands_once(tmp_path: Path) -> None:
+    talk = FORMS["a list"]
+    apart = {"prompt": talk[:1], "completion": talk[1:]}
+    repeated = {"prompt": ASKED, "messages": talk}
+    within = {"prompt": talk[:1], "chosen": talk, "rejected": talk[:2]}
+    for row in (apart, repeated, within):
+        documents, file = read(lines(tmp_path / "a.jsonl", *[row] * 3))
+        assert [(d.prompt, d.text) for d in documents] == [(ASKED, WHOLE)] * 3
+        assert file.kept - 6 + file.left_out.total() == file.characters
+
+
+def test_completions_that_are_labelled_bad_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Go.", "completion": f"It went {i}.", "label": bool(i % 2)} for i in range(6)
+    ]
+    documents, file = read(lines(tmp_path / "a.jsonl", *rows))
+    assert [d.text for d in documents] == ["It went 1.", "It went 3.", "It went 5."]
+    assert file.left_out == {"rows whose 'label' is false": 3 * len("Go.Itwent0.")}
+    assert file.characters == file.kept + file.left_out.total()

@@ -212,3 +212,27 @@ def test_no_letter_of_a_written_table_is_lost(
     head: list[list[Any]] = [["id", "text"]] if header else []
     path = written(tmp_path_factory.mktemp("a") / "a.csv", [*head, *rows], encoding, **dialect)
     assert [letters(text) for text in texts(path)] == [letters(story) for story in stories]
+
+
+@pytest.mark.parametrize("form", ['{0}, "{1}"\n', "{0},'{1}'\n"])
+def test_spaces_before_quotes_and_single_quotes_are_known(tmp_path: Path, form: str) -> None:
+    path = plain(tmp_path / "a.csv", "id,text\n", form)
+    assert texts(path) == TALES
+
+
+def test_a_title_before_the_table_is_left_out_and_counted(tmp_path: Path) -> None:
+    path = plain(tmp_path / "a.csv", "My stories\n# saved in May\n\nid,text\n", '{0},"{1}"\n')
+    documents, file = read(path)
+    assert [document.text for document in documents] == TALES
+    assert "after 2 other lines" in file.form
+    assert file.left_out == {"lines before the table": len("Mystories#savedinMay")}
+
+
+def test_a_separator_too_many_in_the_header_is_no_column(tmp_path: Path) -> None:
+    assert texts(plain(tmp_path / "a.csv", "id,text,\n", '{0},"{1}"\n')) == TALES
+
+
+def test_line_ends_that_are_written_out_are_line_ends(tmp_path: Path) -> None:
+    documents, file = read(plain(tmp_path / "a.tsv", "id\ttext\n", "{0}\t{1}\\n\\nIt went on.\n"))
+    assert documents[0].text == f"{TALES[0]}\n\nIt went on."
+    assert "line ends from \\n" in file.form

@@ -316,6 +316,7 @@ class Reading:
             the bits from 40 up, that of its chunk below.
         start: Position where reading begins; what stands before has been read at another time.
         by_file: Whether shards are whole files, so that every row of the current one is read.
+        whole: Whether the rows of the current file belong together, so that all of them are read.
         raw: Rows of a table that have been read already; where given, the file is not.
     """
 
@@ -329,6 +330,7 @@ class Reading:
     at: int = 0
     start: int = 0
     by_file: bool = False
+    whole: bool = False
     raw: list[RawRow] | None = None
     file: FileReport = field(default_factory=lambda: FileReport(""))
     _file: int = -1
@@ -352,12 +354,14 @@ class Reading:
     @property
     def rows_before(self) -> int:
         """How many rows of the current file stand before the start."""
-        if self.start >> 40 != max(self._file, 0):
+        if self.whole or self.start >> 40 != max(self._file, 0):
             return 0
         return max(0, (self.start & ((1 << 40) - 1)) * CHUNK_ROWS - 1)
 
     def is_mine(self, number: int) -> bool:
         """Note that row ``number`` is next, and say whether it is of this shard."""
+        if self.whole:
+            return True
         chunk = number // CHUNK_ROWS
         self.at = (max(self._file, 0) << 40) + chunk
         mine = self.by_file or chunk % self.num_shards == self.shard

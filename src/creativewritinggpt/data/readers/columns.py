@@ -27,10 +27,12 @@ Row = dict[str, Any]
 TEXT = (
     "text", "story", "content", "body", "completion", "response", "output", "continuation",
     "chapter", "article", "document", "passage", "essay", "poem", "target", "answer", "chosen",
+    "selftext", "full_text",
 )  # fmt: skip
 PROMPT = ("prompt", "instruction", "premise", "writing_prompt", "question", "source_text")
 CONTEXT = ("input", "context")
 """Columns that go on where the prompt ends, as in Alpaca's and Dolly's sets."""
+_ANSWERS = ("output", "response", "completion", "answer", "target", "chosen")
 TITLE = ("title", "storytitle", "name", "headline", "heading")
 TALK = (
     "conversation_id", "conversationid", "chat_id", "chatid", "dialogue_id", "dialog_id",
@@ -73,6 +75,8 @@ class Columns:
         talk: What the rows of one talk have in common; empty where all rows are one talk.
         speaker: Who says the message of a row; with ``talk``.
         messages: Whether the text is a list of messages.
+        wanted: Says of each row whether its text is one to be learnt (``label`` of KTO's sets).
+        escaped: Whether line ends are written as a backslash and an n.
         aside: Columns with text that is not used, and their share of the characters.
     """
 
@@ -84,6 +88,8 @@ class Columns:
     talk: str | None = None
     speaker: str | None = None
     messages: bool = False
+    wanted: str | None = None
+    escaped: bool = False
     aside: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
     def describe(self) -> str:
@@ -95,6 +101,8 @@ class Columns:
             said += f", speakers from '{self.speaker}'"
         if self.talk is not None:
             said += f", a talk for each '{self.talk}'" if self.talk else ", one talk"
+        said += f", where '{self.wanted}' is true" if self.wanted else ""
+        said += ", line ends from \\n" if self.escaped else ""
         return said + (f", split from '{self.split}'" if self.split else "")
 
     def is_swipes(self, column: str) -> bool:
@@ -105,7 +113,7 @@ class Columns:
         """The columns that a document is made of."""
         return frozenset(
             filter(None, (self.text, self.prompt, self.title, self.context, self.split))
-        ) | frozenset(filter(None, (self.talk, self.speaker)))
+        ) | frozenset(filter(None, (self.talk, self.speaker, self.wanted)))
 
 
 def _plain(name: str) -> str:
@@ -278,7 +286,7 @@ def find_columns(
     text = text_column or _text(path, columns, prompt_column, speaker, head, found)
     prompt, context = prompt_column, None
     messages = _holds_messages(text, head)
-    if prompt is None and speaker is None and not messages:
+    if prompt is None and speaker is None:
         prompt, context = _prompt(path, columns, text, found)
     talk = _talk(columns, head, speaker)
     if talk and speaker is None:
@@ -296,6 +304,8 @@ def find_columns(
         talk,
         speaker,
         messages,
+        _wanted(columns, text, head),
+        _is_escaped(text, head),
     )
     aside = tuple(
         (column, share)
@@ -358,6 +368,19 @@ def _speaker(columns: Sequence[str], head: Sequence[Row]) -> str | None:
     return None
 
 
+def _wanted(columns: Sequence[str], text: str, head: Sequence[Row]) -> str | None:
+    """The column ``label`` where it says of completions whether they are good ones."""
+    values = _values("label", head) if "label" in columns and _plain(text) in _ANSWERS else []
+    return "label" if values and all(isinstance(value, bool) for value in values) else None
+
+
+def _is_escaped(column: str, head: Sequence[Row]) -> bool:
+    """Whether texts have line ends as two characters, and none as one."""
+    texts = [value for value in _values(column, head) if isinstance(value, str)]
+    escaped = sum("\\n" in text for text in texts)
+    return escaped * 5 > len(texts) and not any("\n" in text.strip() for text in texts)
+
+
 def _talk(columns: Sequence[str], head: Sequence[Row], speaker: str | None) -> str | None:
     talks = [column for column in _named(columns, TALK) if speaker or _repeats(column, head)]
     return talks[0] if talks else "" if speaker else None
@@ -382,12 +405,16 @@ def _text(
         if len(messages) == 1:
             return messages[0]
     talks = [column for column in others if _holds_messages(column, head)]
+    prompts = _named(talks, PROMPT)
+    talks = [column for column in talks if column not in prompts] or talks
     named = _named(others, TEXT)
     if any(_plain(column) == "chosen" for column in named):
         return next(column for column in named if _plain(column) == "chosen")
     if named and any(found.get(column) for column in named):
         named = [column for column in named if found.get(column)]
     meant = list(dict.fromkeys([*talks, *named]))
+    if not meant and any(_side(column) == USER for column in columns):
+        meant = [column for column in others if _side(column) == REPLY]
     if not meant:  # the only column, or the only one with letters
         meant = others if len(others) == 1 else [c for c in others if found.get(c)]
         meant = meant if len(meant) == 1 else []
@@ -419,5 +446,13 @@ def _prompt(
     if prompts:
         goes_on = contexts if _plain(prompts[0]) in ("instruction", "question") else []
         return prompts[0], goes_on[0] if goes_on else None
-    answers = _plain(text) in ("output", "response", "completion", "answer", "target", "chosen")
-    return (contexts[0] if answers and contexts else None), None
+    if _side(text) == REPLY:
+        contexts = [column for column in columns if _side(column) == USER]
+    elif _plain(text) not in _ANSWERS:
+        contexts = []
+    return (contexts[0] if contexts else None), None
+
+
+def _side(column: str) -> str | None:
+    """The side of a talk that a column is named after."""
+    return KNOWN_ROLES.get(_plain(column))

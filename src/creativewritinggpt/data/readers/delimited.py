@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...console import counted
 from ...errors import InputError
 from .. import text as encoding
 from ..document import RawRow, Reading, characters
@@ -27,12 +28,15 @@ _SAMPLE = 1_000_000
 # A quoted field longer than this is a quote that was never closed.
 _LONGEST_ROW = 64_000_000
 _COMPARED = 200
+_LONGEST_PREAMBLE = 20
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*\Z", re.IGNORECASE)
 _LONGEST_NAME = 60
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "": "lines"}
 _QUOTING: dict[str, dict[str, Any]] = {
     "double": {"strict": True},
     "backslash": {"strict": True, "escapechar": "\\"},
+    "spaced": {"strict": True, "skipinitialspace": True},
+    "single": {"strict": True, "quotechar": "'", "escapechar": "\\"},
     "none": {"quoting": csv.QUOTE_NONE},
 }
 
@@ -44,8 +48,9 @@ class Dialect:
     Attributes:
         delimiter: What separates columns; empty where each line is one text.
         quoting: ``double`` (quotes are doubled inside of quotes), ``backslash`` (or escaped),
-            ``none`` (quotes are part of the text), or ``last`` (and so is all that follows in the
-            last column).
+            ``spaced`` (a space may stand before them), ``single`` (they are single ones), ``none``
+            (they are part of the text), or ``last`` (and so is all that follows in the last
+            column).
         skipped: Lines before the first row.
         names: The columns.
         header: Whether the first row names them.
@@ -67,6 +72,8 @@ class Dialect:
             parts[0] += f" separated by {_NAMES.get(self.delimiter, repr(self.delimiter))}"
         if self.delimiter and self.quoting == "none":
             parts.append("quotes being part of the text")
+        if self.skipped:
+            parts.append(f"after {counted(self.skipped, 'other line')}")
         if self.quoting == "last":
             parts.append(f"the last column with its {_NAMES.get(self.delimiter, self.delimiter)}")
         if not self.header:
@@ -156,8 +163,10 @@ def delimited_rows(dialect: Dialect, path: Path, reading: Reading) -> Iterator[R
     """
     csv.field_size_limit(2**31 - 1)
     lines = _Lines(_lines(path, reading.report.note, reading.advance))
-    for _ in range(dialect.skipped):
-        next(lines, None)
+    for line in itertools.islice(lines, dialect.skipped):
+        if not _SEPARATOR_LINE.match(line):
+            reading.file.characters += characters(line)
+            reading.file.leave_out("lines before the table", line)
     first, count = dialect.header, len(dialect.names)
     while True:
         start = lines.number + 1
@@ -165,7 +174,7 @@ def delimited_rows(dialect: Dialect, path: Path, reading: Reading) -> Iterator[R
         if not taken:
             return
         if first:
-            first = False
+            first = fields is not None and not any(map(str.strip, fields))  # an empty line
             continue
         if fields is not None and len(fields) > count and not any(map(str.strip, fields[count:])):
             fields = fields[:count]
@@ -208,7 +217,8 @@ def find_dialect(path: Path, asked: Sequence[str] = ()) -> Dialect:
     ]
     dialect, records = max(tried, key=lambda one: _score(*one))
     if _score(dialect, records) <= 0:
-        dialect, records = _one_column(sample[skipped:], whole, tried)
+        dialect, records = _after_a_preamble(tried) or _one_column(sample[skipped:], whole, tried)
+        skipped = dialect.skipped
     return _last_goes_on(_with_names(dialect, records, path, asked), records, sample[skipped:])
 
 
@@ -231,6 +241,10 @@ def _candidates(text: str, delimiters: str, skipped: int) -> Iterator[Dialect]:
         yield Dialect(delimiter, "double", skipped)
         if '\\"' in text:
             yield Dialect(delimiter, "backslash", skipped)
+        if f'{delimiter} "' in text:
+            yield Dialect(delimiter, "spaced", skipped)
+        if f"{delimiter}'" in text:
+            yield Dialect(delimiter, "single", skipped)
         if delimiter in "\t|" and '"' in text:
             yield Dialect(delimiter, "none", skipped)
 
@@ -268,7 +282,26 @@ def _score(dialect: Dialect, records: Sequence[Record]) -> float:
     named = any(is_known_name(name) for name in first) and all(
         len(name) <= _LONGEST_NAME for name in first
     )
-    return share + 1 if named else share if share > 0.5 else 0.0
+    if not named and share <= 0.5:
+        return 0.0
+    rows = [fields for fields, _ in records[:_COMPARED] if fields and len(fields) == len(first)]
+    numbers = any(all(map(_is_number, column[1:] or column)) for column in zip(*rows, strict=True))
+    return share + named + 0.1 * numbers
+
+
+def _after_a_preamble(
+    tried: Sequence[tuple[Dialect, list[Record]]],
+) -> tuple[Dialect, list[Record]] | None:
+    """The dialect of a table that begins after a title or notes, where there is one."""
+    for dialect, records in tried:
+        widths = [len(fields) if fields else 0 for fields, _ in records]
+        width = max(set(widths), key=widths.count, default=0)
+        first = widths.index(width) if width > 1 else 0
+        score = _score(dialect, records[first:])
+        if 0 < first <= _LONGEST_PREAMBLE and score > 1.9:  # with a known name, and rows that fit
+            lines = sum(size for _, size in records[:first])
+            return replace(dialect, skipped=dialect.skipped + lines), records[first:]
+    return None
 
 
 def _one_column(
@@ -297,6 +330,9 @@ def _with_names(
             "give the columns names in the first line",
         )
     cells = [cell.strip() for cell in first]
+    widest = max((len(fields) for fields, _ in records[1:] if fields), default=len(cells))
+    while len(cells) > max(1, widest) and not cells[-1]:
+        cells.pop()  # a separator too many at the end of the header
     rest = [f for f, _ in itertools.islice(records, 1, _COMPARED) if f and len(f) == len(cells)]
     numbered = [f"column {place}" for place in range(1, len(cells) + 1)]
     if any(name in cells for name in asked):

@@ -297,10 +297,21 @@ def _texts(
     for number, row in table.rows(reading):
         _count(row, columns, reading)
         value = cell(row, columns.text)
+        if columns.wanted and cell(row, columns.wanted) is False:
+            reason = f"rows whose '{columns.wanted}' is false"
+            prompts = [cell(row, name) for name in (columns.prompt, columns.context)]
+            reading.report.drop(reason)
+            reading.file.characters += count_text(value)
+            reading.file.left_out[reason] += count_text((value, prompts))
+            continue
         prompts = [_prompt(cell(row, name), reading) for name in (columns.prompt, columns.context)]
         prompt = "\n\n".join(part for text in prompts if text and (part := clean(text)))
         messages = messages_of(value)
+        if messages is not None:
+            prompt, messages = _with_prompt(prompt, row, columns, messages, reading)
         text = cell_text(value) if messages is None else ""
+        if text and columns.escaped:
+            text = text.replace("\\r\\n", "\n").replace("\\n", "\n").replace("\\t", "\t")
         if text and (messages := template_messages(text)):
             reading.report.note("templates of chat models were read as talks")
         if messages is not None:
@@ -346,6 +357,20 @@ def _talk(messages: Sequence[Message], reading: Reading) -> Talk:
     plain = [replace(message, text=_plain(message.text, reading)) for message in messages]
     reading.file.characters += count_messages(plain)
     return compose(plain)
+
+
+def _with_prompt(
+    prompt: str, row: Row, columns: Columns, messages: list[Message], reading: Reading
+) -> tuple[str, list[Message]]:
+    """What stands before a talk: messages of the prompt, or the prompt unless the talk has it."""
+    before = messages_of(cell(row, columns.prompt))
+    if before is not None:
+        reading.file.characters -= count_text(cell(row, columns.prompt))
+        return "", messages if messages[: len(before)] == before else [*before, *messages]
+    if any(message.role == USER and clean(message.text) == prompt for message in messages):
+        reading.file.characters -= count_text(cell(row, columns.prompt))
+        return "", messages
+    return prompt, messages
 
 
 def _no_text(value: Any, columns: Columns, reading: Reading) -> str:

@@ -241,6 +241,7 @@ def _source(
 
     def documents_of(file: _File, reading: Reading) -> Iterator[Document]:
         reading.begin(file.label)
+        reading.whole = file.divisible is None
         for document in kept(file.documents(reading), file.keep, reading):
             reading.keep(document)
             same = document.source == domain
