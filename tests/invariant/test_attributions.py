@@ -55,8 +55,8 @@ def left_out(writer, subject):
 
 METHODS = {
     "integrated_gradients": gradients.integrated_gradients,
-    "gradient_x_input": gradients.gradient_x_input,
-    "saliency": gradients.saliency,
+    "gradient_x_input": lambda *about: gradients.one_pass(*about)[0],
+    "saliency": lambda *about: gradients.one_pass(*about)[1],
     "occlusion": left_out,
     "kl": kl,
     "probability_change": probability_change,
