@@ -183,3 +183,24 @@ def test_the_printed_curl_line_works(server: Callable[..., Any], tmp_path: Any) 
         ["bash", "-c", line.removeprefix("try: ")], capture_output=True, timeout=60
     )
     assert json.loads(out.stdout)["choices"][0]["text"] and running.popen.poll() is None
+
+
+@pytest.mark.slow
+def test_a_mixed_load_fails_nowhere_and_leaves_no_files_open(
+    server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The short form of ``bench/soak.py --minutes 30``."""
+    import psutil
+    import soak
+
+    running = server("--weights", "fp32")
+    process = psutil.Process(running.popen.pid)
+    httpx.post(f"{running.url}/v1/scores", json={"text": "x"}, timeout=60)
+    monkeypatch.setattr(sys, "argv", ["soak", "--minutes", "0.05", "--url", running.url])
+    assert soak.main() == 0
+    files, memory = process.num_fds(), process.memory_info().rss
+    monkeypatch.setattr(sys, "argv", ["soak", "--minutes", "0.2", "--url", running.url])
+    assert soak.main() == 0
+    wait_until_free(running.url)
+    assert process.num_fds() <= files + 8
+    assert process.memory_info().rss < memory + (64 << 20)
