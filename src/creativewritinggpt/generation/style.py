@@ -120,6 +120,7 @@ def blend(model: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
         InputError: An adapter is missing, damaged or of another base, or a weight is out of range.
     """
     from ..models.adapter import load_adapter, set_strengths
+    from ..models.loading import use_tokenizer
 
     weights: dict[str, float] = {}
     known = {_place(model.adapter): "default"} if model.adapter else {}
@@ -132,6 +133,8 @@ def blend(model: LoadedModel, parts: Sequence[tuple[str, float]]) -> None:
         if place not in known:
             known[place] = f"adapter{len(known)}" if model.has_adapter else "default"
             load_adapter(model, from_home(folder), name=known[place])
+            if model.overlays is not None:  # it may have brought tokens
+                use_tokenizer(model, from_home(folder))
         weights[known[place]] = weight
     if not weights:
         raise InputError("a blend needs at least one adapter")
