@@ -365,14 +365,21 @@ def _with_none(values: np.ndarray) -> list[float | None]:
 
 def compute(analysis: Analysis) -> None:
     """Base and tuned model on the same text."""
-    found = compare(
-        analysis.fp32, analysis.subject, attention=analysis.maps is not None, maps=analysis.maps,
-        base_maps=analysis.base_maps, progress=analysis.progress("comparing with the base"),
-    )  # fmt: skip
+    by_name = set(analysis.settings.methods) != set(registry.names())
+    try:
+        found = compare(
+            analysis.fp32, analysis.subject, attention=analysis.maps is not None, maps=analysis.maps,
+            base_maps=analysis.base_maps, progress=analysis.progress("comparing with the base"),
+        )  # fmt: skip
+    except InputError as error:
+        if by_name:
+            raise
+        analysis.warn(f"base and tuned are not compared: {error.message}")
+        return
     if found is not None:
         shown = vocabulary(analysis.loaded.tokenizer).shown
         analysis.record["difference"] = found.to_dict(shown)
-    elif set(analysis.settings.methods) != set(registry.names()):  # asked for by name
+    elif by_name:
         analysis.warn("what fine-tuning changed can't be told: the model has no adapter")
 
 
