@@ -368,8 +368,9 @@ def compute(analysis: Analysis) -> None:
     by_name = set(analysis.settings.methods) != set(registry.names())
     try:
         found = compare(
-            analysis.fp32, analysis.subject, attention=analysis.maps is not None, maps=analysis.maps,
-            base_maps=analysis.base_maps, progress=analysis.progress("comparing with the base"),
+            analysis.fp32, analysis.subject, attention=analysis.maps is not None,
+            maps=analysis.maps, base_maps=analysis.base_maps,
+            progress=analysis.progress("comparing with the base"),
         )  # fmt: skip
     except InputError as error:
         if by_name:
