@@ -228,6 +228,15 @@ def test_what_can_not_be_used_is_refused_before_its_weights_are_read(
     assert caught.value.advice and "\n" not in caught.value.message
 
 
+def test_a_model_without_a_cache_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    config = OpenAIGPTConfig(vocab_size=384, n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    OpenAIGPTLMHeadModel(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert "keeps no keys and values" in refused(tmp_path)
+
+
 def test_a_folder_of_ggufs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.Q4_K_M.gguf").write_bytes(b"GGUF")
     assert "a GGUF, which is not read" in refused(tmp_path)

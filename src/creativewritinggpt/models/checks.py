@@ -9,6 +9,7 @@ Trade-off: a few tenths of a second at each load.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import re
 import warnings
@@ -216,7 +217,7 @@ def describe(folder: Path, name: str) -> Iterator[None]:
 
 
 def check_model(model: Any, info: dict[str, Any], name: str) -> None:
-    """Refuse a model with missing, misshapen or non-finite weights.
+    """Refuse a model with missing, misshapen or non-finite weights, or without a cache.
 
     Raises:
         InputError: Naming the first such weight.
@@ -231,6 +232,10 @@ def check_model(model: Any, info: dict[str, Any], name: str) -> None:
             raise InputError(
                 f"{name} {wrong} {first}", "its config.json and its weights don't belong together"
             )
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise InputError(
+            f"{name} ({type(model).__name__}) keeps no keys and values of what it has read", _CAUSAL
+        )
     for parameter_name, parameter in model.named_parameters():
         if not finite(parameter):
             raise InputError(
