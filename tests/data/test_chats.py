@@ -283,3 +283,17 @@ def test_completions_that_are_labelled_bad_are_left_out_and_counted(tmp_path: Pa
     assert [d.text for d in documents] == ["It went 1.", "It went 3.", "It went 5."]
     assert file.left_out == {"rows whose 'label' is false": 3 * len("Go.Itwent0.")}
     assert file.characters == file.kept + file.left_out.total()
+
+
+def test_a_streamed_talk_is_whole_where_reading_begins_again(tmp_path: Path) -> None:
+    rows = [{**turn, "chat_id": i} for i in range(100) for turn in FORMS["a list"]]
+    path = lines(tmp_path / "a.jsonl", *rows)
+    (source,) = open_files([str(path)], Config())
+    reading = Reading(SourceReport("a"))
+    places = []
+    for document in source.read(reading):
+        places.append(reading.at)
+        assert document.text == WHOLE
+    assert len(places) == 100 and not source.sharded
+    again = Reading(SourceReport("a"), start=places[50])
+    assert [document.text for document in source.read(again)] == [WHOLE] * 100

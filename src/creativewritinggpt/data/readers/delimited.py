@@ -54,6 +54,7 @@ class Dialect:
         skipped: Lines before the first row.
         names: The columns.
         header: Whether the first row names them.
+        preamble: Lines before the table that are neither empty nor name the separator.
     """
 
     delimiter: str
@@ -61,6 +62,7 @@ class Dialect:
     skipped: int = 0
     names: tuple[str, ...] = ()
     header: bool = True
+    preamble: int = 0
 
     def describe(self, kind: str) -> str:
         """For the user: ``CSV separated by tabs, without a header``."""
@@ -72,8 +74,8 @@ class Dialect:
             parts[0] += f" separated by {_NAMES.get(self.delimiter, repr(self.delimiter))}"
         if self.delimiter and self.quoting == "none":
             parts.append("quotes being part of the text")
-        if self.skipped:
-            parts.append(f"after {counted(self.skipped, 'other line')}")
+        if self.preamble:
+            parts.append(f"after {counted(self.preamble, 'other line')}")
         if self.quoting == "last":
             parts.append(f"the last column with its {_NAMES.get(self.delimiter, self.delimiter)}")
         if not self.header:
@@ -300,7 +302,8 @@ def _after_a_preamble(
         score = _score(dialect, records[first:])
         if 0 < first <= _LONGEST_PREAMBLE and score > 1.9:  # with a known name, and rows that fit
             lines = sum(size for _, size in records[:first])
-            return replace(dialect, skipped=dialect.skipped + lines), records[first:]
+            skipped = dialect.skipped + lines
+            return replace(dialect, skipped=skipped, preamble=lines), records[first:]
     return None
 
 
