@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -345,3 +346,28 @@ def test_a_killed_session_loses_nothing_that_was_finished(terminal: Any, tmp_pat
     again = StoryFile(tmp_path / "s.json")
     assert again.open().text == before  # nothing of the killed session stands in the way
     again.close()
+
+
+def test_stories_of_other_programs_open_on_a_terminal(terminal: Any, tmp_path: Path) -> None:
+    fragments = [{"data": "The mill", "origin": "prompt"}, {"data": " fell.", "origin": "ai"}]
+    content = {"story": {"fragments": fragments}, "ephemeralContext": [{"text": "x"}]}
+    record = {"storyContainerVersion": 1, "metadata": {"title": "Mill"}, "content": content}
+    (tmp_path / "tale.story").write_text(json.dumps(record))
+    picture = "[<|d|data:image/png;base64," + "A" * 900 + "|d|>]"
+    actions = [f"\n{picture}\n", "\n{{[INPUT]}}\nGo on.\n{{[OUTPUT]}}\n", "It rose."]
+    save = {"prompt": "The tower fell.", "actions": actions, "savedsettings": {"opmode": 4}}
+    (tmp_path / "lite.json").write_text(json.dumps(save))
+    one = terminal("--story", "tale.story")
+    one.wait("NovelAI story: 2 passages")
+    one.wait("left out: further contexts (1)")
+    one.ready()
+    assert "The mill fell." in one.shown
+    one.line("/load lite.json")
+    one.wait("left out: pictures (1), instruct tags (2), settings")
+    assert "AAAA" not in one.raw and "{{[" not in one.raw
+    one.send("/quit\r")
+    assert one.end() == 0
+    assert read_story(tmp_path / "stories" / "lite.json").text == (
+        "The tower fell.\n\nGo on.\n\nIt rose."
+    )
+    assert read_story(tmp_path / "stories" / "tale.json").text == "The mill fell."

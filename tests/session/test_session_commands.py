@@ -510,6 +510,7 @@ def test_stories_of_other_programs_open_and_their_lore_joins(
     assert "known are" in one.say("/load none.xyz") or "does not exist" in one.say("/load none.xyz")
     one.say("/load story.json")
     assert one.text == before
+    assert "stories/tale.json is there already" in one.say("/load tale.story")
 
 
 def test_settings_that_change_nothing_are_said_and_escapes_are_read(desk: Any) -> None:

@@ -17,7 +17,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
@@ -34,10 +33,10 @@ from ..errors import InputError, RunError, UserError
 from ..files import from_home
 from ..generation.results import Generated
 from ..generation.sampling.settings import GenerationSettings
-from ..story.file import FOLDER, StoryFile, free_path, new_path, stories, story_file
+from ..story.file import StoryFile, new_path, stories, story_file
 from ..story.tree import Passage, Story
 from .screen import Screen, Signals, history, no_echo, status
-from .session import Load, Session, StyledModel, imported
+from .session import Load, Session, StyledModel, import_file, imported
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -348,7 +347,8 @@ def _opened(name: str | None) -> tuple[StoryFile, Story, list[str]]:
     if found is None:
         file = story_file(name)
         return file, file.open(), []
-    return StoryFile(free_path(Path(FOLDER) / f"{path.stem}.json")), found.story, found.notes()
+    file, remarks = import_file(path)
+    return file, found.story, found.notes() + remarks
 
 
 def _start(

@@ -60,6 +60,15 @@ def imported(path: Path) -> Imported | None:
     return import_story(path)
 
 
+def import_file(path: Path) -> tuple[StoryFile, list[str]]:
+    """The file for a story that is imported, and a remark where an earlier one has its name."""
+    usual = Path(FOLDER) / f"{path.stem}.json"
+    file = StoryFile(free_path(usual))
+    if file.path == usual:
+        return file, []
+    return file, [f"{usual} is there already and stays; /load {usual} goes on with that"]
+
+
 @dataclasses.dataclass(eq=False)
 class Session:
     """The state of a session.
@@ -191,8 +200,9 @@ class Session:
             return [f"{title}: {counted(len(self.story.path()), 'passage')}"]
         if found.lore_only:
             return self.add_lore(found)
-        self.take(StoryFile(free_path(Path(FOLDER) / f"{path.stem}.json")), found.story)
-        return found.notes()
+        file, remarks = import_file(path)
+        self.take(file, found.story)
+        return found.notes() + remarks
 
     def add_lore(self, found: Imported) -> list[str]:
         """Add the lore of an imported file to the story, in place of entries with the same keys.
