@@ -459,3 +459,16 @@ def test_updates_name_what_an_adapter_changed(made: Any) -> None:
     _, folder, _ = made("gpt2", True, "bias_all")
     names = {update.projection for update in updates(load_model(str(folder), CPU))}
     assert {"attn.c_attn", "attn.c_attn.bias", "mlp.c_fc.bias"} <= names
+
+
+@pytest.mark.parametrize(
+    "changes",
+    ({"r": 0}, {"r": "x"}, {"lora_alpha": "many"}, {"r": None},
+     {"base_model_name_or_path": 7}, {"peft_type": 3}),
+)  # fmt: skip
+def test_odd_settings_are_an_error_in_a_line(changes: Any, made: Any) -> None:
+    _, folder, _ = made("llama", False, "rslora")
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(InputError):
+        load_model(str(folder), CPU)

@@ -175,8 +175,9 @@ def load_adapter(
 
 def _plain_lora(loaded: LoadedModel, adapter: AdapterFolder) -> LoraFile | None:
     """An adapter that is LoRA of projections below the head and nothing else, or None."""
-    if adapter.mlx:
-        return None
+    numbers = [adapter.config.get(key) for key in ("r", "lora_alpha")]
+    if adapter.mlx or not all(isinstance(n, (int, float)) and n > 0 for n in numbers):
+        return None  # what is odd about it is PEFT's to say
     try:
         lora = read_lora(adapter.folder, adapter.config)
     except Unsupported:

@@ -280,7 +280,10 @@ def _base_of(
 ) -> BaseModel:
     """The base that an adapter was trained on: as its run says, else as PEFT's config says."""
     config = adapter_config(folder)
-    named, revision = config.get("base_model_name_or_path"), config.get("revision")
+    named, revision = (
+        value if isinstance(value := config.get(key), str) else None
+        for key in ("base_model_name_or_path", "revision")
+    )
     record = (run or {}).get("base")
     if isinstance(record, dict) and record.get("kind") == "starter":
         named, revision = STARTER, None
