@@ -573,14 +573,21 @@ def test_web_pages_come_as_text_by_chapters(opened: Any, name: str) -> None:
     assert chapters == [("One", "The mill fell."), ("Two", "It rose.")]
 
 
+def test_texts_in_other_encodings_come_and_it_is_said(opened: Any) -> None:
+    text = "The miller’s café stood still. It was “closed”. " * 9
+    found = opened(text.encode("cp1252"), "a.txt")
+    assert found.story.text == text.rstrip() and "was read as" in found.said[0]
+    assert opened(text.encode("utf-16"), "a.txt").story.text == text.rstrip()
+
+
 def test_files_that_hold_no_story_are_refused_with_a_way_out(opened: Any, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.txt", "no story")
     for content, name in (
         ((tmp_path / "x.zip").read_bytes(), "tale.kaistory"), (b"%PDF-1.4 broken", "a.pdf"),
         (b"{\\rtf1 ", "a.rtf"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old.doc"),
-        (b"\x1f\x8bbroken", "a.txt.gz"), (b"\xff\xfe\x00", "a.txt"), (b"\x80\x81", "a.txt"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "tom.webp"),
+        (b"\x1f\x8bbroken", "a.txt.gz"), (b"\xff\xfe\x00", "a.txt"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "tom.webp"), (bytes(range(256)) * 9, "a.txt"),
     ):  # fmt: skip
         refused(opened, content, name)
     with pytest.raises(InputError):

@@ -25,6 +25,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..data.text import decode
 from ..errors import InputError
 from ..files import atomic_file, from_home, write_text
 from .draft import Draft, Form, Imported, clean
@@ -118,16 +119,13 @@ def _read(content: bytes, place: Path, number: str) -> Imported:
         if packed is None and ending == ".kaistory":
             raise InputError(f"{place.name} is packed without its story.json", KNOWN)
         return _manuscript(place) if packed is None else _from_json(packed, place, number)
-    try:
-        text = content.decode(
-            "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        )
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place.name} can't be read as UTF-8 text", KNOWN) from error
+    said: list[str] = []
+    text = decode(content, place, said.append)
     record = _json_of(text, place)
     if record is not None:
         return _from_json(record, place, number)
-    return _from_text(clean(text), place)
+    found = _from_text(clean(text), place)
+    return found._replace(said=(*found.said, *said))
 
 
 def _json_of(text: str, place: Path) -> Any:
