@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import text as encoding
 from ..document import Document, Reading
-from ..readers.columns import Row
+from ..readers.columns import Row, cell_text
 from ..text import clean, count_words, is_explicit
 from . import HubSet, NamedSource, RowForm, TextForm, official_split, per_row
 
@@ -79,7 +79,7 @@ def _document(text: str, reading: Reading, group: str, split: str | None) -> Doc
 
 @per_row
 def _from_rows(row: Row, reading: Reading, label: str, number: int) -> Document | None:
-    text = str(row.get("text") or "")
+    text = cell_text(row.get("text")) or ""
     return _document(text, reading, f"{label}:{number}", official_split(label))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..document import Document, Reading
-from ..readers.columns import Row
+from ..readers.columns import Row, cell_text
 from ..readers.tables import Table, row_group
 from ..text import clean_line, count_words, is_explicit, sentence_ends
 from . import HubSet, NamedSource, RowForm, official_split, per_row
@@ -50,12 +50,12 @@ def _document(
 
 
 def _cells(row: Row, columns: Sequence[str]) -> list[str]:
-    return [str(row.get(column) or "") for column in columns]
+    return [cell_text(row.get(column)) or "" for column in columns]
 
 
 @per_row
 def _from_official(row: Row, reading: Reading, label: str, number: int) -> Document | None:
-    title = str(row.get("storytitle") or "")
+    title = cell_text(row.get("storytitle")) or ""
     return _document(_cells(row, _SENTENCES), reading, label, number, title)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .. import text as encoding
 from ..document import Document, Reading
+from ..readers.columns import cell_text
 from ..readers.tables import Table
 from ..text import clean, count_words
 from . import HubSet, NamedSource, RowForm, Rows, TextForm, official_split
@@ -100,7 +101,7 @@ def _documents(lines: Iterable[str], reading: Reading, label: str) -> Iterator[D
 
 
 def _from_rows(rows: Rows, reading: Reading, label: str) -> Iterator[Document]:
-    return _documents((str(row.get("text") or "") for _, row in rows), reading, label)
+    return _documents(((cell_text(row.get("text")) or "") for _, row in rows), reading, label)
 
 
 def _from_text(path: Path, reading: Reading, label: str) -> Iterator[Document]:
@@ -113,7 +114,7 @@ def _has_headings(lines: Sequence[str]) -> bool:
 
 
 def _rows_look_right(table: Table) -> bool:
-    return _has_headings([str(row.get("text") or "") for row in table.head])
+    return _has_headings([cell_text(row.get("text")) or "" for row in table.head])
 
 
 def is_article(document: Document) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from ...errors import InputError
 from .. import text as encoding
 from ..document import Document, Reading
-from ..readers.columns import Row
+from ..readers.columns import Row, cell_text
 from ..readers.layout import SCENE_BREAK
 from ..readers.tables import Table, row_group
 from ..text import clean, clean_line, count_words, is_explicit
@@ -207,7 +207,7 @@ def make_document(
 
 @per_row
 def _from_rows(row: Row, reading: Reading, label: str, number: int) -> Document | None:
-    prompt, story = str(row.get("prompt") or ""), str(row.get("story") or "")
+    prompt, story = cell_text(row.get("prompt")) or "", cell_text(row.get("story")) or ""
     return make_document(prompt, story, reading, f"{label}:{number}", official_split(label))
 
 
@@ -235,7 +235,7 @@ def _from_pairs(path: Path, reading: Reading, label: str) -> Iterator[Document]:
 
 
 def _rows_look_right(table: Table) -> bool:
-    prompts = [str(row.get("prompt") or "") for row in table.head]
+    prompts = [cell_text(row.get("prompt")) or "" for row in table.head]
     tagged = sum(bool(_TAG.match(prompt)) for prompt in prompts) / len(prompts)
     return tagged > 0.3 or spaced_share(prompts) > 0.5
 
