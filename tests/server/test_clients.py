@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+
+from creativewritinggpt.cli.main import main
 
 openai = pytest.importorskip("openai")
 
@@ -204,3 +208,24 @@ def test_a_mixed_load_fails_nowhere_and_leaves_no_files_open(
     wait_until_free(running.url)
     assert process.num_fds() <= files + 8
     assert process.memory_info().rss < memory + (64 << 20)
+
+
+def test_a_model_whose_folder_disappears_goes_on_writing(
+    server: Callable[..., Any], tmp_path: Path
+) -> None:
+    running = server("--weights", "fp32")
+    body = {"prompt": "x", "max_tokens": 4}
+    assert httpx.post(f"{running.url}/v1/completions", json=body, timeout=60).status_code == 200
+    shutil.rmtree(tmp_path / "tiny-llama")
+    assert httpx.post(f"{running.url}/v1/completions", json=body, timeout=60).status_code == 200
+    scored = httpx.post(f"{running.url}/v1/scores", json={"text": "x"}, timeout=60)
+    assert scored.status_code == 200 or scored.json()["error"]["message"]
+    assert httpx.get(f"{running.url}/health").status_code == 200
+
+
+def test_without_its_packages_the_command_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["serve"]) == 2
+    assert 'pip install "creativewritinggpt[serve]"' in capsys.readouterr().err

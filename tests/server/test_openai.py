@@ -333,3 +333,31 @@ def test_the_end_of_a_text_heals_as_in_the_engine(serving: Any, prompt: str) -> 
         assert complete(client, **body)["choices"][0]["text"] == text.text
         chunks = events(client, max_tokens=8, **body)
         assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == text.text
+
+
+MIKUPAD = {
+    "stream": True, "prompt": "Once upon a time a king", "max_tokens": 12, "n_predict": 12,
+    "temperature": 1, "dynatemp_range": 0, "dynatemp_exponent": 1, "repeat_penalty": 1,
+    "repetition_penalty": 1, "rep_pen": 1, "repeat_last_n": 256, "top_k": 40, "top_p": 0.95,
+    "min_p": 0.05, "typical_p": 1, "tfs_z": 1, "mirostat": 0, "mirostat_tau": 5,
+    "mirostat_eta": 0.1, "xtc_threshold": 0.1, "xtc_probability": 0, "dry_multiplier": 0,
+    "dry_sequence_breakers": ["\n", ":", '"', "*"], "banned_tokens": [], "logit_bias": {},
+    "ignore_eos": False, "add_bos_token": True, "skip_special_tokens": False, "logprobs": 10,
+    "n_probs": 10, "seed": 7, "grammar": "", "model": "",
+}  # fmt: skip
+"""The shape of what mikupad sends to an OpenAI-compatible server."""
+
+
+def test_mikupad_finds_every_token_among_its_alternatives(serving: Any) -> None:
+    client = serving(origins=["null"])
+    answer = client.post("/v1/completions", json=MIKUPAD, headers={"origin": "null"})
+    assert answer.headers["access-control-allow-origin"] == "null"
+    lines = answer.text.split("\n\n")[:-2]
+    chunks = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines]
+    seen = [chunk for chunk in chunks if chunk["logprobs"] and chunk["logprobs"]["tokens"]]
+    assert len(seen) > 3
+    for chunk in seen:
+        [token], [top] = chunk["logprobs"]["tokens"], chunk["logprobs"]["top_logprobs"]
+        assert token in top and 10 <= len(top) <= 11
+        # An incomplete character waits for its rest; every other token is its event's text.
+        assert chunk["text"] in (token, "") or "\ufffd" in chunk["text"]

@@ -175,3 +175,39 @@ def test_broken_requests_are_refused(server: Callable[..., Any], head: bytes) ->
     stream.sendall(head + b"Connection: close\r\n\r\n")
     first = answer_of(stream).splitlines()
     assert not first or b" 4" in first[0]
+
+
+def test_a_body_that_dribbles_and_a_client_that_does_not_read_are_cut() -> None:
+    """The time limits of the guard, with short ones."""
+    import asyncio
+
+    from creativewritinggpt.server.security import Access, Guard
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    access = Access(body_seconds=0.1, send_seconds=0.1)
+    guard = Guard(app, access, lambda path, refused: {"message": refused.message})
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    sent: list[Any] = []
+
+    async def dribble() -> Any:
+        await asyncio.sleep(0.03)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(guard(dict(scope), dribble, keep))
+    assert sent[0]["status"] == 408
+
+    async def whole() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def stuck(message: Any) -> None:
+        await asyncio.sleep(10)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(guard(dict(scope), whole, stuck))

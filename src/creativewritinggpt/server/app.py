@@ -317,7 +317,7 @@ class Routes:
 
 
 def _scored(token: Token) -> dict[str, Any]:
-    record = {
+    record: dict[str, Any] = {
         "id": token.id,
         "text": token_name(token),
         "logprob": token.logprob,

@@ -40,10 +40,15 @@ def _no_constant(name: str) -> float:
 
 def token_name(token: Token) -> str:
     """The text of a token as a key: bytes that are no text by their numbers."""
+    return name_of(token.bytes, token.text)
+
+
+def name_of(data: bytes, shown: str) -> str:
+    """The same of a token's bytes and of its text for display."""
     try:
-        return token.bytes.decode() or token.text
+        return data.decode() or shown
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def token_texts(piece: Piece) -> list[tuple[str, Token | None]]:

@@ -38,7 +38,7 @@ from ..service import (
     window,
     without_start,
 )
-from .messages import EventStream, read_body, token_name, token_texts
+from .messages import EventStream, name_of, read_body, token_name, token_texts
 
 MOST_LOGPROBS = 20
 
@@ -410,8 +410,9 @@ def _alternatives(asked: Asked, token: Token) -> dict[str, float]:
     listed = (token.after if asked.post else token.before) or []
     own = math.log(token.probability) if asked.post and token.probability > 0 else token.logprob
     found: dict[str, float] = {}
+    words = vocabulary(asked.served.model.tokenizer)
     for one in listed[: asked.logprobs or 0]:
-        key = one.text
+        key = name_of(words.bytes_of(one.id), one.text)
         if one.id == token.id:
             found[token_name(token)] = own
         elif key not in found and one.probability > 0:
