@@ -128,6 +128,6 @@ def test_settings_that_change_nothing_are_named(values: dict[str, Any], unused: 
 def test_every_setting_of_a_sampler_is_known_to_be_its_own() -> None:
     every = {field.name: 0 for field in dataclasses.fields(GenerationSettings)}
     none = GenerationSettings().changed({"samplers": []})
-    others = {"max_new_tokens", "min_new_tokens", "stop", "samplers", "banned", "best_of",
+    others = {"max_new_tokens", "min_new_tokens", "stop", "samplers", "banned", "best_of", "heal",
               "weights", "seed"}  # fmt: skip
     assert set(every) - set(none.without_effect(every)) == others

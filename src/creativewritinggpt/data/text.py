@@ -277,7 +277,7 @@ _UNSPACED = (
     "\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd\u0ec0-\u0ec6\u1000-\u102a\u103f\u1780-\u17b3"
 )
 _UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
-WORD = re.compile(rf"[{_UNSPACED}][^\s\w]*|[^\s{_UNSPACED}]+")
+WORD = re.compile(rf"[{_UNSPACED}][^\s\w{_UNSPACED}]*|[^\s{_UNSPACED}]+")
 """A word as :func:`count_words` counts it, with the signs that follow."""
 
 
