@@ -45,11 +45,13 @@ class BookFormat:
         kind: Its name for the user.
         read: Its reader; a file may hold several books.
         is_text: Whether it is text rather than bytes.
+        largest: Bytes of the largest file that is read.
     """
 
     kind: str
     read: Read
     is_text: bool = False
+    largest: int = 1_000_000_000
 
 
 def _text(path: Path, reading: Reading) -> Iterator[Book]:
@@ -149,13 +151,13 @@ def _noted(path: Path, reading: Reading, book: Book, notes: Iterable[str]) -> li
     return [book]
 
 
-_TEXT = BookFormat("text", _text, is_text=True)
+_TEXT = BookFormat("text", _text, is_text=True, largest=2**63)
 _MARKDOWN = BookFormat("Markdown", _markdown, is_text=True)
 BOOKS = {
     **dict.fromkeys((".txt", ".text"), _TEXT),
     **dict.fromkeys((".md", ".markdown"), _MARKDOWN),
     **dict.fromkeys((".raw", ".tokens", ".wp_source"), _TEXT),
-    **dict.fromkeys(PAGES, BookFormat("web page", _web)),
+    **dict.fromkeys(PAGES, BookFormat("web page", _web, largest=100_000_000)),
     **dict.fromkeys((".odt", ".ott", ".fodt"), BookFormat("OpenDocument text", _manuscript)),
     **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), BookFormat("Word file", _manuscript)),
     ".epub": BookFormat("e-book", _manuscript),
@@ -185,6 +187,11 @@ def _books(path: Path, reading: Reading) -> Iterator[Book]:
     form = BOOKS[ending_of(path)]
     try:
         with _unpacked(path, form) as plain:
+            if not plain.is_dir() and plain.stat().st_size > form.largest:
+                raise InputError(
+                    f"{path} is larger than {form.largest / 1e6:,.0f} MB, as no {form.kind} is",
+                    "give it in several files, or as .txt",
+                )
             yield from form.read(plain, reading)
     except ImportError as error:
         raise InputError(

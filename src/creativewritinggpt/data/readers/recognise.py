@@ -135,6 +135,8 @@ def ending_of(path: Path) -> str:
         raise InputError(f"{path} does not exist", "check the path") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is no regular file", "give a file or a folder")
     return _ending(path, state.st_size, state.st_mtime_ns)
 
 

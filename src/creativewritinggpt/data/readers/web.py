@@ -28,6 +28,9 @@ _STRAY = re.compile(
     re.I,
 )
 _PLAIN_INLINE = re.compile(r"</?(?:b|i|u|em|strong|font|big|tt|nobr)(?:\s[^<>]*)?>", re.I)
+_SELF_CLOSED = re.compile(
+    r"<(title|script|style|textarea|iframe|noscript|a|div|p|span)(\s[^<>]*)?/>", re.I
+)
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
 _DECLARED = re.compile(rb"<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]+)", re.I)
 _DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml.*?\?>", re.S)
@@ -88,6 +91,7 @@ def parse_html(source: str) -> Any:
     from lxml import html as lxml_html
 
     source = _DECLARATION.sub("", source.replace("\0", ""), count=1)
+    source = _SELF_CLOSED.sub(r"<\1\2></\1>", source)  # of XHTML
     # Marks of emphasis say nothing here; left open, as many do, they nest without end.
     source = _PLAIN_INLINE.sub("", _STRAY.sub("&lt;", source))
     parser = lxml_html.HTMLParser(huge_tree=True, no_network=True)
