@@ -306,7 +306,7 @@ def test_an_end_mark_amid_the_text_costs_its_own_line_only() -> None:
 
 
 def verse(seed: int, low: int, high: int, *, capitals: bool) -> str:
-    """Stanzas of lines of so many characters, most of which end with a sign."""
+    """Stanzas of lines of so many characters, which end with a sign."""
     source = random.Random(seed)
     stanzas = []
     for _ in range(source.randint(3, 8)):
@@ -315,7 +315,7 @@ def verse(seed: int, low: int, high: int, *, capitals: bool) -> str:
             line, length = "", source.randint(low, high)
             while len(line) < length - 6:
                 line = f"{line} {source.choice(VOCABULARY)}".strip()
-            line += source.choice(",;.") if source.random() < 0.85 else ""
+            line += source.choice(",;.")
             lines.append(line.capitalize() if capitals else line)
         stanzas.append("\n".join(lines))
     return "\n\n".join(stanzas)

@@ -265,6 +265,11 @@ NODES = st.recursive(
 )
 
 
+def test_a_heading_with_nothing_but_a_break_below_is_counted(tmp_path: Path) -> None:
+    book = read(tmp_path, {"a.xhtml": "<h3>One</h3><hr/>"})
+    assert not book.chapters and book.left_out == {"headings without a text": 3}
+
+
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

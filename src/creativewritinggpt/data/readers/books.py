@@ -400,7 +400,7 @@ def chapters(parts: Sequence[Part], book: Book) -> Iterator[Chapter]:
             above.append(Part(part.level, title))
             matter, fresh = is_matter(title), True
             continue
-        fresh = False
+        fresh &= part.text == SCENE_BREAK
         if matter:
             book.leave_out("front and back matter", part.text)
         elif part.text != SCENE_BREAK or (body and body[-1] != SCENE_BREAK):

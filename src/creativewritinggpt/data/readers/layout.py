@@ -139,6 +139,7 @@ def wrap_width(text: Sequence[Block]) -> int | None:
     ends = _LineEnds.of(prose, width)
     verse = ends.exact < 0.95 and (ends.signs >= 0.6 or ends.capitals >= 0.75)
     verse |= ends.exact < 0.5 and len(prose) < _FEW_LINES  # no program wraps like that
+    verse |= ends.signs == 1 and len(prose) < _FEW_LINES // 5
     return width if ends.loose > 0.6 and not verse else None
 
 

@@ -137,7 +137,7 @@ class PageReader:
             self._children(element, level, is_pre)
             cap, style = "".join(self._buffer).strip(), element.get("class") or ""
             if 0 < len(cap) <= 2 and cap[-1].isalpha() and _DROP_CAP.search(style):
-                self._cap = cap
+                self._cap += cap
                 self._buffer.clear()
             self._flush(level)
             self._quotes -= quote
