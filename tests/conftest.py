@@ -14,13 +14,8 @@ from typing import Any
 import pytest
 import setuptools  # noqa: F401 - torch's compiler imports it, and fails where distutils came before
 import torch
+from corpora import TEXT
 from writers import make_writer
-
-TEXT = (
-    "The lamp went out, and the captain laughed. “Who is there?” she asked. Nobody answered; "
-    "only the sea, 3,000 fathoms of it, turned over in its sleep. Once upon a time a king had "
-    "three daughters and no patience. He's gone, they said, don't wait for him. "
-)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,6 +6,12 @@ import json
 import random
 from pathlib import Path
 
+TEXT = (
+    "The lamp went out, and the captain laughed. “Who is there?” she asked. Nobody answered; "
+    "only the sea, 3,000 fathoms of it, turned over in its sleep. Once upon a time a king had "
+    "three daughters and no patience. He's gone, they said, don't wait for him. "
+)
+
 _SOURCE = (
     "the a an old young quiet bright lamp ship king daughter sea fathoms captain sleep turned over "
     "laughed asked answered waited opened closed walked found lost remembered window door letter "
