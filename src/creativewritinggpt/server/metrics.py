@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -63,6 +63,11 @@ class Metrics:
         with self._lock:
             return self._counters[name].get(label, 0)
 
+    def total(self, name: str) -> float:
+        """The sum of a counter over its labels."""
+        with self._lock:
+            return sum(self._counters[name].values())
+
     def snapshot(self) -> dict[str, Any]:
         """All values, ready for JSON."""
         with self._lock:
@@ -98,8 +103,3 @@ def _head(name: str, text: str, kind: str) -> list[str]:
 
 def _line(name: str, label: str, value: float) -> str:
     return f"cwgpt_{name}{{{label}}} {value:.10g}" if label else f"cwgpt_{name} {value:.10g}"
-
-
-def labels(values: Mapping[str, str]) -> str:
-    """Labels as Prometheus writes them."""
-    return ",".join(f'{name}="{value}"' for name, value in values.items())

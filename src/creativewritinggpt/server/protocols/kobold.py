@@ -53,7 +53,6 @@ class Kobold:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._sessions: OrderedDict[tuple[str, str], _Session] = OrderedDict()
-        self._perf: dict[str, Any] = {}
         self.started = time.monotonic()
 
     @property
@@ -151,12 +150,10 @@ class Kobold:
         running = int(gauges["num_requests_running"]())
         return JSONResponse(
             {
-                **{"last_process": 0, "last_eval": 0, "last_token_count": 0, "stop_reason": -1},
-                **self._perf,
                 "queue": waiting,
                 "idle": int(not running),
                 "uptime": int(time.monotonic() - self.started),
-                "total_gens": int(self.service.scheduler.metrics.value("steps_total") > 0),
+                "total_gens": int(self.service.scheduler.metrics.total("request_success_total")),
             }
         )
 
