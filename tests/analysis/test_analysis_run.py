@@ -88,18 +88,13 @@ def test_what_the_model_writes_is_explained_token_by_token(writer: Any) -> None:
         assert found.subject.ids[target["position"]] == target["id"]
 
 
-def test_characters_of_several_tokens_have_one_span(writer: Any, monkeypatch: Any) -> None:
-    from creativewritinggpt.analysis.run import written_spans
-    from creativewritinggpt.generation.results import Token
-
-    def token(content: bytes) -> Token:
-        return Token(1, "", content, 0.0, 1, 0.0, 1.0)
+def test_characters_of_several_tokens_have_one_span() -> None:
+    from creativewritinggpt.generation.text import spans_of
 
     dragon = "🐉".encode()
-    tokens = [token(b"a "), token(dragon[:1]), token(dragon[1:3]), token(dragon[3:]), token(b"b")]
-    assert written_spans(tokens, 10, 14) == [(10, 12), (12, 13), (12, 13), (12, 13), (13, 14)]
-    broken = [token(b"\xf0"), token(b"ab")]
-    assert written_spans(broken, 0, 3)[-1][1] == 3
+    pieces = [b"a ", dragon[:1], dragon[1:3], dragon[3:], b"b"]
+    assert spans_of(pieces, 10, 14) == [(10, 12), (12, 13), (12, 13), (12, 13), (13, 14)]
+    assert spans_of([b"\xf0", b"ab"], 0, 3)[-1][1] == 3
 
 
 def test_a_word_of_the_text_and_a_contrast(writer: Any) -> None:

@@ -11,14 +11,14 @@ replacements are computed in the precision of the model as it was loaded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..console import ProgressCallback
 from ..errors import InputError, RunError
-from ..generation.text import whole_characters
+from ..generation.text import spans_of, whole_characters
 from . import record as records
 from . import registry
 from .forward import next_token, predictions
@@ -37,7 +37,6 @@ from .subject import (
 )
 
 if TYPE_CHECKING:
-    from ..generation.results import Token
     from ..models.loaded_model import LoadedModel
 
 # With more targets the base model is not explained beside the tuned one: it doubles the time.
@@ -267,7 +266,12 @@ def _written(model: LoadedModel, text: str, settings: AnalysisSettings) -> Subje
         prompt,
         text=text + made.text,
         ids=ids,
-        spans=(*prompt.spans, *written_spans(made.tokens, len(text), len(text) + len(made.text))),
+        spans=(
+            *prompt.spans,
+            *spans_of(
+                [token.bytes for token in made.tokens], len(text), len(text) + len(made.text)
+            ),
+        ),
         prompt_characters=len(text),
     )
     start = len(prompt.ids)
@@ -280,32 +284,6 @@ def _written(model: LoadedModel, text: str, settings: AnalysisSettings) -> Subje
                 f"{abs(token.logprob - found.log_probability):.3f} nats"
             )
     return subject
-
-
-def written_spans(tokens: Sequence[Token], start: int, end: int) -> list[tuple[int, int]]:
-    """The characters of the text that each written token stands for.
-
-    Tokens that are parts of one character all have that character's span.
-    """
-    spans: list[tuple[int, int]] = []
-    content = b""
-    whole = start
-    open_from = 0
-    for index, token in enumerate(tokens):
-        content += token.bytes
-        try:
-            count = len(content.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            if error.end < len(content) or index - open_from > 4:
-                count = len(content.decode("utf-8", "replace"))
-            else:
-                spans.append((whole, whole))
-                continue
-        last = min(whole + count, end)
-        spans[open_from:] = [(whole, last)] * (index + 1 - open_from)
-        whole, content, open_from = last, b"", index + 1
-    spans[open_from:] = [(whole, end)] * (len(tokens) - open_from)
-    return spans
 
 
 def why(

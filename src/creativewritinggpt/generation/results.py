@@ -17,7 +17,6 @@ from .text import Vocabulary
 if TYPE_CHECKING:
     import torch
 
-    from ..models.forward.native_backend import Backend
     from .sampling.samplers import Trace
 
 # Nats per token that a text of nothing but repeated n-grams loses. An ordinary continuation has a
@@ -240,38 +239,6 @@ def step_tokens(
         )
         for row, token in enumerate(tokens.tolist())
     ]
-
-
-def forced_tokens(
-    backend: Backend,
-    view: Sequence[int],
-    ids: Sequence[int],
-    words: Vocabulary,
-    *,
-    capacity: int,
-    alternatives: int,
-) -> list[Token]:
-    """The statistics of given tokens after a given context, as if the model had written them.
-
-    Args:
-        backend: The forward pass.
-        view: Token ids that the model reads first.
-        ids: Token ids whose statistics are wanted.
-        words: The vocabulary.
-        capacity: Number of tokens that the backend's context may grow to.
-        alternatives: Number of alternatives to name per token.
-    """
-    import torch
-
-    found = []
-    with torch.inference_mode():
-        context, logits = backend.read(view, capacity)
-        for token in ids:
-            share = torch.softmax(logits, -1)[:, token]
-            given = torch.tensor([token])
-            found += step_tokens(logits, given, share, words, alternatives=alternatives)
-            logits = context.step([token])
-    return found
 
 
 def _likeliest(logits: torch.Tensor, count: int, words: Vocabulary) -> list[Alternative]:

@@ -32,6 +32,51 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def encode_with_spans(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of ``text`` as of :func:`encode`, and the characters that each stands for."""
+    ids, words = encode(tokenizer, text), vocabulary(tokenizer)
+    if words.byte_level:
+        return ids, spans_of([words.bytes_of(token) for token in ids], 0, len(text))
+    offsets = tokenizer(
+        whole_characters(text),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+    )["offset_mapping"]
+    return ids, [(int(first), int(last)) for first, last in offsets]
+
+
+def spans_of(pieces: Sequence[bytes], start: int, end: int) -> list[tuple[int, int]]:
+    """The characters of a text that the bytes of each of its tokens stand for.
+
+    Tokens that are parts of one character all have that character's span.
+
+    Args:
+        pieces: The bytes of the tokens.
+        start: First character of the tokens' text.
+        end: Its last character, plus one.
+    """
+    spans: list[tuple[int, int]] = []
+    content = b""
+    whole = start
+    open_from = 0
+    for index, piece in enumerate(pieces):
+        content += piece
+        try:
+            count = len(content.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            if error.end < len(content) or index - open_from > 4:
+                count = len(content.decode("utf-8", "replace"))
+            else:
+                spans.append((whole, whole))
+                continue
+        last = min(whole + count, end)
+        spans[open_from:] = [(whole, last)] * (index + 1 - open_from)
+        whole, content, open_from = last, b"", index + 1
+    spans[open_from:] = [(whole, end)] * (len(pieces) - open_from)
+    return spans
+
+
 def whole_characters(text: str) -> str:
     """``text`` with the replacement character for each surrogate; its length stays."""
     return _LONE.sub(_REPLACEMENT, text)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from ..generation.results import Token, step_tokens
-from ..generation.text import vocabulary
+from ..generation.forced import ForcedReader
+from ..generation.results import Token
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
-
-BLOCK = 256
-"""Tokens that are read between two steps of the texts that are written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,36 +39,9 @@ def score(
         alternatives: Number of alternatives to name per token.
         base: Whether the base model is asked, too.
     """
-    tokens = yield from _tokens(model, ids, alternatives)
+    begin = [model.bos_id]
+    tokens = yield from ForcedReader(model).tokens(begin, ids, alternatives=alternatives)
     if not base:
         return Scores(tokens)
-    with model.base():
-        return Scores(tokens, (yield from _tokens(model, ids, alternatives)))
-
-
-def _tokens(
-    model: LoadedModel, ids: Sequence[int], alternatives: int
-) -> Generator[None, None, list[Token]]:
-    words = vocabulary(model.tokenizer)
-    network: Any = model.model
-    device = model.device.torch_device
-    read = [model.bos_id, *ids[:-1]]
-    found: list[Token] = []
-    cache = None
-    for start in range(0, len(ids), BLOCK):
-        part = read[start : start + BLOCK]
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(model.device.autocast())
-            output = network(
-                input_ids=torch.tensor([part], device=device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        cache = output.past_key_values
-        logits = output.logits[0].float().cpu()
-        wanted = torch.tensor(ids[start : start + BLOCK])
-        probabilities = torch.softmax(logits, -1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
-        found += step_tokens(logits, wanted, probabilities, words, alternatives=alternatives)
-        yield
-    return found
+    reader = ForcedReader(model, base=True)
+    return Scores(tokens, (yield from reader.tokens(begin, ids, alternatives=alternatives)))

@@ -363,9 +363,7 @@ class Session:
     def tokens_of(self, passage: Passage) -> list[Token]:
         """The tokens of a passage with their statistics, recorded or computed by the model now."""
         if passage.id not in self.tokens:
-            self.tokens[passage.id] = passage_tokens(
-                self.loaded, self.story, passage, self.settings.weights, ALTERNATIVES
-            )
+            self.tokens[passage.id] = passage_tokens(self.loaded, self.story, passage, ALTERNATIVES)
         return self.tokens[passage.id]
 
     def replace_token(self, passage: Passage, index: int, choice: int) -> str:

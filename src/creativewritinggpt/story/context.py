@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -22,7 +22,7 @@ import regex
 from ..data.text import is_unspaced
 from ..generation.results import Token
 from ..generation.row import Pinned, characters, make_view
-from ..generation.text import encode, vocabulary
+from ..generation.text import Vocabulary, encode, encode_with_spans, spans_of, vocabulary
 from .tree import Lore, Passage, Story
 
 if TYPE_CHECKING:
@@ -118,40 +118,140 @@ def story_view(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Tokens of a passage that are written in one view.
+
+    Attributes:
+        view: Token ids that the model reads before them.
+        ids: Their token ids.
+        spans: The characters of the passage that each stands for.
+        history: Token ids of the text before them, also of what is not in view.
+        memory: Text at the front of the view.
+        note: Text near its end.
+    """
+
+    view: list[int]
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    history: list[int]
+    memory: str
+    note: str
+
+
+def passage_parts(
+    model: LoadedModel, story: Story, passage: Passage, written: Sequence[Token] | None = None
+) -> Iterator[Part]:
+    """The views in which the model writes a passage, each with the tokens that it writes there.
+
+    Memory, note and the start of the view are those that are recorded where this model wrote the
+    passage, else those from which it would continue the story there. The view slides as in writing,
+    so that each part is as long as the context length allows. The first token may begin within the
+    text before the passage, as where the end of a prompt is re-opened.
+
+    Args:
+        model: The model.
+        story: The story that the passage belongs to.
+        passage: The passage.
+        written: The tokens as they were written; those of its text by default.
+
+    Raises:
+        InputError: Memory and note leave no room.
+    """
+    tokenizer, words = model.tokenizer, vocabulary(model.tokenizer)
+    if _is_recorded(model, story, passage) and passage.setup is not None:
+        prompt = story.text_at(passage.parent)[passage.start :]
+        memory, note = passage.setup.memory, passage.setup.note
+    else:
+        seen = story_view(model, story, passage.parent)
+        prompt, memory, note = seen.prompt, seen.memory, seen.note
+    if written:
+        spans = spans_of([token.bytes for token in written], 0, len(passage.text))
+        prompt = prompt.removesuffix(_reopened(written[0], words))
+        body = encode(tokenizer, prompt)
+        done = len(body)
+        body += [token.id for token in written]
+    else:
+        body, places = encode_with_spans(tokenizer, prompt + passage.text)
+        before = len(prompt)
+        done = next((i for i, (_, end) in enumerate(places) if end > before), len(body))
+        spans = [(max(0, first - before), last - before) for first, last in places[done:]]
+    pinned = Pinned(encode(tokenizer, memory), encode(tokenizer, note))
+    first, start = done, 0
+    while done < len(body):
+        view = make_view(
+            body[:done],
+            words,
+            context_length=model.context_length,
+            bos_id=model.bos_id,
+            pinned=pinned,
+            start=start,
+        )
+        # The last token of a view that is full is predicted and not read.
+        end = min(done + model.context_length - len(view.ids) + 1, len(body))
+        yield Part(
+            view.ids, body[done:end], spans[done - first : end - first], body[:done], memory, note
+        )
+        done, start = end, view.start
+
+
 def passage_tokens(
-    model: LoadedModel, story: Story, passage: Passage, weights: str, alternatives: int
+    model: LoadedModel, story: Story, passage: Passage, alternatives: int
 ) -> list[Token]:
     """The statistics of each token of ``passage``, as if the model had written it.
 
     Args:
         model: The model.
         story: The story that the passage belongs to.
-        passage: The passage; at most :data:`MAX_PASSAGE_TOKENS` of it are read.
-        weights: The weight format, as in the generation settings.
+        passage: The passage; about :data:`MAX_PASSAGE_TOKENS` of it are read.
         alternatives: Number of alternatives to name per token.
 
     Raises:
         InputError: Memory and note leave no room.
     """
-    from ..generation.results import forced_tokens
-    from ..models.forward.backends import backend_for
+    from ..generation.forced import ForcedReader
 
-    seen = story_view(model, story, passage.parent)
-    words = vocabulary(model.tokenizer)
-    ids = encode(model.tokenizer, passage.text)[
-        : min(MAX_PASSAGE_TOKENS, model.context_length // 2)
-    ]
-    view = make_view(
-        encode(model.tokenizer, seen.prompt),
-        words,
-        context_length=model.context_length - len(ids),  # the passage has to fit behind it
-        bos_id=model.bos_id,
-        pinned=Pinned(encode(model.tokenizer, seen.memory), encode(model.tokenizer, seen.note)),
-    )
-    backend = backend_for(model, weights)
-    return forced_tokens(
-        backend, view.ids, ids, words, capacity=model.context_length, alternatives=alternatives
-    )
+    reader, found = ForcedReader(model), list[Token]()
+    for part in passage_parts(model, story, passage):
+        left = MAX_PASSAGE_TOKENS - len(found)
+        if left <= 0:
+            break
+        steps = reader.tokens(part.view, part.ids[:left], alternatives=alternatives)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found += cut_first(end.value, part, passage)
+                break
+    return found
+
+
+def cut_first(tokens: list[Token], part: Part, passage: Passage) -> list[Token]:
+    """The tokens of a part, a first one that begins before the passage without what is there."""
+    if not tokens or part.spans[0][0] > 0:
+        return tokens
+    own = passage.text[: part.spans[0][1]].encode("utf-8", "replace")
+    first = tokens[0]
+    if len(own) >= len(first.bytes):
+        return tokens
+    text = own.decode("utf-8", "replace")
+    return [dataclasses.replace(first, bytes=own, text=text), *tokens[1:]]
+
+
+def _reopened(token: Token, words: Vocabulary) -> str:
+    """The end of the prompt that the first token of a passage spells again."""
+    whole = words.bytes_of(token.id)
+    if not whole.endswith(token.bytes):
+        return ""
+    return whole[: len(whole) - len(token.bytes)].decode("utf-8", "ignore")
+
+
+def _is_recorded(model: LoadedModel, story: Story, passage: Passage) -> bool:
+    """Whether ``model`` wrote the passage after the very text that stands before it."""
+    if passage.setup is None or passage.setup.model != model.name:
+        return False
+    source = passage if passage.copy_of is None else story.passages[passage.copy_of]
+    return source.parent == passage.parent
 
 
 def _kept_start(path: Sequence[Passage], model: LoadedModel) -> int:
