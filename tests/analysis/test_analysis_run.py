@@ -20,8 +20,9 @@ from creativewritinggpt.analysis.methods.occlusion import leave_one_out
 from creativewritinggpt.analysis.record import aggregate, text_summary
 from creativewritinggpt.analysis.registry import METHODS, AnalysisSettings
 from creativewritinggpt.analysis.report import folder_name, save
-from creativewritinggpt.analysis.run import explain, why
+from creativewritinggpt.analysis.run import explain
 from creativewritinggpt.analysis.subject import Target, read, tokens_of, with_targets
+from creativewritinggpt.analysis.why import reasons, why
 from creativewritinggpt.errors import InputError, RunError
 
 TEXT = "The lamp went out, and the captain laughed. “Who is there?” she"
@@ -286,6 +287,69 @@ def test_why_names_the_words_without_which_it_loses_most(writer: Any) -> None:
     # A word longer than the view is left out whole.
     unbroken = "x" * 60
     assert f" {unbroken} " in why(writer, f"{unbroken} good", "good", view=6, least=0.0)
+
+
+def _reason(*given: Any, **settings: Any) -> Any:
+    steps = reasons(*given, **settings)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_reasons_by_token_word_and_sentence_with_how_far_to_trust_them(writer: Any) -> None:
+    text = "The lamp went out. The captain laughed at the sea and all of it was gone for good"
+    at = text.index("good")
+    words = _reason(writer, text, (at, at + 4), judge=True)
+    assert words.target == why(writer, text, "good").split("'")[1]
+    said = [piece.text.strip() for piece in words.pieces if piece.text.strip()]
+    assert text[:at].split()[-len(said) :] == said and len(said) > 5
+    for piece in words.pieces:
+        assert text[slice(*piece.span)] == piece.text
+    trust = words.trust
+    assert trust.draws == 20 and 0 <= trust.beaten <= 20
+    assert trust.summed == pytest.approx(sum(piece.score for piece in words.pieces))
+    assert f"{trust.loss:.2f} nats" in trust.sentence
+    assert trust.sentence.startswith("Better" if trust.beaten >= 19 else "No better")
+
+    def loss(pieces: Any) -> float:
+        """Of whole passes, without keys and values kept."""
+        ids = [0, *writer.tokenizer(text[:at])["input_ids"]]
+        wanted = read(writer, text).ids[len(ids)]
+        scores = []
+        for replaced in ([], [token for piece in pieces for token in piece.tokens]):
+            some = [writer.eos_id if i in replaced else token for i, token in enumerate(ids)]
+            with torch.no_grad():
+                logits = writer.model(torch.tensor([some])).logits[0, -1].double()
+            scores.append(float(logits.log_softmax(-1)[wanted]))
+        return scores[0] - scores[1]
+
+    assert trust.whole == pytest.approx(loss(words.pieces), abs=1e-3)
+    ranked = sorted(words.pieces, key=lambda piece: -piece.score)[: trust.pieces]
+    assert trust.loss == pytest.approx(loss(ranked), abs=1e-3)
+    sentences = _reason(writer, text, (at, at + 4), unit="sentence", judge=True)
+    assert [piece.text.strip()[:8] for piece in sentences.pieces][:2] == ["The lamp", "The capt"]
+    assert "Too little" in sentences.trust.sentence
+    assert sentences.pieces[0].score == pytest.approx(loss(sentences.pieces[:1]), abs=1e-3)
+    tokens = _reason(writer, text, (at, at + 4), unit="token")
+    assert all(len(piece.tokens) == 1 for piece in tokens.pieces)
+
+
+def test_several_words_are_explained_by_all_their_tokens(writer: Any) -> None:
+    text = "The lamp went out and the captain laughed"
+    at = text.index("captain")
+    reason = _reason(writer, text, (at, len(text)))
+    assert reason.target == "captain laughed"
+    assert all(piece.span[1] <= at for piece in reason.pieces)
+    subject = read(writer, text)
+    places = [*tokens_of(subject, "captain"), *tokens_of(subject, "laughed")]
+    with torch.no_grad():
+        logits = writer.model(torch.tensor([subject.ids])).logits[0].double().log_softmax(-1)
+    total = sum(float(logits[place - 1, subject.ids[place]]) for place in places)
+    assert reason.probability == pytest.approx(np.exp(total), rel=1e-3)
+    with pytest.raises(InputError):
+        _reason(writer, text, (len(text), len(text)))
 
 
 def test_several_texts_have_folders_and_means(writer: Any) -> None:

@@ -5,7 +5,7 @@ would write it: with ``write`` the model writes first, in the precision in which
 and the log-probabilities of that writing are checked against those of the explained pass. Random
 replacements are computed in the precision of the model as it was loaded.
 
-:func:`why` is the short answer, by one method in a few seconds.
+The short answer, by one method in a few seconds, is :mod:`.why`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..console import ProgressCallback
 from ..errors import InputError, RunError
@@ -32,7 +30,6 @@ from .subject import (
     read,
     tokens_of,
     with_targets,
-    word_sums,
     words_of,
 )
 
@@ -43,8 +40,6 @@ if TYPE_CHECKING:
 MOST_WITH_BASE = 40
 # In nats: what two orders of the same fp32 arithmetic may differ by.
 _AGREE = 1e-2
-# Tokens before the word that ``why`` reads.
-_CONTEXT = 192
 
 
 @dataclasses.dataclass
@@ -284,68 +279,3 @@ def _written(model: LoadedModel, text: str, settings: AnalysisSettings) -> Subje
                 f"{abs(token.logprob - found.log_probability):.3f} nats"
             )
     return subject
-
-
-def why(
-    model: LoadedModel,
-    text: str,
-    word: str,
-    count: int = 6,
-    *,
-    view: int = 40,
-    least: float = 0.05,
-) -> str:
-    """Why a word of a text is there.
-
-    Args:
-        model: The model.
-        text: The text that holds the word, to its last place; what follows it is not read.
-        word: The word.
-        count: How many words to name.
-        view: Tokens before the word that are replaced, word by word: enough for what decides most
-            words, few enough for a few seconds.
-        least: Changes below this are not named, in nats.
-
-    Returns:
-        Some lines: how likely it was, what else could have come, what spoke for and against it.
-
-    Raises:
-        InputError: The word is not in the text.
-    """
-    from .methods.occlusion import leave_one_out
-
-    exact = model.in_precision("fp32")
-    whole = read(exact, text)
-    first = tokens_of(whole, word)[0]
-    begin = max(1, first - _CONTEXT)
-    subject = dataclasses.replace(
-        whole,
-        ids=(whole.ids[0], *whole.ids[begin:first]),
-        spans=(whole.spans[0], *whole.spans[begin:first]),
-        view_start=whole.spans[begin][0],
-    )
-    subject = with_targets(subject, [Target(subject.length, whole.ids[first])])
-    said = predictions(exact, subject, 4)[0]
-    shown = exact.tokenizer.decode
-    token = whole.ids[first]
-    others = ", ".join(
-        f"{shown([other]).strip()!r} {p:.0%}" for other, p in said.likeliest if other != token
-    )
-    lines = [
-        f"{shown([token]).strip()!r} had a probability of "
-        f"{np.exp(said.log_probability):.1%} (rank {said.rank}); others: {others}"
-    ]
-    if subject.length == 1:
-        return lines[0] + "\nNothing stands before it."
-    found = leave_one_out(exact, subject, first=max(1, subject.length - view))
-    words = words_of(subject)
-    scores = word_sums(found.scores[0], [word.tokens for word in words])
-    order = np.argsort(-np.abs(scores))
-    for name, sign in (("for it", 1), ("against it", -1)):
-        some = [i for i in order if scores[i] * sign > least][:count]
-        if some:
-            told = ", ".join(f"{words[i].text.strip() or '⏎'} {scores[i]:+.2f}" for i in some)
-            lines.append(f"{name}: {told}")
-    if len(lines) == 1:
-        return lines[0] + "\nNone of the words just before it matters by itself."
-    return "\n".join([*lines, "in nats: what it loses without each of these words"])

@@ -270,7 +270,7 @@ def _session(
 
 def _explain(model: LoadedModel, text: str, word: str) -> str:
     """The answer of the session's ``/why``."""
-    from ..analysis.run import why
+    from ..analysis.why import why
 
     return why(model, text, word)
 

@@ -247,7 +247,8 @@ class Routes:
         def work(model: LoadedModel) -> Work:
             from ..analysis.record import as_json
             from ..analysis.registry import AnalysisSettings
-            from ..analysis.run import explaining, why
+            from ..analysis.run import explaining
+            from ..analysis.why import why
 
             if full:
                 chosen = AnalysisSettings(target=target or None)

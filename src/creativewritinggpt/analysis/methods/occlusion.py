@@ -11,6 +11,7 @@ The passes are in fp32 whatever the model's precision.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,30 @@ def leave_one_out(
     Raises:
         InputError: No such unit or replacement, too few samples, no targets.
     """
+    steps = leaving_one_out(
+        model, subject, unit=unit, replacement=replacement, samples=samples, seed=seed,
+        first=first, progress=progress,
+    )  # fmt: skip
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Attribution = end.value
+            return found
+
+
+def leaving_one_out(
+    model: LoadedModel,
+    subject: Subject,
+    *,
+    unit: str = "word",
+    replacement: str = "end_of_text",
+    samples: int = 10,
+    seed: int = 0,
+    first: int = 1,
+    progress: CountCallback | None = None,
+) -> Generator[None, None, Attribution]:
+    """The same as :func:`leave_one_out`, a pass at a time, for who shares the model."""
     if replacement not in REPLACEMENTS:
         raise InputError(
             f"there is no replacement '{replacement}'", f"choose one of {', '.join(REPLACEMENTS)}"
@@ -71,7 +96,7 @@ def leave_one_out(
     model = model.in_precision("fp32")
     units = [tokens for tokens in units_of(subject, unit) if tokens[-1] >= first]
     fills = _fills(model, subject, replacement, samples, seed)
-    scores = _scores(model, subject, units, fills, progress)  # [targets, units, fills]
+    scores = yield from _scores(model, subject, units, fills, progress)  # [targets, units, fills]
     means = scores.mean(2)
     settings: dict[str, Any] = {
         "unit": unit,
@@ -140,7 +165,7 @@ def _scores(
     units: list[list[int]],
     fills: np.ndarray,
     progress: CountCallback | None,
-) -> np.ndarray:
+) -> Generator[None, None, np.ndarray]:
     """How much each replaced piece lowers each target's score, ``[targets, units, fills]``."""
     indices = sorted({target.position - 1 for target in subject.targets})
     cache = PrefixCache(model, subject.ids, indices)
@@ -152,6 +177,7 @@ def _scores(
     drops = np.zeros((len(variants), len(subject.targets)))
     for part in cache.passes(variants, progress):
         drops[part.rows] = predictions.drops(part, subject.targets)
+        yield
     return drops.T.reshape(len(subject.targets), len(units), len(fills))
 
 
