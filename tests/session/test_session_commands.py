@@ -519,3 +519,57 @@ def test_settings_that_change_nothing_are_said_and_escapes_are_read(desk: Any) -
     assert "no effect" not in one.say("/set top_k=5")
     one.say(r"/set stop=\u0041\n\\n")
     assert one.session.settings.stop == ["A\n\\n"]
+
+
+def _choices(one: Desk) -> list[tuple[str, int, int | None]]:
+    story = read_story(one.session.file.path)
+    return [(c.kind, len(c.offered), c.chosen) for c in story.choices]
+
+
+def test_choices_are_in_the_file_with_what_was_on_the_screen(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp", "/alt 3", "/pick 2", "/undo", "/redo", "/pick 3", "", "/retry")
+    one.say("/edit It rained.")
+    story = read_story(one.session.file.path)
+    kinds = [choice.kind for choice in story.choices]
+    assert kinds == ["pick", "pick", "undo", "redo", "pick", "retry", "edit"]
+    first, taken, undone, redone, again, retried, edited = story.choices
+    assert first.offered == taken.offered and first.chosen is None
+    assert taken.chosen == first.offered[1] and (undone.of, redone.of) == (1, 2)
+    assert again.chosen in again.offered
+    assert retried.chosen == retried.offered[1] == edited.replaced[0]
+    assert story.passages[edited.by[0]].text.endswith("It rained.")
+    assert all(choice.source == "session" and choice.time for choice in story.choices)
+
+
+def test_another_token_is_recorded_with_the_one_before(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp", "/pick 2.1")
+    [choice] = read_story(one.session.file.path).choices
+    story = one.session.story
+    original = story.passages[choice.offered[0]]
+    chosen = story.passages[choice.chosen]
+    before = story.passages[chosen.parent]
+    assert before.copy_of == original.id
+    assert original.text.startswith(before.text + choice.text) and chosen.text != choice.text
+
+
+def test_base_and_tuned_are_a_choice_with_their_adapters(desk: Any) -> None:
+    one = desk(adapter=True)
+    one.say("The lamp", "/compare", "/pick 2")
+    shown, taken = one.session.story.choices
+    setups = [one.session.story.passages[place].setup for place in taken.offered]
+    assert shown.offered == taken.offered and taken.chosen == taken.offered[1]
+    assert [setup.adapters for setup in setups] == [{}, {"tuned": 1.0}]
+
+
+def test_a_damaged_choice_is_said_and_the_story_opens(desk: Any) -> None:
+    one = desk()
+    one.say("The lamp", "/alt 2", "/pick 1", "/save other.json")
+    path = one.session.file.path
+    record = json.loads(path.read_text("utf-8"))
+    record["choices"][0]["offered"] = [0, 4000]
+    two = path.with_name("damaged.json")
+    two.write_text(json.dumps(record), "utf-8")
+    said = one.say(f"/load {two}")
+    assert "1 choice in the file can't be read" in said and "The lamp" in one.text

@@ -15,32 +15,22 @@ from pathlib import Path
 from ..data.text import count_words
 from ..errors import InputError
 from ..files import from_home
-from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, seeds_from, unescape
+from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, unescape
 from ..generation.style import parse_strength, set_strength
+from ..story import choices
 from ..story.exchange import ENDINGS, IMPORTED, KNOWN, import_story
 from ..story.file import FOLDER, read_story, stories
-from ..story.tree import NOTHING, Lore, Passage, Story
+from ..story.tree import NOTHING, Lore, Story
 from .repl import HELP, Command, Repl, find, joined, typed, whole_number
 from .screen import brief, characters, edit, percent, visible
 from .session import Session
+from .versions import alternatives, compare, last_passage, pick, retry
 
 _SHOWN = 20  # tokens in /probs
 # Alternatives per row of /probs, by the width of the screen.
 _FEW, _OTHERS, _WIDE = 3, 5, 110
-_MOST_ALTERNATIVES = 16
 _LISTED = 12  # passages that /branches shows
 _STORIES = 20  # stories that /load lists
-
-
-def last_passage(story: Story) -> Passage:
-    """The last passage of the branch.
-
-    Raises:
-        InputError: The story is empty.
-    """
-    if story.last is None:
-        raise InputError("the story is empty", "type a beginning, or an empty line")
-    return story.last
 
 
 def _continue(repl: Repl, rest: str) -> None:
@@ -57,73 +47,10 @@ def _continue(repl: Repl, rest: str) -> None:
         session.settings = settings
 
 
-def _retry(repl: Repl, rest: str) -> None:
-    story, settings = repl.session.story, repl.session.settings
-    last = last_passage(story)
-    if last.by != "model":
-        raise InputError(
-            "the last passage is not the model's", "an empty line lets the model go on after it"
-        )
-    seed = whole_number(rest, "/retry", low=0, high=SEEDS - 1) if rest.strip() else None
-    if seed is None and settings.seed is not None:
-        # The same seed would give the same text.
-        seed = seeds_from(settings.seed if last.seed is None else last.seed, 2)[1]
-    if repl.go_on(last.parent, seed=seed, did="retry") is not None:
-        repl.offered = [passage.id for passage in story.versions()]
-        if len(repl.offered) > 1:
-            repl.screen.note(f"version {len(repl.offered)}; /pick shows them all")
-
-
-def _alt(repl: Repl, rest: str) -> None:
-    count = whole_number(rest, "/alt", low=2, high=_MOST_ALTERNATIVES, default=3)
-    first = repl.session.new_seed()
-    repl.screen.note(f"writing {count} alternatives")
-    repl.heading(1, f"seed {first}")
-    written = [passage for passage, _ in repl.write(None, seeds_from(first, count))]
-    found = [passage for passage in written if passage is not None]
-    shown = int(written[0] is not None)
-    repl.offer([p.id for p in found], [f"seed {p.seed}" for p in found], shown)
-
-
-def _pick(repl: Repl, rest: str) -> None:
-    story = repl.session.story
-    if "." in rest:
-        _pick_word(repl, rest)
-        return
-    if not repl.offered:
-        repl.offered = [passage.id for passage in story.versions()]
-    if not repl.offered:
-        raise InputError("there is nothing to pick from", "/alt writes alternatives")
-    if not rest.strip():
-        repl.offer(repl.offered, [_label(story, place) for place in repl.offered])
-        return
-    passage = repl.offered[whole_number(rest, "/pick", high=len(repl.offered)) - 1]
-    story.go(passage, "pick")
-    repl.screen.flow(story.passages[passage].text)
-    repl.screen.end_flow()
-
-
-def _label(story: Story, place: int) -> str:
-    seed, here = story.passages[place].seed, " (this one)" if place == story.state.head else ""
-    return (f"seed {seed}" if seed is not None else "yours") + here
-
-
-def _pick_word(repl: Repl, rest: str) -> None:
-    """``/pick 12.2``: replace token 12 by its alternative 2 and go on from there."""
-    last = last_passage(repl.session.story)
-    place, _, choice = rest.strip().partition(".")
-    tokens = repl.session.tokens_of(last)
-    index = whole_number(place, "/pick", high=len(tokens)) - 1
-    count = sum(one.id != tokens[index].id for one in tokens[index].before or [])
-    number = whole_number(choice, "/pick", high=count) if count else 1
-    repl.screen.flow(repl.session.replace_token(last, index, number - 1))
-    repl.go_on()
-
-
 def _step(back: bool, repl: Repl, rest: str) -> None:
     """Undo or redo, and show where the story ends now; what was offered before is withdrawn."""
     story, name = repl.session.story, "undo" if back else "redo"
-    done = (story.undo if back else story.redo)(whole_number(rest, f"/{name}"))
+    done = (choices.undo if back else choices.redo)(story, whole_number(rest, f"/{name}"))
     if not done:
         raise InputError(f"there is nothing to {name}")
     repl.screen.note(("undone: " if back else "done again: ") + ", ".join(done))
@@ -139,9 +66,9 @@ def _edit(repl: Repl, rest: str) -> None:
     story = repl.session.story
     if rest.strip():
         before = story.text_at(last_passage(story).parent)
-        changed = story.edit(before + joined(before, typed(rest)))
+        changed = choices.edit(story, before + joined(before, typed(rest)))
     else:
-        changed = story.edit(edit(story.text))
+        changed = choices.edit(story, edit(story.text))
     repl.offered = []
     repl.screen.note("edited; /undo takes it back" if changed else "nothing was changed")
     if changed:
@@ -223,25 +150,6 @@ def _title(repl: Repl, rest: str) -> None:
     if title:
         repl.session.story.set("title", title=title)
     repl.screen.note(f"title: {repl.session.story.state.title or 'none yet'}")
-
-
-def _compare(repl: Repl, rest: str) -> None:
-    session = repl.session
-    model = session.model
-    if not model.adapters:
-        raise InputError(
-            f"{session.model_name} has no adapter, so there is nothing to compare it with",
-            "/model takes an adapter folder, as outputs/best_model",
-        )
-    seed = session.new_seed()
-    repl.screen.note(f"base and tuned, both with seed {seed}")
-    repl.heading(1, "base")
-    with model.loaded.base():
-        [(base, _)] = repl.write(None, [seed], adapters=False)
-    repl.heading(2, "tuned")
-    [(tuned, _)] = repl.write(None, [seed])
-    found = [(p.id, name) for p, name in ((base, "base"), (tuned, "tuned")) if p is not None]
-    repl.offer([place for place, _ in found], [name for _, name in found], len(found))
 
 
 def _save(repl: Repl, rest: str) -> None:
@@ -543,9 +451,9 @@ def _help(repl: Repl, rest: str) -> None:
 _GROUPS = (
     (
         Command("continue", "[TOKENS]", "let the model go on; so does an empty line", _continue),
-        Command("retry", "[SEED]", "another version of the model's last passage", _retry),
-        Command("alt", "[N]", "write N ways to go on, to pick one [3]", _alt),
-        Command("pick", "[N | TOKEN.ALT]", "take a version, or another word of /probs", _pick),
+        Command("retry", "[SEED]", "another version of the model's last passage", retry),
+        Command("alt", "[N]", "write N ways to go on, to pick one [3]", alternatives),
+        Command("pick", "[N | TOKEN.ALT]", "take a version, or another word of /probs", pick),
         Command("undo", "[N]", "take back the last change, whatever it was",
                 partial(_step, True)),
         Command("redo", "[N]", "take back an undo", partial(_step, False)),
@@ -556,7 +464,7 @@ _GROUPS = (
                 lambda session: dict(session.story.state.heads)),
         Command("chapter", "[TITLE]", "begin a chapter, or list them", _chapter),
         Command("title", "[TITLE]", "the story's title", _title),
-        Command("compare", "", "base and tuned model go on, with the same seed", _compare),
+        Command("compare", "", "base and tuned model go on, with the same seed", compare),
     ),
     (
         Command("memory", "[TEXT | -]", "what the model always sees first",

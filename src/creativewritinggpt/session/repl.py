@@ -346,7 +346,8 @@ def _opened(name: str | None) -> tuple[StoryFile, Story, list[str]]:
     found = imported(path) if path.exists() or "#" in name else None
     if found is None:
         file = story_file(name)
-        return file, file.open(), []
+        story = file.open()
+        return file, story, story.remarks
     file, remarks = import_file(path)
     return file, found.story, found.notes() + remarks
 

@@ -197,7 +197,8 @@ class Session:
             file = StoryFile(path)
             self.take(file, file.open())
             title = self.story.state.title or path
-            return [f"{title}: {counted(len(self.story.path()), 'passage')}"]
+            count = counted(len(self.story.path()), "passage")
+            return [f"{title}: {count}", *self.story.remarks]
         if found.lore_only:
             return self.add_lore(found)
         file, remarks = import_file(path)

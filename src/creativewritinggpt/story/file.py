@@ -20,9 +20,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..console import counted
 from ..errors import InputError, RunError
 from ..files import disk_errors, from_home, read_json, write_text
-from .tree import NOTHING, Lore, Passage, Setup, State, Story
+from .tree import CHOICES, NOTHING, Choice, Lore, Passage, Setup, State, Story
 
 FORMAT = "creativewritinggpt-story"
 VERSION = 1
@@ -206,7 +207,9 @@ def load(record: Any, where: str) -> Story:
             f"{where} is damaged: {type(error).__name__}: {reason}",
             "it is left as it is; give another file with --story",
         ) from error
-    return Story(passages, history, cursor)
+    story = Story(passages, history, cursor)
+    _read_choices(record, story)
+    return story
 
 
 def dump(story: Story) -> str:
@@ -264,6 +267,10 @@ def dump(story: Story) -> str:
         "history": history,
         "cursor": story.cursor,
     }
+    if story.choices:
+        record["choices"] = [_choice_record(choice) for choice in story.choices]
+    if story.set_aside:
+        record["choices_set_aside"] = story.set_aside
     return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
@@ -311,6 +318,57 @@ def _lore(record: dict[str, Any]) -> Lore:
     return Lore(
         keys, str(record["text"]), bool(record["always"]), secondary, excluding, probability
     )
+
+
+def _choice_record(choice: Choice) -> dict[str, Any]:
+    """The fields of a choice that say something."""
+    fields = dataclasses.asdict(choice)
+    return {name: value for name, value in fields.items() if value not in (None, (), "")}
+
+
+def _read_choices(record: dict[str, Any], story: Story) -> None:
+    """Read the choices; what is damaged is set aside, so that the story opens in any case."""
+    found, before = record.get("choices", []), record.get("choices_set_aside", [])
+    story.set_aside = list(before) if isinstance(before, list) else [before]
+    places: dict[int, int] = {}  # place in the file -> place in the story
+    damaged = []
+    for place, one in enumerate(found if isinstance(found, list) else [found]):
+        try:
+            choice = _choice(one, len(story.passages), place)
+            if choice.of is not None:
+                choice = dataclasses.replace(choice, of=places[choice.of])
+        except (KeyError, TypeError, ValueError):
+            damaged.append(one)
+        else:
+            places[place] = len(story.choices)
+            story.choices.append(choice)
+    if damaged:
+        story.set_aside += damaged
+        story.remarks.append(
+            f"{counted(len(damaged), 'choice')} in the file can't be read; the story is whole, and "
+            'they stay in it as "choices_set_aside"'
+        )
+
+
+def _choice(record: Any, passages: int, place: int) -> Choice:
+    """The choice of a record at ``place`` in the file; ``ValueError`` where it is none."""
+    if not isinstance(record, dict):
+        raise TypeError("a choice is an object")
+    lists = {
+        name: tuple(_index(one, passages) for one in record.get(name, ()))
+        for name in ("offered", "replaced", "by")
+    }
+    choice = Choice(**{**record, **lists})
+    texts = choice.text, choice.time, choice.source
+    if choice.kind not in CHOICES or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its kind is not known, or what must be text is none")
+    if choice.chosen is not None:
+        _index(choice.chosen, passages)
+        if choice.kind in ("pick", "retry") and choice.chosen not in choice.offered:
+            raise ValueError("what was chosen was not offered")
+    if choice.of is not None:
+        _index(choice.of, place)
+    return choice
 
 
 def _check(passages: list[Passage], history: list[State], cursor: Any) -> None:

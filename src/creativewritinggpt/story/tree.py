@@ -20,6 +20,8 @@ from ..errors import InputError
 
 NOTHING = -1  # the parent of a first passage, the head of an empty story
 MAIN = "main"
+CHOICES = ("pick", "retry", "undo", "redo", "edit", "token")
+"""Kinds of choices."""
 _MOST_STATES = 10_000
 # Shorter passages could be found anywhere in an edited text.
 _LEAST_FOUND = 20
@@ -137,6 +139,33 @@ class State:
         return dict(self.heads)[self.branch]
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What the writer preferred to what; see :mod:`.choices`.
+
+    Attributes:
+        kind: One of :data:`CHOICES`.
+        offered: Ids of the passages to choose from, in the order in which they were shown.
+        chosen: Id of the one that was taken; None where none was.
+        replaced: Ids of the passages that an edit replaced.
+        by: Ids of the passages that replaced them; none where they were deleted.
+        of: Index of the choice that an undo, or of the undo that a redo, takes back.
+        text: For a token, its text before.
+        time: When, in UTC (ISO 8601).
+        source: ``session``, ``studio`` or ``import``.
+    """
+
+    kind: str
+    offered: tuple[int, ...] = ()
+    chosen: int | None = None
+    replaced: tuple[int, ...] = ()
+    by: tuple[int, ...] = ()
+    of: int | None = None
+    text: str = ""
+    time: str = ""
+    source: str = "session"
+
+
 class Story:
     """A tree of passages with a history of states.
 
@@ -144,14 +173,26 @@ class Story:
         passages: Passages of an earlier session, each after its parent.
         history: States, oldest first.
         cursor: Index of the current state.
+        choices: The writer's choices, oldest first; undo does not reach them.
+
+    Attributes:
+        set_aside: Choices of the file that could not be read, as they stand there.
+        remarks: What a user should know who opens the story; not saved.
     """
 
     def __init__(
-        self, passages: Iterable[Passage] = (), history: Iterable[State] = (), cursor: int = 0
+        self,
+        passages: Iterable[Passage] = (),
+        history: Iterable[State] = (),
+        cursor: int = 0,
+        choices: Iterable[Choice] = (),
     ) -> None:
         self.passages = list(passages)
         self.history = list(history) or [State()]
         self.cursor = cursor
+        self.choices = list(choices)
+        self.set_aside: list[Any] = []
+        self.remarks: list[str] = []
 
     @property
     def state(self) -> State:
@@ -161,7 +202,8 @@ class Story:
     @property
     def version(self) -> tuple[Any, ...]:
         """A value that differs after every change."""
-        return self.cursor, len(self.history), self.state, len(self.passages)
+        counts = len(self.history), len(self.passages), len(self.choices)
+        return self.cursor, self.state, *counts
 
     @property
     def text(self) -> str:
