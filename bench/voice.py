@@ -29,7 +29,8 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.corpus import read_documents
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.text import sentences
-from creativewritinggpt.evaluation.voice import Sample, VoiceTexts, measure
+from creativewritinggpt.evaluation.stylometry import Sample
+from creativewritinggpt.evaluation.voice import VoiceTexts, measure
 
 SIZES = (1000, 2000, 3000, 5000, 10_000, 20_000)
 NOVEL_WORDS = 20_000

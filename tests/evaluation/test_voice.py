@@ -10,16 +10,15 @@ import pytest
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.evaluation import imposters
-from creativewritinggpt.evaluation.voice import (
+from creativewritinggpt.evaluation.stylometry import (
     Reference,
     Sample,
-    VoiceTexts,
     Writing,
     burrows_delta,
     cosine_delta,
     make_reference,
-    measure,
 )
+from creativewritinggpt.evaluation.voice import VoiceTexts, measure
 
 # The example of stylo's manual: frequencies of five words in two texts of Juvenal, three of
 # Tibullus. What its definitions give for them was computed once by hand, as below.

@@ -21,25 +21,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..data.document import Document
-from ..data.names import FUNCTION_WORDS, proper_names
-from ..data.text import sentences
 from ..errors import InputError
 from . import imposters
-from .metrics import words_of
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Generator = np.random.Generator
+from .stylometry import (
+    FEWEST_FEATURES,
+    MOST_POOLS,
+    Floats,
+    Generator,
+    Ints,
+    Reference,
+    Sample,
+    Units,
+    Writing,
+    burrows_delta,
+    cosine_delta,
+    favoured,
+    make_reference,
+    names_in,
+)
 
 POOL_WORDS, FEWEST_WORDS = 5000, 2000
 """Words of a pool: what novels need (Eder 2015), and below what nothing is said."""
@@ -47,11 +52,8 @@ FEWEST_OTHERS = 3
 """Other authors that a scale needs."""
 RESAMPLES = 2000
 
-_WORDS_PER_FEATURE, _FEWEST_FEATURES, _MOST_FEATURES = 50, 20, 1000
-_CULLED = 0.8
+_WORDS_PER_FEATURE, _MOST_FEATURES = 50, 1000
 _DRAWS = 60
-_POOLS = 6  # disjoint ones of a writer, for z-scores and impostors
-_LONGEST_CHAPTER = 6000
 _MOST_WORDS = 60_000  # of each other author
 _SAME = 0.2  # of long sentences that two authors share: one text under two names
 _PRONOUNS = """
@@ -59,32 +61,6 @@ i me my mine myself you your yours yourself he him his himself she her hers hers
 itself we us our ours ourselves they them their theirs themselves
 """
 PRONOUNS = frozenset(_PRONOUNS.split())
-
-
-def burrows_delta(first: Floats, second: Floats) -> float:
-    """Mean absolute difference of z-scores (Burrows 2002, "Delta")."""
-    return float(np.abs(first - second).mean())
-
-
-def cosine_delta(first: Floats, second: Floats) -> float:
-    """One minus the cosine of two vectors of z-scores; 1 where one has no direction."""
-    length = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return 1.0 - float(first @ second) / length if length else 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A generated text.
-
-    Attributes:
-        prompt: The number of its prompt; texts of one prompt are drawn together.
-        text: Without the prompt and without a half sentence at its end.
-        loops: Whether it ends in a loop.
-    """
-
-    prompt: int
-    text: str
-    loops: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,164 +80,6 @@ class VoiceTexts:
     others: Mapping[str, Sequence[Document]]
     training: Sequence[Document] = ()
     others_from: str = "the files given"
-
-
-@dataclasses.dataclass(frozen=True)
-class Writing:
-    """The sentences of one writer, in an order that doesn't depend on that of the texts.
-
-    Attributes:
-        sentences: Words of each.
-        lengths: [sentences] how many.
-        chapters: [sentences] number of the chapter or prompt that each is of.
-    """
-
-    sentences: Sequence[Sequence[str]]
-    lengths: Ints
-    chapters: Ints
-
-    @property
-    def words(self) -> int:
-        """All words."""
-        return int(self.lengths.sum())
-
-    @property
-    def count(self) -> int:
-        """Chapters or prompts."""
-        return int(self.chapters.max(initial=-1)) + 1
-
-    @classmethod
-    def of_documents(cls, documents: Iterable[Document], most: int | None = None) -> Writing:
-        """The sentences of some documents; long ones are cut, so that there are several chapters.
-
-        Args:
-            documents: Chapters, in any order.
-            most: About how many words are enough.
-        """
-        texts = [[words_of(s) for s in sentences(document.text)] for document in documents]
-        texts = sorted((text for text in texts if text), key=_digest)
-        total = sum(len(sentence) for text in texts for sentence in text)
-        longest = max(400, min(_LONGEST_CHAPTER, total // 4))
-        chapters = [chapter for text in texts for chapter in _cut(text, longest)]
-        if most is not None and total > most:
-            ends = np.cumsum([sum(map(len, chapter)) for chapter in chapters])
-            chapters = chapters[: int(np.searchsorted(ends, most)) + 1]
-        return cls._of(enumerate(chapters))
-
-    @classmethod
-    def of_samples(cls, samples: Iterable[Sample]) -> Writing:
-        """The sentences of generated texts."""
-        of_prompt: dict[int, list[list[str]]] = {}
-        for sample in samples:
-            own = of_prompt.setdefault(sample.prompt, [])
-            own += [words_of(sentence) for sentence in sentences(sample.text)]
-        return cls._of((n, sorted(of_prompt[n], key=_digest)) for n in sorted(of_prompt))
-
-    @classmethod
-    def _of(cls, parts: Iterable[tuple[int, Sequence[Sequence[str]]]]) -> Writing:
-        rows = [(number, words) for number, part in parts for words in part if words]
-        return cls(
-            [words for _, words in rows],
-            np.array([len(words) for _, words in rows], dtype=np.int64),
-            np.array([number for number, _ in rows], dtype=np.int64),
-        )
-
-
-def _digest(content: Any) -> bytes:
-    """What a text of words is ordered by."""
-    return hashlib.sha1(repr(content).encode(), usedforsecurity=False).digest()
-
-
-def _cut(text: Sequence[Sequence[str]], longest: int) -> list[Sequence[Sequence[str]]]:
-    """Consecutive parts of a text, of equal length and none much longer than ``longest`` words."""
-    ends = np.cumsum([len(sentence) for sentence in text])
-    parts = math.ceil(int(ends[-1]) / longest)
-    edges = [int(np.searchsorted(ends, ends[-1] * k / parts)) for k in range(1, parts)]
-    return [text[a:b] for a, b in zip([0, *edges], [*edges, len(text)], strict=True) if b > a]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The words that are counted, with their mean and deviation over the human pools.
-
-    Attributes:
-        words: The most frequent first.
-        mean, spread: [words] of relative frequencies.
-    """
-
-    words: tuple[str, ...]
-    mean: Floats
-    spread: Floats
-
-    def z(self, frequencies: Floats) -> Floats:
-        """Frequencies as z-scores."""
-        scores: Floats = (frequencies - self.mean) / self.spread
-        return scores
-
-
-@dataclasses.dataclass(frozen=True)
-class _Units:
-    """Counts of the words in each sentence.
-
-    Attributes:
-        counts: [sentences, words].
-        lengths: [sentences] words of each.
-        chapters: [sentences].
-    """
-
-    counts: npt.NDArray[np.float32]
-    lengths: Ints
-    chapters: Ints
-
-    @classmethod
-    def of(cls, writing: Writing, words: Sequence[str]) -> _Units:
-        place = {word: index for index, word in enumerate(words)}
-        counts = np.zeros((len(writing.lengths), len(words)), dtype=np.float32)
-        for row, sentence in enumerate(writing.sentences):
-            for word in sentence:
-                if word in place:
-                    counts[row, place[word]] += 1
-        return cls(counts, writing.lengths, writing.chapters)
-
-    def only(self, chapters: Ints) -> _Units:
-        """The sentences of some chapters."""
-        rows = np.isin(self.chapters, chapters)
-        return _Units(self.counts[rows], self.lengths[rows], self.chapters[rows])
-
-    def joined(self, other: _Units) -> _Units:
-        """Both, their chapters apart."""
-        after = other.chapters + self.chapters.max(initial=-1) + 1
-        return _Units(
-            np.concatenate([self.counts, other.counts]),
-            np.concatenate([self.lengths, other.lengths]),
-            np.concatenate([self.chapters, after]),
-        )
-
-    def half(self, generator: Generator) -> _Units:
-        """A random half of the chapters, or of the sentences where there is one chapter."""
-        numbers = np.unique(self.chapters)
-        if len(numbers) < 2:
-            rows = generator.permutation(len(self.lengths))[: -(-len(self.lengths) // 2)]
-            return _Units(self.counts[rows], self.lengths[rows], self.chapters[rows])
-        most = len(numbers) // 2 + (int(generator.integers(2)) if len(numbers) % 2 else 0)
-        return self.only(generator.permutation(numbers)[:most])
-
-    def pool(self, words: int, generator: Generator) -> Floats:
-        """[words] relative frequencies in a pool of about so many words, drawn by sentences."""
-        found: Floats = self.pools(words, 1, generator)[0]
-        return found
-
-    def pools(self, words: int, most: int, generator: Generator) -> Floats:
-        """[pools, words] of disjoint pools; at least one, which may be shorter."""
-        order = generator.permutation(len(self.lengths))
-        ends = np.cumsum(self.lengths[order])
-        count = max(1, min(most, int(ends[-1]) // words))
-        edges = [0, *(int(np.searchsorted(ends, words * k)) + 1 for k in range(1, count + 1))]
-        rows = [order[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
-        found: Floats = np.stack(
-            [self.counts[r].sum(0, dtype=np.float64) / self.lengths[r].sum() for r in rows]
-        )
-        return found
 
 
 def measure(
@@ -302,12 +120,12 @@ def measure(
     )
     whole = Writing.of_documents([*texts.held_out, *texts.training]) if apart else author
     human = {texts.author: whole, **others}
-    names = _names([*texts.held_out, *texts.training, *(d for of in texts.others.values()
+    names = names_in([*texts.held_out, *texts.training, *(d for of in texts.others.values()
                                                         for d in of)])  # fmt: skip
-    count = min(_MOST_FEATURES, max(_FEWEST_FEATURES, size // _WORDS_PER_FEATURE))
-    avoided = names | _favoured(prompts, whole)
+    count = min(_MOST_FEATURES, max(FEWEST_FEATURES, size // _WORDS_PER_FEATURE))
+    avoided = names | favoured(prompts, whole)
     reference = make_reference(human, size, 2 * count, avoided, seed)
-    units = functools.partial(_Units.of, words=reference.words)
+    units = functools.partial(Units.of, words=reference.words)
     pools = _Pools(
         units(author), units(training) if apart else None,
         {name: units(of) for name, of in others.items()},
@@ -404,89 +222,6 @@ def _size(
     return size, kept, sorted(set(others) - set(kept))
 
 
-def _names(documents: Iterable[Document]) -> set[str]:
-    """Names of persons and places, also in the possessive."""
-    found: set[str] = set()
-    for document in documents:
-        found |= proper_names(document.text)
-    return found | {f"{name}'s" for name in found}
-
-
-def _favoured(prompts: Sequence[str], author: Writing) -> set[str]:
-    """Content words that stand in the prompts twice as often as in the author's text."""
-    given = Counter(word for prompt in prompts for word in words_of(prompt))
-    usual = Counter(word for sentence in author.sentences for word in sentence)
-    return {
-        word
-        for word, count in given.items()
-        if word not in FUNCTION_WORDS
-        and count >= 3
-        and count / given.total() > 2 * usual[word] / max(1, usual.total())
-    }
-
-
-def make_reference(
-    human: Mapping[str, Writing], size: int, most: int, avoided: set[str], seed: int
-) -> Reference:
-    """The words that are counted, from the pools of human writers, each with the same weight.
-
-    Args:
-        human: All human writers, of at least ``size`` words each.
-        size: Words of a pool.
-        most: Words that are counted, at most.
-        avoided: Names and other words that are not.
-        seed: Of the pools.
-
-    Raises:
-        InputError: Hardly any word is common to the pools, as with texts of different languages.
-    """
-    frequency: Counter[str] = Counter()
-    presence: Counter[str] = Counter()
-    of_writer: dict[str, list[Counter[str]]] = {}
-    for name, writing in human.items():
-        pools = _counted_pools(writing, size, np.random.default_rng(seed))
-        of_writer[name] = pools
-        for pool in pools:
-            for word, number in pool.items():
-                frequency[word] += number / pool.total() / len(pools)  # type: ignore[assignment]
-                presence[word] += 1 / len(pools)  # type: ignore[assignment]
-    words = [
-        word
-        for word, _ in sorted(frequency.items(), key=lambda item: (-item[1], item[0]))
-        if presence[word] >= _CULLED * len(human) - 1e-9
-        and word not in avoided
-        and not any(map(str.isdigit, word))
-    ][:most]
-    for name, pools in of_writer.items():
-        known = sum(any(pool[word] for pool in pools) for word in words)
-        if known < max(_FEWEST_FEATURES, len(words) / 2):
-            raise InputError(
-                f"{name} and the other authors have only {known} frequent words in common",
-                "compare texts of one language",
-            )
-    tables = [
-        np.array([[pool[word] / pool.total() for word in words] for pool in pools])
-        for pools in of_writer.values()
-    ]
-    mean = np.mean([table.mean(0) for table in tables], axis=0)
-    variance = np.mean([((table - mean) ** 2).mean(0) for table in tables], axis=0)
-    floor = mean * (1 - mean) / size
-    return Reference(tuple(words), mean, np.sqrt(np.maximum(variance, floor)))
-
-
-def _counted_pools(writing: Writing, size: int, generator: Generator) -> list[Counter[str]]:
-    pools: list[Counter[str]] = []
-    pool: Counter[str] = Counter()
-    for row in generator.permutation(len(writing.lengths)).tolist():
-        pool.update(writing.sentences[row])
-        if pool.total() >= size:
-            pools.append(pool)
-            pool = Counter()
-            if len(pools) == _POOLS:
-                break
-    return pools
-
-
 @dataclasses.dataclass(frozen=True)
 class _Distances:
     """Distances of pools to the author's held-out chapters.
@@ -532,14 +267,14 @@ class _Pools:
         size: Words of a pool.
     """
 
-    author: _Units
-    training: _Units | None
-    others: dict[str, _Units]
-    models: dict[str, _Units]
+    author: Units
+    training: Units | None
+    others: dict[str, Units]
+    models: dict[str, Units]
     reference: Reference
     size: int
 
-    def _sides(self, generator: Generator) -> tuple[_Units, _Units]:
+    def _sides(self, generator: Generator) -> tuple[Units, Units]:
         """The held-out chapters and the author's others, or two halves of similar length."""
         if self.training is not None:
             return self.author, self.training
@@ -588,7 +323,7 @@ class _Pools:
             found.append(dataclasses.replace(one, others=again))
         return found
 
-    def _z(self, units: _Units, words: int, generator: Generator) -> Floats:
+    def _z(self, units: Units, words: int, generator: Generator) -> Floats:
         return self.reference.z(units.pool(words, generator))
 
     def _compared(self, drawn: Sequence[Floats], view: _View) -> _Distances:
@@ -607,7 +342,7 @@ class _Pools:
         generator = np.random.default_rng(seed)
         own = self.author if self.training is None else self.author.joined(self.training)
         human = {
-            name: self.reference.z(units.pools(self.size, _POOLS, generator))[:, columns]
+            name: self.reference.z(units.pools(self.size, MOST_POOLS, generator))[:, columns]
             for name, units in {author: own, **self.others}.items()
         }
         asked = {
@@ -696,7 +431,7 @@ def _without_loops(
         found[label] = {"loops": len(samples) - len(rest), "texts": len(samples), "voice": None}
         writing = Writing.of_samples(rest)
         if writing.words >= pools.size and point.floor != point.author:
-            units = {label: _Units.of(writing, pools.reference.words)}
+            units = {label: Units.of(writing, pools.reference.words)}
             alone = dataclasses.replace(pools, models=units)
             found[label]["voice"] = alone.distances({"": view}, seed)[""].voice(label)
     return found
