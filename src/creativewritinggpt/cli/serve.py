@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
     adapters = [_adapter(text) for text in arguments.adapter]
     machine = machine_settings(arguments)
-    from ..server.app import build_app, listen, run_server
+    from ..server.app import build_app
+    from ..server.process import listen, run_server
     from ..server.scheduler import Scheduler
     from ..server.security import Access
     from ..server.service import Service
@@ -114,7 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
         keys=tuple(key_hash(key) for key in keys),
     )
     _announce(arguments.host, port, [one.name for one in served], bool(keys))
-    return run_server(build_app(service, access), scheduler, sockets)
+    app = build_app(service, access)
+    scheduler.start()
+    return run_server(app, sockets, scheduler.close)
 
 
 def _keys(path: str | None) -> list[str]:

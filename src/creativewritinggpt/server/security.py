@@ -39,6 +39,9 @@ class Access:
         origins: Origins of pages that may call it; ``null`` is that of a file.
         keys: Hashes of the keys that it takes; without any it takes every request.
         body_seconds, send_seconds: Time for a request's body, and for one part of an answer.
+        origin_required: Whether a request that changes something, or opens a WebSocket, must say
+            its origin.
+        streamed: Paths whose bodies are octets of any number, read and bounded by their handlers.
     """
 
     port: int = 0
@@ -47,6 +50,8 @@ class Access:
     keys: tuple[bytes, ...] = ()
     body_seconds: float = 30.0
     send_seconds: float = 30.0
+    origin_required: bool = False
+    streamed: tuple[str, ...] = ()
 
 
 def key_hash(key: str) -> bytes:
@@ -73,7 +78,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """Middleware that lets through what :class:`Access` allows.
+    """Middleware that lets through what :class:`Access` allows, requests and WebSockets alike.
 
     Args:
         app: The application.
@@ -99,6 +104,9 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
             return
         send = self._timed(send)
@@ -106,13 +114,16 @@ class Guard:
         cors: list[tuple[bytes, bytes]] = []
         try:
             self._check_host(headers)
-            cors = self._check_origin(headers)
+            changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+            cors = self._check_origin(headers, required=changes and self.access.origin_required)
             if scope["method"] == "OPTIONS" and headers.get("origin"):
                 await _answer(send, 204, b"", [*cors, *_PREFLIGHT])
                 return
             if scope["path"] not in _OPEN_PATHS:
                 scope["cwgpt.key"] = self._check_key(headers)
-            if scope["method"] in ("POST", "PUT", "PATCH"):
+            if scope["path"] in self.access.streamed:
+                _check_media(headers, "application/octet-stream")
+            elif scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
                 receive = await self._body(headers, receive)
         except Refused as refusal:
             self.rejected(refusal.code or str(refusal.status))
@@ -129,6 +140,20 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a WebSocket be opened, or answer its request with the status of the refusal."""
+        headers = _Headers(scope)
+        send = self._timed(send)
+        try:
+            self._check_host(headers)
+            self._check_origin(headers, required=self.access.origin_required)
+            scope["cwgpt.key"] = self._check_key(headers)
+        except Refused as refusal:
+            self.rejected(refusal.code or str(refusal.status))
+            await refuse_websocket(scope, receive, send, refusal)
+            return
+        await self.app(scope, receive, send)
 
     def _timed(self, send: Send) -> Send:
         """A send that gives up on a client that does not read."""
@@ -150,9 +175,11 @@ class Guard:
                 421, "this server does not answer to that name; see --allowed-host", "bad_host"
             )
 
-    def _check_origin(self, headers: _Headers) -> list[tuple[bytes, bytes]]:
+    def _check_origin(self, headers: _Headers, required: bool = False) -> list[tuple[bytes, bytes]]:
         origins = headers.all("origin")
         if not origins:
+            if required:
+                raise Refused(403, "the request names no origin", "bad_origin")
             if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
                 raise Refused(403, "requests of other sites are not taken", "bad_origin")
             return []
@@ -208,9 +235,8 @@ class Guard:
                         break
         except TimeoutError:
             raise Refused(408, "the body did not come in time", "timeout") from None
-        media = (headers.get("content-type") or "").partition(";")[0].strip().lower()
-        if size and media != "application/json":
-            raise Refused(415, "send the body as application/json", "media_type")
+        if size:
+            _check_media(headers, "application/json")
         body: bytes | None = b"".join(parts)
 
         async def given() -> Message:
@@ -265,6 +291,25 @@ def split_host(host: str) -> tuple[str, int | None]:
     if rest[0] != ":" or not (digits.isascii() and digits.isdecimal() and len(digits) <= 5):
         return "", None
     return name.lower(), int(digits)
+
+
+def _check_media(headers: _Headers, wanted: str) -> None:
+    media = (headers.get("content-type") or "").partition(";")[0].strip().lower()
+    if media != wanted:
+        raise Refused(415, f"send the body as {wanted}", "media_type")
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send, refusal: Refused) -> None:
+    """Answer the request for a WebSocket with a status, before it is open."""
+    await receive()  # its event "websocket.connect"
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    body = refusal.message.encode()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+    start = {"type": "websocket.http.response.start", "status": refusal.status}
+    await send({**start, "headers": [*headers, *_ALWAYS]})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
