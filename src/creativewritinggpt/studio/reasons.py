@@ -1,0 +1,166 @@
+"""Why a word of the story is there: the quick answer (:mod:`..analysis.why`), over the text itself.
+
+What the model reads is its view of the story as it is now, as for the terminal's ``/why``; of a
+word that has fallen out of it, the text before the word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import InputError
+from ..story.context import StoryView, story_view
+
+if TYPE_CHECKING:
+    from ..analysis.why import Piece, Reason
+    from ..models.loaded_model import LoadedModel
+    from .figures import Scene
+
+UNITS = ("word", "token", "sentence")
+_BEFORE = 6000  # characters before a word that is out of view; more than the quick answer reads
+METHOD = "Leaving out: what the word's log-probability loses without each {unit} before it."
+
+
+class Seen(NamedTuple):
+    """A text that the model reads, and where its parts stand.
+
+    Attributes:
+        text: The text.
+        parts: Name and characters of what is not the story: ``memory``, ``lore``, ``note``.
+        runs: Runs of the story in it: first character here, in the story, and their number.
+    """
+
+    text: str
+    parts: list[tuple[str, int, int]]
+    runs: list[tuple[int, int, int]]
+
+    def in_story(self, start: int, end: int) -> tuple[int, int] | None:
+        """Where a piece stands in the story; None for a piece of something else."""
+        for first, there, count in self.runs:
+            if start < first + count and end > first:
+                begin, last = max(start, first), min(end, first + count)
+                return begin - first + there, last - first + there
+        return None
+
+    def here(self, at: int) -> int | None:
+        """Where a character of the story stands in this text, if it does."""
+        for first, there, count in self.runs:
+            if there <= at < there + count:
+                return at - there + first
+        return None
+
+
+def reason_at(
+    model: LoadedModel, scene: Scene, start: int, end: int, unit: str = "word"
+) -> Generator[None, None, tuple[Reason, Seen]]:
+    """Why a word, or a few, of the story are there.
+
+    Args:
+        model: The model.
+        scene: The story.
+        start: First character of the word in the text; blanks around it are left out.
+        end: Its last character, plus one.
+        unit: What is left out at once: ``word``, ``token`` or ``sentence``.
+
+    Raises:
+        InputError: There is no word, or no such unit.
+    """
+    from ..analysis.why import reasons
+
+    if unit not in UNITS:
+        raise InputError(f"there is no unit {unit!r}", f"choose one of {', '.join(UNITS)}")
+    story = scene.story.text
+    word = story[start:end]
+    start, end = start + len(word) - len(word.lstrip()), start + len(word.rstrip())
+    if start >= end:
+        raise InputError("there is no word at this place", "choose a word of the text")
+    seen = seen_from(story_view(model, scene.story, seed=scene.settings.seed), scene)
+    first, last = seen.here(start), seen.here(end - 1)
+    if first is None or last is None:
+        begin = max(0, end - _BEFORE)
+        seen = Seen(story[begin:end], [], [(0, begin, end - begin)])
+        first, last = start - begin, end - 1 - begin
+    found = yield from reasons(model, seen.text, (first, last + 1), unit=unit, judge=True)
+    return found, seen
+
+
+def seen_from(view: StoryView, scene: Scene) -> Seen:
+    """A view of the story with the places of its parts."""
+    memory, note = view.memory, view.note
+    own = scene.story.state.memory.strip()
+    size = min(len(own) + 2, len(memory)) if own else 0
+    parts = [("memory", 0, size)] * bool(size)
+    parts += [("lore", size, len(memory))] * (len(memory) > size)
+    whole, prompt = view.view, view.prompt
+    if not note:
+        if whole == memory + prompt:
+            return Seen(whole, parts, [(len(memory), view.start, len(prompt))])
+    else:
+        at = whole.find(note, len(memory))
+        while at >= 0:
+            place = at - len(memory)
+            if whole == memory + prompt[:place] + note + prompt[place:]:
+                parts.append(("note", at, at + len(note)))
+                after = at + len(note)
+                runs = [(len(memory), view.start, place)]
+                runs.append((after, view.start + place, len(prompt) - place))
+                return Seen(whole, parts, runs)
+            at = whole.find(note, at + 1)
+    # A tokenizer that does not give every text back.
+    text = memory + prompt
+    return Seen(text, parts, [(len(memory), view.start, len(prompt))])
+
+
+def as_record(reason: Reason, seen: Seen) -> dict[str, Any]:
+    """A reason for the page; places are characters of the story, by ``scores`` and ``in_view``."""
+    from ..analysis.why import as_lines
+
+    scores, elsewhere = [], dict.fromkeys((name for name, _, _ in seen.parts), 0.0)
+    named: dict[str, list[tuple[str, float]]] = {name: [] for name in elsewhere}
+    for piece in reason.pieces:
+        place = seen.in_story(*_bare(piece))
+        if place is not None:
+            scores.append((*place, piece.score))
+            continue
+        name = _part_of(piece.span, seen.parts)
+        if name is not None:
+            elsewhere[name] += piece.score
+            named[name].append((piece.text.strip(), piece.score))
+    trust = reason.trust
+    return {
+        "probability": reason.probability,
+        "rank": reason.rank,
+        "others": [{"text": text, "probability": p} for text, p in reason.others],
+        "unit": reason.unit,
+        "scores": scores,
+        "in_view": [
+            {"part": name, "score": elsewhere[name], "pieces": pieces}
+            for name, pieces in named.items()
+        ],
+        "method": METHOD.format(unit=reason.unit),
+        "trust": None
+        if trust is None
+        else {
+            "value": trust.beaten / trust.draws if trust.draws else None,
+            "better": trust.better,
+            "sentence": trust.sentence,
+        },
+        "sentence": as_lines(reason),
+    }
+
+
+def _bare(piece: Piece) -> tuple[int, int]:
+    """The characters of a piece without blanks around it."""
+    start, end = piece.span
+    text = piece.text
+    if not text.strip():
+        return start, end
+    return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+
+
+def _part_of(span: tuple[int, int], parts: Sequence[tuple[str, int, int]]) -> str | None:
+    for name, start, end in parts:
+        if span[0] < end and span[1] > start:
+            return name
+    return None
