@@ -19,6 +19,7 @@ from .analysis.report import save
 from .analysis.run import Explanation, explain
 from .config.fields import DEFAULT_MODEL
 from .config.run import Config, load_config
+from .console import ProgressCallback
 from .data.document import Document
 from .data.sources import Keep
 from .devices import DeviceChoice
@@ -26,6 +27,9 @@ from .errors import InputError
 from .evaluation.run import Material, base_and_tuned
 from .evaluation.run import run as _run_evaluation
 from .evaluation.settings import EvaluationSettings
+from .export.run import ExportResult
+from .export.run import export as _export
+from .export.settings import ExportSettings
 from .files import check_writable
 from .generation.engine import stream as _stream
 from .generation.engine import write as _write
@@ -68,6 +72,36 @@ class LoadedModel(loaded_model.LoadedModel):
     ) -> Iterator[Piece]:
         """Pieces of a continuation of ``prompt``, each as soon as it is final."""
         return _stream(self, prompt, settings_for(preset, settings))
+
+    def export(
+        self,
+        to: str,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+        keep_failed: bool = False,
+        progress: ProgressCallback | None = None,
+        **settings: Any,
+    ) -> ExportResult:
+        """Write the model in a format of other programs, and verify what was written.
+
+        Args:
+            to: ``merged``, ``gguf``, ``lora-gguf``, ``ollama``, ``lm-studio`` or ``hub``.
+            out: The folder; for LM Studio its folder of models. Default: one in ``exports``.
+            overwrite: Replace a folder that is there.
+            keep_failed: Keep what failed verification, as ``NAME.failed``.
+            progress: Called with what is done.
+            **settings: Fields of ``ExportSettings``, such as ``quantize="Q8_0"``.
+
+        Raises:
+            InputError: The format can't hold this model, or the folder is there.
+            RunError: Verification failed, or the disk is full.
+        """
+        place = None if out is None else Path(out)
+        return _export(
+            self, to, place, ExportSettings.from_mapping(settings), overwrite=overwrite,
+            keep_failed=keep_failed, progress=progress,
+        )  # fmt: skip
 
 
 def load(

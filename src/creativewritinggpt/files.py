@@ -185,17 +185,21 @@ def cached_folder(
     return found
 
 
-def clean_up(folder: Path) -> None:
+def clean_up(folder: Path, name: str | None = None) -> None:
     """Remove temporary files and folders that killed processes have left in a folder.
 
     The old version of a folder comes back where its process was killed between moving it aside and
     putting the new one in its place. No other process may be writing into the folder.
+
+    Args:
+        folder: The folder.
+        name: Look only at what was to become the folder of that name in it.
     """
     if not folder.is_dir():
         return
     for left in folder.iterdir():
         match = re.fullmatch(r"\.(.+)\.(new|old)\.\w{8}|\..+\.\w{8}\.tmp(\.\w+)?", left.name)
-        if match is None:
+        if match is None or (name is not None and match[1] != name):
             continue
         if match[2] == "old" and not (folder / match[1]).exists():
             old = left / match[1]

@@ -20,7 +20,7 @@ ALLOWED = {
     "analysis": {"analysis", "generation", "models", "data"} | BOTTOM,
     "story": {"story", "generation", "models", "data"} | BOTTOM,
     "session": {"session", "story", "generation", "models", "data"} | BOTTOM,
-    "api": JOBS | BOTTOM,
+    "api": {"export"} | JOBS | BOTTOM,
     "server": {"server", "analysis", "generation", "models", "data"} | BOTTOM,
     "export": {"export", "generation", "models", "data"} | BOTTOM,
     "taste": {"taste", "story", "training", "evaluation", "generation", "models", "data"} | BOTTOM,

@@ -37,6 +37,7 @@ VERBS = {
     "demo": "train, compare, evaluate and explain, on the starter and the sample corpus",
     "train": "fine-tune a model on files or named sources",
     "generate": "generate text, once or in an interactive session",
+    "export": "write a model as GGUF, safetensors or a hub folder, verified",
     "serve": "serve a model by OpenAI's and KoboldAI's protocols",
     "evaluate": "compare base and tuned model on the same documents",
     "analyze": "explain why the model generates what it does",

@@ -1,0 +1,1 @@
+"""Export of models for other programs: safetensors, GGUF, LoRA as GGUF, hub folders."""
