@@ -56,8 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--prompts", metavar="FILE", help="continue every line of FILE (.jsonl: its `prompt`)"
     )
     parser.add_argument(
-        "--out", metavar="FILE", help="with --prompts: write JSON lines there, one by one"
-    )
+        "--out", metavar="FILE",
+        help="write JSON lines there, one by one; cwgpt choices reads which ones you picked",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue an --out FILE that exists")
     parser.add_argument(
         "--preset",
@@ -104,18 +105,20 @@ def run(arguments: argparse.Namespace) -> int:
     warn_unused(settings.without_effect(given(arguments, GenerationSettings)))
     style = Style.parse(arguments.adapter, arguments.style)
     machine = machine_settings(arguments)
-    if (arguments.out or arguments.resume) and not (arguments.out and arguments.prompts):
-        raise InputError(
-            "--out and --resume go with --prompts FILE", "give --prompts FILE --out FILE"
-        )
+    if arguments.resume and not arguments.out:
+        raise InputError("--resume goes with --out FILE", "give --prompts FILE --out FILE")
     if arguments.prompts and any(arguments.prompt):
         raise InputError("give PROMPT or --prompts FILE, not both")
     if arguments.story is not None:
-        if arguments.prompts or arguments.json:
-            raise InputError("--story begins a session, which has no --prompts and no --json")
+        if arguments.prompts or arguments.json or arguments.out:
+            raise InputError(
+                "--story begins a session, which has no --prompts, no --out and no --json"
+            )
         return _session(arguments, settings, style, machine)
-    prompts = None if arguments.out else _prompts(arguments)
-    if prompts is None and not arguments.out:
+    prompts = _prompts(arguments)
+    if prompts is None:
+        if arguments.out:
+            raise InputError("--out needs a prompt", "give PROMPT or --prompts FILE")
         return _session(arguments, settings, style, machine)
     if arguments.alternatives and not (arguments.json or arguments.out):
         warn_unused({"alternatives": "they are in the JSON; add --json or --out FILE"})
@@ -124,27 +127,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out:
         from ..generation.batch import check_files
 
-        check_files(arguments.prompts, arguments.out, arguments.resume)
+        check_files(prompts, arguments.out, arguments.resume)
     from ..models.loading import load_from_settings
 
     model = load_from_settings(arguments.model, machine)
     style.apply(model)
-    if prompts is None:
-        return _to_file(model, settings, arguments)
+    if arguments.out:
+        return _to_file(model, prompts, settings, arguments)
     if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
         return _stream(model, prompts[0], settings)
     return _all(model, prompts, settings, arguments)
 
 
 def _to_file(
-    model: LoadedModel, settings: GenerationSettings, arguments: argparse.Namespace
+    model: LoadedModel,
+    prompts: list[Prompt],
+    settings: GenerationSettings,
+    arguments: argparse.Namespace,
 ) -> int:
-    """Continue the prompts of a file into a file of JSON lines."""
+    """Continue prompts into a file of JSON lines."""
     from ..generation.batch import write_file
 
     with console.progress("writing") as progress:
         count = write_file(
-            model, arguments.prompts, arguments.out, settings, arguments.n,
+            model, prompts, arguments.out, settings, arguments.n,
             resume=arguments.resume, alternatives=arguments.alternatives,
             progress=console.counting(progress, "writing"),
         )  # fmt: skip

@@ -42,6 +42,7 @@ VERBS = {
     "evaluate": "compare base and tuned model on the same documents",
     "analyze": "explain why the model generates what it does",
     "data": "inspect the documents that files and sources become",
+    "choices": "report what the writer picked, retried, undid and edited",
     "recipes": "list the recipes (files of settings), or copy one",
     "doctor": "report device, memory, caches and versions, with advice",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,23 +95,25 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
     return Prompt(number, row["prompt"], identity, seed, memory, note)
 
 
-def check_files(prompts_file: str | Path, out_file: str | Path, resume: bool) -> list[Prompt]:
+def check_files(
+    prompts: str | Path | Sequence[Prompt], out_file: str | Path, resume: bool
+) -> list[Prompt]:
     """The prompts for :func:`write_file`, checked with the output before a model is loaded.
 
     Raises:
         InputError: The prompts can't be read, the output exists or its folder can't be written.
     """
-    prompts = read_prompts(prompts_file)
+    found = read_prompts(prompts) if isinstance(prompts, (str, Path)) else list(prompts)
     out = Path(out_file)
     if out.exists() and not resume:
         raise InputError(f"{out} exists", "go on with it by --resume, or name another file")
     check_writable(out.parent)
-    return prompts
+    return found
 
 
 def write_file(
     model: LoadedModel,
-    prompts_file: str | Path,
+    prompts_file: str | Path | Sequence[Prompt],
     out_file: str | Path,
     settings: GenerationSettings,
     n: int = 1,
@@ -124,7 +126,7 @@ def write_file(
 
     Args:
         model: The model.
-        prompts_file: See :func:`read_prompts`.
+        prompts_file: See :func:`read_prompts`; or the prompts themselves.
         out_file: JSON lines: ``line``, ``id``, ``memory``, ``note``, ``index``, ``n``,
             ``model``, ``adapter`` and the record of the text.
         settings: Generation settings; with ``best_of`` the best ``n`` of so many.

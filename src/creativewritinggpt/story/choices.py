@@ -95,8 +95,8 @@ def replaced_passages(
 
     A copy counts as the passage that it repeats. Pairs without passages of the first are left out.
     """
-    there = {_origin(passage) for passage in after}
-    known = {_origin(passage) for passage in before}
+    there = {origin(passage) for passage in after}
+    known = {origin(passage) for passage in before}
     for old, new in zip(_gaps(before, there), _gaps(after, known), strict=False):
         if old:
             yield old, new
@@ -195,14 +195,15 @@ def _gaps(path: Iterable[Passage], kept: set[int]) -> list[list[Passage]]:
     """The runs of passages between those whose origin is in ``kept``, empty ones included."""
     gaps: list[list[Passage]] = [[]]
     for passage in path:
-        if _origin(passage) in kept:
+        if origin(passage) in kept:
             gaps.append([])
         else:
             gaps[-1].append(passage)
     return gaps
 
 
-def _origin(passage: Passage) -> int:
+def origin(passage: Passage) -> int:
+    """Id of the passage whose text, or its beginning, it repeats; its own otherwise."""
     return passage.id if passage.copy_of is None else passage.copy_of
 
 
