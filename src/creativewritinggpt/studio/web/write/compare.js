@@ -1,0 +1,142 @@
+// Two ways to go on, side by side with the same seed: base and tuned, or any two models, presets or
+// strengths of style. Words that differ are marked; either can be taken.
+import { html, nothing, render } from "/vendor/lit-html.js";
+import { compareWords, runs, wish } from "./compared.js";
+
+/**
+ * @param {any} app
+ * @param {any} write
+ */
+export function attach(app, write) {
+  let job = "";
+  let state = "";
+  let message = "";
+  let seed = "";
+  let told = ""; // the seed that was used
+  const sides = ["base", "tuned"];
+  const texts = ["", ""];
+  /** @type {{id: string, name: string}[]} */
+  let models = [];
+
+  function presets() {
+    return app.state.get().settings?.presets ?? [];
+  }
+
+  const element = document.createElement("div");
+  element.className = "compare-panel";
+
+  async function begin() {
+    texts[0] = texts[1] = "";
+    message = "";
+    try {
+      await write.settled?.();
+      const body = { revision: write.revision(), tab: app.tab, a: wish(sides[0]), b: wish(sides[1]) };
+      const given = seed.trim() === "" ? {} : { seed: Number(seed) };
+      const answer = await app.api("POST", "/api/story/compare", { ...body, ...given });
+      job = answer.job;
+      told = answer.seed === undefined ? seed : String(answer.seed);
+      state = "queued";
+    } catch (error) {
+      const { message: text, advice } = /** @type {any} */ (error);
+      message = [text, advice].filter(Boolean).join(": ");
+    }
+    draw();
+  }
+
+  /** @param {number} row */
+  async function take(row) {
+    try {
+      await app.api("POST", "/api/story/take", { job, row, revision: write.revision(), tab: app.tab });
+      message = `Taken: ${name(sides[row])}. The other one is set aside and stays in the tree.`;
+      job = state = "";
+      write.view.focus();
+    } catch (error) {
+      const { message: text, advice } = /** @type {any} */ (error);
+      message = [text, advice].filter(Boolean).join(": ");
+    }
+    draw();
+  }
+
+  let frame = 0;
+  function drawSoon() {
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      draw();
+    });
+  }
+
+  app.events.on("piece", (/** @type {any} */ event) => {
+    if (event.job !== job || !(event.row in texts)) return;
+    texts[event.row] += event.text;
+    drawSoon();
+  });
+  app.events.on("job", (/** @type {any} */ event) => {
+    if (event.id !== job) return;
+    state = event.state;
+    message = event.message ?? "";
+    drawSoon();
+  });
+
+  /** @param {string} value */
+  function name(value) {
+    const [kind, ...rest] = value.split(" ");
+    const id = rest.join(" ");
+    if (kind === "model") return models.find((one) => one.id === id)?.name ?? id;
+    if (kind === "preset") return `preset ${id}`;
+    if (kind === "style") return `style ${id}`;
+    return kind === "now" ? "as now" : kind;
+  }
+
+  /** @param {number} side */
+  function chooser(side) {
+    /** @param {string} value @param {string} label */
+    const option = (value, label) => html`<option value=${value} ?selected=${sides[side] === value}>${label}</option>`;
+    return html`<label>${side ? "and" : "Compare"}
+      <select @change=${(/** @type {Event} */ event) => {
+        sides[side] = /** @type {HTMLSelectElement} */ (event.target).value;
+        draw();
+      }}>
+        ${option("base", "base model")}${option("tuned", "tuned model")}
+        <optgroup label="Style">${["0.5", "1", "1.5"].map((x) => option(`style ${x}`, `style ${x}`))}</optgroup>
+        <optgroup label="Preset">${presets().map((/** @type {any} */ one) => option(`preset ${one.name}`, one.name))}</optgroup>
+        ${models.length ? html`<optgroup label="Model">${models.map((one) => option(`model ${one.id}`, one.name))}</optgroup>` : nothing}
+      </select></label>`;
+  }
+
+  function draw() {
+    const running = ["queued", "running"].includes(state);
+    const marked = compareWords(texts[0], texts[1]);
+    render(html`
+      <form class="compare-choices" @submit=${(/** @type {Event} */ event) => { event.preventDefault(); void begin(); }}>
+        ${chooser(0)} ${chooser(1)}
+        <label>Seed <input type="number" min="0" step="1" placeholder="new" .value=${seed}
+          @input=${(/** @type {Event} */ event) => { seed = /** @type {HTMLInputElement} */ (event.target).value; }}></label>
+        <button type="submit">Write both</button>
+        ${running ? html`<button type="button" @click=${() => app.api("DELETE", `/api/jobs/${job}`)}>Stop both</button>` : nothing}
+      </form>
+      <p role="status" class="quiet">${message || (running ? "writing" : "")}</p>
+      ${texts[0] || texts[1] || running ? html`
+        <p class="quiet">${told === "" ? nothing : html`Both with seed ${told}. `}Underlined words differ.</p>
+        <div class="compare-sides">${[0, 1].map((row) => html`
+          <article aria-label=${name(sides[row])}>
+            <h3>${name(sides[row])}</h3>
+            <p class="compare-text">${runs(marked[row]).map((run) => (run.differs && !running ? html`<mark>${run.text}</mark>` : run.text))}</p>
+            <button type="button" ?disabled=${running || !texts[row]} @click=${() => take(row)}>Take this one</button>
+          </article>`)}</div>` : nothing}`, element);
+  }
+
+  const side = write.panel("compare", "Compare", element);
+  write.command("Compare", async () => {
+    side.open();
+    draw();
+    try {
+      const answer = await app.api("GET", "/api/models");
+      models = (answer.models ?? answer).map((/** @type {any} */ one) => ({ id: one.id, name: one.name }));
+    } catch {
+      models = [];
+    }
+    draw();
+  }, []);
+  draw();
+  return { begin };
+}
