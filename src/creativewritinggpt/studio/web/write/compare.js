@@ -29,10 +29,8 @@ export function attach(app, write) {
     texts[0] = texts[1] = "";
     message = "";
     try {
-      await write.settled?.();
-      const body = { revision: write.revision(), tab: app.tab, a: wish(sides[0]), b: wish(sides[1]) };
       const given = seed.trim() === "" ? {} : { seed: Number(seed) };
-      const answer = await app.api("POST", "/api/story/compare", { ...body, ...given });
+      const answer = await write.post("/api/story/compare", { a: wish(sides[0]), b: wish(sides[1]), ...given });
       job = answer.job;
       told = answer.seed === undefined ? seed : String(answer.seed);
       state = "queued";
@@ -46,7 +44,7 @@ export function attach(app, write) {
   /** @param {number} row */
   async function take(row) {
     try {
-      await app.api("POST", "/api/story/take", { job, row, revision: write.revision(), tab: app.tab });
+      await write.post("/api/story/take", { job, row });
       message = `Taken: ${name(sides[row])}. The other one is set aside and stays in the tree.`;
       job = state = "";
       write.view.focus();
@@ -103,6 +101,16 @@ export function attach(app, write) {
       </select></label>`;
   }
 
+  /**
+   * A run of words; blanks before it are not marked, those before the whole text not shown.
+   * @param {{text: string, differs: boolean}} run @param {boolean} first @param {boolean} marking
+   */
+  function shown(run, first, marking) {
+    const bare = run.text.trimStart();
+    const before = first ? "" : run.text.slice(0, run.text.length - bare.length);
+    return html`${before}${run.differs && marking ? html`<mark>${bare}</mark>` : bare}`;
+  }
+
   function draw() {
     const running = ["queued", "running"].includes(state);
     const marked = compareWords(texts[0], texts[1]);
@@ -120,15 +128,14 @@ export function attach(app, write) {
         <div class="compare-sides">${[0, 1].map((row) => html`
           <article aria-label=${name(sides[row])}>
             <h3>${name(sides[row])}</h3>
-            <p class="compare-text">${runs(marked[row]).map((run) => (run.differs && !running ? html`<mark>${run.text}</mark>` : run.text))}</p>
+            <p class="compare-text">${runs(marked[row]).map((run, at) => shown(run, at === 0, !running))}</p>
             <button type="button" ?disabled=${running || !texts[row]} @click=${() => take(row)}>Take this one</button>
           </article>`)}</div>` : nothing}`, element);
   }
 
   const side = write.panel("compare", "Compare", element);
-  write.command("Compare", async () => {
-    side.open();
-    draw();
+  side.onToggle(async (/** @type {boolean} */ open) => {
+    if (!open) return;
     try {
       const answer = await app.api("GET", "/api/models");
       models = (answer.models ?? answer).map((/** @type {any} */ one) => ({ id: one.id, name: one.name }));
@@ -136,7 +143,7 @@ export function attach(app, write) {
       models = [];
     }
     draw();
-  }, []);
+  });
   draw();
   return { begin };
 }

@@ -34,6 +34,7 @@ export function attach(app, write, token) {
     measure: MEASURES[before.measure] ? before.measure : "probability",
     unit: before.unit === "token" ? "token" : "word",
     by: before.by === "product" ? "product" : "minimum",
+    stays: before.stays === true, // on without its panel
   };
   /** @type {Figure | null} */
   let current = null;
@@ -136,8 +137,8 @@ export function attach(app, write, token) {
       draw();
       return;
     }
-    if (write.pending?.()) return later(IDLE); // changes that the studio does not have yet
     try {
+      await write.flush(); // what was typed and the studio does not have yet
       const answer = await app.api("POST", "/api/heat", {
         revision: write.revision(), from, to, measure: chosen.measure,
       });
@@ -178,7 +179,7 @@ export function attach(app, write, token) {
   app.events.on("heat", (/** @type {any} */ event) => {
     // Figures of another text than the one that is here are not shown.
     const same = event.revision === write.revision() && event.length === view.state.doc.length;
-    if (event.job !== job || !same || write.pending?.()) return;
+    if (event.job !== job || !same || write.dirty?.()) return;
     store.add(event.tokens);
     listed = null;
     drawSoon();
@@ -191,8 +192,8 @@ export function attach(app, write, token) {
       drawSoon();
     }
   });
-  app.events.on("story", (/** @type {any} */ event) => {
-    const patch = event.patch ?? {};
+  write.onStory((/** @type {any} */ _story, /** @type {any} */ event) => {
+    const patch = event.patch ?? (event.kind === "state" ? { id: null } : {});
     if (["memory", "note", "lore", "branch", "id"].some((name) => name in patch)) {
       store.age(0);
       listed = null;
@@ -217,8 +218,8 @@ export function attach(app, write, token) {
   /** @param {Partial<typeof chosen>} change */
   function choose(change) {
     Object.assign(chosen, change);
-    const { measure, unit, by } = chosen;
-    localStorage.setItem(KEPT, JSON.stringify({ measure, unit, by }));
+    const { measure, unit, by, stays } = chosen;
+    localStorage.setItem(KEPT, JSON.stringify({ measure, unit, by, stays }));
     current = listed = null;
     if (change.measure) void ask();
     draw();
@@ -256,6 +257,9 @@ export function attach(app, write, token) {
       </ul>
       ${slider()}
       <p class="quiet" ?hidden=${!failed}>${failed}</p>
+      <label class="heat-stays"><input type="checkbox" .checked=${chosen.stays}
+        @change=${(/** @type {Event} */ e) => choose({ stays: /** @type {HTMLInputElement} */ (e.target).checked })}>
+        Keep it when this panel is closed</label>
       <p class="quiet">A click on a word shows what could stand there instead.</p>`, element);
   }
 
@@ -334,8 +338,11 @@ export function attach(app, write, token) {
     }
     draw();
   }
-  side.onToggle?.(turn);
-  write.command("Heat", () => side.toggle(), []);
+  side.onToggle((/** @type {boolean} */ open) => {
+    // Another panel in its place leaves the heat on.
+    const replaced = side.element.parentElement?.querySelector(":scope > section:not([hidden])");
+    if (open || (!chosen.stays && !replaced)) turn(open);
+  });
   write.addExtension(plugin);
   panel();
 

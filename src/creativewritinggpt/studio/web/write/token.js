@@ -54,11 +54,15 @@ export function attach(app, write) {
     message = "reading";
     job = "";
     draw();
-    if (!box.open) box.show();
+    if (!box.open) {
+      const held = document.activeElement;
+      box.show(); // which takes the focus
+      if (!focused && held instanceof HTMLElement) held.focus({ preventScroll: true });
+    }
     place(wanted);
     if (focused) box.focus();
     try {
-      await write.settled?.();
+      await write.flush();
       job = (await app.api("POST", "/api/token", { revision: write.revision(), at: wanted })).job;
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
@@ -117,7 +121,8 @@ export function attach(app, write) {
     }
     const { from: start, to, revision } = token;
     try {
-      await app.api("POST", "/api/story/replace", { revision, tab: app.tab, from: start, to, text: one.takes });
+      if (revision !== write.revision()) return close();
+      await write.post("/api/story/replace", { from: start, to, text: one.takes });
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
       message = [text, advice].filter(Boolean).join(": ");

@@ -81,7 +81,7 @@ export function attach(app, write) {
     message = "reading";
     show();
     try {
-      await write.settled?.();
+      await write.flush();
       job = (await app.api("POST", "/api/why", { revision: write.revision(), ...target, unit })).job;
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
@@ -112,8 +112,7 @@ export function attach(app, write) {
   async function full() {
     if (!target) return;
     try {
-      const passage = { ...target, revision: write.revision() };
-      await app.api("POST", "/api/explain", passage);
+      await write.post("/api/explain", { ...target });
       await app.show("explain");
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
@@ -177,17 +176,14 @@ export function attach(app, write) {
   }
 
   const side = write.panel("why", "Why", element);
-  side.onToggle?.((/** @type {boolean} */ open) => {
-    if (!open) {
-      target = answer = null;
-      old = false;
-    }
+  let ready = false; // a panel that is open from the last visit asks nothing
+  setTimeout(() => (ready = true));
+  side.onToggle((/** @type {boolean} */ open) => {
+    if (open && ready) return void ask();
+    target = answer = null;
+    old = false;
     show();
   });
-  write.command("Why", () => {
-    side.open();
-    return ask();
-  }, []);
   write.addExtension(plugin);
   draw();
   return { ask };
