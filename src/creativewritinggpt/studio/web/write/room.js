@@ -11,6 +11,7 @@ import { createPanels } from "./panels.js";
 import { addPanels } from "./side.js";
 import { createWriting } from "./writing.js";
 
+const INSIGHT = ["heat", "why", "compare"]; // their buttons stand among the commands
 const UNSENT = "write.unsent";
 
 /**
@@ -252,7 +253,11 @@ export async function mount(room, app) {
     story,
     revision: () => doc.revision,
     addExtension: editor.addExtension,
-    panel: (name, title, content, options) => panels.panel(name, title, content, options),
+    panel(name, title, content, options) {
+      const made = panels.panel(name, title, content, options);
+      if (INSIGHT.includes(name)) tools.adopt(made.button);
+      return made;
+    },
     onStory: (listener) => void storyListeners.push(listener),
     onUpdate: (listener) => void updateListeners.push(listener),
     command: (name, run, keys, options) => tools.command(name, run, keys, options),

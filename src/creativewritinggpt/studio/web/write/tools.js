@@ -42,8 +42,6 @@ export function createTools(write, layout, jobs) {
   const groups = ["go", "versions", "history", "insight"].map((name) =>
     element("div", { class: `group ${name}` }));
   layout.tools.append(...groups);
-  /** @type {Record<string, HTMLElement>} */
-  const places = { Heat: groups[3], Why: groups[3], Compare: groups[3] };
 
   // One tab stop; the arrows go along the row.
   layout.tools.addEventListener("keydown", (event) => {
@@ -80,7 +78,7 @@ export function createTools(write, layout, jobs) {
     };
     button.addEventListener("click", () => void go());
     for (const key of list) app.keys.add(key, label ?? name, () => void go(), when ?? inRoom);
-    (group ?? places[name] ?? groups[3]).append(button);
+    (group ?? groups[3]).append(button);
     commands.set(name, { button, run: go });
     return button;
   }
@@ -218,6 +216,12 @@ export function createTools(write, layout, jobs) {
 
   return {
     command,
+
+    /** Take the button of a panel into the row. @param {HTMLButtonElement} button */
+    adopt(button) {
+      button.tabIndex = -1;
+      groups[3].append(button);
+    },
 
     /** @param {string} name */
     run: (name) => commands.get(name)?.run(),
