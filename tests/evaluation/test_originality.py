@@ -12,7 +12,14 @@ from writers import make_writer
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.evaluation.originality import CorpusIndex, build_index, check, originality
+from creativewritinggpt.evaluation.metrics import word_spans, words_of
+from creativewritinggpt.evaluation.originality import (
+    CorpusIndex,
+    build_index,
+    check,
+    originality,
+    shared_runs,
+)
 from creativewritinggpt.evaluation.run import (
     Material,
     base_and_tuned,
@@ -153,3 +160,36 @@ def test_the_training_text_is_made_again_or_its_loss_is_said(tiny_folder, tmp_pa
     assert why is None
     assert {d.source for d in others} == {"writingprompts", "rocstories", "openwebtext"}
     assert other_domains(None, ["starter"], held_out, config)[1].startswith("no model here")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 3), min_size=0, max_size=60),
+    st.lists(st.integers(0, 3), min_size=0, max_size=60),
+)
+def test_shared_runs_are_those_of_a_search_by_hand(tmp_path_factory, corpus, text):
+    names = ["Ship", "sea", "lamp", "king"]
+    index = _index(tmp_path_factory.mktemp("index"), " ".join(names[n] for n in corpus))
+    written = "… ".join(names[n] for n in text)
+    covered = set()
+    for found in shared_runs(index, written):
+        words = words_of(written[found["start"] : found["end"]])
+        assert len(words) == found["words"] >= 8
+        assert " ".join(words) in " ".join(names[n].lower() for n in corpus)
+        first = len(words_of(written[: found["start"]]))
+        covered |= set(range(first, first + found["words"]))
+    wanted = {
+        at + place
+        for at in range(len(text) - 7)
+        if any(text[at : at + 8] == corpus[j : j + 8] for j in range(len(corpus) - 7))
+        for place in range(8)
+    }
+    assert covered == wanted
+
+
+@given(st.text(alphabet="aé'’ .,1_漢字かなß🐙\n", max_size=40))
+def test_places_of_words_are_where_they_are_written(text):
+    spans = word_spans(text)
+    assert [word for word, _, _ in spans] == words_of(text)
+    for word, start, end in spans:
+        assert text[start:end].casefold().replace("’", "'") == word

@@ -267,3 +267,25 @@ def test_file_that_lost_more_than_a_tenth_is_warned_of(config, tmp_path, capsys)
     whole = write_stories(tmp_path / "whole.jsonl")
     train(dataclasses.replace(config, output_dir=str(tmp_path / "other")), [str(whole)])
     assert "characters kept" not in capsys.readouterr().err
+
+
+def test_an_estimate_measures_a_run_and_writes_nothing(config, stories, capsys):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    words = ["train", stories, f"--model-name={config.model_name}", *flags]
+    assert main([*words, f"--output-dir={config.output_dir}", "--estimate", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["total_steps"], found["evaluations"]) == (6, 2)
+    low, likely, high = found["seconds"]
+    assert 0 < low < likely < high and found["memory_bytes"] > 0
+    assert not Path(config.output_dir).exists()
+
+
+def test_the_plan_and_the_base_model_are_known_before_the_first_validation(config, stories):
+    train(config, [stories])
+    plan = json.loads((Path(config.output_dir) / "manifest.json").read_text())["plan"]
+    metrics = _metrics(config)
+    assert (plan["total_steps"], plan["eval_steps"]) == (6, 3)
+    assert plan["base_val_loss"] == metrics["base_val_loss"]
+    assert plan["base_domains"] == {
+        name: one["base_val_loss"] for name, one in metrics["domains"].items()
+    }

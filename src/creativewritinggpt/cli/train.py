@@ -46,6 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run in the output folder"
     )
+    parser.add_argument(
+        "--estimate", action="store_true",
+        help="measure how long the run would take and how much memory, and end",
+    )  # fmt: skip
     add_json(parser)
     add_settings(parser, Config, aliases={"model_name": ("--model",)})
 
@@ -82,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, overrides)
     if arguments.force and not arguments.resume:
         raise InputError("--force goes with --resume", "to replace a run there is --overwrite")
+    if arguments.estimate:
+        return _estimate(arguments, config)
     from ..training.run import train
 
     result = train(
@@ -101,6 +107,24 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json(result.to_dict())
     report(result)
     return code
+
+
+def _estimate(arguments: argparse.Namespace, config: Config) -> int:
+    """Measure and show what the run would take."""
+    if arguments.resume or arguments.overwrite:
+        raise InputError("--estimate starts no run", "leave --resume and --overwrite out")
+    from ..training.estimate import estimate
+
+    found = estimate(config, arguments.files)
+    if arguments.json:
+        console.print_json(found.to_dict())
+    low, likely, high = map(console.duration, found.seconds)
+    console.note(
+        f"{found.total_steps:,} steps of {found.step_seconds[1]:.2g} s: about {likely} "
+        f"({low} to {high}) and {console.size(found.memory_bytes)} of memory, of which "
+        f"{console.size(found.free_bytes)} are free."
+    )
+    return 0
 
 
 def report(result: TrainingResult) -> None:

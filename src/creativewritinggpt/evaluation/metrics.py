@@ -186,6 +186,17 @@ def words_of(text: str) -> list[str]:
     return [word.casefold().replace("’", "'") for word in _WORD.findall(separate_words(text))]
 
 
+def word_spans(text: str) -> list[tuple[str, int, int]]:
+    """The words of :func:`words_of`, each with its first character and the one after its last."""
+    found, at = [], 0
+    for written in _WORD.findall(separate_words(text)):
+        at = text.index(written, at)
+        word = written.casefold().replace("’", "'")
+        found.append((word, at, at + len(written)))
+        at += len(written)
+    return found
+
+
 def sentence_lengths(text: str) -> list[int]:
     """Words in each sentence."""
     return [len(words_of(sentence)) for sentence in sentences(text)]

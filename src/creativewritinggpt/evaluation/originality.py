@@ -31,7 +31,7 @@ import numpy.typing as npt
 from ..data.document import Document
 from ..errors import InputError
 from ..files import atomic_folder
-from .metrics import words_of
+from .metrics import word_spans, words_of
 from .perplexity import mean_interval
 
 RUN = 8
@@ -131,6 +131,35 @@ class CorpusIndex:
             if last - first <= _MOST_PLACES:
                 looked_at = start  # at every place of it
         return Match(found[1], found[0], self._document(found[2]), found[2])
+
+    def matches(self, words: Sequence[str]) -> list[Match]:
+        """Every run of eight words or more that is in the corpus, each as long as it goes.
+
+        Runs may overlap where two places of the corpus continue each other.
+
+        Args:
+            words: From :func:`~.metrics.words_of`.
+        """
+        full = np.flatnonzero(self.longest_runs(words) == RUN)
+        if not len(full):
+            return []
+        queries = self._queries(words)
+        low = self._bisect(queries[full], after=False)
+        high = self._bisect(queries[full], after=True)
+        text = np.concatenate([queries[:, 0], np.zeros(1, dtype=np.int64)])
+        found: list[Match] = []
+        covered = 0
+        for start, first, last in zip(full.tolist(), low.tolist(), high.tolist(), strict=True):
+            if start + RUN <= covered:
+                continue  # within the run before
+            best = (0, 0, 0)
+            for place in self.places[first : min(last, first + _MOST_PLACES)].tolist():
+                back = self._back(text, start, place)
+                length = self._extend(text, start - back, place - back)
+                best = max(best, (length, start - back, place - back), key=lambda one: one[0])
+            found.append(Match(best[1], best[0], self._document(best[2]), best[2]))
+            covered = best[1] + best[0]
+        return found
 
     def passage(self, match: Match, around: int = 12) -> tuple[str, str, str]:
         """The words before a match in its document, the match, and the words after it."""
@@ -286,6 +315,29 @@ def check(index: CorpusIndex, text: str) -> dict[str, Any]:
         found["passage"] = own
         found["document"] = {"number": match.document, **index.documents[match.document]}
         found["context"] = [before, after]
+    return found
+
+
+def shared_runs(index: CorpusIndex, text: str) -> list[dict[str, Any]]:
+    """The runs of eight words or more of a text that stand in the training text, with their places.
+
+    Returns:
+        ``start`` and ``end`` in characters of ``text``, ``words``, the ``document``, and the
+        ``context`` (words before and after) in it.
+    """
+    spans = word_spans(text)
+    found = []
+    for match in index.matches([word for word, _, _ in spans]):
+        before, _, after = index.passage(match)
+        found.append(
+            {
+                "start": spans[match.start][1],
+                "end": spans[match.start + match.words - 1][2],
+                "words": match.words,
+                "document": {"number": match.document, **index.documents[match.document]},
+                "context": [before, after],
+            }
+        )
     return found
 
 

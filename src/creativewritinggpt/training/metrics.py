@@ -32,7 +32,7 @@ from ..models.loaded_model import LoadedModel
 from ..models.scoring import token_nll
 from ..plotting import INK, LIGHT, LINE, QUIET, new_figure, plot_text, save_figure
 from .checkpoint import TrainState
-from .run_dir import CURVES, METRICS
+from .run_files import CURVES, METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -56,11 +56,6 @@ from .metrics import (
     write_metrics,
 )
 from .run_dir import (
-    BEST,
-    CHECKPOINTS,
-    FINAL,
-    MANIFEST,
-    VALIDATION,
     MetricsLog,
     check_no_model,
     check_trackers,
@@ -68,6 +63,7 @@ from .run_dir import (
     clear,
     open_metrics_log,
 )
+from .run_files import BEST, CHECKPOINTS, FINAL, MANIFEST, VALIDATION
 from .setup import TrainingSetup, announce, prepare
 
 INT8 = "int8"
@@ -160,8 +156,8 @@ def train(
                 state, config, files, said=said, force=force, processes=group.size
             )
         sample = sampler(config) if group.is_main else None
-        device = _device(config, group)
-        _check_path(config, device.torch_device.type == "cpu", resumed=found is not None)
+        device = pick_device(config, group)
+        check_path(config, device.torch_device.type == "cpu", resumed=found is not None)
         with group.main_process_first():
             with console.progress("reading") as tell:
                 read = open_corpus if config.streaming else load_corpus
@@ -172,7 +168,7 @@ def train(
             )  # fmt: skip
             if config.init_adapter:
                 use_tokenizer(model, from_home(config.init_adapter))
-            _check_path(config, knows_family(model), resumed=found is not None)
+            check_path(config, knows_family(model), resumed=found is not None)
             setup = prepare(config, files, corpus, model, group)
         group.assert_same(lambda: str(setup.manifest["manifest_hash"]), "documents")
         return _run(setup, found, force, sample)
@@ -187,7 +183,7 @@ def _newest_checkpoint(output: Path, group: ProcessGroup) -> Found | None:
     return (None, TrainState(**json.loads(state))) if found is None else found
 
 
-def _device(config: Config, group: ProcessGroup) -> devices.DeviceChoice:
+def pick_device(config: Config, group: ProcessGroup) -> devices.DeviceChoice:
     """This process's device, with the precision of the main process."""
     name = group.device(config.device)
     # What does not run in int8 takes the best other precision.
@@ -199,7 +195,7 @@ def _device(config: Config, group: ProcessGroup) -> devices.DeviceChoice:
     return chosen
 
 
-def _check_path(config: Config, has_fast_path: bool, resumed: bool) -> None:
+def check_path(config: Config, has_fast_path: bool, resumed: bool) -> None:
     """Refuse int8 and compilation without a fast path; a resume may do without compilation.
 
     Raises:
@@ -235,7 +231,7 @@ def _run(
     torch.manual_seed(config.seed)
     attach(model, config)
     sizes = trainable(model.model)
-    _check_path(config, has_fast_body(model), resumed=found is not None)
+    check_path(config, has_fast_body(model), resumed=found is not None)
     compiled = config.compile and has_fast_body(model)
     if compiled:
         check_compile()
@@ -253,7 +249,7 @@ def _run(
             announce(setup, base, sizes, micro.rows, (scoring_seconds, trainer.time_step()))
             if group.is_main:
                 clear(setup.output)
-                write_json(setup.output / MANIFEST, setup.full_manifest())
+                write_json(setup.output / MANIFEST, setup.full_manifest(base))
         else:
             micro.rows = min(micro.rows, state.choices["micro_batch"])
             if base is not None:

@@ -34,23 +34,7 @@ from ..data.document import joint_name
 from ..devices import DeviceChoice, memory, processor
 from ..errors import InputError
 from ..files import clean_up, disk_errors, write_text
-
-BEST, FINAL, CHECKPOINTS = "best_model", "final_model", "checkpoints"
-METRICS, CURVES = "metrics.json", "training_curves.png"
-METRICS_LOG, TRACKING = "metrics.jsonl", "tracking"
-VALIDATION, MANIFEST = "validation.jsonl", "manifest.json"
-EVALUATION = (
-    "evaluation.json", "evaluation.md", "evaluation.html", "evaluation.jsonl",
-    "evaluation_texts.jsonl",
-)  # fmt: skip
-
-_OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, METRICS_LOG, TRACKING, VALIDATION, MANIFEST,
-              *EVALUATION)  # fmt: skip
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether a run has written into the folder."""
-    return any((folder / name).exists() for name in (BEST, FINAL, CHECKPOINTS, METRICS))
+from .run_files import BEST, CHECKPOINTS, FINAL, METRICS_LOG, OF_A_RUN, TRACKING, holds_run
 
 
 @contextlib.contextmanager
@@ -107,7 +91,7 @@ def check_no_model(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Remove the files of an earlier run; other files in the folder stay."""
-    for name in _OF_A_RUN:
+    for name in OF_A_RUN:
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)

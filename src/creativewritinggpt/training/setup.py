@@ -228,15 +228,26 @@ class TrainingSetup:
             "model_place": str(model.resolve()) if model.exists() else None,
         }
 
-    def full_manifest(self) -> dict[str, Any]:
-        """Content of ``manifest.json``: the documents, and what a restart needs."""
+    def full_manifest(self, base: Validation) -> dict[str, Any]:
+        """Content of ``manifest.json``: the documents, the plan, and what a restart needs.
+
+        Args:
+            base: Losses of the base model, for those who follow the run before its first
+                validation.
+        """
         now = self.fingerprint()
         run = {
             **{key: now[key] for key in ("config", "shown", *self.places())},
             "precision": self.config.precision,
             "compile": self.config.compile,
         }
-        return {**self.manifest, "run": run}
+        plan = {
+            "total_steps": self.plan.total_steps,
+            "eval_steps": self.plan.eval_steps,
+            "base_val_loss": base.loss,
+            "base_domains": base.domains,
+        }
+        return {**self.manifest, "run": run, "plan": plan}
 
     def base(self) -> dict[str, Any]:
         """The base model, as the records name it."""

@@ -1,0 +1,146 @@
+"""The room Explain: the explanation page of a passage of the story, made by ``cwgpt analyze``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ..analysis.registry import METHODS, AnalysisSettings
+from ..errors import InputError
+from ..files import disk_errors, write_text
+from .answers import Conflict, answered, read_object
+from .forms import checked, flags, form_fields
+from .judging import utf16
+from .runs import RunRecord, Runs
+from .training import machine_flags, model_path
+
+MOST_WORDS = 60
+"""Words of a passage; each of its tokens is explained."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "short": {
+        "why": "gradients and the guesses of each layer: under a minute for a few words",
+        "settings": {"methods": ["gradients", "lens"], "base": False},
+    },
+    "full": {
+        "why": "all methods with a test of how far to trust each: many minutes",
+        "settings": {"methods": [name for name in METHODS if name != "story"]},
+    },
+}
+_NO_FIELDS = ("write", "target", "next_word", "preset", "layers", "heads", "svg")
+_SHOWN = 80
+_VIEW_CHARACTERS = 60_000
+"""Characters before the passage that are handed on: more than any model here sees."""
+
+
+class Explaining:
+    """The room Explain of one studio.
+
+    Args:
+        studio: The story, the model that writes, and where outputs lie.
+        runs: The runs.
+    """
+
+    def __init__(self, studio: Any, runs: Runs) -> None:
+        self.studio, self.runs = studio, runs
+
+    def options(self) -> dict[str, Any]:
+        """What can be chosen before an explanation."""
+        return {
+            "fields": form_fields(AnalysisSettings, _NO_FIELDS),
+            "presets": [{"name": name, **preset} for name, preset in PRESETS.items()],
+            "most_words": MOST_WORDS,
+        }
+
+    def start(self, body: Mapping[str, Any]) -> RunRecord:
+        """Explain a passage of the story.
+
+        Args:
+            body: ``from``, ``to`` (UTF-16 code units), ``revision``, ``model``, ``preset``,
+                ``settings``.
+
+        Raises:
+            InputError: There is no passage, or it is too long.
+            Conflict: The story has changed since.
+        """
+        text, target, start = self._passage(body)
+        preset = PRESETS.get(str(body.get("preset") or "short"))
+        if preset is None:
+            raise InputError("there is no such preset", f"there are: {', '.join(PRESETS)}")
+        changed = checked(AnalysisSettings, dict(body.get("settings") or {}), _NO_FIELDS)
+        settings = {**preset["settings"], **changed}
+        AnalysisSettings.from_mapping(settings)
+        model = model_path(self.studio, str(body.get("model") or "starter"))
+        id = self.runs.new_id("analyze")
+        folder = self.runs.place(id)
+        output = self.studio.outputs / "explanations" / id
+        try:
+            with disk_errors(folder):
+                write_text(folder / "text.jsonl", json.dumps({"prompt": text}) + "\n")
+            words = [
+                "-m", "creativewritinggpt", "analyze", f"--texts={folder / 'text.jsonl'}",
+                f"--target={target}", f"--model={model}", f"--results-dir={output}", "--json",
+                *flags(settings), *machine_flags(self.studio),
+            ]  # fmt: skip
+            about = {
+                "passage": target, "from": start, "to": body["to"],
+                "revision": body.get("revision"), "model": model,
+                "preset": body.get("preset") or "short", "changed": changed,
+            }  # fmt: skip
+            name = " ".join(target.split())
+            name = name if len(name) <= _SHOWN else name[: _SHOWN - 1].rstrip() + "…"
+            return self.runs.start(id, "analyze", name, words, output=output, about=about)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _passage(self, body: Mapping[str, Any]) -> tuple[str, str, int]:
+        """The text up to the end of the passage, the passage, and where it begins (UTF-16)."""
+        desk = self.studio.desk
+        with desk.lock:
+            text, revision = desk.text, desk.revision
+            wanted = body.get("revision")
+            if wanted is not None and wanted != revision:
+                raise Conflict("the story has changed meanwhile", "mark the passage again")
+            try:
+                start, end = (desk.index(int(body[name])) for name in ("from", "to"))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError("no passage is marked", "mark some words of the story") from error
+        passage = text[start:end]
+        target = passage.strip()
+        if not target:
+            raise InputError("no passage is marked", "mark some words of the story")
+        if len(target.split()) > MOST_WORDS or len(target) > 20 * MOST_WORDS:
+            raise InputError(
+                f"the passage has more than {MOST_WORDS} words, each of which is explained",
+                "mark a shorter one",
+            )
+        if "\0" in target:
+            raise InputError("the passage holds a character that no command takes (NUL)")
+        begin = start + passage.index(target)
+        stop = begin + len(target)
+        return text[max(0, begin - _VIEW_CHARACTERS) : stop], target, utf16(text, begin)
+
+
+def routes(studio: Any, runs: Runs) -> list[BaseRoute]:
+    """The routes of the room."""
+    room = Explaining(studio, runs)
+
+    async def options(http: Request) -> Response:
+        return JSONResponse(room.options())
+
+    async def start(http: Request) -> Response:
+        record = await run_in_threadpool(room.start, await read_object(http))
+        return JSONResponse({"run": runs.show(record)})
+
+    return [
+        Route("/api/explain", answered(options), methods=["GET"]),
+        Route("/api/explain", answered(start), methods=["POST"]),
+    ]

@@ -1,0 +1,62 @@
+"""A studio of a test: what the rooms of runs need of one, without a model or a page."""
+
+import threading
+import time
+from pathlib import Path
+
+from creativewritinggpt.config.fields import MachineSettings
+from creativewritinggpt.errors import InputError
+
+
+class Ids:
+    def __init__(self):
+        self.paths = {}
+
+    def id(self, path):
+        key = f"id{len(self.paths)}"
+        for known, value in self.paths.items():
+            if value == Path(path):
+                return known
+        self.paths[key] = Path(path)
+        return key
+
+    def path(self, id):
+        if id not in self.paths:
+            raise InputError("there is no such file")
+        return self.paths[id]
+
+
+class Events:
+    def __init__(self):
+        self.seen = []
+
+    def publish(self, kind, **fields):
+        self.seen.append({"kind": kind, **fields})
+
+
+class Desk:
+    def __init__(self, text=""):
+        self.lock, self.text, self.revision = threading.RLock(), text, 1
+
+    def index(self, offset16):
+        return len(self.text.encode("utf-16-le")[: 2 * offset16].decode("utf-16-le"))
+
+
+class SmallStudio:
+    """Where the rooms of runs find files, ids, events and a text."""
+
+    def __init__(self, root, text=""):
+        self.root, self.outputs = root, root / "outputs"
+        self.ids, self.events, self.desk = Ids(), Events(), Desk(text)
+        self.machine = MachineSettings(device="cpu", num_workers=1)
+
+
+def wait_for(runs, record, seconds=60.0):
+    """Until a run has ended."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        runs.look()
+        if record.ended is not None:
+            return record
+        time.sleep(0.05)
+    raise AssertionError(f"{record.id} did not end: {runs.log(record.id)}")
