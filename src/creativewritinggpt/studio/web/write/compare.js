@@ -133,7 +133,7 @@ export function attach(app, write) {
           </article>`)}</div>` : nothing}`, element);
   }
 
-  const side = write.panel("compare", "Compare", element);
+  const side = write.panel("compare", "Compare", element, { quiet: true });
   side.onToggle(async (/** @type {boolean} */ open) => {
     if (!open) return;
     try {
@@ -144,6 +144,7 @@ export function attach(app, write) {
     }
     draw();
   });
+  write.command("Compare", () => side.toggle(), [], { title: "Two ways to go on, with the same seed" });
   draw();
   return { begin };
 }

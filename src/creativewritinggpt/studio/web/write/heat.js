@@ -34,7 +34,6 @@ export function attach(app, write, token) {
     measure: MEASURES[before.measure] ? before.measure : "probability",
     unit: before.unit === "token" ? "token" : "word",
     by: before.by === "product" ? "product" : "minimum",
-    stays: before.stays === true, // on without its panel
   };
   /** @type {Figure | null} */
   let current = null;
@@ -218,8 +217,8 @@ export function attach(app, write, token) {
   /** @param {Partial<typeof chosen>} change */
   function choose(change) {
     Object.assign(chosen, change);
-    const { measure, unit, by, stays } = chosen;
-    localStorage.setItem(KEPT, JSON.stringify({ measure, unit, by, stays }));
+    const { measure, unit, by } = chosen;
+    localStorage.setItem(KEPT, JSON.stringify({ measure, unit, by }));
     current = listed = null;
     if (change.measure) void ask();
     draw();
@@ -257,9 +256,6 @@ export function attach(app, write, token) {
       </ul>
       ${slider()}
       <p class="quiet" ?hidden=${!failed}>${failed}</p>
-      <label class="heat-stays"><input type="checkbox" .checked=${chosen.stays}
-        @change=${(/** @type {Event} */ e) => choose({ stays: /** @type {HTMLInputElement} */ (e.target).checked })}>
-        Keep it when this panel is closed</label>
       <p class="quiet">A click on a word shows what could stand there instead.</p>`, element);
   }
 
@@ -326,10 +322,12 @@ export function attach(app, write, token) {
     draw();
   }
 
-  const side = write.panel("heat", "Heat", element);
+  const side = write.panel("heat", "Heat", element, { quiet: true });
   /** @param {boolean} on */
   function turn(on) {
+    if (chosen.on === on) return;
     chosen.on = on;
+    button.setAttribute("aria-pressed", String(on));
     if (on) void ask();
     else {
       clearTimeout(timer);
@@ -338,11 +336,14 @@ export function attach(app, write, token) {
     }
     draw();
   }
-  side.onToggle((/** @type {boolean} */ open) => {
-    // Another panel in its place leaves the heat on.
-    const replaced = side.element.parentElement?.querySelector(":scope > section:not([hidden])");
-    if (open || (!chosen.stays && !replaced)) turn(open);
-  });
+  const button = write.command("Heat", () => {
+    turn(!chosen.on);
+    if (chosen.on) side.open();
+    else side.close();
+  }, [], { title: "How likely each word was, over the text" });
+  button.setAttribute("aria-pressed", "false");
+  // The panel may be closed, or give way to another, while the heat stays on.
+  side.onToggle((/** @type {boolean} */ open) => open && turn(true));
   write.addExtension(plugin);
   panel();
 

@@ -3,6 +3,7 @@ import { Decoration, RangeSetBuilder, StateEffect, ViewPlugin } from "/vendor/co
 import { html, nothing, render } from "/vendor/lit-html.js";
 import { LEAST, percent, readable, signed, strength, wordAt } from "./figures.js";
 
+const ASK = "Put the caret on a word, or select some, and ask.";
 const NAMED = 6; // pieces that are named, for and against
 const PARTS = /** @type {Record<string, string>} */ ({ memory: "Memory", lore: "Lore", note: "Author’s note" });
 
@@ -17,7 +18,7 @@ export function attach(app, write) {
   let answer = null;
   let unit = "word";
   let job = "";
-  let message = "Put the caret on a word, or select some, and ask.";
+  let message = ASK;
   /** @type {{from: number, to: number} | null} */
   let target = null;
   let old = false; // whether the text has changed since
@@ -175,15 +176,18 @@ export function attach(app, write) {
         <button type="button" @click=${full}>Full explanation</button>` : nothing}`, element);
   }
 
-  const side = write.panel("why", "Why", element);
-  let ready = false; // a panel that is open from the last visit asks nothing
-  setTimeout(() => (ready = true));
+  const side = write.panel("why", "Why", element, { quiet: true });
   side.onToggle((/** @type {boolean} */ open) => {
-    if (open && ready) return void ask();
+    if (open) return;
     target = answer = null;
     old = false;
+    message = ASK;
     show();
   });
+  write.command("Why", () => {
+    side.open();
+    return ask();
+  }, [], { title: "What the word at the caret, or the selection, came from" });
   write.addExtension(plugin);
   draw();
   return { ask };
