@@ -2,8 +2,8 @@
 
 What the model wrote has its record where that is kept; all else is read in the view in which the
 model would write it (:func:`~..story.context.passage_parts`), in chunks of at most 256 tokens, in
-the forward pass of evaluation. Passages never change and neither does the text before them, so that
-figures are kept by passage: after an edit only the passages that it made are read again.
+the forward pass of evaluation. Figures are kept by passage and all that is before it: after an edit
+only what it changed, and what follows, is read again.
 
 This module imports torch where it computes.
 """
@@ -56,10 +56,17 @@ class Row(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A passage and where it begins in the text."""
+    """A passage in the text.
+
+    Attributes:
+        passage: The passage.
+        start: Where it begins in the text.
+        key: A value that differs where the passage or anything before it does.
+    """
 
     passage: Passage
     start: int
+    key: int
 
     @property
     def end(self) -> int:
@@ -96,9 +103,12 @@ class Scene:
 
     def places(self) -> list[Place]:
         """The passages of the branch and where they begin."""
-        found, start = [], 0
+        found, start, key = [], 0, 0
         for passage in self.story.path():
-            found.append(Place(passage, start))
+            setup = passage.setup
+            made = None if setup is None else (setup.model, setup.memory, setup.note)
+            key = hash((key, passage.id, passage.text, passage.start, made))
+            found.append(Place(passage, start, key))
             start += len(passage.text)
         return found
 
@@ -118,10 +128,10 @@ class Scene:
             return places[-1]
         raise InputError(f"the text has no character {at}", "choose a word of it")
 
-    def key(self, passage: Passage) -> tuple[object, ...]:
+    def key(self, place: Place) -> tuple[object, ...]:
         """What the figures of a passage depend on."""
         state = self.story.state
-        return (passage.id, passage.text, state.memory, state.note, state.lore, self.model)
+        return (place.key, state.memory, state.note, state.lore, self.model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +207,7 @@ class Figures:
             steps += [(place, False) for place in [*seen, *later, *earlier[::-1]]]
         for place, near in steps:
             span = visible[0] - place.start, visible[1] - place.start
-            kept = self._of(scene, place.passage, base)
+            kept = self._of(scene, place, base)
             if kept.chunks is not None:
                 for number in range(kept.chunks):
                     rows = kept.rows[number]
@@ -220,8 +230,8 @@ class Figures:
             self._forget()
         return count
 
-    def _of(self, scene: Scene, passage: Passage, base: bool) -> _Kept:
-        key = (*scene.key(passage), base)
+    def _of(self, scene: Scene, place: Place, base: bool) -> _Kept:
+        key = (*scene.key(place), base)
         kept = self._kept.setdefault(key, _Kept())
         self._kept.move_to_end(key)
         return kept
