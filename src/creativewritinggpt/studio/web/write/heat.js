@@ -193,7 +193,7 @@ export function attach(app, write, token) {
   });
   write.onStory((/** @type {any} */ _story, /** @type {any} */ event) => {
     const patch = event.patch ?? (event.kind === "state" ? { id: null } : {});
-    if (["memory", "note", "lore", "branch", "id"].some((name) => name in patch)) {
+    if (["memory", "note", "lore", "id"].some((name) => name in patch)) {
       store.age(0);
       listed = null;
       if (chosen.on) later(IDLE);
