@@ -350,6 +350,8 @@ def test_several_words_are_explained_by_all_their_tokens(writer: Any) -> None:
     assert reason.probability == pytest.approx(np.exp(total), rel=1e-3)
     with pytest.raises(InputError):
         _reason(writer, text, (len(text), len(text)))
+    with pytest.raises(InputError, match="too many for a quick answer"):
+        _reason(writer, TEXT * 2, (0, 2 * len(TEXT)))
 
 
 def test_several_texts_have_folders_and_means(writer: Any) -> None:

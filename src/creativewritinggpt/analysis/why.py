@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import InputError
 from .forward import predictions
 from .methods.occlusion import leaving_one_out
 from .prefix_cache import Predictions, PrefixCache
@@ -29,6 +30,7 @@ _CONTEXT = 192
 # Tokens before the word that are replaced, piece by piece: enough for what decides most words, few
 # enough for a few seconds.
 _VIEW = 40
+_MOST_TOKENS = 32  # that are explained together
 _DRAWS = 20  # random choices that the ranking is compared with
 _BEATEN = 19  # of them, to be better than chance
 _FIRST = 0.2  # share of the pieces that is replaced together
@@ -142,7 +144,7 @@ def reasons(
         judge: Whether to measure how far the answer can be trusted.
 
     Raises:
-        InputError: There is no token in the span.
+        InputError: There is no token in the span, or too many.
     """
     exact = model.in_precision("fp32")
     whole = read(exact, text)
@@ -153,6 +155,11 @@ def reasons(
     ]
     if len(text[span[0] : span[1]].split()) < 2:
         places = places[:1]
+    if len(places) > _MOST_TOKENS:
+        raise InputError(
+            f"{len(places)} tokens are too many for a quick answer",
+            f"choose a few words, of {_MOST_TOKENS} tokens at most, or the full explanation",
+        )
     subject, places = _cut(whole, places)
     yield
     said = predictions(exact, subject, 4)

@@ -61,9 +61,7 @@ def modelfile(
     if lost := lost_settings(settings):
         lines.append(f"# Ollama has no: {', '.join(lost)}")
     if license_text:
-        # Nothing escapes three quotation marks within three quotation marks.
-        safe = license_text.strip().replace('"""', "'''")
-        lines.append(f'LICENSE """{safe}"""')
+        lines.append(f'LICENSE """{license_text.strip()}"""'.replace('""""""', '"""'))
     return "\n".join(lines) + "\n"
 
 

@@ -165,12 +165,12 @@ export function attach(app, write) {
     const word = token ? readable(token.text) : "";
     box.setAttribute("aria-label", token ? `Alternatives of “${word}”` : "Alternatives");
     render(html`
-      <header>
+      <div class="token-head">
         <strong>${token ? visible(token.text) : "…"}</strong>
         ${token ? html`<span class="quiet">${percent(token.probability)} %, rank ${token.rank.toLocaleString("en")},
           entropy ${token.entropy.toFixed(1)} nats</span>` : nothing}
         <button type="button" class="token-close" aria-label="Close" @click=${close}>×</button>
-      </header>
+      </div>
       <p class="quiet" role="status" ?hidden=${!message}>${message}</p>
       ${token ? html`
         <div class="token-heads" aria-hidden="true"><span>instead</span><span>model</span><span>drawn</span></div>
