@@ -106,7 +106,8 @@ def other_domains(config: Config, files: list[str], given: list[str]) -> list[Do
 
 def measure(config: Config, files: list[str], others: list[Document], words: int) -> dict[str, Any]:
     """Train one model; its gain on each held-out domain and what it forgot."""
-    from creativewritinggpt.evaluation.run import Material, base_and_tuned, run
+    from creativewritinggpt.evaluation.material import Material
+    from creativewritinggpt.evaluation.run import base_and_tuned, run
     from creativewritinggpt.evaluation.settings import EvaluationSettings
     from creativewritinggpt.models.loading import load_model
     from creativewritinggpt.training.run import train

@@ -24,7 +24,8 @@ from .data.document import Document
 from .data.sources import Keep
 from .devices import DeviceChoice
 from .errors import InputError
-from .evaluation.run import Material, base_and_tuned
+from .evaluation.material import Material, voice_material
+from .evaluation.run import base_and_tuned
 from .evaluation.run import run as _run_evaluation
 from .evaluation.settings import EvaluationSettings
 from .export.run import ExportResult
@@ -205,7 +206,9 @@ def evaluate(
     loaded = model if isinstance(model, loaded_model.LoadedModel) else load(model)
     chosen = documents if documents is not None else read_documents(_listed(files), Config())
     what = EvaluationSettings.from_mapping({"texts": 0, **settings})
-    return _run_evaluation(base_and_tuned(loaded), Material(list(chosen)), what).result
+    voice, why = voice_material(chosen, loaded.name, what, Config(), None)
+    material = Material(list(chosen), without={"voice": why} if why else {}, voice=voice)
+    return _run_evaluation(base_and_tuned(loaded), material, what).result
 
 
 def analyze(

@@ -80,7 +80,9 @@ def test_train_evaluate_generate_through_the_command(cwgpt, tiny_folder, tmp_pat
     [_, way] = found["generation"]["figures"]
     assert set(found["originality"][way]) == {"human", "base", "tuned"}
     assert way.startswith("top_p=0.9; 100 tokens; ")
-    assert set(found["forgetting"]["relative"]) == {"tuned"} and found["without"] == {}
+    assert set(found["forgetting"]["relative"]) == {"tuned"}
+    # Tuned on one file, whose held-out stories are few.
+    assert list(found["without"]) == ["voice"] and "2,000" in found["without"]["voice"]
     done = cwgpt("evaluate", stories, "--compare", model, "outputs/evaluation.jsonl", "--texts", 0,
                  *FAST)  # fmt: skip
     assert done.returncode == 2 and "is of other documents" in done.stderr

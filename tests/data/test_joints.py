@@ -23,8 +23,9 @@ from creativewritinggpt.data.rows.packing import IGNORE, pack, tokenize
 from creativewritinggpt.data.rows.stream import StreamedRows, open_corpus
 from creativewritinggpt.data.sources import named_sources, register_source
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.evaluation.material import Material
 from creativewritinggpt.evaluation.report import read_scores, write_report
-from creativewritinggpt.evaluation.run import Material, base_and_tuned, run
+from creativewritinggpt.evaluation.run import base_and_tuned, run
 from creativewritinggpt.evaluation.scoring import score_documents
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.evaluation.tasks import prompt_items

@@ -15,6 +15,7 @@ from creativewritinggpt.data.document import Document
 from creativewritinggpt.data.rows.packing import IGNORE
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.evaluation import scoring
+from creativewritinggpt.evaluation.material import Material
 from creativewritinggpt.evaluation.perplexity import (
     compare,
     legacy_perplexity,
@@ -22,7 +23,7 @@ from creativewritinggpt.evaluation.perplexity import (
     summarise,
 )
 from creativewritinggpt.evaluation.report import read_scores, write_report
-from creativewritinggpt.evaluation.run import Material, base_and_tuned, run
+from creativewritinggpt.evaluation.run import base_and_tuned, run
 from creativewritinggpt.evaluation.scoring import (
     DocumentScore,
     plan_passes,

@@ -9,10 +9,11 @@ from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.evaluation import report, tasks
+from creativewritinggpt.evaluation import report, svg, tasks
+from creativewritinggpt.evaluation.material import Material
 from creativewritinggpt.evaluation.perplexity import forgetting
 from creativewritinggpt.evaluation.report import read_earlier, write_report, write_scores
-from creativewritinggpt.evaluation.run import Material, base_and_tuned, named, run
+from creativewritinggpt.evaluation.run import base_and_tuned, named, run
 from creativewritinggpt.evaluation.scoring import DocumentScore
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.evaluation.tables import loss_table
@@ -186,7 +187,7 @@ def test_evaluations_in_folders_of_one_name_are_told_apart(tmp_path):
 
 def test_long_names_are_cut_in_pictures_and_whole_in_their_titles():
     name = "a_domain_with_an_exceedingly_long_name_7"
-    picture = report.bars([report.Bar(name, 0, 1.0, None, "one")], "bits")
+    picture = svg.bars([svg.Bar(name, 0, 1.0, None, "one")], "bits")
     assert f"<title>{name}</title>" in picture and "_long_name_7<" in picture
     assert max(map(len, re.findall(r">([^<>]+)</text>", picture))) <= 22
 

@@ -12,6 +12,7 @@ from writers import make_writer
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.evaluation.material import Material, other_domains, training_index
 from creativewritinggpt.evaluation.metrics import word_spans, words_of
 from creativewritinggpt.evaluation.originality import (
     CorpusIndex,
@@ -20,13 +21,7 @@ from creativewritinggpt.evaluation.originality import (
     originality,
     shared_runs,
 )
-from creativewritinggpt.evaluation.run import (
-    Material,
-    base_and_tuned,
-    other_domains,
-    run,
-    training_index,
-)
+from creativewritinggpt.evaluation.run import base_and_tuned, run
 from creativewritinggpt.evaluation.settings import EvaluationSettings
 from creativewritinggpt.training.run import train
 

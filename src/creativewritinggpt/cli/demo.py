@@ -215,8 +215,9 @@ def _sample(model: LoadedModel, prompt: str, seed: int, extent: Extent) -> dict[
 
 def _evaluate(model: LoadedModel, config: Config, extent: Extent) -> dict[str, Any]:
     """Evaluate base and tuned model, write the report and show the tables."""
+    from ..evaluation.material import Material, held_out, training_index
     from ..evaluation.report import write_report
-    from ..evaluation.run import Material, base_and_tuned, held_out, training_index
+    from ..evaluation.run import base_and_tuned
     from ..evaluation.run import run as run_evaluation
     from ..evaluation.settings import EvaluationSettings
     from ..evaluation.tables import tables

@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..config.fields import MachineSettings
@@ -30,7 +30,8 @@ from .main import (
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup
-    from ..evaluation.run import Evaluation, Material, ModelUnderTest
+    from ..evaluation.material import Material
+    from ..evaluation.run import Evaluation, ModelUnderTest
     from ..evaluation.scoring import DocumentScore
 
 _SETTINGS = (
@@ -48,13 +49,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compare a tuned model with its base on held-out documents: perplexity per domain with\n"
         "confidence intervals, repetition and style of generated texts, copying of the training\n"
-        "text, forgetting. Without FILE: the documents held out in training, or --sources."
+        "text, forgetting, and how near the voice is to the author's. Without FILE: the documents\n"
+        "held out in training, or --sources."
     )
     parser.epilog = (
         "examples:\n"
         "  cwgpt evaluate\n"
         "  cwgpt evaluate chapter.txt --model outputs/best_model --texts 32\n"
         "  cwgpt evaluate stories.jsonl --model starter --max-documents 50 --rank 50\n"
+        "  cwgpt evaluate --voice held_out/*.txt --others other_author.txt another.txt third.txt\n"
         "  cwgpt evaluate stories.jsonl --compare starter one/best_model two/best_model"
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="files or folders of text")
@@ -70,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "defines a task of your own",
     )  # fmt: skip
     add_json(parser)
-    add_settings(parser, EvaluationSettings)
+    add_settings(parser, EvaluationSettings, several=("voice", "others"))
     add_settings(parser, Config, only=_SETTINGS)
     add_settings(parser, MachineSettings)
 
@@ -111,6 +114,12 @@ def _evaluate(arguments: argparse.Namespace, group: ProcessGroup) -> None:
         machine_settings(arguments)  # checked: a Config allows a further precision
         config = load_config(None, given(arguments, Config))
     config = _on_this_device(config, group)
+    settings = EvaluationSettings.from_mapping(given(arguments, EvaluationSettings))
+    model = Path(config.output_dir) / "best_model"
+    if settings.voice and not (arguments.model or arguments.compare or model.exists()):
+        if group.is_main:
+            _tell_authors_apart(settings, config, as_json=arguments.json)
+        return
     asked = group.run_main_first(lambda: _asked(arguments, config, group))
 
     from ..evaluation.run import run as run_evaluation
@@ -144,8 +153,8 @@ def _on_this_device(config: Config, group: ProcessGroup) -> Config:
 def _asked(arguments: argparse.Namespace, config: Config, group: ProcessGroup) -> _Asked:
     """Check what was asked for, and read and load it."""
     from ..data.corpus import load_corpus, read_documents
+    from ..evaluation.material import gather_material, held_out, trained_on
     from ..evaluation.report import read_earlier
-    from ..evaluation.run import gather_material, held_out
     from ..evaluation.tasks import require_lm_eval
     from ..files import check_writable
 
@@ -166,6 +175,10 @@ def _asked(arguments: argparse.Namespace, config: Config, group: ProcessGroup) -
     scores = read_earlier([Path(file) for file in earlier])
     if arguments.files:
         documents = list(read_documents(arguments.files, config))
+    elif settings.voice:
+        known = trained_on(names[-1])
+        read = read_documents(settings.voice, config)
+        documents = [document for document in read if document.digest not in known]
     elif "sources" in given(arguments, Config):
         documents = list(load_corpus(config, []).validation)
     else:
@@ -228,11 +241,56 @@ def _report(found: Evaluation, asked: _Asked, *, as_json: bool) -> None:
                 metrics = run_tasks(model, asked.tasks, limit=asked.config.max_documents)
             found.result["tasks"][under_test.label] = metrics
         written = write_report(found, folder)
+    if found.result["voice"]:
+        for under_test in asked.models[-1:]:
+            _note_on_card(Path(under_test.about["name"]), found.result["voice"])
     if as_json:
         console.print_json(found.result)
     for title, table, _ in tables(found.result):
         console.note(f"\n{title}" if title else "")
         console.table("", *table)
+    if found.result["voice"]:
+        _say_voice(found.result["voice"])
     for what, why in found.result["without"].items():
         console.note(f"{what} was not measured: {why}")
     console.note(f"Written: {', '.join(map(str, written))}")
+
+
+def _note_on_card(folder: Path, voice: dict[str, Any]) -> None:
+    """Write the voice onto the model card, where the model is one that we trained."""
+    from ..evaluation.voice_page import summary
+    from ..training.run_dir import write_card_section
+
+    if (folder / "run.json").is_file():
+        write_card_section(folder, "Voice", summary(voice))
+
+
+def _say_voice(voice: dict[str, Any]) -> None:
+    """The sentence, and what must be known beside it."""
+    from ..evaluation.voice_page import habit_sentences
+
+    console.note(f"\n{voice['sentence']}.")
+    for said in habit_sentences(voice):
+        console.note(f"  {said}")
+    for warning in voice["warnings"]:
+        console.warn(warning)
+
+
+def _tell_authors_apart(settings: EvaluationSettings, config: Config, *, as_json: bool) -> None:
+    """Without a model: whether the author can be told from the others, and by what."""
+    from ..data.corpus import read_documents
+    from ..evaluation.voice_page import voice_tables
+    from ..evaluation.voice_texts import human_figures, other_authors, voice_texts
+
+    own = read_documents(settings.voice or (), config)
+    sources = {document.source for document in own}
+    others = other_authors(settings.others, (), sources, set(), config)
+    found = human_figures(voice_texts(own, (), set(), set(), None, *others), settings.voice_words)
+    if as_json:
+        console.print_json({"voice": found})
+    for title, table in voice_tables(found):
+        if table[1]:
+            console.note(f"\n{title}")
+            console.table("", *table)
+    _say_voice(found)
+    console.note("No model was evaluated: --model NAME says which one")

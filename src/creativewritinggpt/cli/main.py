@@ -101,6 +101,7 @@ def add_settings(
     *,
     only: Collection[str] | None = None,
     aliases: dict[str, tuple[str, ...]] | None = None,
+    several: Collection[str] = (),
 ) -> None:
     """Add a flag for every field of a settings class.
 
@@ -111,6 +112,8 @@ def add_settings(
         cls: The settings class.
         only: Names of the fields to add; default: all.
         aliases: Further names of a field's flag.
+        several: Names of lists whose flag takes several values at once, as the shell makes of
+            ``*.txt``.
     """
     groups: dict[Any, Any] = {group.title: group for group in parser._action_groups}
     kinds = field_types(cls)
@@ -134,7 +137,11 @@ def add_settings(
             )
             if typing.get_origin(kind) is list and not metavar.endswith("…"):
                 # Texts may hold commas, so that each comes with a flag of its own.
-                group.add_argument(*names, metavar=metavar, action="append", **words)
+                if field.name in several:
+                    words |= {"nargs": "+", "action": "extend"}
+                else:
+                    words["action"] = "append"
+                group.add_argument(*names, metavar=metavar, **words)
             else:
                 group.add_argument(*names, metavar=metavar, **words)
 

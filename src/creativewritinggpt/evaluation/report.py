@@ -11,19 +11,19 @@ generated texts side by side. It fetches nothing and runs no script.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import write_json, write_text
 from ..html_page import escape, html_page
+from . import voice_page
 from .run import Evaluation
 from .scoring import DocumentScore
+from .svg import Bar, Dot, bars, legend, scatter
 from .tables import Table, as_markdown, caption, labels, passage_source, section_title, tables
 
 SCORES, TEXTS = "evaluation.jsonl", "evaluation_texts.jsonl"
@@ -139,6 +139,9 @@ def page(evaluation: Evaluation) -> str:
     parts = ["<h1>Evaluation</h1>", f'<p class="quiet">{" · ".join(named)}</p>']
     parts += [_verdict(result, first, label) for label in others]
     for key, group in itertools.groupby(tables(result), lambda each: each[0].partition(":")[0]):
+        if key == "Voice":
+            parts.append(_section("Voice", *_voice(result["voice"], list(group))))
+            continue
         content = [_PICTURES[key](result)] if key in _PICTURES else []
         for title, table, _ in group:
             decoding = title.partition(": ")[2]
@@ -281,6 +284,37 @@ def _accuracy_bars(result: Mapping[str, Any]) -> str:
     )
 
 
+def _voice(found: Mapping[str, Any], shown: Sequence[tuple[str, Table, str]]) -> Iterator[str]:
+    """The voice: its sentence, the scale, what differs in words and as a picture, the tables."""
+    yield f"<p><b>{escape(found['sentence'])}</b></p>"
+    yield _figure(
+        voice_page.scale_picture(found),
+        "Points: means over random pools. Whiskers: 95 % intervals. Small points: other authors.",
+    )
+    for title, table, said in shown:
+        heading = title.partition(": ")[2]
+        if not heading:
+            yield _table(table) + _quiet(said)
+            continue
+        if heading == "what differs":
+            yield from _differences(found)
+        yield f"<details><summary>Table: {escape(heading)}</summary>{_table(table)}"
+        yield f"{_quiet(said)}</details>"
+
+
+def _differences(found: Mapping[str, Any]) -> Iterator[str]:
+    names = list(found["profile"]["inside"])
+    yield "<h3>What differs</h3>"
+    items = "".join(f"<li>{escape(line)}.</li>" for line in voice_page.habit_sentences(found))
+    if items:
+        yield f"<p>{escape(names[-1])} is outside the author's range in:</p><ul>{items}</ul>"
+    text = (
+        "Bands: the middle 90 % of the author's passages. Distances are in deviations of these "
+        "passages; ‰: per 1,000 words."
+    )
+    yield legend(names) + _figure(voice_page.habit_picture(found), text)
+
+
 def _samples(result: Mapping[str, Any]) -> str:
     """The generated texts side by side; each decoding but the last is folded."""
     by_decoding: dict[str, list[str]] = {}
@@ -316,184 +350,3 @@ def _passages(found: Mapping[str, Any]) -> Iterator[str]:
 
 _PICTURES = {"": _loss_bars, "Forgetting": _forgetting_points, "Tests": _accuracy_bars}
 _HEADINGS = {"": "Loss by domain", "Written": "What is written"}
-
-
-_WIDTH = 720
-_LEFT, _RIGHT = 190, 60
-_ROW = 24
-_COLOURS = 6
-_LONGEST_NAME = 22
-"""Letters of a group's name that fit beside the bars."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bar:
-    """A value with its interval; bars of one group stand together.
-
-    Attributes:
-        group: The heading of its group.
-        series: The number of its colour.
-        value: Where it ends.
-        interval: Its whisker.
-        title: The tooltip.
-    """
-
-    group: str
-    series: int
-    value: float
-    interval: Sequence[float] | None
-    title: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Dot:
-    """A point with its tooltip."""
-
-    x: float
-    y: float
-    series: int
-    title: str
-
-
-def bars(marks: Sequence[Bar], axis: str, *, points: bool = False) -> str:
-    """Horizontal bars from zero, or points beside a zero line, with whiskers.
-
-    Args:
-        marks: The bars, those of one group one after another.
-        axis: What is measured.
-        points: Draw points, for differences.
-    """
-    edges = [edge for mark in marks for edge in (mark.value, *(mark.interval or ()))]
-    low, high = min(0.0, *edges), max(0.0, *edges)
-    ticks = _ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-
-    def x(value: float) -> float:
-        return _LEFT + (value - low) / ((high - low) or 1) * (_WIDTH - _LEFT - _RIGHT)
-
-    groups = list(dict.fromkeys(mark.group for mark in marks))
-    height = len(marks) * _ROW + len(groups) * 10 + 44
-    bottom = height - 40
-    parts = [
-        _line("grid", x(tick), x(tick), 4, bottom)
-        + _text(x(tick), bottom + 16, f"{tick:g}", "middle")
-        for tick in ticks
-    ]
-    y = 10.0
-    for group in groups:
-        chosen = [mark for mark in marks if mark.group == group]
-        middle = y + len(chosen) * _ROW / 2 + 4
-        parts.append(_titled(group, _text(_LEFT - 12, middle, _shortened(group), "end")))
-        for mark in chosen:
-            parts.append(_bar(mark, x, y, points))
-            y += _ROW
-        y += 10
-    if points:
-        parts.append(_line("zero", x(0), x(0), 4, bottom))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, height - 6, axis, "middle"))
-    return _svg(_WIDTH, height, "".join(parts), axis, "min-width:520px;")
-
-
-def _bar(mark: Bar, x: Callable[[float], float], y: float, points: bool) -> str:
-    end, zero = x(mark.value), x(0)
-    colour = f'fill="{_colour(mark.series)}"'
-    if points:
-        shape = f'<circle cx="{end:.1f}" cy="{y + 10}" r="5" {colour}/>'
-    else:
-        left, width = min(end, zero), max(1.0, abs(end - zero))
-        shape = (
-            f'<rect x="{left:.1f}" y="{y + 1}" width="{width:.1f}" height="18" rx="2" {colour}/>'
-        )
-    if mark.interval:
-        first, last = (x(edge) for edge in mark.interval)
-        end = max(end, last)
-        shape += (
-            f'<path class="whisker" d="M{first:.1f} {y + 10}H{last:.1f}M{first:.1f} {y + 6}v8'
-            f'M{last:.1f} {y + 6}v8"/>'
-        )
-    value = f"{mark.value:+.3f}" if points else f"{mark.value:.3f}"
-    return _titled(mark.title, shape + _text(end + 6, y + 14, value))
-
-
-def scatter(dots: Sequence[Dot], across: str, up: str) -> str:
-    """Points of one measure against another on equal axes, with the line where both are equal."""
-    values = [value for dot in dots for value in (dot.x, dot.y)]
-    ticks = _ticks(min(values), max(values))
-    low, high = min(ticks[0], *values), max(ticks[-1], *values)
-    size, left, top = 420.0, 70.0, 10.0
-    right, bottom = left + size, top + size
-
-    def place(value: float) -> float:
-        return (value - low) / ((high - low) or 1) * size
-
-    parts = []
-    for tick in ticks:
-        x, y = left + place(tick), bottom - place(tick)
-        parts += [
-            _line("grid", x, x, top, bottom),
-            _text(x, bottom + 16, f"{tick:g}", "middle"),
-            _line("grid", left, right, y, y),
-            _text(left - 8, y + 4, f"{tick:g}", "end"),
-        ]
-    parts.append(_line("zero", left, right, bottom, top))
-    for dot in dots:
-        shape = (
-            f'<circle cx="{left + place(dot.x):.1f}" cy="{bottom - place(dot.y):.1f}" r="4.5" '
-            f'fill="{_colour(dot.series)}" fill-opacity="0.75"/>'
-        )
-        parts.append(_titled(dot.title, shape))
-    parts.append(_text(left + size / 2, bottom + 40, across, "middle"))
-    parts.append(
-        f'<text transform="translate(18 {top + size / 2}) rotate(-90)" text-anchor="middle">'
-        f"{escape(up)}</text>"
-    )
-    return _svg(right + 20, bottom + 52, "".join(parts), f"{up} against {across}")
-
-
-def legend(names: Sequence[str], first: int = 0) -> str:
-    """The names of the series with their colours, the first's being number ``first``."""
-    items = (
-        f'<span><i style="background:{_colour(number)}"></i>{escape(name)}</span>'
-        for number, name in enumerate(names, first)
-    )
-    return f'<p class="legend">{"".join(items)}</p>'
-
-
-def _shortened(name: str) -> str:
-    """A name that fits, without its middle: both ends tell domains apart."""
-    if len(name) <= _LONGEST_NAME:
-        return name
-    half = _LONGEST_NAME // 2
-    return f"{name[: half - 1]}…{name[-half:]}"
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers that span a range, six or so."""
-    width = (high - low) or abs(high) or 1.0
-    step = 10 ** math.floor(math.log10(width / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if width / (step * factor) <= 6)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(number * step, 10) for number in range(first, last + 1)]
-
-
-def _colour(series: int) -> str:
-    return f"var(--s{series % _COLOURS})"
-
-
-def _titled(title: str, content: str) -> str:
-    return f"<g><title>{escape(title)}</title>{content}</g>"
-
-
-def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _svg(width: float, height: float, content: str, label: str, style: str = "") -> str:
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" style="{style}max-width:{width:.0f}px" '
-        f'role="img" aria-label="{escape(label)}">{content}</svg>'
-    )

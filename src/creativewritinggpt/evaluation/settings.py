@@ -11,6 +11,7 @@ from ..config.fields import check, from_mapping, setting
 
 _scoring = functools.partial(setting, group="scoring")
 _texts = functools.partial(setting, group="generated texts")
+_voice = functools.partial(setting, group="voice")
 _tests = functools.partial(setting, group="further tests")
 
 
@@ -58,6 +59,24 @@ class EvaluationSettings:
         metavar="FILE",
     )  # fmt: skip
     originality: bool = _tests(True, "Look for the generated texts in the training text.")
+
+    voice: list[str] | None = _voice(
+        None,
+        "Texts of one author: say how near the model's texts are to the author's. Default: the "
+        "documents held out in training, where a model was tuned on one author.",
+        metavar="FILE",
+    )  # fmt: skip
+    others: list[str] | None = _voice(
+        None,
+        "Texts of other authors, a file or folder each. Default: the sample corpus by its domains.",
+        metavar="FILE",
+    )  # fmt: skip
+    voice_words: int = _voice(
+        5000,
+        "Words that each model writes for it; 0 leaves it out, and below 2,000 nothing can be "
+        "told.",
+        low=0, high=100_000,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)

@@ -171,6 +171,7 @@ class Units:
 
     @classmethod
     def of(cls, writing: Writing, words: Sequence[str]) -> Units:
+        """The counts of some words."""
         place = {word: index for index, word in enumerate(words)}
         counts = np.zeros((len(writing.lengths), len(words)), dtype=np.float32)
         for row, sentence in enumerate(writing.sentences):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from . import voice_page
+
 Table = tuple[list[str], list[list[str]]]
 
 # The figures of generated texts that are shown; the JSON has all.
@@ -37,6 +39,7 @@ def tables(evaluation: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
     """Every table that has rows: title, table and caption."""
     made = [
         ("", loss_table(evaluation)),
+        *(voice_page.voice_tables(evaluation["voice"]) if evaluation.get("voice") else ()),
         ("Forgetting", forgetting_table(evaluation)),
         ("Tests", choice_table(evaluation)),
         ("Tasks", task_table(evaluation)),
@@ -230,6 +233,8 @@ _CAPTIONS = {
 
 def caption(title: str, evaluation: Mapping[str, Any]) -> str:
     """How the figures of a table are defined."""
+    if title.startswith("Voice"):
+        return voice_page.caption(title, evaluation["voice"])
     return _CAPTIONS[title.partition(":")[0]] if title else _scores_caption(evaluation)
 
 

@@ -57,7 +57,7 @@ _DRAWS = 60
 _MOST_WORDS = 60_000  # of each other author
 _SAME = 0.2  # of long sentences that two authors share: one text under two names
 _PRONOUNS = """
-i me my mine myself you your yours yourself he him his himself she her hers herself it its 
+i me my mine myself you your yours yourself he him his himself she her hers herself it its
 itself we us our ours ourselves they them their theirs themselves
 """
 PRONOUNS = frozenset(_PRONOUNS.split())
@@ -106,18 +106,11 @@ def measure(
     Raises:
         InputError: There is too little text, or none to compare with, or it is the same text.
     """
-    author = Writing.of_documents(texts.held_out)
-    training = Writing.of_documents(texts.training, _MOST_WORDS)
-    others = {
-        name: Writing.of_documents(documents, _MOST_WORDS)
-        for name, documents in sorted(texts.others.items())
-    }
+    writers = _writers(texts, words, fewest)
+    author, others = writers.author, writers.others
     models = {label: Writing.of_samples(of) for label, of in (generated or {}).items()}
-    apart = training.words >= max(fewest, min(words, author.words))
-    _check_apart(texts.author, author, training, others)
-    size, others, left_out = _size(
-        words, fewest, author, training if apart else None, others, models
-    )
+    apart = writers.training is not None
+    size, others, left_out = _size(words, fewest, writers, models)
     whole = Writing.of_documents([*texts.held_out, *texts.training]) if apart else author
     human = {texts.author: whole, **others}
     names = names_in([*texts.held_out, *texts.training, *(d for of in texts.others.values()
@@ -127,7 +120,7 @@ def measure(
     reference = make_reference(human, size, 2 * count, avoided, seed)
     units = functools.partial(Units.of, words=reference.words)
     pools = _Pools(
-        units(author), units(training) if apart else None,
+        units(author), units(writers.training) if writers.training else None,
         {name: units(of) for name, of in others.items()},
         {label: units(of) for label, of in models.items()},
         reference, size,
@@ -166,6 +159,42 @@ def measure(
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class _Writers:
+    """The human writers.
+
+    Attributes:
+        author: The held-out chapters.
+        training: The author's other chapters, where there are enough.
+        others: Other authors by name.
+    """
+
+    author: Writing
+    training: Writing | None
+    others: dict[str, Writing]
+
+
+def _writers(texts: VoiceTexts, words: int, fewest: int) -> _Writers:
+    author = Writing.of_documents(texts.held_out)
+    training = Writing.of_documents(texts.training, _MOST_WORDS)
+    others = {
+        name: Writing.of_documents(documents, _MOST_WORDS)
+        for name, documents in sorted(texts.others.items())
+    }
+    _check_apart(texts.author, author, training, others)
+    enough = training.words >= max(fewest, min(words, author.words))
+    return _Writers(author, training if enough else None, others)
+
+
+def check_texts(texts: VoiceTexts, words: int = POOL_WORDS) -> None:
+    """Whether the human texts are enough for a measurement.
+
+    Raises:
+        InputError: They are too short or of one author alone, or it is one text under two names.
+    """
+    _size(words, FEWEST_WORDS, _writers(texts, words, FEWEST_WORDS), {})
+
+
 def _check_apart(
     name: str, author: Writing, training: Writing, others: Mapping[str, Writing]
 ) -> None:
@@ -196,13 +225,12 @@ def _check_apart(
 def _size(
     asked: int,
     fewest: int,
-    author: Writing,
-    training: Writing | None,
-    others: Mapping[str, Writing],
+    writers: _Writers,
     models: Mapping[str, Writing],
 ) -> tuple[int, dict[str, Writing], list[str]]:
     """Words of a pool, the other authors that have so many, and those that don't."""
     # Without other chapters, those held out are halved; halves of chapters are not quite equal.
+    author, training, others = writers.author, writers.training, writers.others
     own = int(0.45 * author.words) if training is None else min(author.words, training.words)
     lengths = {"the author": own, **{label: of.words for label, of in models.items()}}
     shortest = min(lengths, key=lambda name: lengths[name])
@@ -447,7 +475,7 @@ def _warnings(found: Mapping[str, Any], apart: bool) -> list[str]:
         )
     if found["chapters"] < 5:
         said.append(f"{found['chapters']} chapters are few: the intervals are too narrow")
-    if not apart:
+    if not apart and len(found["distances"]) > 2:
         said.append(
             "the author has no other chapters at hand: those held out were compared by halves"
         )

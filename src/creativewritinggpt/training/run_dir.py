@@ -20,7 +20,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -367,3 +367,25 @@ def model_card(run: dict[str, Any]) -> str:
         precision=run["hardware"]["precision"],
         device=run["hardware"]["device"],
     )
+
+
+def write_card_section(folder: Path, title: str, lines: Sequence[str]) -> None:
+    """Write a section into the model card of a folder, in place of an earlier one of that title.
+
+    Args:
+        folder: The model's folder; one without a card is left alone.
+        title: The heading.
+        lines: Paragraphs of plain text.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        return
+    heads, before, after = f"## {title}\n", path.read_text("utf-8"), ""
+    before, found, rest = before.partition(heads)
+    if found:
+        after = "\n## ".join(["", *rest.split("\n## ")[1:]]).lstrip("\n")
+    elif "## Data\n" in before:
+        before, data, rest = before.partition("## Data\n")
+        after = data + rest
+    content = f"{before.rstrip()}\n\n{heads}\n" + "\n\n".join(lines) + "\n"
+    write_text(path, content + (f"\n{after}" if after else ""))
