@@ -162,8 +162,11 @@ def test_copied_and_repeated_passages_are_counted():
 
 def test_too_short_chapters_are_refused_before_anything_is_written():
     short = VoiceTexts("a", [Document("a", "a", "Only a line.")], OTHERS)
-    with pytest.raises(InputError, match="none to go on from"):
+    with pytest.raises(InputError, match="no voice can be told"):
         checked(short, 2000)
+    lines = [Document("a", "a", text_of(style(1), 11, n)) for n in range(500)]
+    with pytest.raises(InputError, match="40 words to go on from"):
+        checked(VoiceTexts("a", lines, OTHERS), 2000)
 
 
 TEXTS = VoiceTexts("author", chapters(1, 6), OTHERS, chapters(1, 6, first=50))

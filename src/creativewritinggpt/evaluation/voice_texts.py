@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.run import Config
-from ..console import CountCallback, counted
+from ..console import CountCallback
 from ..data.corpus import read_documents
 from ..data.document import Document
 from ..data.sources import named_sources
@@ -27,7 +27,7 @@ from ..models.loaded_model import LoadedModel
 from . import metrics
 from .originality import CorpusIndex, build_index, check, originality
 from .settings import EvaluationSettings
-from .stylometry import Sample, Writing
+from .stylometry import Sample
 from .texts import PROMPT_WORDS, decoding
 from .voice import VoiceTexts, check_texts, measure
 from .voice_profile import profile
@@ -292,12 +292,10 @@ def checked(texts: VoiceTexts, words: int) -> VoiceTexts:
     Raises:
         InputError: They are too short, or there is nobody else.
     """
-    held_out = Writing.of_documents(texts.held_out).words
+    check_texts(texts, words)
     if not starts(texts.held_out, 1):
         raise InputError(
-            f"the chapters held out of {texts.author} have {counted(held_out, 'word')}: none to "
-            "go on from",
+            f"no chapter held out of {texts.author} has {PROMPT_WORDS} words to go on from",
             "give longer ones with --voice",
         )
-    check_texts(texts, words)
     return texts
