@@ -32,7 +32,7 @@ def search(text: str, model: str, cache_dir: str | None = None) -> dict[str, Any
         InputError: The training text can't be had.
     """
     from ..evaluation.originality import check, shared_runs
-    from ..evaluation.run import training_index
+    from ..evaluation.material import training_index
 
     index, why = training_index(model, Config(cache_dir=cache_dir))
     if index is None:
