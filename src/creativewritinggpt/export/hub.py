@@ -14,7 +14,7 @@ from typing import Any
 
 from ..data.document import joint_name
 from ..errors import InputError
-from ..files import file_sha256, read_json
+from ..files import file_sha256, from_home, read_json
 from ..models.loaded_model import LoadedModel
 from ..models.starter import HUB_NAME
 
@@ -120,18 +120,31 @@ def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
     return clean
 
 
-def evaluation_beside(model: LoadedModel) -> dict[str, Any] | None:
-    """``evaluation.json`` of the run that a model folder belongs to, if it is of that model."""
+def evaluation_of(model: LoadedModel, given: str | None) -> dict[str, Any] | None:
+    """The content of a model's ``evaluation.json``; None where there is none of it.
+
+    Args:
+        model: The model.
+        given: The file, where it does not lie in the run's folder.
+
+    Raises:
+        InputError: The file that was given is missing, or is no evaluation.
+    """
+    if given is not None:
+        found = read_json(from_home(given))
+        if not isinstance(found, dict) or not isinstance(found.get("domains"), dict):
+            raise InputError(f"{given} is no evaluation.json", "make one with cwgpt evaluate")
+        return found
     folder = Path(model.adapter or model.name)
     for place in (folder, folder.parent):
         try:
-            found = read_json(place / "evaluation.json")
+            beside = read_json(place / "evaluation.json")
         except InputError:
             continue
-        models = found.get("models") if isinstance(found, dict) else None
+        models = beside.get("models") if isinstance(beside, dict) else None
         names = {Path(str(one.get("name"))).name for one in models or ()}
         if folder.name in names:
-            whole: dict[str, Any] = found
+            whole: dict[str, Any] = beside
             return whole
     return None
 
@@ -200,7 +213,9 @@ def _front(card: Card) -> str:
     lines = ["---"]
     if card.license:
         lines.append(f"license: {card.license}")
-    lines += ["language: [en]", f"library_name: {card.library}", "pipeline_tag: text-generation"]
+    if card.from_starter:
+        lines.append("language: [en]")
+    lines += [f"library_name: {card.library}", "pipeline_tag: text-generation"]
     if card.base:
         lines += [f"base_model: {card.base}", f"base_model_relation: {card.relation}"]
     tags = ["creative-writing", "creativewritinggpt", "text-completion"]
@@ -243,8 +258,34 @@ def _use(card: Card) -> str:
         "It is no chat model: begin a text, and it goes on. Use text completion, without a chat "
         f"template. Every text it was trained on begins with `{card.first_token}`; the tokenizer "
         "here adds it.\n\n"
-        f"Settings that suit:\n\n{chosen}\n"
+        f"Settings that suit:\n\n{chosen}\n\n{_HOW[card.library]}"
     )
+
+
+_HOW = {
+    "peft": """\
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")
+ids = AutoTokenizer.from_pretrained("FOLDER")("The night ferry was late,", return_tensors="pt")
+model.generate(**ids, do_sample=True, max_new_tokens=200)
+```
+""",
+    "transformers": """\
+```python
+from transformers import pipeline
+
+pipeline("text-generation", "FOLDER")("The night ferry was late,", max_new_tokens=200)
+```
+""",
+    "gguf": """\
+```
+llama-server -m FILE.gguf
+```
+""",
+}
 
 
 def _data(card: Card) -> str:
@@ -283,8 +324,8 @@ def _figures(card: Card) -> str:
                     )
         return (
             "## Figures\n\n| texts | model | perplexity | 95 % interval | tokens |\n"
-            "|---|---|---|---|---|\n" + "\n".join(rows) + "\n\nOver documents held out from "
-            "training, before any quantisation; intervals by a bootstrap over documents.\n"
+            "|---|---|---|---|---|\n" + "\n".join(rows) + "\n\nBy `cwgpt evaluate`, before any "
+            "quantisation; intervals by a bootstrap over documents.\n"
         )
     training = (card.run or {}).get("training") or {}
     before, after = training.get("base_val_loss"), training.get("val_loss")

@@ -103,7 +103,9 @@ def adapter_strengths(model: LoadedModel) -> dict[str, float]:
     else:
         module: Any
         for module in model.bare.modules():
-            for name in getattr(module, "scaling", ()):
+            if not hasattr(module, "lora_A"):
+                continue
+            for name in module.lora_A:
                 if name in model.model.active_adapters and name not in found:
                     divisor = module.r[name]
                     if getattr(module, "use_rslora", {}).get(name):

@@ -61,7 +61,9 @@ def modelfile(
     if lost := lost_settings(settings):
         lines.append(f"# Ollama has no: {', '.join(lost)}")
     if license_text:
-        lines.append(f'LICENSE """{license_text.strip()}"""'.replace('""""""', '"""'))
+        # Nothing escapes three quotation marks within three quotation marks.
+        safe = license_text.strip().replace('"""', "'''")
+        lines.append(f'LICENSE """{safe}"""')
     return "\n".join(lines) + "\n"
 
 

@@ -274,6 +274,8 @@ class _Export:
                 "take --weights merged",
             )
         self._chat_template()
+        if self.to == "hub":
+            hub.evaluation_of(self.model, self.settings.evaluation)
 
     def bytes(self) -> int:
         """Bytes that the export needs on disk, with a little over."""
@@ -502,7 +504,7 @@ class _Export:
             verification=self.verification,
             first_token=token,
             run=run,
-            evaluation=hub.evaluation_beside(model),
+            evaluation=hub.evaluation_of(model, self.settings.evaluation),
             from_starter=model.kind == "starter",
         )
 

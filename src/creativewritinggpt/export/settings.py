@@ -19,6 +19,7 @@ _USED_BY = {
     "dtype": ("merged", "hub"),
     "weights": ("hub",),
     "publisher": ("lm-studio",),
+    "evaluation": ("hub",),
     "chat_template": ("merged", "gguf", "ollama", "lm-studio", "hub"),
     "preset": ("merged", "gguf", "ollama", "lm-studio", "hub"),
 }
@@ -48,6 +49,10 @@ class ExportSettings:
     license: str | None = setting(
         None, "SPDX identifier of the licence; default: that of the base, where it is known.",
         metavar="ID",
+    )  # fmt: skip
+    evaluation: str | None = setting(
+        None, "evaluation.json to take the card's figures from; default: that of the model's run.",
+        metavar="FILE",
     )  # fmt: skip
     preset: str | None = setting(
         None, "Preset (see cwgpt generate --presets) to recommend in the files.", metavar="NAME"

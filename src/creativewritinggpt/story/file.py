@@ -89,6 +89,25 @@ class StoryFile:
             self._lock.release()
             self._lock = None
 
+    def move(self, target: Path) -> Path:
+        """Move the file, damaged or not, into another folder; a number is added to a taken name.
+
+        Returns:
+            Where it is now. The lock is released.
+
+        Raises:
+            InputError: Another session has it, or the folder can't be written to.
+        """
+        self._acquire()
+        try:
+            with disk_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                place = free_path(target)
+                self.path.rename(place)
+        finally:
+            self.close()
+        return place
+
     def _acquire(self) -> None:
         if self._lock is not None:
             return

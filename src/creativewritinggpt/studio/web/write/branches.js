@@ -1,8 +1,7 @@
 // The tree of branches, drawn; what was set aside stays in it.
 import { counted, element, later } from "../ui.js";
 import { html, nothing, render, svg } from "/vendor/lit-html.js";
-import { latestUnder, normalTree } from "./tools.js";
-import { layoutTree } from "./tree.js";
+import { latestUnder, layoutTree, normalTree } from "./tree.js";
 
 const LANE = 14; // pixels
 const HEIGHT = 44;

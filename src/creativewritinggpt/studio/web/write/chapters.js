@@ -1,5 +1,6 @@
 // Title and chapters: a list to jump by, and a way to begin one.
 import { counted, element } from "../ui.js";
+import { EditorView } from "/vendor/codemirror.js";
 import { html, render } from "/vendor/lit-html.js";
 
 /**
@@ -29,7 +30,7 @@ export function addChapters(write, layout) {
   }
 
   const scrollTo = (/** @type {number} */ place) =>
-    /** @type {any} */ (write.view.constructor).scrollIntoView(place, { y: "start", yMargin: 48 });
+    EditorView.scrollIntoView(place, { y: "start", yMargin: 48 });
 
   /** @param {SubmitEvent} event */
   async function begin(event) {

@@ -1,6 +1,7 @@
 // Memory, author's note and world info: what the model is told beside the text.
 import { counted, element, later } from "../ui.js";
 import { html, live, nothing, render } from "/vendor/lit-html.js";
+import { splitKeys } from "./typed.js";
 
 /**
  * An entry of world info.
@@ -12,12 +13,6 @@ import { html, live, nothing, render } from "/vendor/lit-html.js";
  * @property {string[]} excluding
  * @property {number} probability
  */
-
-/** Keys as they are typed, with a comma between them; a regular expression may hold commas. @param {string} text */
-export function splitKeys(text) {
-  const found = text.match(/(?:\/(?:\\.|[^/\\])+\/[a-z]*|[^,/]|\/)+/g) ?? [];
-  return found.map((one) => one.trim()).filter(Boolean);
-}
 
 /** @param {import("./room.js").Write} write */
 export function addMemory(write) {

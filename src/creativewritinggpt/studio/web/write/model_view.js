@@ -1,5 +1,6 @@
 // What the model sees: a rule in the margin where its view begins, and a panel with all parts of it.
 import { element, grouped, later } from "../ui.js";
+import { EditorView } from "/vendor/codemirror.js";
 import { html, nothing, render } from "/vendor/lit-html.js";
 import { setViewStart } from "./editor.js";
 
@@ -67,7 +68,7 @@ export function addModelView(write, jobs) {
 
   function toStart() {
     const place = write.toShown(context.start);
-    write.view.dispatch({ effects: /** @type {any} */ (write.view.constructor).scrollIntoView(place, { y: "center" }) });
+    write.view.dispatch({ effects: EditorView.scrollIntoView(place, { y: "center" }) });
   }
 
   panel.onToggle((open) => {

@@ -1,4 +1,5 @@
 // The Write room: the text, the commands below it and the panels beside it.
+import { EditorView } from "/vendor/codemirror.js";
 import { later, loadStyle } from "../ui.js";
 import { createTools } from "./tools.js";
 import { conflictDialog, lostDialog } from "./conflict.js";
@@ -201,7 +202,8 @@ export async function mount(room, app) {
     showPassages();
     showAccess();
     if (first || other) {
-      view.dispatch({ selection: { anchor: view.state.doc.length }, scrollIntoView: true });
+      const end = view.state.doc.length;
+      view.dispatch({ selection: { anchor: end }, effects: EditorView.scrollIntoView(end, { y: "end", yMargin: 160 }) });
     }
     for (const listener of storyListeners) listener(story(), { kind: "state" });
     const late = waiting ?? [];

@@ -1,6 +1,7 @@
 // How the model writes: presets with their reasons, every control, style dial, adapters, the model.
 import { ask, element, later, slider } from "../ui.js";
 import { html, live, nothing, render, repeat } from "/vendor/lit-html.js";
+import { escaped, lines } from "./typed.js";
 
 const GROUPS = { length: "Length", sampling: "Choice of words", repetition: "Repetition", words: "Words" };
 
@@ -113,7 +114,7 @@ export function addSettings(write) {
         <select aria-label="Preset" @change=${(/** @type {Event} */ e) => patch("/api/settings", { preset: value(e) || null })}>
           <option value="" .selected=${!preset}>None</option>
           ${presets.map((/** @type {any} */ one) => html`<option value=${one.name} .selected=${one.name === preset}>${one.name}</option>`)}</select>
-        ${chosen?.why ? html`<p class="small quiet why">${chosen.why}</p>` : nothing}</section>
+        ${chosen?.why ? html`<p class="small quiet reason">${chosen.why}</p>` : nothing}</section>
       <input type="search" aria-label="Find a setting" placeholder="Find a setting" .value=${found} @input=${(/** @type {Event} */ e) => { found = value(e); show(); }}>
       ${repeat(groups, (name) => name, (name) => html`<section class="settings-group"><h3>${GROUPS[/** @type {"length"} */ (name)] ?? (name || "Other")}</h3>
         ${repeat(fitting.filter((/** @type {any} */ field) => (field.group ?? "") === name), (/** @type {any} */ field) => field.name, control)}</section>`)}
@@ -141,28 +142,4 @@ export function addSettings(write) {
     else if (model.state === "ready") write.status(`${model.name} is ready.`);
   }
   sayModel(app.state.get().model ?? {});
-}
-
-/** Line ends and tabs as they are typed in a field of one text a line. @param {string} text */
-function escaped(text) {
-  return text.replaceAll("\\", "\\\\").replaceAll("\n", "\\n").replaceAll("\t", "\\t");
-}
-
-/**
- * The value of a field with one text a line.
- * @param {string} text
- * @param {any} before its present value
- * @param {{name: string, kind: string}} field
- */
-export function lines(text, before, field) {
-  const list = text.split("\n").filter((one) => one.trim() !== "");
-  if (!list.length) return null;
-  if (field.name === "logit_bias" || (before && typeof before === "object" && !Array.isArray(before))) {
-    return Object.fromEntries(list.map((one) => {
-      const at = one.lastIndexOf("=");
-      return at < 0 ? [one, 0] : [one.slice(0, at), Number(one.slice(at + 1))];
-    }));
-  }
-  if (field.kind === "text") return text;
-  return list.map((one) => one.replace(/\\([nt\\])/g, (_all, sign) => ({ n: "\n", t: "\t" })[/** @type {"n"} */ (sign)] ?? "\\"));
 }

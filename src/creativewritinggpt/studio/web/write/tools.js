@@ -1,34 +1,7 @@
 // The commands below the text, their keys, the count of words and the versions at the caret.
 import { ask, counted, element, grouped, later } from "../ui.js";
 import { html, render } from "/vendor/lit-html.js";
-
-/**
- * Find the passages that stand beside one: its versions, itself included.
- * @param {{id: number, parent: number}[]} passages all of the tree
- * @param {number} id
- * @returns {number[]} ids in the order of writing
- */
-export function versionsOf(passages, id) {
-  const one = passages.find((passage) => passage.id === id);
-  return one ? passages.filter((passage) => passage.parent === one.parent).map((passage) => passage.id) : [];
-}
-
-/**
- * The last passage that was written on from one: where a reader who goes back to it wants to be.
- * @param {{id: number, parent: number}[]} passages in the order of writing
- * @param {number} id
- */
-export function latestUnder(passages, id) {
-  const under = new Set([id]);
-  let last = id;
-  for (const passage of passages) {
-    if (passage.id > id && under.has(passage.parent)) {
-      under.add(passage.id);
-      last = passage.id;
-    }
-  }
-  return last;
-}
+import { latestUnder, normalTree, versionsOf } from "./tree.js";
 
 /**
  * @param {import("./room.js").Write} write
@@ -232,13 +205,4 @@ export function createTools(write, layout, jobs) {
 function words(story) {
   const count = counted(story.words ?? 0, "word");
   return story.goal?.words ? `${count} · ${grouped(story.goal.today)} of ${grouped(story.goal.words)} today` : count;
-}
-
-/**
- * The tree as an object, whichever way the studio gives it.
- * @param {any} answer
- * @returns {{passages: any[]}}
- */
-export function normalTree(answer) {
-  return Array.isArray(answer) ? { passages: answer } : answer;
 }

@@ -1,28 +1,11 @@
 // Jobs of the studio as this page sees them: what is written now, and what is said about it.
 import { counted } from "../ui.js";
+import { finishedSentences } from "./typed.js";
 
 /** @typedef {{id: string, type: string, state: string, message?: string, at?: number, rows?: any[]}} Job */
 
 const TEXT = ["continue", "version"];
 const GOING = ["queued", "running"];
-const SENTENCE = /[^.!?…]*[.!?…]+["”’'»)\]]*(?=\s)/u;
-
-/**
- * The finished sentences at the beginning of a text.
- * @param {string} text
- * @returns {{sentences: string[], rest: string}}
- */
-export function finishedSentences(text) {
-  const sentences = [];
-  for (;;) {
-    const found = SENTENCE.exec(text);
-    if (!found) return { sentences, rest: text };
-    const end = found.index + found[0].length;
-    const sentence = text.slice(0, end).trim();
-    if (sentence) sentences.push(sentence);
-    text = text.slice(end);
-  }
-}
 
 /**
  * @param {import("./room.js").Write} write
