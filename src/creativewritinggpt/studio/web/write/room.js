@@ -12,7 +12,6 @@ import { createPanels } from "./panels.js";
 import { addPanels } from "./side.js";
 import { createWriting } from "./writing.js";
 
-const INSIGHT = ["heat", "why", "compare"]; // their buttons stand among the commands
 const UNSENT = "write.unsent";
 
 /**
@@ -255,11 +254,7 @@ export async function mount(room, app) {
     story,
     revision: () => doc.revision,
     addExtension: editor.addExtension,
-    panel(name, title, content, options) {
-      const made = panels.panel(name, title, content, options);
-      if (INSIGHT.includes(name)) tools.adopt(made.button);
-      return made;
-    },
+    panel: (name, title, content, options) => panels.panel(name, title, content, options),
     onStory: (listener) => void storyListeners.push(listener),
     onUpdate: (listener) => void updateListeners.push(listener),
     command: (name, run, keys, options) => tools.command(name, run, keys, options),

@@ -190,12 +190,6 @@ export function createTools(write, layout, jobs) {
   return {
     command,
 
-    /** Take the button of a panel into the row. @param {HTMLButtonElement} button */
-    adopt(button) {
-      button.tabIndex = -1;
-      groups[3].append(button);
-    },
-
     /** @param {string} name */
     run: (name) => commands.get(name)?.run(),
   };

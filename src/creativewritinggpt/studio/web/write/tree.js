@@ -126,14 +126,17 @@ function compact(rows) {
 }
 
 /**
- * Find the passages that stand beside one: its versions, itself included.
- * @param {{id: number, parent: number}[]} passages all of the tree
+ * Find the passages of the model that stand beside one: its versions, itself included.
+ * @param {{id: number, parent: number, by: string, copy_of?: number | null}[]} passages all of the tree
  * @param {number} id
  * @returns {number[]} ids in the order of writing
  */
 export function versionsOf(passages, id) {
   const one = passages.find((passage) => passage.id === id);
-  return one ? passages.filter((passage) => passage.parent === one.parent).map((passage) => passage.id) : [];
+  if (!one) return [];
+  return passages
+    .filter((passage) => passage.parent === one.parent && passage.by === "model" && (passage.copy_of ?? null) === null)
+    .map((passage) => passage.id);
 }
 
 /**
