@@ -74,11 +74,12 @@ export const addModelInk = StateEffect.define();
 function punch(inks, from, to) {
   /** @type {import("@codemirror/state").Range<Decoration>[]} */
   const parts = [];
+  const outside = (/** @type {number} */ start, /** @type {number} */ end) => end <= from || start >= to;
   inks.between(from, to, (start, end, value) => {
+    if (outside(start, end)) return;
     if (start < from) parts.push(value.range(start, from));
     if (end > to) parts.push(value.range(to, end));
   });
-  const outside = (/** @type {number} */ start, /** @type {number} */ end) => end <= from || start >= to;
   return inks.update({ filterFrom: from, filterTo: to, filter: outside, add: parts, sort: true });
 }
 
