@@ -59,5 +59,5 @@ export function attach(app, write) {
     }),
   ]);
   app.keys?.add("Mod-.", "What could stand at the caret", null);
-  return { heat, token, why, compare };
+  return Object.assign(write, { insight: { heat, token, why, compare } }).insight;
 }
