@@ -159,7 +159,7 @@ export function attach(app, write) {
       ${answer && !message ? html`
         <p class="why-said"><strong>${text}</strong> had a probability of ${percent(answer.probability)} %
           (rank ${answer.rank.toLocaleString("en")})${answer.others.length ? html`; others:
-          ${answer.others.map((/** @type {any} */ one) => `${readable(one.text)} ${percent(one.probability)} %`).join(", ")}` : nothing}.</p>
+          ${answer.others.map((/** @type {any} */ one) => `“${readable(one.text)}” ${percent(one.probability)} %`).join(", ")}` : nothing}.</p>
         ${answer.scores.length || answer.in_view.length ? html`
           ${old ? nothing : html`${list("For it", named(answer.scores, 1))}
             ${list("Against it", named(answer.scores, -1))}`}
