@@ -42,13 +42,19 @@ class Desk:
         return len(self.text.encode("utf-16-le")[: 2 * offset16].decode("utf-16-le"))
 
 
+class Engine:
+    def __init__(self):
+        self.model = None
+        self.machine = MachineSettings(device="cpu", num_workers=1)
+
+
 class SmallStudio:
     """Where the rooms of runs find files, ids, events and a text."""
 
     def __init__(self, root, text=""):
         self.root, self.outputs = root, root / "outputs"
         self.ids, self.events, self.desk = Ids(), Events(), Desk(text)
-        self.machine = MachineSettings(device="cpu", num_workers=1)
+        self.engine = Engine()
 
 
 def wait_for(runs, record, seconds=60.0):

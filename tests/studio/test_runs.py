@@ -154,7 +154,22 @@ def test_an_aside_run_is_out_of_the_list_and_nothing_is_deleted(runs, studio):
     runs.set_aside(record.id)
     with pytest.raises(NotFound):
         runs.get(record.id)
-    assert (studio.outputs / ".studio" / "aside" / record.id / "run.json").is_file()
+    assert [one.id for one in Runs(studio, watch=False).aside()] == [record.id]
+    assert runs.show(runs.bring_back(record.id))["state"] == "done"
+    assert runs.records() == [record] and runs.aside() == []
+    with pytest.raises(NotFound):
+        runs.bring_back("../runs")
+
+
+def test_of_a_child_that_prints_its_progress_the_last_line_is_the_result(runs):
+    code = """
+        print('{"event": "progress", "done": 1}')
+        print('{"event": "result", "folder": "x"}')
+    """
+    record = wait_for(runs, child(runs, code, "export"))
+    assert runs.result(record.id) == {"event": "result", "folder": "x"}
+    half = wait_for(runs, child(runs, 'print(\'{"event": "progress", "done": 1}\')', "export"))
+    assert runs.show(half)["state"] == "failed"
 
 
 def test_a_run_that_goes_on_is_neither_resumed_nor_set_aside(runs):

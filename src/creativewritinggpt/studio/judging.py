@@ -21,7 +21,7 @@ from ..training.run_files import METRICS
 from .answers import NotFound, answered, read_object
 from .forms import checked, flags, form_fields
 from .runs import RunRecord, Runs
-from .training import finished_trainings, machine_flags, model_path, slug
+from .training import finished_trainings, machine, machine_flags, model_path, slug
 
 TEXT = "text.txt"
 PRESETS: dict[str, dict[str, Any]] = {
@@ -159,6 +159,7 @@ class Judging:
             ],
             "without": {section_title(what): why for what, why in found["without"].items()},
             "samples": (found.get("generation") or {}).get("samples", []),
+            "voice": found.get("voice"),
         }
 
     def originality(self, body: Mapping[str, Any]) -> RunRecord:
@@ -186,7 +187,7 @@ class Judging:
         with disk_errors(folder):
             write_text(folder / TEXT, text)
         words = ["-m", "creativewritinggpt.studio.originality", str(folder / TEXT), model]
-        if cache := getattr(getattr(self.studio, "machine", None), "cache_dir", None):
+        if cache := machine(self.studio).get("cache_dir"):
             words.append(str(cache))
         about = {"model": self._label([model]), "revision": revision}
         try:

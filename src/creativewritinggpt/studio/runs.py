@@ -33,7 +33,7 @@ from .answers import Conflict, NotFound, answered, read_object, report
 from .curves import Curves
 from .processes import LOG, OUTPUT, Identity, Processes
 
-RECORD = "run.json"
+RECORD, ASIDE = "run.json", "aside"
 PASSING = ("inspect", "estimate", "originality")
 """Kinds of runs that only answer a question; they are not listed."""
 
@@ -323,6 +323,28 @@ class Runs:
         self._publish(record)
         return record
 
+    def aside(self) -> list[RunRecord]:
+        """The runs that were set aside, newest first."""
+        found = (_read(path) for path in (self.folder.parent / ASIDE).glob(f"*/{RECORD}"))
+        return sorted((one for one in found if one is not None), key=lambda one: -one.created)
+
+    def bring_back(self, id: str) -> RunRecord:
+        """Put a run that was set aside into the list again.
+
+        Raises:
+            NotFound: There is none.
+        """
+        known = {record.id: record for record in self.aside()}
+        if id not in known:
+            raise NotFound("there is no such run among those set aside", "reload the list")
+        record = known[id]
+        with self._lock, disk_errors(self.folder):
+            (self.folder.parent / ASIDE / id).replace(self.place(id))
+            self._records[id] = record
+        self._said.pop(id, None)
+        self._publish(record)
+        return record
+
     def set_aside(self, id: str) -> None:
         """Take a run out of the list; its folders stay where they are, its record with them.
 
@@ -334,7 +356,7 @@ class Runs:
             self._settle(record)
             if record.ended is None:
                 raise Conflict("this run has not ended yet", "stop it first")
-            aside = self.folder.parent / "aside"
+            aside = self.folder.parent / ASIDE
             with disk_errors(aside):
                 aside.mkdir(parents=True, exist_ok=True)
                 self.place(id).replace(aside / id)
@@ -355,12 +377,18 @@ class Runs:
             return self._curves[id]
 
     def result(self, id: str) -> dict[str, Any] | None:
-        """The JSON object that the child printed; None where it has not."""
+        """The JSON object that the child printed, or the last of several; None without.
+
+        Of a child that also prints its progress the last line is the result, if it says so.
+        """
         try:
-            value = json.loads((self.place(id) / OUTPUT).read_text("utf-8"))
-        except (OSError, ValueError):
+            text = (self.place(id) / OUTPUT).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
             return None
-        return value if isinstance(value, dict) else None
+        if (whole := _object(text)) is not None:
+            return whole if whole.get("event", "result") == "result" else None
+        last = _object(text.rstrip().rpartition("\n")[2])
+        return last if last is not None and last.get("event") == "result" else None
 
     def log(self, id: str, start: int = 0) -> str:
         """The end of what the child wrote to stderr, from a byte on."""
@@ -438,6 +466,15 @@ def _read(path: Path) -> RunRecord | None:
         return RunRecord(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _error_in(log: str) -> tuple[str, str | None]:

@@ -137,8 +137,7 @@ class Training:
                 f"Only {console.size(free)} of {console.size(total)} of memory are free: "
                 "close other programs before a long run."
             )
-        engine = getattr(self.studio, "engine", None)
-        if getattr(engine, "model", None) is not None:
+        if self.studio.engine.model is not None:
             cores = console.counted(os.cpu_count() or 1, "core")
             notes.append(
                 f"The model that writes keeps its memory and shares {cores} with the run: both "
@@ -176,8 +175,7 @@ class Training:
             path = folder / "prompts.txt"
             write_text(path, "".join(" ".join(text.split()) + "\n" for text in prompts))
             chosen |= {"sample_prompts": str(path), "samples": len(prompts)}
-        machine = _machine(self.studio)
-        config = load_config(recipe, {**changed, **chosen, **machine})
+        config = load_config(recipe, {**changed, **chosen, **machine(self.studio)})
         about = {
             "files": [path.name for path in files],
             "sources": [] if files else sources,
@@ -236,6 +234,9 @@ class Training:
                 "wait for it, stop it, or start this one beside it",
                 running=going[0].id,
             )
+        for kind in ("inspect", "estimate"):  # nobody waits for them any more
+            for record in self.runs.going(kind):
+                self.runs.end(record.id)
         id = self.runs.new_id("train")
         folder = self.runs.place(id)
         try:
@@ -273,21 +274,21 @@ class Training:
         words = record.words
         if self.runs.resumable(record):
             words = [*_COMMAND, "train", "--resume", f"--output-dir={output}", "--json"]
-            words += flags(_machine(self.studio))
+            words += flags(machine(self.studio))
         return self.runs.resume(id, words)
 
 
-def _machine(studio: Any) -> dict[str, Any]:
+def machine(studio: Any) -> dict[str, Any]:
     """Settings of the machine that the studio was started with."""
-    machine: MachineSettings | None = getattr(studio, "machine", None)
+    settings: MachineSettings = studio.engine.machine
     names = ("device", "num_workers", "cache_dir", "starter_file")
-    found = {name: getattr(machine, name, None) for name in names}
+    found = {name: getattr(settings, name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def machine_flags(studio: Any) -> list[str]:
     """The machine's settings as flags of a command."""
-    return flags(_machine(studio))
+    return flags(machine(studio))
 
 
 def model_path(studio: Any, given: str) -> str:
