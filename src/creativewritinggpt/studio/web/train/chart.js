@@ -4,6 +4,7 @@ import uPlot from "/vendor/uplot.js";
 /** @typedef {{label: string, values: (number | null)[], colour: string, width?: number, dash?: number[], points?: boolean}} Line */
 
 const HEIGHT = 240;
+const WHOLE = [1, 2, 5].flatMap((one) => [0, 1, 2, 3, 4, 5, 6, 7].map((power) => one * 10 ** power)).sort((a, b) => a - b);
 
 /**
  * A chart that grows with its element.
@@ -28,7 +29,7 @@ export function createChart(place, { unit, onPoint }) {
     return new uPlot(/** @type {any} */ ({
       width: Math.max(place.clientWidth, 200), height: HEIGHT, legend: { show: false },
       scales: { x: { time: false, distr: log ? 3 : 1 }, y: { range: range } },
-      axes: [{ ...axis, label: "step", labelSize: 18, labelFont: "12px system-ui, sans-serif", size: 36 },
+      axes: [{ ...axis, label: "step", labelSize: 18, labelFont: "12px system-ui, sans-serif", size: 36, incrs: WHOLE },
         { ...axis, size: 56, values: (/** @type {any} */ _u, /** @type {number[]} */ ticks) => ticks.map(short) }],
       cursor: { drag: { x: true, y: false }, points: { size: 6 } },
       series: [{}, ...lines.map((line) => ({
