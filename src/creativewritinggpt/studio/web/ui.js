@@ -1,5 +1,5 @@
 // Parts of the page that several rooms use, on top of lit-html.
-import { html, nothing, render } from "/vendor/lit-html.js";
+import { html, live, nothing, render } from "/vendor/lit-html.js";
 
 /**
  * Load the style sheet of a room; settles when it is there.
@@ -121,12 +121,12 @@ export function slider(field, value, { changed = false, note = "", set, reset })
   return html`<div class=${changed ? "slider changed" : "slider"} title=${field.help ?? nothing} @dblclick=${reset}>
     <span class="name">${field.label}</span>
     <span class="number">
-      <input type="number" aria-label=${field.label} .value=${String(shown)} min=${field.min ?? nothing}
+      <input type="number" aria-label=${field.label} .value=${live(String(shown))} min=${field.min ?? nothing}
         max=${field.max ?? nothing} step="any" @change=${take} @dblclick=${(/** @type {Event} */ e) => e.stopPropagation()}>
       ${field.unit ? html`<span class="unit">${field.unit}</span>` : nothing}
     </span>
     <input type="range" aria-label=${`${field.label}, slider`} aria-valuetext=${isOff ? "off" : nothing}
-      min=${min} max=${max} step=${step} .value=${String(shown)} @input=${show} @change=${take} @keydown=${key}>
+      min=${min} max=${max} step=${step} .value=${live(String(shown))} @input=${show} @change=${take} @keydown=${key}>
     ${state ? html`<span class="state">${state}</span>` : nothing}
   </div>`;
 }

@@ -188,7 +188,7 @@ export function createEditor(parent, { typed, updated, history }) {
         EditorState.lineSeparator.of("\n"),
         EditorView.lineWrapping,
         EditorView.contentAttributes.of({
-          "aria-label": "Story", spellcheck: "true", autocorrect: "on", autocapitalize: "sentences",
+          "aria-label": "Story", tabindex: "0", spellcheck: "true", autocorrect: "on", autocapitalize: "sentences",
         }),
         EditorView.editorAttributes.of({ class: "story" }),
         authorship,

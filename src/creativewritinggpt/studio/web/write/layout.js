@@ -8,6 +8,10 @@ export function buildLayout(room) {
   const notice = element("div", { class: "notice-line", role: "note" });
   notice.hidden = true;
   const page = element("div", { class: "page", "data-pane": "Text" });
+  const begin = element("button", { type: "button", class: "plain" }, "bring one from the Library");
+  const invite = element("div", { class: "invite" }, element("p", {}, element("span", {}, "Or ", begin, ": text, Markdown, Word, EPUB, KoboldAI, mikupad.")));
+  invite.hidden = true;
+  page.append(invite);
   const side = element("aside", { class: "side", "aria-label": "Side panel" });
   side.hidden = true;
   const sheetBox = element("section", { class: "sheet", "data-pane": "Sheet" });
@@ -27,6 +31,12 @@ export function buildLayout(room) {
     side,
     tools,
     count,
+    begin,
+
+    /** Invite to begin an empty story. @param {boolean} on */
+    invite(on) {
+      if (invite.hidden === on) invite.hidden = !on;
+    },
 
     /** @param {string | null} text @param {{label: string, run: () => void} | null} [action] */
     notice(text, action = null) {

@@ -63,6 +63,7 @@ export async function mount(room, app) {
       doc.local(changes, writing !== null);
     },
     updated(update) {
+      if (update.docChanged) layout.invite(update.state.doc.length === 0);
       for (const listener of updateListeners) listener(update);
     },
     history: (which) => tools.run(which === "undo" ? "Undo" : "Redo"),
@@ -198,11 +199,12 @@ export async function mount(room, app) {
       }
       doc.refresh(state);
     }
+    layout.invite(view.state.doc.length === 0);
     showPassages();
     showAccess();
     if (first || other) {
       const end = view.state.doc.length;
-      view.dispatch({ selection: { anchor: end }, effects: EditorView.scrollIntoView(end, { y: "end", yMargin: 160 }) });
+      view.dispatch({ selection: { anchor: end }, effects: EditorView.scrollIntoView(end, { y: "end", yMargin: Math.min(160, view.scrollDOM.clientHeight / 4) }) });
     }
     for (const listener of storyListeners) listener(story(), { kind: "state" });
     const late = waiting ?? [];
@@ -285,6 +287,7 @@ export async function mount(room, app) {
   });
   const tools = createTools(write, layout, jobs);
   addPanels(write, layout, jobs);
+  layout.begin.addEventListener("click", () => void app.show("library"));
 
   for (const kind of ["story", "piece", "job"]) app.events.on(kind, take);
   app.events.on("model", (/** @type {any} */ event) => app.state.set({ model: { ...app.state.get().model, ...event } }));

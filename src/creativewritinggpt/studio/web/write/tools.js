@@ -1,5 +1,7 @@
 // The commands below the text, their keys, the count of words and the versions at the caret.
 import { ask, counted, element, grouped, later } from "../ui.js";
+import { readable } from "../keys.js";
+import { openSearchPanel } from "/vendor/codemirror.js";
 import { html, render } from "/vendor/lit-html.js";
 import { latestUnder, normalTree, versionsOf } from "./tree.js";
 
@@ -41,7 +43,8 @@ export function createTools(write, layout, jobs) {
   function command(name, run, keys = [], { title, group, primary = false, label, when } = {}) {
     const button = element("button", { type: "button", class: primary ? "primary" : "", tabindex: commands.size ? "-1" : "0" }, name);
     const list = typeof keys === "string" ? [keys] : keys;
-    if (title) button.title = title;
+    const hint = [title, list.length ? `(${readable(list[0])})` : ""].filter(Boolean).join(" ");
+    if (hint) button.title = hint;
     const go = async () => {
       try {
         await run();
@@ -80,7 +83,7 @@ export function createTools(write, layout, jobs) {
       write.status("Goes on from the caret, as a branch; what stood behind it is kept.");
     } else await write.post("/api/story/continue");
     view.focus();
-  }, "Mod-Enter", { group: groups[0], primary: true, title: "The model goes on, at the caret (Ctrl+Enter)", label: "Continue at the caret" });
+  }, "Mod-Enter", { group: groups[0], primary: true, title: "The model goes on, at the caret", label: "Continue at the caret" });
   const stopButton = command("Stop", async () => {
     await jobs.stop();
     view.focus();
@@ -156,6 +159,11 @@ export function createTools(write, layout, jobs) {
     write.status(`Saved: ${write.story().file ?? "the story"}.`);
   }, inRoom);
 
+  app.keys.add("Mod-f", "Find and replace", () => {
+    view.focus();
+    openSearchPanel(view);
+  }, inRoom);
+
   function showJob() {
     const going = jobs.going();
     stopButton.hidden = going === null;
@@ -169,8 +177,8 @@ export function createTools(write, layout, jobs) {
   write.onStory((story) => {
     undoButton.disabled = !story.undo;
     redoButton.disabled = !story.redo;
-    undoButton.title = story.undo ? `Undo ${story.undo} (Ctrl+Z)` : "Nothing to undo";
-    redoButton.title = story.redo ? `Redo ${story.redo} (Ctrl+Shift+Z)` : "Nothing to redo";
+    undoButton.title = story.undo ? `Undo ${story.undo} (${readable("Mod-z")})` : "Nothing to undo";
+    redoButton.title = story.redo ? `Redo ${story.redo} (${readable("Mod-Shift-z")})` : "Nothing to redo";
     versionButton.disabled = !story.passages.some((/** @type {any} */ one) => one.by === "model");
     layout.count.textContent = words(story);
     layout.count.classList.toggle("reached", Boolean(story.goal?.words) && story.goal.today >= story.goal.words);
