@@ -42,7 +42,7 @@ test-all: $(READY_DEV)
 
 # What a browser test needs and the machine lacks is said, and those tests are skipped.
 test-browser: $(READY_DEV)
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 		echo "No chromium: apt-get install chromium (or name one in CWGPT_CHROMIUM)"
 	$(PYTEST) -m browser -rs
 

@@ -58,13 +58,24 @@ class Login:
     def __init__(self, port: int, key: bytes | None = None, secret: str | None = None) -> None:
         self.port = port
         self.secret = secret or secrets.token_urlsafe(32)
+        self._once: list[str] = []
         self.cookie = f"cwgpt-studio-{port}"
         made = hmac.new(key or secrets.token_bytes(32), self.cookie.encode(), hashlib.sha256)
         self._value = made.hexdigest()
 
-    def url(self, host: str = "127.0.0.1") -> str:
-        """The address that a browser opens."""
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/#t={self.secret}"
+    def url(self, host: str = "127.0.0.1", once: bool = False) -> str:
+        """The address that a browser opens.
+
+        Args:
+            host: The address that the studio listens on.
+            once: Whether it is void as soon as it was used: the command line of a browser can be
+                read by every user of the machine.
+        """
+        secret = self.secret
+        if once:
+            secret = secrets.token_urlsafe(32)
+            self._once.append(secret)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/#t={secret}"
 
     async def login(self, http: Request) -> Response:
         """``POST /api/login {"secret"}``: sets the cookie.
@@ -72,9 +83,12 @@ class Login:
         Raises:
             WrongSecret: It is another.
         """
-        given = (await read_object(http)).get("secret")
-        known = self.secret.encode()
-        if not isinstance(given, str) or not hmac.compare_digest(_bytes(given), known):
+        given = _bytes(str((await read_object(http)).get("secret")))
+        known = [self.secret, *self._once]
+        equal = [hmac.compare_digest(given, one.encode()) for one in known]
+        if any(equal[1:]):
+            self._once.remove(known[equal.index(True)])
+        if not any(equal):
             raise WrongSecret(
                 "this address belongs to another start of the studio",
                 "open the address that cwgpt studio printed last",

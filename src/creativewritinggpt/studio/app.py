@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import secrets
+import socket
+import threading
+import webbrowser
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from ..errors import InputError
+from ..server.process import listen
 from ..server.security import App, Receive, Scope, Send
 from .access import Login, guard
 from .answers import NotFound, answered, error_answer
@@ -138,3 +144,27 @@ async def _unknown(http: Request, error: Exception) -> Response:
         answer.status_code = 405
         return answer
     return error_answer(NotFound(f"the studio has nothing at {http.url.path[:200]}"))
+
+
+def take_port(host: str, port: int, last: int) -> list[socket.socket]:
+    """Sockets on a port; on any free one for 0, that of the last start where it is free.
+
+    An open page finds a studio that was started again, and the browser's settings of it are kept.
+
+    Raises:
+        InputError: The port is in use.
+    """
+    if port == 0 and last:
+        with contextlib.suppress(InputError):
+            return listen(host, last)
+    return listen(host, port)
+
+
+def open_browser(url: str) -> None:
+    """Open an address in the browser of the desktop, in a thread: some browsers stay in it."""
+
+    def opened() -> None:
+        with contextlib.suppress(webbrowser.Error, OSError):
+            webbrowser.open(url)
+
+    threading.Thread(target=opened, daemon=True).start()

@@ -177,6 +177,8 @@ async function start() {
   const state = await api("GET", "/api/state");
   const app = createApp();
   app.state.set(state);
+  app.events.epoch = state.epoch;
+  app.events.n = state.n;
   Object.assign(globalThis, { studio: app }); // for tests, and for the curious
   setUpTheme(byId("theme"));
   app.keys.setUpDialog(byId("keys"), byId("keys-list"), byId("keys-button"), byId("keys-close"));
