@@ -1,6 +1,7 @@
 // Two ways to go on, side by side with the same seed: base and tuned, or any two models, presets or
 // strengths of style. Words that differ are marked; either can be taken.
 import { html, nothing, render } from "/vendor/lit-html.js";
+import { createQuestion } from "./question.js";
 import { compareWords, runs, wish } from "./compared.js";
 
 /**
@@ -8,7 +9,6 @@ import { compareWords, runs, wish } from "./compared.js";
  * @param {any} write
  */
 export function attach(app, write) {
-  let job = "";
   let state = "";
   let message = "";
   let seed = "";
@@ -30,8 +30,9 @@ export function attach(app, write) {
     message = "";
     try {
       const given = seed.trim() === "" ? {} : { seed: Number(seed) };
-      const answer = await write.post("/api/story/compare", { a: wish(sides[0]), b: wish(sides[1]), ...given });
-      job = answer.job;
+      const body = { a: wish(sides[0]), b: wish(sides[1]), ...given };
+      const answer = await question.ask(() => write.post("/api/story/compare", body));
+      if (!answer) return;
       told = answer.seed === undefined ? seed : String(answer.seed);
       state = "queued";
     } catch (error) {
@@ -44,9 +45,10 @@ export function attach(app, write) {
   /** @param {number} row */
   async function take(row) {
     try {
-      await write.post("/api/story/take", { job, row });
+      await write.post("/api/story/take", { job: question.job(), row });
       message = `Taken: ${name(sides[row])}. The other one is set aside and stays in the tree.`;
-      job = state = "";
+      state = "";
+      question.forget();
       write.view.focus();
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
@@ -63,15 +65,13 @@ export function attach(app, write) {
     });
   }
 
-  app.events.on("piece", (/** @type {any} */ event) => {
-    if (event.job !== job || !(event.row in texts)) return;
+  const question = createQuestion(app, "piece", (event) => {
+    if (!(event.row in texts)) return;
     texts[event.row] += event.text;
     drawSoon();
-  });
-  app.events.on("job", (/** @type {any} */ event) => {
-    if (event.id !== job) return;
+  }, (event) => {
     state = event.state;
-    message = event.message ?? "";
+    message = [event.message, event.advice].filter(Boolean).join(": ");
     drawSoon();
   });
 
@@ -120,7 +120,7 @@ export function attach(app, write) {
         <label>Seed <input type="number" min="0" step="1" placeholder="new" .value=${seed}
           @input=${(/** @type {Event} */ event) => { seed = /** @type {HTMLInputElement} */ (event.target).value; }}></label>
         <button type="submit">Write both</button>
-        ${running ? html`<button type="button" @click=${() => app.api("DELETE", `/api/jobs/${job}`)}>Stop both</button>` : nothing}
+        ${running ? html`<button type="button" @click=${() => app.api("DELETE", `/api/jobs/${question.job()}`)}>Stop both</button>` : nothing}
       </form>
       <p role="status" class="quiet">${message || (running ? "writing" : "")}</p>
       ${texts[0] || texts[1] || running ? html`

@@ -1,6 +1,7 @@
 // Heat: figures of the model's and the author's words over the text, read again after an edit.
 import { Decoration, RangeSetBuilder, StateEffect, ViewPlugin, EditorView } from "/vendor/codemirror.js";
 import { html, render } from "/vendor/lit-html.js";
+import { createQuestion } from "./question.js";
 import { FigureStore, MEASURES, percent, spoken, step, wordsOf } from "./figures.js";
 
 /** @typedef {import("./figures.js").Figure} Figure */
@@ -39,7 +40,6 @@ export function attach(app, write, token) {
   let current = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let timer;
-  let job = "";
   let reading = false;
   let failed = "";
   const redraw = StateEffect.define();
@@ -138,12 +138,10 @@ export function attach(app, write, token) {
     }
     try {
       await write.flush(); // what was typed and the studio does not have yet
-      const answer = await app.api("POST", "/api/heat", {
-        revision: write.revision(), from, to, measure: chosen.measure,
-      });
-      job = answer.job;
+      const body = { revision: write.revision(), from, to, measure: chosen.measure };
       reading = true;
       failed = "";
+      await question.ask(() => app.api("POST", "/api/heat", body));
     } catch (error) {
       const { status, message, advice } = /** @type {any} */ (error);
       reading = false;
@@ -175,21 +173,19 @@ export function attach(app, write, token) {
     });
   }
 
-  app.events.on("heat", (/** @type {any} */ event) => {
+  const question = createQuestion(app, "heat", (event) => {
     // Figures of another text than the one that is here are not shown.
     const same = event.revision === write.revision() && event.length === view.state.doc.length;
-    if (event.job !== job || !same || write.dirty?.()) return;
+    if (!same || write.dirty?.()) return;
     store.add(event.tokens);
     listed = null;
     drawSoon();
-  });
-  app.events.on("job", (/** @type {any} */ event) => {
-    if (event.id === job && !["queued", "running"].includes(event.state)) {
-      reading = false;
-      if (event.state === "failed") failed = event.message;
-      if (chosen.on && event.state === "done" && !store.covers(0, view.state.doc.length)) later(IDLE);
-      drawSoon();
-    }
+  }, (event) => {
+    if (["queued", "running"].includes(event.state)) return;
+    reading = false;
+    if (event.state === "failed") failed = [event.message, event.advice].filter(Boolean).join(": ");
+    if (chosen.on && event.state === "done" && !store.covers(0, view.state.doc.length)) later(IDLE);
+    drawSoon();
   });
   write.onStory((/** @type {any} */ _story, /** @type {any} */ event) => {
     const patch = event.patch ?? (event.kind === "state" ? { id: null } : {});
@@ -331,7 +327,7 @@ export function attach(app, write, token) {
     if (on) void ask();
     else {
       clearTimeout(timer);
-      if (reading && job) app.api("DELETE", `/api/jobs/${job}`).catch(() => {});
+      if (question.job()) app.api("DELETE", `/api/jobs/${question.job()}`).catch(() => {});
       reading = false;
     }
     draw();

@@ -1,6 +1,7 @@
 // What else could have stood at a place: probabilities before and after the samplers, what each of
 // them took away, and another word in its place, on a branch of its own.
 import { html, nothing, render } from "/vendor/lit-html.js";
+import { createQuestion } from "./question.js";
 import { alternatives, percent, readable, spokenAlternative, visible } from "./figures.js";
 
 /** Names of the samplers. @type {Record<string, string>} */
@@ -32,7 +33,6 @@ export function attach(app, write) {
   /** @type {ReturnType<typeof alternatives>} */
   let list = [];
   let chosen = 0;
-  let job = "";
   let wanted = 0;
   let focus = false;
   /** @type {Element | null} */
@@ -52,7 +52,6 @@ export function attach(app, write) {
     token = null;
     list = [];
     message = "reading";
-    job = "";
     draw();
     if (!box.open) {
       const held = document.activeElement;
@@ -63,7 +62,8 @@ export function attach(app, write) {
     if (focused) box.focus();
     try {
       await write.flush();
-      job = (await app.api("POST", "/api/token", { revision: write.revision(), at: wanted })).job;
+      const body = { revision: write.revision(), at: wanted };
+      await question.ask(() => app.api("POST", "/api/token", body));
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
       message = [text, advice].filter(Boolean).join(": ");
@@ -76,15 +76,15 @@ export function attach(app, write) {
     if (!box.open) return;
     const inside = box.contains(document.activeElement);
     box.close();
-    job = "";
+    question.forget();
     if (inside) {
       if (from instanceof HTMLElement && from.isConnected && from !== document.body) from.focus();
       else view.focus();
     }
   }
 
-  app.events.on("token", (/** @type {any} */ event) => {
-    if (event.job !== job || !box.open) return;
+  const question = createQuestion(app, "token", (event) => {
+    if (!box.open) return;
     if (event.revision !== write.revision()) return close();
     token = event;
     list = alternatives(event);
@@ -93,10 +93,9 @@ export function attach(app, write) {
     draw();
     place(event.from);
     if (focus) /** @type {HTMLElement} */ (box.querySelector("[role=listbox]")).focus();
-  });
-  app.events.on("job", (/** @type {any} */ event) => {
-    if (event.id !== job || event.state !== "failed") return;
-    message = event.message;
+  }, (event) => {
+    if (event.state !== "failed") return;
+    message = [event.message, event.advice].filter(Boolean).join(": ");
     draw();
   });
 

@@ -1,6 +1,7 @@
 // Why a word is there: what it came from, over the text itself, and how far that can be trusted.
 import { Decoration, RangeSetBuilder, StateEffect, ViewPlugin } from "/vendor/codemirror.js";
 import { html, nothing, render } from "/vendor/lit-html.js";
+import { createQuestion } from "./question.js";
 import { LEAST, percent, readable, signed, strength, wordAt } from "./figures.js";
 
 const ASK = "Put the caret on a word, or select some, and ask.";
@@ -17,7 +18,6 @@ export function attach(app, write) {
   /** @type {any} */
   let answer = null;
   let unit = "word";
-  let job = "";
   let message = ASK;
   /** @type {{from: number, to: number} | null} */
   let target = null;
@@ -74,7 +74,7 @@ export function attach(app, write) {
     }
     answer = null;
     old = false;
-    job = "";
+    question.forget();
     if (target.from >= target.to) {
       message = "There is no word here. Put the caret on one, or select some.";
       return show();
@@ -83,7 +83,8 @@ export function attach(app, write) {
     show();
     try {
       await write.flush();
-      job = (await app.api("POST", "/api/why", { revision: write.revision(), ...target, unit })).job;
+      const body = { revision: write.revision(), ...target, unit };
+      await question.ask(() => app.api("POST", "/api/why", body));
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
       message = [text, advice].filter(Boolean).join(": ");
@@ -96,16 +97,14 @@ export function attach(app, write) {
     view.dispatch({ effects: redraw.of(null) });
   }
 
-  app.events.on("why", (/** @type {any} */ event) => {
-    if (event.job !== job) return;
+  const question = createQuestion(app, "why", (event) => {
     if (event.revision !== write.revision()) old = true;
     answer = event;
     message = "";
     show();
-  });
-  app.events.on("job", (/** @type {any} */ event) => {
-    if (event.id !== job || !["failed", "stopped"].includes(event.state)) return;
-    message = event.message || "stopped";
+  }, (event) => {
+    if (!["failed", "stopped"].includes(event.state)) return;
+    message = [event.message || "stopped", event.advice].filter(Boolean).join(": ");
     show();
   });
 
