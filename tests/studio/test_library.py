@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from creativewritinggpt.story.file import StoryFile, read_story
 from creativewritinggpt.story.tree import Story
 from creativewritinggpt.studio import uploads
 from creativewritinggpt.studio.library import file_stem, routes
+from creativewritinggpt.studio.model_exports import last_progress
+from creativewritinggpt.studio.runs import Runs
 from creativewritinggpt.studio.uploads import safe_name
 
 
@@ -61,15 +64,22 @@ class Desk:
         return self.story
 
 
+class Engine:
+    """Which model writes."""
+
+    name = "starter"
+
+
 class Studio:
     """What the Library needs of a studio."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.stories, self.outputs = root, root / "stories", root / "outputs"
-        self.ids, self.desk, self.engine = Ids(), Desk(root), None
+        self.ids, self.desk, self.engine = Ids(), Desk(root), Engine()
         self.memory: Any = Memory()
         self.events = self
         self.published: list[str] = []
+        self.runs = Runs(self, watch=False)
 
     def publish(self, kind: str, **_: Any) -> None:
         self.published.append(kind)
@@ -536,7 +546,102 @@ def test_a_model_is_set_aside_and_comes_back(page: Page) -> None:
     _sentence(page.post("models/aside", 409, id=aside["id"]), "set aside already")
     page.post("models/aside", id=aside["id"], back=True)
     assert (folder / "adapter_model.safetensors").stat().st_size == 1000
-    page.studio.engine = type("Engine", (), {"name": str(folder)})()
+    page.studio.engine.name = "outputs/ferry/best_model"
     [one] = page.get("library")["models"]
     assert one["writing"]
     _sentence(page.post("models/aside", 409, id=one["id"]), "the one that writes")
+
+
+RESULT = {
+    "event": "result", "folder": "exports/ferry-gguf", "notes": ["ollama create ferry"],
+    "verified": {"ferry.gguf": ["structure: holds 3 tensors as planned"]},
+    "export": {"files": {"ferry.gguf": {"what": "GGUF, Q8_0", "bytes": 1000}}},
+}  # fmt: skip
+
+
+def _exported(page: Page, *lines: Any) -> str:
+    """An export whose child printed these lines."""
+    id = page.studio.runs.new_id("export")
+    code = "".join(f"print({json.dumps(json.dumps(line))});" for line in lines)
+    record = page.studio.runs.start(id, "export", "ferry as gguf", ["-c", code])
+    for _ in range(200):
+        page.studio.runs.look()
+        if record.ended is not None:
+            return id
+        time.sleep(0.05)
+    raise AssertionError("the child does not end")
+
+
+def test_an_export_shows_its_progress_and_then_what_was_verified(page: Page) -> None:
+    progress = {"event": "progress", "what": "writing ferry.gguf", "done": 3, "total": 9}
+    id = _exported(page, progress, RESULT)
+    [one] = page.get("library/exports")["exports"]
+    assert (one["id"], one["state"], one["progress"]) == (id, "done", None)
+    assert one["folder"] == "exports/ferry-gguf" and one["notes"] == ["ollama create ferry"]
+    [file] = one["files"]
+    assert file == {
+        "name": "ferry.gguf", "what": "GGUF, Q8_0", "bytes": 1000,
+        "levels": ["structure: holds 3 tensors as planned"],
+    }  # fmt: skip
+
+
+def test_the_last_progress_is_read_from_a_file_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    assert last_progress(path) is None
+    lines = [json.dumps({"event": "progress", "what": "w", "done": n, "total": 9}) for n in (1, 2)]
+    path.write_text("x" * 9000 + "\n" + "\n".join(lines) + '\n{"event": "prog')
+    assert last_progress(path) == {"what": "w", "done": 2, "total": 9}
+
+
+def test_a_run_that_was_set_aside_is_listed_and_comes_back(page: Page) -> None:
+    id = _exported(page, RESULT)
+    page.studio.runs.set_aside(id)
+    [aside] = page.get("library")["runs_aside"]
+    assert (aside["id"], aside["name"], aside["kind"]) == (id, "ferry as gguf", "export")
+    assert page.get("library/exports")["exports"] == []
+    page.post("runs/back", id=id)
+    assert len(page.get("library/exports")["exports"]) == 1
+    assert page.get("library")["runs_aside"] == []
+    page.post("runs/back", 404, id="../../etc")
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({"to": "exe"}, "there is no export to 'exe'"),
+        ({}, "there is no export to None"),
+        ({"to": "gguf", "quantize": ["Q9"]}, "Q9"),
+        ({"to": "gguf", "mood": "good"}, "mood"),
+        ({"to": "gguf", "name": "../up"}, "name is '../up'"),
+        ({"to": "gguf", "name": "--overwrite"}, "name is '--overwrite'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_export_is_refused_before_a_process_starts(
+    page: Page, body: dict[str, Any], part: str
+) -> None:
+    _model(page.studio.outputs / "ferry")
+    [one] = page.get("library")["models"]
+    _sentence(page.post("models/export", 400, id=one["id"], **body), part)
+    assert not page.studio.runs.records()
+
+
+@pytest.mark.slow
+def test_a_model_is_exported_by_a_process_of_its_own(
+    page: Page, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    folder = page.studio.outputs / "ferry" / "best_model"
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    [one] = page.get("library")["models"]
+    page.post("models/export", id=one["id"], to="merged", dtype="fp32", verify=2)
+    [record] = page.studio.runs.records()
+    for _ in range(1200):
+        page.studio.runs.look()
+        if record.ended is not None:
+            break
+        time.sleep(0.1)
+    [shown] = page.get("library/exports")["exports"]
+    assert shown["state"] == "done", (shown["message"], shown["advice"])
+    assert Path(shown["folder"]) == page.studio.root / "exports" / "ferry-merged"
+    assert any("equal to the source" in line for one in shown["files"] for line in one["levels"])

@@ -86,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     words: dict[str, Any] = {
         "overwrite": arguments.overwrite, "keep_failed": arguments.keep_failed,
     }  # fmt: skip
+    from ..export.hub import sentence
+
     if arguments.json:
         result = export(model, arguments.to, out, settings, progress=_tell_json, **words)
         _line(
@@ -94,14 +96,16 @@ def run(arguments: argparse.Namespace) -> int:
                 "folder": str(result.folder),
                 "files": [str(path) for path in result.files],
                 "notes": result.notes,
+                "verified": {
+                    name: [f"{level['name']}: {sentence(level)}" for level in levels]
+                    for name, levels in result.record["verification"].items()
+                },
                 **{"export": result.record},
             }
         )
         return 0
     with console.progress("exporting") as progress:
         result = export(model, arguments.to, out, settings, progress=progress, **words)
-    from ..export.hub import sentence
-
     for path in result.files:
         entry = result.record["files"][path.name]
         console.note(f"{path}  ({entry['what']})")

@@ -63,7 +63,13 @@ class StoryInfo:
         if self.title:
             return self.title
         begins = " ".join(self.text[:200].split())
-        return f"{begins[:48].rstrip()} …" if len(begins) > 48 else begins or self.path.stem
+        if len(begins) <= 48:
+            return begins or self.path.stem
+        return (
+            begins[:49].rpartition(" ")[0].rstrip(" ,;:") + " …"
+            if " " in begins[:49]
+            else begins[:48]
+        )
 
 
 class Catalogue:
@@ -198,7 +204,7 @@ def _read(path: Path) -> StoryInfo:
     try:
         story = read_story(path)
     except InputError as error:
-        return StoryInfo(path, error=error.message.replace(f"{path} ", "", 1))
+        return StoryInfo(path, error=error.message.replace(str(path), path.name, 1))
     text = story.text
     return StoryInfo(
         path, story.state.title, text, count_words(text), len(story.chapters()),
@@ -212,12 +218,12 @@ def _places(text: str, patterns: list[re.Pattern[str]]) -> Iterator[tuple[str, s
     for pattern in patterns:
         for match in pattern.finditer(text):
             start, end = max(0, match.start() - _AROUND), match.end() + _AROUND
-            before = " ".join(text[start : match.start()].split(" "))
-            yield (
-                ("… " if start else "") + before.replace("\n", " "),
-                match[0].replace("\n", " "),
-                text[match.end() : end].replace("\n", " ") + (" …" if end < len(text) else ""),
-            )
+            before, after = text[start : match.start()], text[match.end() : end]
+            if start and " " in before:  # from a whole word on
+                before = f"… {before.partition(' ')[2]}"
+            if end < len(text) and " " in after:
+                after = f"{after.rpartition(' ')[0]} …"
+            yield before.replace("\n", " "), match[0].replace("\n", " "), after.replace("\n", " ")
             count += 1
             if count == _PLACES:
                 return

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from ..config.fields import MachineSettings
 from ..errors import InputError
 from ..files import disk_errors
 from ..story.exchange import ENDINGS, export_story, import_story
@@ -28,6 +29,7 @@ from ..story.file import StoryFile, free_path, new_path, read_story
 from ..story.tree import Story
 from .answers import Conflict, NotFound, answered, read_object
 from .catalogue import ASIDE, Catalogue, StoryInfo, has_starter, locked
+from .model_exports import ModelExports
 from .uploads import Uploads
 from .uploads import routes as upload_routes
 
@@ -49,6 +51,7 @@ class Library:
         self.studio = studio
         self.catalogue = Catalogue(studio.root, studio.stories, studio.outputs)
         self.uploads = Uploads(studio)
+        self.exports = ModelExports(studio, self.catalogue, studio.root / EXPORTS)
 
     def listing(self) -> dict[str, Any]:
         """Everything that the page shows."""
@@ -58,7 +61,12 @@ class Library:
             "aside": [self._shown(info, opened) for info in self.catalogue.stories(aside=True)],
             "models": [self._model(one) for one in self.catalogue.models()],
             "models_aside": [self._model(one) for one in self.catalogue.models_aside()],
-            "starter": has_starter(),
+            "starter": has_starter(MachineSettings().cache_dir),
+            "starter_writing": self._writes() == "starter",
+            "runs_aside": [
+                {"id": one.id, "name": one.name, "kind": one.kind, "created": one.created}
+                for one in self.exports.runs.aside()
+            ],
             "folder": str(self.studio.stories),
             "exports": str(self.studio.root / EXPORTS),
         }
@@ -223,6 +231,13 @@ class Library:
             folder.rename(place)
         return self._changed(place)
 
+    def run_back(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Bring back a run that was set aside."""
+        id = str(body.get("id", ""))
+        self.exports.runs.bring_back(id)
+        self.studio.events.publish("library")
+        return {"id": id}
+
     def _changed(self, path: Path) -> dict[str, Any]:
         self.studio.events.publish("library")
         return {"id": self.studio.ids.id(path)}
@@ -256,9 +271,14 @@ class Library:
             raise InputError("that is no model of this folder")
         return self.catalogue.check(folder)
 
+    def _writes(self) -> str:
+        """Name of the model that writes."""
+        name: str = self.studio.engine.name
+        return name
+
     def _is_loaded(self, folder: Path) -> bool:
-        name = getattr(self.studio.engine, "name", None)
-        return name is not None and Path(str(name)).resolve() == folder.resolve()
+        root: Path = self.studio.root
+        return (root / self._writes()).resolve() == folder.resolve()
 
     def _present(self) -> Path | None:
         """The file of the story that is open in Write."""
@@ -380,6 +400,9 @@ def routes(studio: Any) -> list[BaseRoute]:
     async def listing(http: Request) -> Response:
         return JSONResponse(await run_in_threadpool(library.listing))
 
+    async def exports(http: Request) -> Response:
+        return JSONResponse({"exports": await run_in_threadpool(library.exports.listing)})
+
     async def search(http: Request) -> Response:
         words = http.query_params.get("q", "")
         return JSONResponse(await run_in_threadpool(library.search, words))
@@ -392,9 +415,11 @@ def routes(studio: Any) -> list[BaseRoute]:
         "new": library.new, "open": library.open, "duplicate": library.duplicate,
         "rename": library.rename, "aside": library.aside, "back": library.back,
         "import": library.bring_in, "export": library.export, "models/aside": library.model_aside,
+        "models/export": library.exports.start, "runs/back": library.run_back,
     }  # fmt: skip
     return [
         Route("/api/library", answered(listing), methods=["GET"]),
+        Route("/api/library/exports", answered(exports), methods=["GET"]),
         Route("/api/library/search", answered(search), methods=["GET"]),
         Route("/api/library/download/{id}.{form}", answered(download), methods=["GET"]),
         *(

@@ -31,8 +31,8 @@ def search(text: str, model: str, cache_dir: str | None = None) -> dict[str, Any
     Raises:
         InputError: The training text can't be had.
     """
-    from ..evaluation.originality import check, shared_runs
     from ..evaluation.material import training_index
+    from ..evaluation.originality import check, shared_runs
 
     index, why = training_index(model, Config(cache_dir=cache_dir))
     if index is None:
