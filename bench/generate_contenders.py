@@ -164,12 +164,14 @@ def _ctranslate2(model: str) -> Contender:
 def _llama_cpp(model: str) -> Contender:
     import llama_cpp
     import torch
-    from gguf_writer import write_gguf
+
+    from creativewritinggpt.export.run import export
+    from creativewritinggpt.export.settings import ExportSettings
 
     writer = load(model)
     count = _weights(writer.model)
-    path = Path(tempfile.mkdtemp(prefix="bench-generate-")) / "model.gguf"
-    write_gguf(writer, path)
+    folder = Path(tempfile.mkdtemp(prefix="bench-generate-")) / "model"
+    [path] = export(writer, "gguf", folder, ExportSettings(verify=1)).files
     runner = llama_cpp.Llama(
         str(path), n_ctx=1024, n_threads=torch.get_num_threads(), verbose=False, logits_all=False
     )

@@ -77,10 +77,12 @@ def llama_cpp() -> None:
     import torch
     import xllamacpp
     from generate_contenders import load
-    from gguf_writer import write_gguf
 
-    path = Path(tempfile.mkdtemp(prefix="bench-serve-")) / "model.gguf"
-    write_gguf(load("starter"), path)
+    from creativewritinggpt.export.run import export
+    from creativewritinggpt.export.settings import ExportSettings
+
+    folder = Path(tempfile.mkdtemp(prefix="bench-serve-")) / "model"
+    [path] = export(load("starter"), "gguf", folder, ExportSettings(verify=1)).files
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.n_ctx = 8, 8 * 2048

@@ -233,6 +233,7 @@ def test_without_llama_cpp_it_is_said(saved, tmp_path, monkeypatch):
         ({"name": "../evil"}, "name is '../evil'"),
         ({"publisher": "a/b"}, "publisher is 'a/b'"),
         ({"verify": 9}, "verify is 9"),
+        ({"preset": "noirish"}, "no preset 'noirish'"),
         ({"format": "Q8_0"}, "unknown setting 'format'"),
     ],
 )
@@ -294,3 +295,24 @@ def test_killed_at_any_moment_nothing_unverified_has_its_name(saved, tmp_path):
         for levels in record["verification"].values()
         for level in levels
     )
+
+
+def test_llama_cpp_that_does_not_run_is_said_and_a_file_it_refuses_is_not_written(
+    saved, tmp_path, monkeypatch
+):
+    pytest.importorskip("xllamacpp")
+    from creativewritinggpt.export import llama_cpp
+
+    model = load(saved("llama"))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "xllamacpp.py").write_text("raise ImportError('no such processor')")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(broken))
+        result = export(model, "gguf", tmp_path / "out")
+    [levels] = result.record["verification"].values()
+    assert levels[3]["run"] is False and "no such processor" in levels[3]["why"]
+
+    (tmp_path / "bad.gguf").write_bytes(result.files[0].read_bytes()[:20_000])
+    with pytest.raises(llama_cpp.Refused, match="does not run the file"):
+        llama_cpp.ask(tmp_path / "bad.gguf", [], [0, 5], 1, vocabulary=384, filler=5)

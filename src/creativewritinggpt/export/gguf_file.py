@@ -307,7 +307,10 @@ def write(
 
 def sampling_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The generation settings that GGUF has keys for, under its names."""
-    return {theirs: settings[ours] for ours, theirs in _SAMPLING.items() if ours in settings}
+    found = {theirs: settings[ours] for ours, theirs in _SAMPLING.items() if ours in settings}
+    if found.get("penalty_last_n") == 0:
+        found["penalty_last_n"] = -1  # all of the text, which is 0 here
+    return found
 
 
 def _add_shape(writer: Any, config: Any) -> None:

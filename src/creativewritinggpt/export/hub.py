@@ -242,6 +242,8 @@ def _what(card: Card) -> str:
             " The base is a chat model; this one was trained as a plain writer, on weights that "
             "had been quantised to about four bits and dequantised."
         )
+        if card.relation == "adapter":
+            text += " On the original weights its figures are others than those below."
     if card.license is None:
         text += (
             "\n\nThe licence of the base was not found: whoever shares this model adds it, and "

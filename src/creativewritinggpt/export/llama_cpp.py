@@ -10,9 +10,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +23,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RunError
 from ..files import read_json
 
 _TIMEOUT = 1800.0
+_UNAVAILABLE = 3  # exit code of a process in which llama.cpp can't be used at all
+
+
+class Unavailable(Exception):
+    """llama.cpp can't be used here, whatever the file; says why."""
+
+
+class Refused(Exception):
+    """llama.cpp does not run the file; says what it said."""
 
 
 def is_installed() -> bool:
@@ -84,7 +95,8 @@ def ask(
         threads: Processor threads.
 
     Raises:
-        RunError: llama.cpp could not load the file, or ended.
+        Unavailable: llama.cpp can't be used here.
+        Refused: It could not load the file, or ended.
     """
     with tempfile.TemporaryDirectory(prefix="cwgpt-llama-") as scratch:
         job, result = Path(scratch) / "job.json", Path(scratch) / "result.npz"
@@ -102,17 +114,25 @@ def ask(
             "result": str(result),
         }
         job.write_text(json.dumps(request), "utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "creativewritinggpt.export.llama_cpp", str(job)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            timeout=_TIMEOUT,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "creativewritinggpt.export.llama_cpp", str(job)],
+                # Elsewhere a file of the user's, named as a module is, would be taken for it.
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                timeout=_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"it took longer than {_TIMEOUT / 60:.0f} minutes") from error
+        if done.returncode in (_UNAVAILABLE, -signal.SIGILL):
+            said = done.stderr.decode("utf-8", "replace")
+            raise Unavailable(f"xllamacpp does not run here: {_reason(said, done.returncode)}")
         if done.returncode != 0 or not result.is_file():
             said = done.stderr.decode("utf-8", "replace")
-            raise RunError(f"llama.cpp does not run {model.name}: {_reason(said, done.returncode)}")
+            raise Refused(f"it does not run the file: {_reason(said, done.returncode)}")
         with np.load(result, allow_pickle=False) as found:
             flat, lengths = found["tokens"].tolist(), found["lengths"].tolist()
             tokens, start = [], 0
@@ -162,8 +182,14 @@ def _serve(job: dict[str, Any]) -> None:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with opener.open(request, timeout=_TIMEOUT) as answer:
-            return json.load(answer)
+        try:
+            with opener.open(request, timeout=_TIMEOUT) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode("utf-8", "replace")
+            raise RuntimeError(f"{path} answers {error.code}: {said[:200]}") from error
+
+    _wait_until_ready(opener, server.listening_address)
 
     tokens = [
         post("/tokenize", {"content": text, "add_special": True, "parse_special": False})["tokens"]
@@ -216,8 +242,31 @@ def _serve(job: dict[str, Any]) -> None:
     )
 
 
+def _wait_until_ready(opener: Any, address: str) -> None:
+    """Return when the server says that its model is loaded; on a busy machine that takes a while.
+
+    Raises:
+        RuntimeError: It does not within a minute.
+    """
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            with opener.open(f"{address}/health", timeout=10) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:  # not listening yet, or 503 while it loads
+            time.sleep(0.05)
+    raise RuntimeError("the server did not get ready")
+
+
 def main(path: str) -> None:
     """Answer the job in a file, and end without waiting for the server's threads."""
+    try:
+        import xllamacpp  # noqa: F401
+    except (ImportError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+        os._exit(_UNAVAILABLE)
     try:
         _serve(read_json(Path(path)))
     except BaseException as error:  # noqa: B036 - reported to the parent process

@@ -58,11 +58,11 @@ FORMATS = {
         Format("F16", 1, "F16", "F16", 1e-3),
         Format("BF16", 32, "BF16", "BF16", 1e-2),
         Format("Q8_0", 7, "Q8_0", "Q8_0", 2e-2),
-        Format("Q6_K", 18, "Q6_K", "Q6_K", 5e-2),
-        Format("Q5_K_M", 17, "Q5_K", "Q6_K", 1e-1),
-        Format("Q5_1", 9, "Q5_1", "Q8_0", 1e-1),
-        Format("Q4_K_M", 15, "Q4_K", "Q6_K", 5e-1),
-        Format("Q4_0", 2, "Q4_0", "Q8_0", 8e-1),
+        Format("Q6_K", 18, "Q6_K", "Q6_K", 0.1),
+        Format("Q5_K_M", 17, "Q5_K", "Q6_K", 0.5),
+        Format("Q5_1", 9, "Q5_1", "Q8_0", 0.5),
+        Format("Q4_K_M", 15, "Q4_K", "Q6_K", 1.0),
+        Format("Q4_0", 2, "Q4_0", "Q8_0", 1.5),
     )
 }
 _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config.fields import check, convert, field_types, from_mapping, setting
 from ..errors import InputError
+from ..generation.sampling.settings import settings_for
 
 TARGETS = ("merged", "gguf", "lora-gguf", "ollama", "lm-studio", "hub")
 GGUF_FORMATS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q4_K_M", "Q4_0")
@@ -74,6 +75,7 @@ class ExportSettings:
             if not self.quantize:
                 raise InputError("quantize is empty", f"choose from: {', '.join(GGUF_FORMATS)}")
         check(self)
+        settings_for(self.preset, {})  # refuses one that is not there
         if not re.fullmatch(r"\d+(\.\d+)*", self.release):
             raise InputError(f"release is {self.release!r}", "give numbers, as 1.0")
         for field in ("name", "publisher"):

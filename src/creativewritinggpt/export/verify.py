@@ -46,6 +46,8 @@ LLAMA_CPP_KL = 1e-4
 # Above this many bytes the fp32 model is run layer by layer from its files, not as loaded.
 _IN_MEMORY = 3_000_000_000
 _GREEDY = 64
+# Rows of a matrix that are compared at once.
+_ROWS = 8192
 # Difference of log-probabilities up to which two programs may prefer another token.
 _NEAR_TIE = 0.05
 _LOWEST = -100.0  # log-probability; what a float32 softmax makes zero
@@ -270,21 +272,25 @@ def gguf_weights(path: Path, planned: Sequence[PlannedTensor], weights: MergedWe
     worst = 0.0
     for tensor in planned:
         found, wanted = model.raw(tensor.name), values_of(weights, tensor)
-        error = np.abs(found - wanted)
-        if tensor.kind == "F16":
-            bound: Any = np.abs(wanted) * 2.0**-11 + 2.0**-25
-        elif tensor.kind == "BF16":
-            bound = np.abs(wanted) * 2.0**-8
-        else:
-            bound = largest_error(wanted, tensor.kind)
-        if not np.isfinite(found).all() or (error > bound).any():
-            raise VerificationFailed(
-                f"weights: {tensor.name} differs from its source by {error.max():.3g}, more than "
-                f"the rounding of {tensor.kind}"
-            )
-        if wanted.size:
-            worst = max(worst, float(error.max()))
+        for start in range(0, len(wanted), _ROWS):
+            part = slice(start, start + _ROWS)
+            error = np.abs(found[part] - wanted[part])
+            if not np.isfinite(error).all() or (error > _rounding(wanted[part], tensor.kind)).any():
+                raise VerificationFailed(
+                    f"weights: {tensor.name} differs from its source by {error.max():.3g}, more "
+                    f"than the rounding of {tensor.kind}"
+                )
+            worst = max(worst, float(error.max(initial=0.0)))
     return level(2, "weights", largest_error=worst)
+
+
+def _rounding(values: np.ndarray, kind: str) -> Any:
+    """The largest error that a number format may make, for each weight."""
+    if kind == "F16":
+        return np.abs(values) * 2.0**-11 + 2.0**-25
+    if kind == "BF16":
+        return np.abs(values) * 2.0**-8
+    return largest_error(values, kind)
 
 
 def gguf_logits(path: Path, form: Format, wanted: Reference, rope: dict[str, Any] | None) -> Level:
@@ -312,10 +318,12 @@ def gguf_in_llama_cpp(path: Path, form: Format, model: LoadedModel, wanted: Refe
     vocabulary = wanted.logits.shape[-1]
     positions = _positions(len(ids), vocabulary)
     room = model.context_length - len(ids)
-    answers = llama_cpp.ask(
+    answers = _asked(
         path, texts, ids, positions, vocabulary=vocabulary, filler=token_ids(model, "a")[-1],
         greedy=max(0, min(_GREEDY, room)), threads=model.device.threads,
     )  # fmt: skip
+    if isinstance(answers, dict):
+        return answers
     for text, found in zip(texts, answers.tokens, strict=True):
         if found != token_ids(model, text):
             raise VerificationFailed(
@@ -334,6 +342,20 @@ def gguf_in_llama_cpp(path: Path, form: Format, model: LoadedModel, wanted: Refe
         4, "llama.cpp", texts=len(texts), **figures, **agreed,
         version=f"xllamacpp {llama_cpp.version()}",
     )  # fmt: skip
+
+
+def _asked(*arguments: Any, **words: Any) -> llama_cpp.Answers | Level:
+    """:func:`llama_cpp.ask`; a level that was not run where llama.cpp can't be used.
+
+    Raises:
+        VerificationFailed: llama.cpp does not run the file.
+    """
+    try:
+        return llama_cpp.ask(*arguments, **words)
+    except llama_cpp.Refused as error:
+        raise VerificationFailed(f"llama.cpp: {error}") from error
+    except llama_cpp.Unavailable as error:
+        return not_run(4, "llama.cpp", str(error))
 
 
 def _positions(length: int, vocabulary: int) -> int:
@@ -448,11 +470,13 @@ def lora_in_llama_cpp(
     """
     ids = wanted.rows[0].tolist()
     positions = _positions(len(ids), wanted.logits.shape[-1])
-    answers = llama_cpp.ask(
+    answers = _asked(
         base_file, PROBES[:1], ids, positions, vocabulary=wanted.logits.shape[-1],
         filler=token_ids(model, "a")[-1], adapter=path,
         scales=(1.0, 0.5), threads=model.device.threads,
     )  # fmt: skip
+    if isinstance(answers, dict):
+        return answers
     figures = _against(answers.log_probabilities[0], wanted)
     _check_kl(figures, LLAMA_CPP_KL, "llama.cpp")
     rows = wanted.rows[:1, :positions]
