@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import statistics
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +22,8 @@ from ..training.run_files import MANIFEST, METRICS, METRICS_LOG
 _MOST_POINTS = 1500
 """Points of a curve that are sent; of more steps neighbours are averaged."""
 
-_TREND = 0.02
-"""Relative change of the loss below which it counts as level."""
+_TREND = 2.0
+"""Standard errors by which the mean loss must change to count as falling or rising."""
 
 
 class Curves:
@@ -172,13 +173,14 @@ class Curves:
 
 
 def _trend(losses: Sequence[float]) -> str:
-    """Whether the loss fell over the last third of the steps."""
+    """Whether the loss changed over the last two thirds by more than it varies; empty if few."""
     third = len(losses) // 3
     if third < 4:
         return ""
-    before, now = sum(losses[-2 * third : -third]) / third, sum(losses[-third:]) / third
-    change = (now - before) / max(abs(before), 1e-9)
-    if abs(change) < _TREND:
+    before, now = losses[-2 * third : -third], losses[-third:]
+    change = statistics.fmean(now) - statistics.fmean(before)
+    noise = math.sqrt((statistics.variance(before) + statistics.variance(now)) / third)
+    if not abs(change) > _TREND * noise:
         return "about level"
     return "falling" if change < 0 else "rising"
 
