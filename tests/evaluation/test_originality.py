@@ -155,6 +155,9 @@ def test_the_training_text_is_made_again_or_its_loss_is_said(tiny_folder, tmp_pa
     assert why is None
     assert {d.source for d in others} == {"writingprompts", "rocstories", "openwebtext"}
     assert other_domains(None, ["starter"], held_out, config)[1].startswith("no model here")
+    few, _ = other_domains(None, [model], held_out, config, 100)
+    assert 0 < len(few) < len(others) and {d.source for d in few} == {d.source for d in others}
+    assert other_domains(None, [model], held_out, config, 0) == ([], "it was switched off")
 
 
 @settings(deadline=None, max_examples=40)

@@ -30,9 +30,6 @@ from .voice_texts import checked, only_author, other_authors, sampling, voice_te
 
 _STREAMED = "the training text was streamed, and no copy of it is kept"
 
-_OTHER_WORDS = 3000
-"""Words of each domain of the sample corpus that forgetting is measured on by default."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Material:
@@ -83,7 +80,9 @@ def gather_material(
                 "them are too good"
             )
     without = {}
-    others, why = other_domains(settings.forgetting, models, documents, config)
+    others, why = other_domains(
+        settings.forgetting, models, documents, config, settings.forgetting_words
+    )
     if why:
         without["forgetting"] = why
     index, why = None, "it was switched off" if settings.texts else "no text was written"
@@ -197,6 +196,7 @@ def other_domains(
     models: Sequence[str],
     documents: Sequence[Document],
     config: Config,
+    most_words: int = 3000,
 ) -> tuple[list[Document], str | None]:
     """Documents to measure forgetting on, or the reason why there are none.
 
@@ -206,7 +206,10 @@ def other_domains(
         models: The models' folders.
         documents: What the models are evaluated on.
         config: How files are read.
+        most_words: About how many words of each domain of the sample corpus.
     """
+    if not files and not most_words:
+        return [], "it was switched off"
     known = set().union(*map(trained_on, models))
     if files:
         read = read_documents(files, config)
@@ -225,7 +228,7 @@ def other_domains(
     chosen = []
     for document in read_documents([], Config(sources=["sample"], cache_dir=config.cache_dir)):
         fresh = document.source not in taken and document.digest not in known
-        if fresh and words[document.source] < _OTHER_WORDS:
+        if fresh and words[document.source] < most_words:
             words[document.source] += document.words
             chosen.append(document)
     why = "every domain at hand was trained on; name others with --forgetting FILE"

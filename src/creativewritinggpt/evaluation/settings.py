@@ -58,6 +58,12 @@ class EvaluationSettings:
         "times. Default: those domains of the sample corpus that were not trained on.",
         metavar="FILE",
     )  # fmt: skip
+    forgetting_words: int = _tests(
+        3000,
+        "Words of each domain of the sample corpus, where --forgetting names no texts; 0 measures "
+        "no forgetting.",
+        low=0,
+    )  # fmt: skip
     originality: bool = _tests(True, "Look for the generated texts in the training text.")
 
     voice: list[str] | None = _voice(

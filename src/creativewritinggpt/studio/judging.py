@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "settings": {
             "window": 512, "texts": 2, "text_tokens": 60, "decoding": ["top_p=0.9"],
             "originality": True,
+            "forgetting_words": 200, "voice_words": 0,
         },
         "max_documents": 6,
     },
@@ -39,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_documents": None,
     },
 }  # fmt: skip
-_NO_FIELDS = ("cloze", "forgetting", "legacy_ppl")
+_NO_FIELDS = ("cloze", "forgetting", "legacy_ppl", "voice", "others")
 _REPEATED = ("decoding", "forgetting")
 _FEW_WORDS = 8
 _SAME = ("sources", "output_dir", "results_dir", "cache_dir", "starter_file", "sample_prompts")
