@@ -5,6 +5,9 @@ Generations of a model are rows of one batch, which they join and leave between 
 (scores, explanations) comes as a generator that yields between its units: a unit runs between two
 steps while texts are written, and one after the other while none are.
 
+Models come and go while it runs. One model may be served under several names that differ in what
+``select`` makes of it: other adapters, another strength.
+
 The scheduler knows no protocol: the server's protocols and the studio use it alike.
 """
 
@@ -26,7 +29,7 @@ from ..generation.decoder import Decoder, Request, Writing
 from ..generation.results import Generated, Piece
 from ..generation.sampling.samplers import Chain
 from ..generation.sampling.settings import GenerationSettings
-from ..models.forward.native_backend import NativeBackend
+from ..models.forward.native_backend import Backend, NativeBackend
 from .metrics import Metrics
 
 if TYPE_CHECKING:
@@ -101,12 +104,14 @@ class Task:
         work: Makes the generator of its units, given the model, in the scheduler's thread.
         on_end: Called once in the scheduler's thread: with the result, or with an error.
         priority: Tasks of lower numbers come first.
+        waits: Whether it waits while texts are written, and does not run between their steps.
     """
 
     model: str
     work: Callable[[LoadedModel], Work]
     on_end: Callable[[Any, Exception | None], None]
     priority: int = 0
+    waits: bool = False
     cancelled: bool = False
     _units: Work | None = None
 
@@ -156,8 +161,10 @@ class Scheduler:
         self.max_queue = max_queue
         self.most_rows = most_rows
         self._selected: str | None = None
+        self._threads = 0
+        self._leaving: list[str] = []
         self._decoders: dict[str, Decoder] = {}
-        self._chains: dict[str, Chain] = {}
+        self._chains: dict[tuple[str, str, str], Chain] = {}
         self._inbox: list[Job | Task] = []
         self._tasks: list[tuple[int, int, Task]] = []
         self._numbers = itertools.count()
@@ -180,15 +187,42 @@ class Scheduler:
             Closing: The scheduler is closing.
             InputError: No model of that name is served.
         """
-        if work.model not in self.models:
-            raise InputError(f"no model {work.model!r}", f"served: {', '.join(self.models)}")
         with self._condition:
+            if work.model not in self.models or work.model in self._leaving:
+                raise InputError(
+                    f"no model {work.model!r}", f"served: {', '.join(self.models) or 'none'}"
+                )
             if self._closing:
                 raise Closing
             if self._waiting + len(self._inbox) >= self.max_queue:
                 raise QueueFull(1 + self._waiting // 4)
             self._inbox.append(work)
             self._condition.notify()
+
+    def add(self, served: ServedModel) -> None:
+        """Serve a further model; may be called from any thread.
+
+        Raises:
+            InputError: Another model has that name.
+        """
+        with self._condition:
+            if served.name in self.models:
+                raise InputError(f"a model {served.name!r} is served already")
+            self.models[served.name] = served
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer: what is written with it ends with what is there.
+
+        Its memory is free after the next step. May be called from any thread.
+        """
+        with self._condition:
+            if name in self.models:
+                self._leaving.append(name)
+                self._condition.notify()
+
+    def backend(self, name: str) -> Backend:
+        """The forward pass that texts of a model are written with; for tasks alone."""
+        return self._decoder(name).backend
 
     def wake(self) -> None:
         """Let the thread look at cancelled work."""
@@ -215,18 +249,22 @@ class Scheduler:
     # What follows runs in the scheduler's thread.
 
     def _run(self) -> None:
-        threads = {served.model.device.threads for served in self.models.values()}
-        # OpenMP keeps the number of threads by calling thread.
-        torch.set_num_threads(max(threads))
+        for served in list(self.models.values()):
+            self._use_threads(served)
         while True:
             with self._condition:
-                while not (self._inbox or self._busy() or self._closing or self._stopped):
+                while not (
+                    self._inbox or self._leaving or self._busy() or self._closing or self._stopped
+                ):
                     self._condition.wait()
                 arrived, self._inbox = self._inbox, []
+                leaving, self._leaving = self._leaving, []
                 if self._stopped or (self._closing and not arrived and not self._busy()):
                     break
             for work in arrived:
                 self._admit(work)
+            for name in leaving:
+                self._drop(name)
             for name, decoder in list(self._decoders.items()):
                 if decoder.writings:
                     self._advance(name, decoder)
@@ -234,8 +272,37 @@ class Scheduler:
             self._count_waiting()
         self._end_all(arrived)
 
+    def _use_threads(self, served: ServedModel) -> None:
+        """Compute with at least as many threads as a model asks for."""
+        if served.model.device.threads > self._threads:
+            # OpenMP keeps the number of threads by calling thread.
+            self._threads = served.model.device.threads
+            torch.set_num_threads(self._threads)
+
+    def _drop(self, name: str) -> None:
+        """End the work on a model that is no longer served, and forget it."""
+        self.models.pop(name, None)
+        gone = RunError(f"the model {name!r} is no longer served")
+        for _, _, task in [entry for entry in self._tasks if entry[2].model == name]:
+            if task._units is not None:
+                task._units.close()
+            self._finish(task, None, gone)
+        decoder = self._decoders.pop(name, None)
+        if self._selected == name:
+            self._selected = None
+        self._chains = {key: one for key, one in self._chains.items() if key[0] != name}
+        if decoder is None:
+            return
+        for writing in decoder.writings:
+            writing.owner.cancel("model")
+        for writing, piece in decoder.interrupt():
+            self._deliver(writing, piece, time.monotonic())
+
     def _busy(self) -> bool:
-        return bool(self._tasks) or any(d.writings for d in self._decoders.values())
+        return bool(self._tasks) or self._writes()
+
+    def _writes(self) -> bool:
+        return any(decoder.writings for decoder in self._decoders.values())
 
     def _count_waiting(self) -> None:
         jobs = {
@@ -247,6 +314,13 @@ class Scheduler:
         self._running, self._waiting = begun, len(jobs) - begun
 
     def _admit(self, work: Job | Task) -> None:
+        if work.model not in self.models:  # removed since it was handed over
+            gone = RunError(f"the model {work.model!r} is no longer served")
+            if isinstance(work, Task):
+                work.on_end(None, gone)
+            else:
+                work.on_end([], gone)
+            return
         if isinstance(work, Task):
             heapq.heappush(self._tasks, (work.priority, next(self._numbers), work))
             return
@@ -273,6 +347,7 @@ class Scheduler:
             from ..models.forward.linear import INT8_ROWS
 
             served = self.models[name]
+            self._use_threads(served)
             self._select(name)
             backend = backend_for(served.model, served.weights)
             most = self.most_rows
@@ -293,7 +368,7 @@ class Scheduler:
         values = job.settings.to_dict()
         for name in ("seed", "stop", "banned", "max_new_tokens", "min_new_tokens"):
             del values[name]
-        key = f"{job.model} {sorted(values.items())} {sorted((job.token_bias or {}).items())}"
+        key = job.model, str(sorted(values.items())), str(sorted((job.token_bias or {}).items()))
         if key not in self._chains:
             if len(self._chains) >= 64:
                 self._chains.clear()
@@ -356,10 +431,11 @@ class Scheduler:
             if task._units is not None:
                 task._units.close()
             task.on_end(None, RunError("cancelled"))
-        if not self._tasks:
+        if not self._tasks or (self._tasks[0][2].waits and self._writes()):
             return
         task = self._tasks[0][2]
         try:
+            self._use_threads(self.models[task.model])
             self._select(task.model)
             if task._units is None:
                 task._units = task.work(self.models[task.model].model)

@@ -31,6 +31,10 @@ FOLDER = "stories"
 """Folder of stories without a name of their own."""
 
 
+class FileChanged(RunError):
+    """Another program has changed the file since it was opened."""
+
+
 class StoryFile:
     """A story on disk, locked for this session by :meth:`open` and :meth:`save`.
 
@@ -70,11 +74,12 @@ class StoryFile:
 
         Raises:
             InputError: The folder can't be written to, or another session has the file.
-            RunError: The disk is full, or another program has changed the file.
+            RunError: The disk is full.
+            FileChanged: Another program has changed the file.
         """
         self._acquire()
         if self._stamp() != self._known:
-            raise RunError(
+            raise FileChanged(
                 f"{self.path} was changed by something else since it was opened",
                 "it is left as it is; save this story under another name with /save NAME",
             )

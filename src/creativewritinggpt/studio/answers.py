@@ -64,7 +64,7 @@ def status_of(error: BaseException) -> int:
 
 def error_record(error: BaseException) -> dict[str, Any]:
     """An error as the page gets it: ``message``, ``advice`` and ``kind``; never a traceback."""
-    kind = type(error).__name__
+    kind = getattr(error, "kind", type(error).__name__)
     if isinstance(error, UserError):
         advice = error.advice
         if advice is None and _no_space(error):
