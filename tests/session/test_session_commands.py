@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from creativewritinggpt.models.forward.native_backend import NativeContext
 from creativewritinggpt.session.commands import COMMANDS
 from creativewritinggpt.session.repl import Repl, answer, joined
 from creativewritinggpt.session.screen import Screen, status
-from creativewritinggpt.session.session import Session, StyledModel
+from creativewritinggpt.session.session import Ordering, Session, StyledModel
 from creativewritinggpt.story.exchange import clean
 from creativewritinggpt.story.file import StoryFile, dump, read_story, story_file
 from creativewritinggpt.story.tree import Story
@@ -540,6 +540,45 @@ def test_choices_are_in_the_file_with_what_was_on_the_screen(desk: Any) -> None:
     assert retried.chosen == retried.offered[1] == edited.replaced[0]
     assert story.passages[edited.by[0]].text.endswith("It rained.")
     assert all(choice.source == "session" and choice.time for choice in story.choices)
+
+
+def _longest_first(story: Story) -> Ordering:
+    return Ordering(lambda texts: [float(len(text)) for text in texts], "you take long ones")
+
+
+def test_alternatives_are_shown_best_first_once_choices_teach_something(desk: Any) -> None:
+    one = desk(settings=SETTINGS.changed({"max_new_tokens": 30}))
+    one.say("The lamp")
+    one.session.learn = lambda story: None
+    assert "best first" not in one.say("/alt 4")
+    one.session.learn = _longest_first
+    said = one.say("/alt 4")
+    assert "best first: you take long ones" in said
+    story = one.session.story
+    shown = [len(story.passages[place].text) for place in story.choices[-1].offered]
+    assert len(shown) == 4 and shown == sorted(shown, reverse=True)
+    assert list(story.choices[-1].offered) == one.repl.offered
+    one.say("/pick 1")
+    assert story.last is not None and len(story.last.text) == max(shown)
+
+
+def test_best_of_keeps_what_the_writer_would_take_or_says_that_it_can_not(desk: Any) -> None:
+    one = desk(settings=SETTINGS.changed({"max_new_tokens": 30, "best_of": 4,
+                                          "rank_by": "taste"}))  # fmt: skip
+    assert "your choices teach nothing yet" in one.say("The lamp")
+    written: list[int] = []
+
+    def learn(story: Story) -> Ordering:
+        def scores(texts: Sequence[str]) -> list[float]:
+            written.extend(len(text) for text in texts)
+            return [float(len(text)) for text in texts]
+
+        return Ordering(scores, "")
+
+    one.session.learn = learn
+    one.say("")
+    assert len(written) == 4
+    assert len(one.session.story.last.text) == max(written)
 
 
 def test_another_token_is_recorded_with_the_one_before(desk: Any) -> None:

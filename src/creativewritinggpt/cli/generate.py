@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import console
@@ -26,8 +27,10 @@ from .main import (
 
 if TYPE_CHECKING:
     from ..generation.batch import Prompt
-    from ..generation.results import Generated
+    from ..generation.results import Generated, Scores
     from ..models.loaded_model import LoadedModel
+    from ..session.session import Learn, Ordering
+    from ..story.tree import Story
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +79,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", metavar="FOLDER:W", action="append", default=[],
         help="add this adapter with weight W; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--choices", metavar="FILE", action="append", default=[],
+        help="a story or a file of choices to learn the order of drafts from, for --rank-by taste "
+        "and for /alt; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--alternatives", type=whole_number(0, 100), default=0, metavar="N",
@@ -128,15 +136,16 @@ def run(arguments: argparse.Namespace) -> int:
         from ..generation.batch import check_files
 
         check_files(prompts, arguments.out, arguments.resume)
+    taste = _taste(arguments.choices, settings)
     from ..models.loading import load_from_settings
 
     model = load_from_settings(arguments.model, machine)
     style.apply(model)
     if arguments.out:
-        return _to_file(model, prompts, settings, arguments)
+        return _to_file(model, prompts, settings, arguments, taste)
     if not arguments.json and len(prompts) == 1 and arguments.n == 1 and not settings.best_of:
         return _stream(model, prompts[0], settings)
-    return _all(model, prompts, settings, arguments)
+    return _all(model, prompts, settings, arguments, taste)
 
 
 def _to_file(
@@ -144,6 +153,7 @@ def _to_file(
     prompts: list[Prompt],
     settings: GenerationSettings,
     arguments: argparse.Namespace,
+    taste: Scores | None,
 ) -> int:
     """Continue prompts into a file of JSON lines."""
     from ..generation.batch import write_file
@@ -151,7 +161,7 @@ def _to_file(
     with console.progress("writing") as progress:
         count = write_file(
             model, prompts, arguments.out, settings, arguments.n,
-            resume=arguments.resume, alternatives=arguments.alternatives,
+            resume=arguments.resume, alternatives=arguments.alternatives, taste=taste,
             progress=console.counting(progress, "writing"),
         )  # fmt: skip
     console.note(f"{console.counted(count, 'prompt')} continued in {arguments.out}")
@@ -207,6 +217,7 @@ def _all(
     prompts: list[Prompt],
     settings: GenerationSettings,
     arguments: argparse.Namespace,
+    taste: Scores | None,
 ) -> int:
     """Write several texts, or one as JSON."""
     from ..generation.engine import Interrupted, write
@@ -218,6 +229,7 @@ def _all(
             results += write(
                 model, prompt.text, prompt.settings(settings), arguments.n,
                 memory=prompt.memory, note=prompt.note, alternatives=arguments.alternatives,
+                taste=taste,
             )  # fmt: skip
         except Interrupted as stopped:
             results += stopped.results
@@ -270,8 +282,61 @@ def _session(
     return hold(
         settings, load, arguments.model, COMMANDS, story=arguments.story, preset=arguments.preset,
         first=" ".join(arguments.prompt) or None, explain=_explain,
-        at_once=not _at_hand(arguments, machine),
+        learn=_learner(arguments.choices), at_once=not _at_hand(arguments, machine),
     )  # fmt: skip
+
+
+def _taste(files: Sequence[str], settings: GenerationSettings) -> Scores | None:
+    """What ``--rank-by taste`` ranks by.
+
+    Raises:
+        InputError: There are no choices, or they teach nothing yet.
+    """
+    if not settings.best_of or settings.rank_by != "taste":
+        if files:
+            warn_unused({"choices": "--best-of N --rank-by taste ranks by them"})
+        return None
+    if not files:
+        raise InputError(
+            "there are no choices to rank drafts by",
+            "give stories or files of choices with --choices FILE, or --rank-by varied",
+        )
+    from ..taste.ranker import learn_from
+
+    ranker = learn_from(files)
+    if not ranker.trial.beyond_chance:
+        raise InputError(ranker.sentence, "--rank-by varied needs no choices")
+    console.note(ranker.sentence)
+    return ranker.scores
+
+
+def _learner(files: Sequence[str]) -> Learn:
+    """Orders drafts of a session by the choices of its story and of files."""
+    from ..session.session import Ordering
+    from ..story.choice_files import read_any
+    from ..story.decisions import Decisions
+
+    earlier = Decisions()
+    for file in files:
+        earlier.add(read_any(file))
+
+    def order(story: Story) -> Ordering | None:
+        # Not at the top: the first prompt appears before numpy is imported.
+        from ..story.decisions import decisions
+        from ..taste.ranker import FEWEST, learn, usable
+
+        found = Decisions()
+        found.add(earlier)
+        found.add(decisions(story))
+        found.drop_contradicting()
+        if len(usable(found.used)) < FEWEST:
+            return None
+        ranker = learn(found.used)
+        if not ranker.trial.beyond_chance:
+            return None
+        return Ordering(ranker.scores, ranker.sentence)
+
+    return order
 
 
 def _explain(model: LoadedModel, text: str, word: str) -> str:

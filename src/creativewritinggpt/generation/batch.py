@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files import check_writable, disk_errors, read_text
 from .decoder import MOST_ROWS, Request
 from .engine import Interrupted, write_all
-from .results import Generated, best
+from .results import Generated, Scores, best
 from .sampling.settings import SEEDS, GenerationSettings, seeds_from
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def write_file(
     *,
     resume: bool = False,
     alternatives: int = 0,
+    taste: Scores | None = None,
     progress: CountCallback | None = None,
 ) -> int:
     """Continue every prompt of a file ``n`` times.
@@ -133,6 +134,7 @@ def write_file(
         n: Number of texts per prompt.
         resume: Continue an output file that exists.
         alternatives: Number of alternatives to record per token.
+        taste: Scores of drafts, for ``rank_by`` of ``taste``.
         progress: Called with the number of prompts done and of all.
 
     Returns:
@@ -151,7 +153,7 @@ def write_file(
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8") as stream:
-            for part, texts in _in_batches(model, prompts[done:], settings, n, alternatives):
+            for part, texts in _in_batches(model, prompts[done:], settings, n, alternatives, taste):
                 for prompt, written in zip(part, texts, strict=True):
                     for index, text in enumerate(written):
                         row = _row(model, prompt, index, n, text)
@@ -169,6 +171,7 @@ def _in_batches(
     settings: GenerationSettings,
     n: int,
     alternatives: int,
+    taste: Scores | None,
 ) -> Iterator[tuple[list[Prompt], list[list[Generated]]]]:
     count = max(n, settings.best_of or n)
     size = max(1, MOST_ROWS // count)
@@ -187,7 +190,7 @@ def _in_batches(
             raise
         groups = [texts[i : i + count] for i in range(0, len(texts), count)]
         if settings.best_of:
-            groups = [best(group, n, settings.rank_by) for group in groups]
+            groups = [best(group, n, settings.rank_by, taste) for group in groups]
         yield part, groups
 
 

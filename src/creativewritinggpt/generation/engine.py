@@ -14,7 +14,7 @@ from .. import console
 from ..errors import Stopped
 from ..models.forward.backends import backend_for
 from .decoder import Decoder, Request, Warn
-from .results import Generated, Piece, best
+from .results import Generated, Piece, Scores, best
 from .sampling.settings import GenerationSettings, seeds_from
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def write(
     note: str = "",
     alternatives: int = 0,
     warn: Warn = console.warn,
+    taste: Scores | None = None,
 ) -> list[Generated]:
     """Write ``n`` continuations of ``prompt``.
 
@@ -51,6 +52,7 @@ def write(
         note: Text pinned a few paragraphs before its end.
         alternatives: Number of alternatives to record per token, before and after the samplers.
         warn: Called with what the user should know.
+        taste: Scores of drafts, for ``rank_by`` of ``taste``.
 
     Raises:
         Interrupted: Ctrl-C; carries what was written.
@@ -61,7 +63,7 @@ def write(
     count = max(n, settings.best_of or n)
     requests = [Request(prompt, seed, memory, note) for seed in seeds_from(settings.seed, count)]
     results = write_all(model, requests, settings, alternatives=alternatives, warn=warn)
-    return best(results, n, settings.rank_by) if settings.best_of else results
+    return best(results, n, settings.rank_by, taste) if settings.best_of else results
 
 
 def write_all(

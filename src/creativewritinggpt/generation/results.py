@@ -8,9 +8,10 @@ where statistics are computed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from .sampling.settings import GenerationSettings
 from .text import Vocabulary
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import torch
 
     from .sampling.samplers import Trace
+
+Scores = Callable[[Sequence[str]], list[float]]
+"""Scores of drafts, higher for better ones."""
 
 # Nats per token that a text of nothing but repeated n-grams loses. An ordinary continuation has a
 # mean log-probability between -2 and -4, a loop one near 0: this ranks the loop last.
@@ -169,19 +173,31 @@ def repeated_share(tokens: Sequence[int], n: int = 4) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def best(texts: Sequence[Generated], n: int, rank_by: str) -> list[Generated]:
+def best(
+    texts: Sequence[Generated], n: int, rank_by: str, taste: Scores | None = None
+) -> list[Generated]:
     """The ``n`` best of ``texts`` with their scores, best first; an empty text ranks last.
 
     Args:
         texts: Alternatives of one prompt.
         n: Number to keep.
         rank_by: ``likelihood``: mean log-probability in nats, which prefers loops; ``varied``: the
-            same less the cost of repeated 4-grams.
+            same less the cost of repeated 4-grams; ``taste``: by ``taste``.
+        taste: Scores of texts by the writer's choices.
+
+    Raises:
+        InputError: ``rank_by`` is ``taste``, and there is none.
     """
+    if rank_by == "taste" and taste is None:
+        raise InputError(
+            "there are no choices to rank drafts by",
+            "give stories or files of choices with --choices, or --rank-by varied",
+        )
+    liked = taste([text.text for text in texts]) if rank_by == "taste" and taste else []
     scored = []
-    for text in texts:
-        score = text.mean_logprob
-        if rank_by != "likelihood":
+    for place, text in enumerate(texts):
+        score = liked[place] if liked else text.mean_logprob
+        if rank_by == "varied":
             score -= _REPETITION_COST * repeated_share([token.id for token in text.tokens])
         scored.append(dataclasses.replace(text, score=score))
     scored.sort(key=lambda text: (bool(text.text.strip()), text.score), reverse=True)

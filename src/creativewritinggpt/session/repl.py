@@ -36,7 +36,7 @@ from ..generation.sampling.settings import GenerationSettings
 from ..story.file import StoryFile, new_path, stories, story_file
 from ..story.tree import Passage, Story
 from .screen import Screen, Signals, history, no_echo, status
-from .session import Load, Session, StyledModel, import_file, imported
+from .session import Learn, Load, Session, StyledModel, import_file, imported
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -85,14 +85,26 @@ class Repl:
         session.notify = screen.note
 
     def write(
-        self, parent: int | None, seeds: Sequence[int], *, adapters: bool = True
+        self,
+        parent: int | None,
+        seeds: Sequence[int],
+        *,
+        adapters: bool = True,
+        shown: bool = True,
     ) -> list[tuple[Passage | None, Generated]]:
-        """Write one passage per seed, the first shown as it comes; see :meth:`Session.write`."""
+        """Write one passage per seed; see :meth:`Session.write`.
+
+        Args:
+            parent: The passage before them; the last one by default.
+            seeds: One per passage.
+            adapters: Whether the adapters are on.
+            shown: Whether the first passage is shown as it comes.
+        """
         with self.signals.writing():
             return self.session.write(
                 parent,
                 seeds,
-                show=self.screen.flow,
+                show=self.screen.flow if shown else None,
                 stopped=lambda: self.signals.stop or self.screen.gone,
                 adapters=adapters,
             )
@@ -293,6 +305,7 @@ def run(
     preset: str | None = None,
     first: str | None = None,
     explain: Explain | None = None,
+    learn: Learn | None = None,
     at_once: bool = False,
 ) -> int:
     """Hold a session until the user leaves.
@@ -306,6 +319,7 @@ def run(
         preset: The preset that the settings began from.
         first: A first line.
         explain: Says why the model wrote a word: ``explain(model, text, word)``.
+        learn: Orders drafts by the choices of a story.
         at_once: Load the model before the first prompt: it may have to be downloaded.
 
     Returns:
@@ -319,7 +333,7 @@ def run(
     on_terminal = screen.terminal and sys.stdin.isatty()
     try:
         loading = _start(load, model_name, tree, settings, wait=at_once or not on_terminal)
-        session = Session(file, tree, settings, load, loading, model_name, preset)
+        session = Session(file, tree, settings, load, loading, model_name, preset, learn=learn)
         repl = Repl(session, screen, commands, explain)
         with repl.signals.watched():
             for remark in remarks:

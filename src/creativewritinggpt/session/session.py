@@ -13,13 +13,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..console import counted
 from ..data.text import count_words
 from ..errors import InputError, RunError, UserError
 from ..files import from_home
-from ..generation.results import Generated, Piece, Token, best
+from ..generation.results import Generated, Piece, Scores, Token, best
 from ..generation.sampling.settings import GenerationSettings, preset, seeds_from
 from ..story.context import StoryView, passage_tokens, story_view
 from ..story.draft import Imported
@@ -69,6 +69,21 @@ def import_file(path: Path) -> tuple[StoryFile, list[str]]:
     return file, [f"{usual} is there already and stays; /load {usual} goes on with that"]
 
 
+class Ordering(NamedTuple):
+    """An order of drafts learnt from choices.
+
+    Attributes:
+        scores: A score for each text, higher for what the writer would rather take.
+        sentence: What was learnt, and how sure it is.
+    """
+
+    scores: Scores
+    sentence: str
+
+
+Learn = Callable[[Story], Ordering | None]
+
+
 @dataclasses.dataclass(eq=False)
 class Session:
     """The state of a session.
@@ -85,6 +100,7 @@ class Session:
         tokens_per_second: Speed of the last writing, all rows together.
         last_seed: The last random seed.
         tokens: The tokens of each passage written in this session, by its id.
+        learn: Orders drafts by the choices of a story; None where they teach nothing yet.
     """
 
     file: StoryFile
@@ -98,6 +114,7 @@ class Session:
     tokens_per_second: float = 0.0
     last_seed: int | None = None
     tokens: dict[int, list[Token]] = dataclasses.field(default_factory=dict)
+    learn: Learn | None = None
 
     def __post_init__(self) -> None:
         self._named = self.file.path.exists()
@@ -353,13 +370,27 @@ class Session:
             stopped=stopped,
         )
         if choose and choose > 1:
-            results = best(results, 1, settings.rank_by)
+            results = best(results, 1, *self._ranking())
         if choose and show is not None:
             show(results[0].text)
         self.last_seed = results[-1].seed
         self.tokens_per_second = sum(result.tokens_per_second for result in results)
         setup = self._setup(view, model.adapters if adapters else {})
         return [(self._keep(parent, result, setup, view.start), result) for result in results]
+
+    def ordering(self) -> Ordering | None:
+        """How drafts are ordered by the writer's choices; None where they teach nothing yet."""
+        return self.learn(self.story) if self.learn is not None else None
+
+    def _ranking(self) -> tuple[str, Scores | None]:
+        """What ``best_of`` ranks by."""
+        if self.settings.rank_by != "taste":
+            return self.settings.rank_by, None
+        ordering = self.ordering()
+        if ordering is None:
+            self.notify("your choices teach nothing yet: ranked by varied instead")
+            return "varied", None
+        return "taste", ordering.scores
 
     def tokens_of(self, passage: Passage) -> list[Token]:
         """The tokens of a passage with their statistics, recorded or computed by the model now."""

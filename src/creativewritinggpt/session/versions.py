@@ -5,6 +5,8 @@ What was shown and what was taken is recorded in the story; see :mod:`..story.ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import InputError
 from ..generation.sampling.settings import SEEDS, seeds_from
 from ..story import choices
@@ -49,12 +51,25 @@ def alternatives(repl: Repl, rest: str) -> None:
     """``/alt``: write several ways to go on."""
     count = whole_number(rest, "/alt", low=2, high=_MOST_ALTERNATIVES, default=3)
     first = repl.session.new_seed()
+    ordering = repl.session.ordering()
+    if ordering is not None:
+        repl.screen.note(f"writing {count} alternatives, best first: {ordering.sentence}")
+        written = repl.write(None, seeds_from(first, count), shown=False)
+        drafts = [passage for passage, _ in written if passage is not None]
+        scores = ordering.scores([passage.text for passage in drafts])
+        places = sorted(range(len(drafts)), key=lambda place: -scores[place])
+        _offer_new(repl, [drafts[place] for place in places])
+        return
     repl.screen.note(f"writing {count} alternatives")
     repl.heading(1, f"seed {first}")
-    written = [passage for passage, _ in repl.write(None, seeds_from(first, count))]
-    found = [passage for passage in written if passage is not None]
+    passages = [passage for passage, _ in repl.write(None, seeds_from(first, count))]
+    found = [passage for passage in passages if passage is not None]
+    _offer_new(repl, found, int(passages[0] is not None))
+
+
+def _offer_new(repl: Repl, found: Sequence[Passage], shown: int = 0) -> None:
+    """Show new passages in this order; the first ``shown`` are on the screen already."""
     choices.offer(repl.session.story, [p.id for p in found])
-    shown = int(written[0] is not None)
     repl.offer([p.id for p in found], [f"seed {p.seed}" for p in found], shown)
 
 

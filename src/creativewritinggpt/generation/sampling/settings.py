@@ -210,8 +210,9 @@ class GenerationSettings:
     )
     rank_by: str = _words(
         "varied",
-        "Score of best_of: likelihood (mean log-probability), or varied (less the cost of "
-        "repetition).", choices=("likelihood", "varied"),
+        "Score of best_of: likelihood (mean log-probability), varied (less the cost of "
+        "repetition), or taste (by what you took before: --choices, or the session's story).",
+        choices=("likelihood", "varied", "taste"),
     )  # fmt: skip
     weights: str = _words(
         "auto",

@@ -1,0 +1,1 @@
+"""The writer's taste, learnt from their choices."""
