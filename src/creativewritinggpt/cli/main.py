@@ -38,6 +38,7 @@ VERBS = {
     "train": "fine-tune a model on files or named sources",
     "generate": "generate text, once or in an interactive session",
     "export": "write a model as GGUF, safetensors or a hub folder, verified",
+    "studio": "write, train, judge and explain in a page of the browser",
     "serve": "serve a model by OpenAI's and KoboldAI's protocols",
     "evaluate": "compare base and tuned model on the same documents",
     "analyze": "explain why the model generates what it does",

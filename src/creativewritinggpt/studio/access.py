@@ -128,9 +128,9 @@ class Login:
 
 
 def guard(app: App, login: Login, hosts: tuple[str, ...] = ()) -> Guard:
-    """The application behind the rules of hosts, origins, media types and sizes, and the login."""
+    """The application behind the rules of hosts, origins, media types and sizes."""
     access = Access(port=login.port, hosts=hosts, origin_required=True, streamed=(UPLOADS,))
-    return Guard(login.around(app), access, refusal_record)
+    return Guard(app, access, refusal_record)
 
 
 def refusal_record(path: str, refused: Refused) -> dict[str, Any]:

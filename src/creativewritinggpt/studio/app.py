@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import secrets
 import socket
 import threading
@@ -54,22 +53,10 @@ def build_app(studio: Any, login: Login, hosts: tuple[str, ...] = ()) -> App:
     """
     routes: list[BaseRoute] = [Route("/api/login", answered(login.login), methods=["POST"])]
     for room in ROOMS:
-        routes += _routes_of(room, studio)
+        routes += importlib.import_module(f"{__package__}.{room}").routes(studio)
     routes.append(Route("/{path:path}", answered(Pages().answer), methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
-    return guard(with_policy(app), login, hosts)
-
-
-def _routes_of(room: str, studio: Any) -> list[BaseRoute]:
-    name = f"{__package__}.{room}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        return []
-    made: list[BaseRoute] = module.routes(studio)
-    return made
+    return guard(with_policy(login.around(app)), login, hosts)
 
 
 class Pages:
