@@ -74,7 +74,7 @@ def test_closing_leaves_nothing_but_the_story(path: Path) -> None:
 
 
 def test_a_newer_file_is_left_as_it_is(path: Path) -> None:
-    record = {**json.loads(dump(_story())), "version": 2}
+    record = {**json.loads(dump(_story())), "version": 3}
     path.write_text(json.dumps(record))
     before = path.read_bytes()
     with pytest.raises(InputError, match="newer version"):

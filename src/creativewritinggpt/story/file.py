@@ -23,10 +23,13 @@ from filelock import FileLock, Timeout
 from ..console import counted
 from ..errors import InputError, RunError
 from ..files import disk_errors, from_home, read_json, write_text
+from .compact import packed, unpacked
 from .tree import CHOICES, NOTHING, Choice, Lore, Passage, Setup, State, Story
 
 FORMAT = "creativewritinggpt-story"
 VERSION = 1
+COMPACT = 2
+"""Version of files whose copied passages are named and not repeated; see :mod:`.compact`."""
 FOLDER = "stories"
 """Folder of stories without a name of their own."""
 
@@ -209,17 +212,18 @@ def load(record: Any, where: str) -> Story:
     version = record.get("version")
     if not isinstance(version, int) or version < 1:
         raise InputError(f"{where} is damaged: its version is {version!r}")
-    if version > VERSION:
+    if version > COMPACT:
         raise InputError(
             f"{where} was written by a newer version of this program (form {version})",
             "update the program; the file is left as it is",
         )
     try:
         json.dumps(record, ensure_ascii=False).encode()  # a surrogate could never be saved
+        records = unpacked(record["passages"]) if version == COMPACT else record["passages"]
         setups = [Setup(**one) for one in record["setups"]]
         passages = [
             Passage(**{**one, "id": number, "setup": _setup(setups, one.get("setup"))})
-            for number, one in enumerate(record["passages"])
+            for number, one in enumerate(records)
         ]
         frames = record["frames"]
         history = [_state(one, frames[one["frame"]]) for one in record["history"]]
@@ -262,16 +266,20 @@ def dump(story: Story) -> str:
         passages.append({name: value for name, value in fields.items() if value is not None})
     frames: list[dict[str, Any]] = []
     history = []
+    before: tuple[Any, ...] | None = None
     for state in story.history:
-        frame = {
-            "memory": state.memory,
-            "note": state.note,
-            "lore": [_lore_record(lore) for lore in state.lore],
-            "title": state.title,
-        }
         # These rarely change, so consecutive states share a frame.
-        if not frames or frames[-1] != frame:
-            frames.append(frame)
+        framed = state.memory, state.note, state.lore, state.title
+        if framed != before:
+            before = framed
+            frames.append(
+                {
+                    "memory": state.memory,
+                    "note": state.note,
+                    "lore": [_lore_record(lore) for lore in state.lore],
+                    "title": state.title,
+                }
+            )
         history.append(
             {
                 "did": state.did,
@@ -280,13 +288,14 @@ def dump(story: Story) -> str:
                 "frame": len(frames) - 1,
             }
         )
+    compact = packed(passages)
     record = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if compact is None else COMPACT,
         "title": story.state.title,
         "text": story.text,
         "setups": [dataclasses.asdict(setup) for setup in setups],
-        "passages": passages,
+        "passages": passages if compact is None else compact,
         "frames": frames,
         "history": history,
         "cursor": story.cursor,

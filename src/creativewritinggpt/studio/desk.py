@@ -115,7 +115,7 @@ class WritingRoom:
 
     def drafts(self, body: Body) -> Body:
         """``POST /api/story/drafts``."""
-        writing = commands.drafts(self.desk, _tab(body), body.get("n", 3),
+        writing = commands.drafts(self.desk, _tab(body), body.get("count", body.get("n", 3)),
                                   body.get("seed"))  # fmt: skip
         return self._at(job=writing.job.id)
 

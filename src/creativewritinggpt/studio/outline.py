@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 from ..data.text import count_words
@@ -30,7 +30,7 @@ class Outline:
         self._words: dict[str, int] = {}
         self._lengths: dict[str, int] = {}
         self._upto: dict[int, int] = {NOTHING: 0}
-        self._siblings: Counter[int] = Counter()
+        self._siblings: defaultdict[int, list[int]] = defaultdict(list)
         self._seen = 0
 
     def forget(self, mark: int) -> None:
@@ -39,7 +39,7 @@ class Outline:
         if self._seen > mark:
             for passage in self.story.passages[mark : self._seen]:
                 if _original(passage):
-                    self._siblings[passage.parent] -= 1
+                    self._siblings[passage.parent].remove(passage.id)
             self._seen = mark
 
     def words_upto(self, head: int) -> int:
@@ -75,10 +75,11 @@ class Outline:
             self._lengths[text] = utf16_length(text)
         return self._lengths[text]
 
-    def _versions(self) -> Counter[int]:
+    def _versions(self) -> defaultdict[int, list[int]]:
+        """The passages as the model wrote them, by what stands before them."""
         for passage in self.story.passages[self._seen :]:
             if _original(passage):
-                self._siblings[passage.parent] += 1
+                self._siblings[passage.parent].append(passage.id)
         self._seen = len(self.story.passages)
         return self._siblings
 
@@ -99,14 +100,15 @@ class Outline:
                 chapters.append({"title": "", "from": place, "words": 0, "passage": passage.id})
             if chapters and passage.by != "chapter":
                 chapters[-1]["words"] += upto - words
+            alike = siblings[passage.parent] if _original(passage) else [passage.id]
             passages.append(
                 {
                     "id": passage.id, "parent": passage.parent, "by": passage.by,
                     "from": place, "to": end, "words": upto - words,
                     "begins": " ".join(passage.text[:200].split())[:_BEGINS],
-                    "seed": passage.seed,
-                    "versions": max(1, siblings[passage.parent]) if _original(passage) else 1,
-                    "copy": passage.copy_of, "aside": False,
+                    "seed": passage.seed, "versions": len(alike),
+                    "version": alike.index(passage.id) + 1, "copy": passage.copy_of,
+                    "aside": False,
                 }
             )  # fmt: skip
             place, words = end, upto

@@ -145,7 +145,13 @@ class Studio:
         elif self.first_model not in ("starter", DEFAULT_MODEL):
             add(self.first_model, None, False)
         for mark in ("adapter_config.json", "config.json"):
-            for path in sorted(self.root.glob(f"outputs*/*/{mark}")):
+            found_here = {
+                path
+                for depth in ("*", "*/*")
+                for path in self.root.glob(f"outputs*/{depth}/{mark}")
+                if "set aside" not in path.parts
+            }
+            for path in sorted(found_here):
                 folder = path.parent
                 add(str(folder.relative_to(self.root)), folder, mark.startswith("adapter"))
         return list(found.values())

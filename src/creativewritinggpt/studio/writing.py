@@ -307,6 +307,7 @@ class InText(Writing):
                 self._step = True
         else:
             grow(story, self._passage, text)
+            self.desk.outline.forget(self._passage)
         self.desk.tokens[self._passage] = list(tokens)
 
     def _made_by(self) -> Setup:
