@@ -23,11 +23,12 @@ from .. import console
 from ..config.fields import DEFAULT_MODEL, MachineSettings
 from ..devices import DeviceChoice, choose
 from ..errors import InputError
-from ..files import from_home, read_json
+from ..files import fingerprint, from_home, read_json
 from .adapter import load_adapter, set_strengths
 from .adapter_files import CONFIG, adapter_config, is_adapter, read_adapter
 from .checks import check_folder, check_model, check_tokenizer, describe, finite, quiet
 from .forward.families import FAMILIES
+from .forward.packed import is_known
 from .forward.weights import HEAD, FileWeights
 from .hub import fetch, looks_like_hub_id
 from .loaded_model import LightTokenizer, LoadedModel, open_tokenizer
@@ -414,6 +415,8 @@ def _open_files(folder: Path) -> FileWeights | None:
     parts = [single]
     if not single.is_file():
         parts = sorted({folder / name for name in read_json(index)["weight_map"].values()})
+    source = fingerprint([folder / "config.json", *parts])
+    checked = is_known(source)
     found: dict[str, torch.Tensor] = {}
     for part in parts:
         found |= load_file(part)
@@ -432,11 +435,14 @@ def _open_files(folder: Path) -> FileWeights | None:
         tensor = found.get(name)
         if tensor is None or tensor.shape != shape or not tensor.is_floating_point():
             return None
-        if not finite(tensor):
+        if not checked and not finite(tensor):
             return None
     tensors = {name: found[name] for name in shapes}
     return FileWeights(
-        config, {head: tensors[family.embedding], **tensors}, transposed=family.transposed
+        config,
+        {head: tensors[family.embedding], **tensors},
+        transposed=family.transposed,
+        source=source,
     )
 
 

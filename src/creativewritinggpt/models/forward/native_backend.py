@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .families import FAMILIES, Forward
 from .onnx_int8 import BoundForward, OnnxForward
+from .packed import forward_pass
 from .weights import Unsupported, Weights
 
 # A prompt is read in blocks that end at multiples of this, whether from its start or from where an
@@ -265,7 +266,7 @@ class NativeBackend:
         if kind == "onnx" and not onnx_fits(weights.config):
             raise Unsupported("heads of this size in onnxruntime")
         with torch.inference_mode():
-            self.forward: Forward = family(weights, kind)
+            self.forward: Forward = forward_pass(weights, kind)
             self.onnx = None
             if kind == "onnx":
                 from .onnx_graph import forward_graph

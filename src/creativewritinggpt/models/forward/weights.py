@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...files import fingerprint
+
 Projection = tuple[Tensor, Tensor | None]
 """A weight ``[out, in]`` and its bias ``[out]`` or None, float32."""
 
@@ -56,12 +58,14 @@ class LoraFile:
         pairs: A ``[r, in]`` and B ``[out, r]`` by module name.
         alpha: The setting ``lora_alpha``.
         divisor: r, or its square root for rank-stabilised LoRA.
+        source: Fingerprint of its files (see :mod:`.packed`).
     """
 
     folder: Path
     pairs: dict[str, tuple[Tensor, Tensor]]
     alpha: float
     divisor: float
+    source: str | None = None
 
 
 def read_lora(folder: Path, config: Mapping[str, Any]) -> LoraFile:
@@ -85,7 +89,9 @@ def read_lora(folder: Path, config: Mapping[str, Any]) -> LoraFile:
     ):
         raise Unsupported(f"an adapter with {', '.join(sorted(more)) or 'more than LoRA'}")
     halves: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-    for key, value in load_file(folder / "adapter_model.safetensors").items():
+    path = folder / "adapter_model.safetensors"
+    source = fingerprint([path, folder / "adapter_config.json"])
+    for key, value in load_file(path).items():
         name, _, part = key.removeprefix("base_model.model.").rpartition(".lora_")
         if part not in ("A.weight", "B.weight") or not bool(torch.isfinite(value).all()):
             raise Unsupported(f"an adapter with {key}")
@@ -98,7 +104,7 @@ def read_lora(folder: Path, config: Mapping[str, Any]) -> LoraFile:
         raise Unsupported("an adapter of several ranks")
     divisor = math.sqrt(rank) if config.get("use_rslora") else rank
     pairs = {name: (low[name], high[name]) for name in low}
-    return LoraFile(folder, pairs, config["lora_alpha"], divisor)
+    return LoraFile(folder, pairs, config["lora_alpha"], divisor, source)
 
 
 class FileWeights:
@@ -108,6 +114,7 @@ class FileWeights:
         config: The model's configuration, by attributes.
         tensors: By parameter name; any floating dtype.
         transposed: Whether projections other than the head are stored ``[in, out]``, as GPT-2's.
+        source: Fingerprint of the files (see :mod:`.packed`); None for weights of no file.
 
     Attributes:
         owner: The object whose life the weights share.
@@ -117,12 +124,18 @@ class FileWeights:
     """
 
     def __init__(
-        self, config: Any, tensors: Mapping[str, Tensor], *, transposed: bool = False
+        self,
+        config: Any,
+        tensors: Mapping[str, Tensor],
+        *,
+        transposed: bool = False,
+        source: str | None = None,
     ) -> None:
         self.config = config
         self.owner = self
         self.tensors = tensors
         self.transposed = transposed
+        self.source = source
         self.adapters: dict[str, LoraFile] = {}
         self.strengths: dict[str, float] = {}
         self.enabled = True
