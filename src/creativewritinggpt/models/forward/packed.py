@@ -56,7 +56,9 @@ def forward_pass(weights: Weights, kind: str) -> Forward:
         Unsupported: Something in the model is not known here.
     """
     family = FAMILIES[weights.config.model_type]
-    entry = _entry(weights) if kind == FOLDED and isinstance(weights, FileWeights) else None
+    if kind != FOLDED or not isinstance(weights, FileWeights):
+        return family(weights, kind)
+    files, entry = weights, _entry(weights)
     if entry is None:
         return family(weights, kind)
     made: list[Forward] = []
@@ -66,7 +68,7 @@ def forward_pass(weights: Weights, kind: str) -> Forward:
         _write(made[0], folder)
 
     try:
-        found = cached_folder(entry, lambda: _read(entry, weights), make)
+        found: Forward = cached_folder(entry, lambda: _read(entry, files), make)
         if made:
             _make_room(entry)
         else:
