@@ -1,11 +1,11 @@
 """What each exported format loses and costs, and whether other programs agree.
 
-    python bench/export.py formats FILE [--stories 12] [--tokens 256]
+    python bench/export.py formats FILE [--model starter] [--stories 12] [--tokens 256]
     python bench/export.py starter
     python bench/export.py large [--parameters 1.5]
     python bench/export.py older [--transformers 4.57.3]
 
-    formats   every GGUF format of the starter against its float32 model, on stories of FILE (a
+    formats   every GGUF format of a model against its float32 weights, on stories of FILE (a
               story per line, as text or as JSON with the story under `story` or `text`)
     starter   the starter to Q8_0, verified to level 3: seconds and peak memory
     large     a Llama of 1.5 billion random parameters in bf16 to Q8_0, verified to level 3, and
@@ -64,9 +64,11 @@ print(json.dumps({"version": transformers.__version__, "ids": ids,
 """
 
 
-def formats(file: str, stories: int, tokens: int, names: list[str]) -> list[dict[str, Any]]:
-    """Size and losses of each format of the starter."""
-    model = load_model("starter", "cpu", "fp32")
+def formats(
+    name: str, file: str, stories: int, tokens: int, names: list[str]
+) -> list[dict[str, Any]]:
+    """Size and losses of each format of a model."""
+    model = load_model(name, "cpu", "fp32")
     weights = merged_weights(model)
     tokenizer = gguf_tokenizer(
         model.tokenizer, weights.config.vocab_size, model.bos_id, model.eos_id
@@ -82,16 +84,16 @@ def formats(file: str, stories: int, tokens: int, names: list[str]) -> list[dict
         ]
     found = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            path = Path(scratch) / f"{name}.gguf"
-            gguf_file.write(path, weights, tokenizer, FORMATS[name], about)
+        for form in names:
+            path = Path(scratch) / f"{form}.gguf"
+            gguf_file.write(path, weights, tokenizer, FORMATS[form], about)
             file_model = GGUFModel(path)
             config = file_model.config()
             parts = [
                 verify.compare(verify.streamed_logits(config, file_model, wanted.rows), wanted)
                 for wanted in references
             ]
-            found.append({"format": name, "bytes": path.stat().st_size, **_mean(parts)})
+            found.append({"format": form, "bytes": path.stat().st_size, **_mean(parts)})
             path.unlink()
             console.note(json.dumps(found[-1]))
     return found
@@ -209,6 +211,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("formats", "starter", "large", "older"))
     parser.add_argument("file", nargs="?", help="stories, for formats")
+    parser.add_argument("--model", default="starter", help="for formats")
     parser.add_argument("--stories", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
@@ -219,7 +222,7 @@ def main() -> None:
     if given.what == "formats":
         if not given.file:
             parser.error("formats needs FILE")
-        found: Any = formats(given.file, given.stories, given.tokens, given.formats)
+        found: Any = formats(given.model, given.file, given.stories, given.tokens, given.formats)
         _table(found)
     elif given.what == "older":
         found = older(given.transformers)
@@ -236,7 +239,7 @@ def main() -> None:
 
 def _table(rows: list[dict[str, Any]]) -> None:
     console.table(
-        "The starter",
+        "GGUF formats",
         ["format", "MB", "mean KL", "same first choice", "perplexity"],
         [
             [

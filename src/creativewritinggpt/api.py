@@ -89,7 +89,7 @@ class LoadedModel(loaded_model.LoadedModel):
         Args:
             to: ``merged``, ``gguf``, ``lora-gguf``, ``ollama``, ``lm-studio`` or ``hub``.
             out: The folder; for LM Studio its folder of models. Default: one in ``exports``.
-            overwrite: Replace a folder that is there.
+            overwrite: Replace an export that is there.
             keep_failed: Keep what failed verification, as ``NAME.failed``.
             progress: Called with what is done.
             **settings: Fields of ``ExportSettings``, such as ``quantize="Q8_0"``.

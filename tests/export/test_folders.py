@@ -61,6 +61,7 @@ def front_matter(card):
     return yaml.safe_load(card.split("---\n")[1])
 
 
+@pytest.mark.slow
 def test_a_hub_folder_says_everything_and_nothing_local(trained, tmp_path, saved):
     model = load(trained)
     # As if the base were of the hub: then there is one to name.
@@ -181,16 +182,25 @@ def test_lm_studios_folders(saved, tmp_path):
     assert path == result.files[0] and path.parent == tmp_path / "models" / "eve" / "ferry"
 
 
-def test_a_folder_that_is_there_stays(saved, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "novel.txt").write_text("mine")
+def test_only_an_export_is_ever_replaced(saved, tmp_path):
     model = load(saved("llama"))
-    with pytest.raises(InputError, match="is there already") as refused:
+    (tmp_path / "out").mkdir()  # an empty folder is no loss
+    export(model, "gguf", tmp_path / "out", QUICK)
+    with pytest.raises(InputError, match="holds an export already") as refused:
         export(model, "gguf", tmp_path / "out", QUICK)
     assert "--overwrite" in refused.value.advice
+    export(model, "hub", tmp_path / "out", QUICK, overwrite=True)
+    export(model, "ollama", tmp_path / "out", QUICK, overwrite=True)
+
+    (tmp_path / "out" / "novel.txt").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "export.json").write_text("[]")
+    (tmp_path / "file").write_text("mine")
+    for name, words in (("out", "novel.txt"), ("mine", "export.json"), ("file", "is a file")):
+        with pytest.raises(InputError, match=words):
+            export(model, "gguf", tmp_path / name, QUICK, overwrite=True)
     assert (tmp_path / "out" / "novel.txt").read_text() == "mine"
-    export(model, "gguf", tmp_path / "out", QUICK, overwrite=True)
-    assert not (tmp_path / "out" / "novel.txt").exists()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_full_disk_leaves_what_was_there(saved, tmp_path, monkeypatch):
@@ -251,7 +261,7 @@ def test_the_command_tells_line_by_line(saved, tmp_path, capsys):
     assert lines[-1]["event"] == "result" and lines[-1]["export"]["to"] == "gguf"
     assert os.path.isfile(lines[-1]["files"][0])
     assert main(words) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "holds an export already" in capsys.readouterr().err
 
 
 def test_the_command_says_what_was_checked_and_what_was_not(saved, tmp_path, capsys):

@@ -80,6 +80,7 @@ def test_scales_of_every_kind_are_folded(kind, saved, tmp_path):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_blend_and_the_style_dial_are_one_adapter(saved, tmp_path):
     pytest.importorskip("xllamacpp")
     base = saved("llama")

@@ -47,6 +47,7 @@ def plain(folder):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3-untied"])
 def test_plain_transformers_computes_what_peft_does(name, saved, tmp_path):
     folder = save_adapter(saved(name), tmp_path / "adapter", use_rslora=True)
@@ -109,7 +110,8 @@ def test_large_models_are_written_in_parts(saved, tmp_path, monkeypatch):
     parts = set(index["weight_map"].values())
     assert len(parts) > 1 and all((tmp_path / "out" / part).is_file() for part in parts)
     assert result.files[0].name == "model.safetensors.index.json"
-    assert plain(tmp_path / "out")["ids"][0] == 0
+    [levels] = result.record["verification"].values()
+    assert levels[2]["mean_kl"] < 1e-9  # by transformers, out of the parts
 
 
 def test_half_a_style_is_between_base_and_tuned(saved, tmp_path):

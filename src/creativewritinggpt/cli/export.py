@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--adapter", metavar="FOLDER:W", action="append", default=[],
         help="add this adapter with weight W; repeatable",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     parser.add_argument(
         "--keep-failed", action="store_true", help="keep what failed verification, as NAME.failed"
     )

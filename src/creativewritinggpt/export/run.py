@@ -91,7 +91,7 @@ def export(
         out: The folder to write (for LM Studio: its folder of models); by default one named after
             the model in ``exports``.
         settings: Number formats, names and the level of verification.
-        overwrite: Replace a folder that is there.
+        overwrite: Replace an export that is there; a folder with anything else in it stays.
         keep_failed: Keep a folder that failed verification, as ``NAME.failed``.
         progress: Called with what is done.
 
@@ -103,11 +103,7 @@ def export(
         raise InputError(f"there is no export to {to!r}", f"there are: {', '.join(TARGETS)}")
     work = _Export(model, to, settings or ExportSettings(), progress)
     target = work.target(out)
-    if target.exists() and not overwrite:
-        raise InputError(
-            f"{target} is there already",
-            "--overwrite replaces it, --out names another folder",
-        )
+    _check_target(target, overwrite)
     check_writable(target)
     work.check()
     with _claimed(target):
@@ -125,6 +121,29 @@ def export(
                 raise RunError(f"what was written is wrong: {error}", advice) from error
     files = [target / name for name in work.verification]
     return ExportResult(target, files, work.record, work.notes(target))
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a place that holds anything but an export that may be replaced."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target} is a file", "--out names a folder to write")
+    names = {path.relative_to(target).as_posix() for path in target.rglob("*")}
+    known: set[str] = set()
+    if RECORD in names:
+        with contextlib.suppress(InputError, TypeError, KeyError, AttributeError):
+            known = {RECORD, *read_json(target / RECORD)["contents"]}
+    if foreign := sorted(names - known):
+        raise InputError(
+            f"{target} holds {foreign[0]}, which no export wrote",
+            "--out names another folder; nothing was touched",
+        )
+    if names and not overwrite:
+        raise InputError(
+            f"{target} holds an export already",
+            "--overwrite replaces it, --out names another folder",
+        )
 
 
 @contextlib.contextmanager
@@ -529,6 +548,10 @@ class _Export:
             "adapters": {naming.own_name(part): weight for part, weight in self.parts.items()},
             "files": files,
             "verification": self.verification,
+            "contents": sorted(
+                {path.name for path in folder.iterdir()}
+                | ({hub.CHECKSUMS} if self.to == "hub" else set())
+            ),
         }
         if self.kind == "lora":
             tokenizer = self.model.tokenizer.backend_tokenizer.to_str().encode()

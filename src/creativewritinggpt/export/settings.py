@@ -12,7 +12,19 @@ from ..errors import InputError
 from ..generation.sampling.settings import settings_for
 
 TARGETS = ("merged", "gguf", "lora-gguf", "ollama", "lm-studio", "hub")
-GGUF_FORMATS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q4_K_M", "Q4_0")
+GGUF_FORMATS = (
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_1",
+    "Q4_0",
+)
 """Number formats of GGUF files, from the most exact to the smallest."""
 
 _USED_BY = {

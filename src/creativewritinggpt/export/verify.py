@@ -360,7 +360,7 @@ def _asked(*arguments: Any, **words: Any) -> llama_cpp.Answers | Level:
 
 def _positions(length: int, vocabulary: int) -> int:
     """Number of positions to ask llama.cpp for; each costs its vocabulary as JSON."""
-    return min(length, 48 if vocabulary > 10_000 else 96)
+    return min(length, 32 if vocabulary > 10_000 else 96)
 
 
 def _against(found: np.ndarray, wanted: Reference) -> dict[str, Any]:
