@@ -181,6 +181,7 @@ def test_authors_of_one_style_can_t_be_told_apart():
     )  # fmt: skip
     assert not found["told_apart"]
     assert found["voice"] is None
+    assert found["imposters"]["models"]["x"]["verdict"] is None
     assert "can't be told from the others" in found["sentence"]
 
 

@@ -287,6 +287,8 @@ def _accuracy_bars(result: Mapping[str, Any]) -> str:
 def _voice(found: Mapping[str, Any], shown: Sequence[tuple[str, Table, str]]) -> Iterator[str]:
     """The voice: its sentence, the scale, what differs in words and as a picture, the tables."""
     yield f"<p><b>{escape(found['sentence'])}</b></p>"
+    warnings = "".join(f"<li>{escape(warning)}</li>" for warning in found["warnings"])
+    yield f"<ul>{warnings}</ul>" if warnings else ""
     yield _figure(
         voice_page.scale_picture(found),
         "Points: means over random pools. Whiskers: 95 % intervals. Small points: other authors.",
@@ -294,7 +296,7 @@ def _voice(found: Mapping[str, Any], shown: Sequence[tuple[str, Table, str]]) ->
     for title, table, said in shown:
         heading = title.partition(": ")[2]
         if not heading:
-            yield _table(table) + _quiet(said)
+            yield _table(table) + _quiet(voice_page.definitions(found))
             continue
         if heading == "what differs":
             yield from _differences(found)

@@ -154,6 +154,9 @@ def measure(
         "without_loops": _without_loops(generated or {}, pools, main, points["voice"], seed),
         "imposters": pools.verification(main.columns, texts.author, seed),
     }
+    if found["imposters"] and not found["told_apart"]:
+        for asked in found["imposters"]["models"].values():
+            asked["verdict"] = None
     found["warnings"] = _warnings(found, apart)
     found["sentence"] = sentence(found)
     return found

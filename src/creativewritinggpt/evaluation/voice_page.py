@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .svg import colour, line, svg, text_at, titled
+from .svg import colour, line, shortened, svg, text_at, titled
 
 Table = tuple[list[str], list[list[str]]]
 
 _SHOWN_HABITS, _DRAWN_HABITS, _SAID_HABITS = 20, 14, 5
-_LEFT, _WIDTH, _ROW = 290.0, 860.0, 26.0
+_LEFT, _WIDTH, _ROW = 190.0, 720.0, 26.0
 _HIGHEST_Z = 6.0
 
 CAPTION = (
@@ -54,7 +54,7 @@ def main_table(found: Mapping[str, Any]) -> Table:
         else:
             cells += [place, ""]
         asked = known.get(label)
-        cells += [f"{asked['score']:.0%}", asked["verdict"]] if asked else ["", ""]
+        cells += [f"{asked['score']:.0%}", asked["verdict"] or "–"] if asked else ["", ""]
         bits = found.get("bits_per_byte", {}).get(label)
         cells.append("" if bits is None else f"{bits:.3f}")
         copied = found.get("copied", {}).get(label)
@@ -123,18 +123,23 @@ def caption(title: str, found: Mapping[str, Any]) -> str:
         return HABITS_CAPTION
     if title == "Voice: checks":
         return CHECKS_CAPTION
-    said = [f"{found['sentence']}.", *(f"Note: {warning}." for warning in found["warnings"])]
-    said.append(
+    notes = (f"Note: {warning}." for warning in found["warnings"])
+    return " ".join([f"{found['sentence']}.", *notes, definitions(found)])
+
+
+def definitions(found: Mapping[str, Any]) -> str:
+    """Who the others are, how sure the imposters are, and what the figures mean."""
+    said = [
         f"Other authors: {found['others_from']}. {found['features']} words; intervals from "
         "half-samples of chapters, prompts and authors."
-    )
+    ]
     known = found["imposters"]
     if known:
         low, high = known["grey_zone"]
+        zone = f"from {low:.0%} to {high:.0%} it is" if low < high else f"at {low:.0%} it is"
         said.append(
             f"Imposters on {sum(known['known'].values())} pools whose author is known: AUC "
-            f"{known['auc']:.3f}, c@1 {known['c_at_1']:.3f}; from {low:.0%} to {high:.0%} it is "
-            "undecided."
+            f"{known['auc']:.3f}, c@1 {known['c_at_1']:.3f}; {zone} undecided."
         )
     return " ".join([*said, CAPTION])
 
@@ -224,7 +229,7 @@ def scale_picture(found: Mapping[str, Any]) -> str:
         value, interval = entry["value"], entry["ci95"]
         if label == "author" and scaled:
             value, interval = 1.0, [place(edge) for edge in reversed(entry["ci95"])]
-        shown = name if len(name) <= 34 else f"{name[:33]}…"
+        shown = shortened(name)
         parts.append(text_at(_LEFT - 12, y + 4, shown, "end"))
         first, last = x(interval[0]), x(interval[1])
         filled = "var(--ink)" if label == "author" else colour(number - 1)
@@ -236,7 +241,7 @@ def scale_picture(found: Mapping[str, Any]) -> str:
         parts.append(titled(f"{name}: {value:.2f}", shape))
         parts.append(text_at(last + 8, y + 4, f"{value:.2f}"))
     measured = "Voice" if scaled else "Distance to the author's chapters"
-    return svg(_WIDTH, bottom + 6, "".join(parts), measured, "min-width:620px;")
+    return svg(_WIDTH, bottom + 6, "".join(parts), measured, "min-width:520px;")
 
 
 def habit_picture(found: Mapping[str, Any]) -> str:
@@ -246,40 +251,39 @@ def habit_picture(found: Mapping[str, Any]) -> str:
         return ""
     labels = list(profile["inside"])
     rows = profile["rows"][:_DRAWN_HABITS]
-    right = 210.0
-    middle = _LEFT + (_WIDTH - _LEFT - right) / 2
+    width, height, middle = 640.0, 46.0, 320.0
+    bottom = 30 + height * len(rows)
 
     def x(z: float) -> float:
-        inner = min(max(z, -_HIGHEST_Z), _HIGHEST_Z) / _HIGHEST_Z
-        return middle + inner * (_WIDTH - _LEFT - right - 12) / 2
+        return middle + min(max(z, -_HIGHEST_Z), _HIGHEST_Z) / _HIGHEST_Z * (middle - 14)
 
-    bottom = 34 + _ROW * len(rows)
     parts = [
-        text_at(x(-4), 16, "less than the author", "middle"),
-        text_at(x(4), 16, "more", "middle"),
-        line("zero", middle, middle, 24, bottom),
+        text_at(4, 16, "← less than the author"),
+        text_at(width - 4, 16, "more than the author →", "end"),
     ]
-    y = 20.0
-    for row in rows:
-        y += _ROW
-        shown = row["label"] if len(row["label"]) <= 42 else f"{row['label'][:41]}…"
-        parts.append(text_at(_LEFT - 12, y + 4, shown, "end"))
+    for number, row in enumerate(rows):
+        top = 30 + height * number
+        y = top + 31
+        unit = {"per 1,000 words": "‰"}.get(row["unit"], row["unit"])
+        value = _number(row["models"][labels[-1]]["value"])
+        said = f"{value}; author {_number(row['low'])} to {_number(row['high'])} {unit}"
+        parts += [
+            text_at(4, top + 16, row["label"]),
+            text_at(width - 4, top + 16, said, "end"),
+            line("grid", 4, width - 4, y, y),
+        ]
         low, high = ((row[edge] - row["mean"]) / row["spread"] for edge in ("low", "high"))
-        width = max(4.0, x(high) - x(low))
+        band = max(4.0, x(high) - x(low))
         parts.append(
-            f'<rect x="{x(low):.1f}" y="{y - 8:.1f}" width="{width:.1f}" height="16" rx="3" '
-            'fill="var(--mask)"/>'
+            f'<rect x="{x(low):.1f}" y="{y - 7:.1f}" width="{band:.1f}" height="14" rx="3" '
+            'fill="var(--line)"/>'
         )
         places = [x(row["models"][label]["z"]) for label in labels]
         parts.append(line("whisker", places[0], places[-1], y, y))
-        for number, label in enumerate(labels):
-            model = row["models"][label]
+        for series, label in enumerate(labels):
+            shown = _number(row["models"][label]["value"])
             dot = (
-                f'<circle cx="{places[number]:.1f}" cy="{y:.1f}" r="5.5" fill="{colour(number)}"/>'
+                f'<circle cx="{places[series]:.1f}" cy="{y:.1f}" r="5.5" fill="{colour(series)}"/>'
             )
-            parts.append(titled(f"{label}: {_number(model['value'])} {row['unit']}", dot))
-        value = _number(row["models"][labels[-1]]["value"])
-        unit = {"per 1,000 words": "‰"}.get(row["unit"], row["unit"])
-        said = f"{value}; author {_number(row['low'])} to {_number(row['high'])} {unit}"
-        parts.append(text_at(_WIDTH - right + 8, y + 4, said))
-    return svg(_WIDTH, bottom + 6, "".join(parts), "What differs", "min-width:720px;")
+            parts.append(titled(f"{label}: {shown} {row['unit']}", dot))
+    return svg(width, bottom + 4, "".join(parts), "What differs", "min-width:480px;")

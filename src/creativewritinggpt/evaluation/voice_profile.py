@@ -114,7 +114,7 @@ def habits(text: str, function_words: Sequence[str], common: frozenset[str]) -> 
     lengths = np.array(sentence_lengths(text))
     for label, value, unit in (
         ("words in a sentence", lengths.mean(), "words"),
-        ("how much sentences vary (standard deviation)", lengths.std(), "words"),
+        ("spread of sentence lengths (deviation)", lengths.std(), "words"),
         ("sentences under 6 words", 100 * (lengths < 6).mean(), "%"),
         ("sentences over 30 words", 100 * (lengths > 30).mean(), "%"),
     ):
