@@ -24,6 +24,8 @@ export function attach(app, write) {
 
   const element = document.createElement("div");
   element.className = "compare-panel";
+  const cards = document.createElement("div");
+  cards.className = "compare-panel";
 
   async function begin() {
     texts[0] = texts[1] = "";
@@ -33,8 +35,9 @@ export function attach(app, write) {
       const body = { a: wish(sides[0]), b: wish(sides[1]), ...given };
       const answer = await question.ask(() => write.post("/api/story/compare", body));
       if (!answer) return;
-      told = answer.seed === undefined ? seed : String(answer.seed);
+      told = seed;
       state = "queued";
+      write.sheet.show(cards, "Compare");
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
       message = [text, advice].filter(Boolean).join(": ");
@@ -49,6 +52,7 @@ export function attach(app, write) {
       message = `Taken: ${name(sides[row])}. The other one is set aside and stays in the tree.`;
       state = "";
       question.forget();
+      write.sheet.hide();
       write.view.focus();
     } catch (error) {
       const { message: text, advice } = /** @type {any} */ (error);
@@ -72,6 +76,11 @@ export function attach(app, write) {
   }, (event) => {
     state = event.state;
     message = [event.message, event.advice].filter(Boolean).join(": ");
+    const rows = event.rows ?? [];
+    if (rows[0]?.seed !== undefined) told = String(rows[0].seed);
+    rows.forEach((/** @type {any} */ row, /** @type {number} */ at) => {
+      if (row.state === "done" || row.state === "stopped") texts[at] = row.text;
+    });
     drawSoon();
   });
 
@@ -122,15 +131,15 @@ export function attach(app, write) {
         <button type="submit">Write both</button>
         ${running ? html`<button type="button" @click=${() => app.api("DELETE", `/api/jobs/${question.job()}`)}>Stop both</button>` : nothing}
       </form>
-      <p role="status" class="quiet">${message || (running ? "writing" : "")}</p>
-      ${texts[0] || texts[1] || running ? html`
-        <p class="quiet">${told === "" ? nothing : html`Both with seed ${told}. `}Underlined words differ.</p>
-        <div class="compare-sides">${[0, 1].map((row) => html`
-          <article aria-label=${name(sides[row])}>
-            <h3>${name(sides[row])}</h3>
-            <p class="compare-text">${runs(marked[row]).map((run, at) => shown(run, at === 0, !running))}</p>
-            <button type="button" ?disabled=${running || !texts[row]} @click=${() => take(row)}>Take this one</button>
-          </article>`)}</div>` : nothing}`, element);
+      <p role="status" class="quiet">${message || (running ? "writing" : "")}</p>`, element);
+    render(html`
+      <p class="quiet">${told === "" ? nothing : html`Both with seed ${told}. `}Underlined words differ.</p>
+      <div class="compare-sides">${[0, 1].map((row) => html`
+        <article aria-label=${name(sides[row])}>
+          <h3>${name(sides[row])}</h3>
+          <p class="compare-text">${runs(marked[row]).map((run, at) => shown(run, at === 0, !running))}</p>
+          <button type="button" ?disabled=${running || !texts[row]} @click=${() => take(row)}>Take this one</button>
+        </article>`)}</div>`, cards);
   }
 
   const side = write.panel("compare", "Compare", element, { quiet: true });

@@ -212,6 +212,8 @@ export function attach(app, write) {
     open,
     close,
     isOpen: () => box.open,
+    /** Where the token stands, and the first alternative that can be taken. */
+    shown: () => token && { from: token.from, to: token.to, takes: list.find((one) => !one.here && one.takes !== null)?.takes },
     /** Close where something is typed or changed. */
     changed() {
       if (box.open && !box.contains(document.activeElement)) close();
