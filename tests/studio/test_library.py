@@ -7,6 +7,7 @@ import json
 import os
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from creativewritinggpt.errors import InputError
 from creativewritinggpt.story import choices
 from creativewritinggpt.story.file import StoryFile, read_story
 from creativewritinggpt.story.tree import Story
@@ -22,81 +22,16 @@ from creativewritinggpt.studio import uploads
 from creativewritinggpt.studio.library import file_stem, routes
 from creativewritinggpt.studio.model_exports import last_progress
 from creativewritinggpt.studio.runs import Runs
+from creativewritinggpt.studio.studio import Studio
 from creativewritinggpt.studio.uploads import safe_name
-
-
-class Ids:
-    """Ids by which a page names paths."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Path] = {}
-
-    def id(self, path: Path) -> str:
-        name = f"p{len(self.known)}"
-        found = next((one for one, known in self.known.items() if known == path), name)
-        self.known[found] = path
-        return found
-
-    def path(self, id: str) -> Path:
-        if id not in self.known:
-            raise InputError("nothing here has that id")
-        return self.known[id]
-
-
-class Desk:
-    """The story that is open, and nothing else of a desk."""
-
-    def __init__(self, root: Path) -> None:
-        self.file, self.story = StoryFile(root / "stories" / "unsaved.json"), Story()
-
-    def open(self, path: Path) -> list[str]:
-        file = StoryFile(path)
-        self.story = file.open()
-        self.file.close()
-        self.file = file
-        return list(self.story.remarks)
-
-    def set(self, tab: str | None, values: dict[str, Any]) -> None:
-        self.story.set("title", **values)
-        self.file.save(self.story)
-
-    def snapshot(self) -> Story:
-        return self.story
-
-
-class Engine:
-    """Which model writes."""
-
-    name = "starter"
-
-
-class Studio:
-    """What the Library needs of a studio."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.stories, self.outputs = root, root / "stories", root / "outputs"
-        self.ids, self.desk, self.engine = Ids(), Desk(root), Engine()
-        self.memory: Any = Memory()
-        self.events = self
-        self.published: list[str] = []
-        self.runs = Runs(self, watch=False)
-
-    def publish(self, kind: str, **_: Any) -> None:
-        self.published.append(kind)
-
-
-class Memory(dict[str, Any]):
-    """What is remembered between starts."""
-
-    def set(self, name: str, value: Any) -> None:
-        self[name] = value
 
 
 class Page:
     """Requests of a page."""
 
     def __init__(self, root: Path) -> None:
-        self.studio = Studio(root)
+        self.studio = Studio(root, model="")
+        self.studio.runs = Runs(self.studio, watch=False)
         self.client = TestClient(Starlette(routes=routes(self.studio)))
 
     def get(self, path: str, status: int = 200, **query: str) -> Any:
@@ -123,8 +58,11 @@ class Page:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Page:
-    return Page(tmp_path)
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    monkeypatch.chdir(tmp_path)
+    made = Page(tmp_path)
+    yield made
+    made.studio.close(1)
 
 
 def _story(path: Path, *texts: str, title: str = "") -> Path:
@@ -203,7 +141,8 @@ def test_a_new_story_has_a_file_after_its_title_and_is_open(page: Page) -> None:
     assert sum(one["open"] for one in files.values()) == 1
     assert page.studio.desk.file.path.name[:2] == "20"
     assert files["The Night Ferry Ⅱ Fog.json"]["opened"] is not None
-    assert page.studio.published
+    kinds = {json.loads(text)["kind"] for _, text in page.studio.events.since(0) or []}
+    assert {"library", "story"} <= kinds
 
 
 @pytest.mark.parametrize("title", [7, ["a"], {"a": 1}, None, True], ids=str)
@@ -260,10 +199,13 @@ def test_the_story_in_write_is_not_set_aside_and_one_open_elsewhere_is_said(page
     other.open()
     found = {one["file"]: one for one in page.stories()}
     assert found["there.json"]["elsewhere"] and not found["Here.json"]["elsewhere"]
-    for action in ("open", "aside", "rename"):
+    for action in ("aside", "rename"):
         _sentence(
             page.post(action, 400, id=found["there.json"]["id"], title="x"), "another session"
         )
+    page.post("open", id=found["there.json"]["id"])  # to be read
+    assert page.studio.desk.readonly and "another session" in page.studio.desk.readonly
+    page.post("open", id=found["Here.json"]["id"])
     page.post("duplicate", id=found["there.json"]["id"])
     other.close()
     assert not any(one["elsewhere"] for one in page.stories())
@@ -477,7 +419,7 @@ def test_a_file_of_more_bytes_than_are_taken_is_refused(
 def test_only_ids_of_the_studio_name_files(page: Page, id: Any) -> None:
     for action in ("open", "aside", "back", "rename", "duplicate", "export", "models/aside"):
         answer = page.post(action, 400, id=id, title="x", form="txt")
-        _sentence(answer, "nothing here has that id")
+        _sentence(answer, "no longer known here")
     page.post("import", 400, upload=id)
 
 

@@ -213,10 +213,16 @@ def _read(path: Path) -> StoryInfo:
 
 
 def _places(text: str, patterns: list[re.Pattern[str]]) -> Iterator[tuple[str, str, str]]:
-    """What stands before each place, what was found, and what stands after it."""
-    count = 0
+    """What stands before each place, what was found, and what stands after it.
+
+    A place that is in view with one before it is left out.
+    """
+    seen: list[int] = []
     for pattern in patterns:
         for match in pattern.finditer(text):
+            if any(abs(match.start() - place) < 2 * _AROUND for place in seen):
+                continue
+            seen.append(match.start())
             start, end = max(0, match.start() - _AROUND), match.end() + _AROUND
             before, after = text[start : match.start()], text[match.end() : end]
             if start and " " in before:  # from a whole word on
@@ -224,8 +230,7 @@ def _places(text: str, patterns: list[re.Pattern[str]]) -> Iterator[tuple[str, s
             if end < len(text) and " " in after:
                 after = f"{after.rpartition(' ')[0]} …"
             yield before.replace("\n", " "), match[0].replace("\n", " "), after.replace("\n", " ")
-            count += 1
-            if count == _PLACES:
+            if len(seen) == _PLACES:
                 return
 
 

@@ -7,6 +7,7 @@ is set aside is moved to a folder ``set aside`` beside the others and keeps its 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ from ..files import disk_errors
 from ..story.exchange import ENDINGS, export_story, import_story
 from ..story.file import StoryFile, free_path, new_path, read_story
 from ..story.tree import Story
+from . import changes
 from .answers import Conflict, NotFound, answered, read_object
 from .catalogue import ASIDE, Catalogue, StoryInfo, has_starter, locked
 from .model_exports import ModelExports
@@ -112,7 +114,8 @@ class Library:
         if not title:
             raise InputError("a story's title can't be empty", "type one")
         if path == self._present():
-            self.studio.desk.set(body.get("tab"), {"title": title})
+            tab = body.get("tab")
+            changes.set(self.studio.desk, tab if isinstance(tab, str) else None, {"title": title})
             return self._changed(path)
         file = StoryFile(path)
         story = file.open()
@@ -301,6 +304,8 @@ class Library:
     def _shown(self, info: StoryInfo, opened: dict[str, float]) -> dict[str, Any]:
         path = info.path
         here = path == self._present()
+        if here and not info.error:  # what was typed last is not in the file yet
+            info = dataclasses.replace(info, title=self._story(path).state.title)
         shown = {
             "id": self.studio.ids.id(path),
             "file": path.name,

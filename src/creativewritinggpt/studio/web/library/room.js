@@ -38,6 +38,9 @@ import { exportModel, exportStory } from "./exporting.js";
 /** Endings that the file dialog offers; what a file is, its content tells. */
 const KNOWN = ".txt,.md,.markdown,.docx,.epub,.odt,.rtf,.html,.pdf,.fountain,.json,.jsonl,.story,.scenario,.lorebook,.kaistory,.png";
 
+/** Larger files are not even sent. */
+const MOST_BYTES = 500_000_000;
+
 /**
  * @param {HTMLElement} room
  * @param {App} app
@@ -134,6 +137,9 @@ export async function mount(room, app) {
       imports = [one, ...imports];
       draw();
       try {
+        if (file.size > MOST_BYTES) {
+          throw new ApiError(`${file.name} has ${size(file.size)}, and the studio takes ${size(MOST_BYTES)}`, "split it", "too_large", 413, null);
+        }
         const sent = await app.api("PUT", `/api/uploads?name=${encodeURIComponent(file.name)}`, file);
         const answer = await taken(sent.id, file.name);
         if (answer === null) {
