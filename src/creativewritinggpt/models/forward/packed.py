@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -68,7 +68,7 @@ def forward_pass(weights: Weights, kind: str) -> Forward:
         _write(made[0], folder)
 
     try:
-        found: Forward = cached_folder(entry, lambda: _read(entry, files), make)
+        found = cast("Forward", cached_folder(entry, lambda: _read(entry, files), make))
         if made:
             _make_room(entry)
         else:
