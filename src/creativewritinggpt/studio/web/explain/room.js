@@ -36,7 +36,7 @@ export async function mount(place, app) {
     if (from === to) {
       const before = text.slice(Math.max(0, from - 600), from).trimEnd();
       to = Math.max(0, from - 600) + before.length;
-      const cut = Math.max(...[". ", "! ", "? ", "\n", "” "].map((sign) => before.lastIndexOf(sign, before.length - 3)));
+      const cut = Math.max(...[". ", "! ", "? ", "\n", ".” ", "!” ", "?” "].map((sign) => before.lastIndexOf(sign, before.length - 3)));
       from = to - before.length + (cut < 0 ? 0 : cut + 1);
     }
     const passage = text.slice(from, to);

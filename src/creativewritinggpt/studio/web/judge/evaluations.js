@@ -137,7 +137,7 @@ export function createEvaluations(app, room) {
 /** @param {any} page of GET /api/judge/{id} */
 function figures(page) {
   const most = Math.max(...page.bars.flatMap((/** @type {any} */ bar) => Object.values(bar.values)));
-  return html`<section><h3>Perplexity by source</h3><p class="small quiet">How many words the model wavers between at each step: less is better.</p>
+  return html`<section><h3>Perplexity by source</h3><p class="small quiet">Between how many tokens the model wavers at each place: fewer is better.</p>
       ${page.bars.map((/** @type {any} */ bar) => page.labels.map((/** @type {string} */ label, /** @type {number} */ place) => {
         const value = bar.values[label];
         return html`<div class="bar-row"><span>${bar.domain} <span class="quiet">${label}</span></span>
@@ -148,7 +148,7 @@ function figures(page) {
     ${page.tables.map((/** @type {any} */ table) => html`<section><h3>${table.title}</h3>
       <div class="wide" tabindex="0" role="region" aria-label=${table.title}><table class="figures">
         <thead><tr>${table.heads.map((/** @type {string} */ head) => html`<th scope="col">${head}</th>`)}</tr></thead>
-        <tbody>${table.rows.map((/** @type {string[]} */ row) => html`<tr>${row.map((cell, place) => place ? html`<td>${cell}</td>` : html`<th scope="row">${cell}</th>`)}</tr>`)}</tbody>
+        <tbody>${table.rows.map((/** @type {string[]} */ row) => html`<tr>${row.map((cell, place) => place ? html`<td class=${/[a-z].*\s.*\s/i.test(cell) ? "text" : nothing}>${cell}</td>` : html`<th scope="row">${cell}</th>`)}</tr>`)}</tbody>
       </table></div><p class="small quiet">${table.caption}</p></section>`)}
     ${Object.entries(page.without).map(([what, why]) => html`<p class="note">${what} was not measured: ${why}.</p>`)}
     ${page.samples.length ? html`<section><h3>What they wrote</h3>${page.samples.slice(0, 6).map((/** @type {any} */ sample) => html`<details>
