@@ -185,3 +185,13 @@ def test_a_file_that_holds_nothing_is_said(runs, training, studio, body, tmp_pat
         body["files"] = [studio.ids.id(tmp_path / name)]
         shown = runs.show(wait_for(runs, training.ask("inspect", body)))
         assert shown["state"] == "failed" and name[:5] in shown["message"], shown
+
+
+@pytest.mark.slow
+def test_reading_a_text_fetches_no_model(runs, training, body, monkeypatch, tmp_path):
+    monkeypatch.setenv("CWGPT_CACHE", str(tmp_path / "cache"))
+    assert training.options()["fetches"]
+    words = {**body, "model": "starter", "settings": {"max_length": 32}}
+    found = wait_for(runs, training.ask("inspect", words))
+    assert runs.result(found.id)["tokens"] is None and runs.result(found.id)["documents"] == 40
+    assert "fetching" not in runs.log(found.id)

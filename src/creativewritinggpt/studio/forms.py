@@ -83,6 +83,8 @@ def flags(values: Mapping[str, Any], repeated: Iterable[str] = ()) -> list[str]:
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif name in repeated:
             words += [f"--{flag}={item}" for item in value]
+        elif isinstance(value, Mapping):
+            words.append(f"--{flag}={','.join(f'{key}={one}' for key, one in value.items())}")
         elif isinstance(value, (list, tuple)):
             words.append(f"--{flag}={','.join(map(str, value))}")
         else:

@@ -37,6 +37,10 @@ _NO_FIELDS = (
 )  # fmt: skip
 """Settings that the page asks for in another way, or that the studio decides."""
 
+_READ_BY_INSPECT = (
+    "sources", "mix", "train_size", "val_size", "max_documents", "max_length", "mask_prompt",
+    "prompt_column", "text_column", "skip_missing", "skip_bad_rows", "seed", "cache_dir",
+)  # fmt: skip
 _NAME = "settings.yaml"
 _NEEDED_DISK = 500_000_000
 """Bytes below which the page says that the disk may become full."""
@@ -101,6 +105,7 @@ class Training:
             "sources": sources,
             "endings": list(ENDINGS),
             "bases": self.bases(),
+            "fetches": self._unfetched(load_config("starter", machine(self.studio))),
             "notes": self.notes(),
         }
 
@@ -213,13 +218,25 @@ class Training:
         try:
             order = self.order(body, folder)
             words = [*_COMMAND, *(("data", "inspect") if kind == "inspect" else ("train",))]
-            words += [*map(str, order.files), f"--config={_write(order.config, folder)}", "--json"]
+            words += [*map(str, order.files), "--json"]
+            if kind == "inspect" and self._unfetched(order.config):
+                # Reading a text is no reason to fetch a model: lengths are in words then.
+                config = order.config.to_dict()
+                words += flags({name: config[name] for name in _READ_BY_INSPECT})
+            else:
+                words.append(f"--config={_write(order.config, folder)}")
             if kind == "estimate":
                 words.append("--estimate")
             return self.runs.start(id, kind, kind, words, about=order.about)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def _unfetched(self, config: Config) -> bool:
+        """Whether the model would have to be fetched first."""
+        from ..models.starter import is_cached
+
+        return config.model_name == "starter" and not is_cached(config.cache_dir)
 
     def start(self, body: Mapping[str, Any]) -> RunRecord:
         """Start a training.

@@ -79,7 +79,7 @@ export async function mount(place, app) {
           state.preset = one.name;
           draw();
         }}><span>${one.name} <span class="quiet small">${one.why}</span></span></label>`)}</div>
-      <details><summary>All settings</summary>${formFields(options.fields, preset.settings, state.settings, (name, value) => {
+      <details><summary>All settings</summary>${formFields("explain", options.fields, preset.settings, state.settings, (name, value) => {
         if (value === undefined) delete state.settings[name];
         else state.settings[name] = value;
         draw();

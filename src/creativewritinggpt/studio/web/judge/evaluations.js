@@ -86,7 +86,7 @@ export function createEvaluations(app, room) {
             room.render();
           },
         })}</details>
-      <details><summary>All settings</summary>${formFields(options.fields, preset.settings, state.settings, (name, value) => {
+      <details><summary>All settings</summary>${formFields("judge", options.fields, preset.settings, state.settings, (name, value) => {
         if (value === undefined) delete state.settings[name];
         else state.settings[name] = value;
         room.render();

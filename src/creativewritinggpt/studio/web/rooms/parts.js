@@ -69,29 +69,31 @@ export function stopButton(app, run) {
 
 /**
  * The fields of a form in their groups; what differs from its default is marked.
+ * @param {string} form its name, which begins the ids
  * @param {FormField[]} fields
  * @param {Record<string, any>} defaults
  * @param {Record<string, any>} values what was changed
  * @param {(name: string, value: any) => void} set undefined for the default again
  */
-export function formFields(fields, defaults, values, set) {
+export function formFields(form, fields, defaults, values, set) {
   const groups = [...new Set(fields.map((field) => field.group))];
   return groups.map((group) => html`<fieldset class="settings"><legend>${group}</legend>
-    ${fields.filter((field) => field.group === group).map((field) => formField(field, defaults, values, set))}
+    ${fields.filter((field) => field.group === group).map((field) => formField(form, field, defaults, values, set))}
   </fieldset>`);
 }
 
 /**
+ * @param {string} form
  * @param {FormField} field
  * @param {Record<string, any>} defaults
  * @param {Record<string, any>} values
  * @param {(name: string, value: any) => void} set
  */
-function formField(field, defaults, values, set) {
+function formField(form, field, defaults, values, set) {
   const usual = field.name in defaults ? defaults[field.name] : field.default;
   const changed = field.name in values;
   const value = changed ? values[field.name] : usual;
-  const id = `field-${field.name}`;
+  const id = `${form}-${field.name}`;
   const take = (/** @type {any} */ given) => set(field.name, same(given, usual) ? undefined : given);
   const input = () => {
     if (field.kind === "bool") {

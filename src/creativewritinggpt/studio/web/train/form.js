@@ -88,7 +88,7 @@ export function createForm(app, options, room) {
     if (!run || isGoing(run) || run.state !== "done") return;
     if (run.id === state.inspect && !state.found) {
       state.found = await app.api("GET", `/api/runs/${run.id}/result`);
-      if (!store.of("train").some(isGoing)) measure();
+      if (!store.of("train").some(isGoing) && state.found.tokens !== null) measure();
     } else if (run.id === state.estimate && !state.measured) {
       state.measured = await app.api("GET", `/api/runs/${run.id}/result`);
       const needed = state.measured.memory_bytes;
@@ -185,7 +185,7 @@ export function createForm(app, options, room) {
           <textarea rows="3" .value=${state.prompts} placeholder="Once upon a time in a kingdom far away,"
             @change=${(/** @type {any} */ event) => { state.prompts = event.target.value; }}></textarea></label></details>
       <details><summary>All settings${Object.keys(state.settings).length ? ` (${counted(Object.keys(state.settings).length, "change")})` : ""}</summary>
-        ${formFields(options.fields, chosen.settings, state.settings, (name, value) => {
+        ${formFields("train", options.fields, chosen.settings, state.settings, (name, value) => {
           if (value === undefined) delete state.settings[name];
           else state.settings[name] = value;
           changed();
@@ -207,6 +207,7 @@ export function createForm(app, options, room) {
           : run && isGoing(run) ? html`<p class="quiet" role="status">Measuring a few steps of it: this takes half a minute. You need not wait.</p>`
             : html`<p class="quiet">It is measured on this machine once the texts are read.
                 ${state.found ? html`<button type="button" class="plain" @click=${() => measure.now()}>Measure now</button>` : nothing}</p>`}
+      ${options.fetches && state.model === "starter" ? html`<p class="note">The starter (93 MB) is fetched once, when it is measured or trained; that needs a connection.</p>` : nothing}
       ${state.notes.map((note) => html`<p class="note">${note}</p>`)}
       <div class="row wrap"><button type="button" class="primary" ?disabled=${!ready() || busy() || state.starting}
         @click=${() => void start()}>Start training</button>
