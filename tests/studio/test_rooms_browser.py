@@ -46,7 +46,7 @@ def set_up(train: Any, settings: dict[str, str]) -> None:
 
 
 def test_train_write_with_it_judge_and_explain(
-    studio: Any, page_of: Any, random_folder: Path, tmp_path: Path
+    studio: Any, page_of: Any, watch: Any, random_folder: Path, tmp_path: Path
 ) -> None:
     texts = write_stories(tmp_path / "my stories.jsonl")
     running = studio("random")
@@ -110,6 +110,7 @@ def test_train_write_with_it_judge_and_explain(
     frame = next(one for one in page.frames if one.url.endswith("/report"))
     # The report has no origin: it reads no cookie, and reaches no route of the studio.
     assert frame.evaluate("origin") == "null"
+    watch.allow("(Connecting to|cannot load|connect-src) .*/api/state")
     assert frame.evaluate("fetch('/api/state').then(() => 'read', () => 'refused')") == "refused"
 
     room(page, "Write")
