@@ -1,0 +1,155 @@
+"""The page for everyone: axe in three looks, the keyboard alone, narrow and enlarged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import TEXT, idle, story_box, wait_for, wait_length, wait_saved
+
+pytestmark = pytest.mark.browser
+ROOMS = ("Write", "Train", "Judge", "Explain", "Library")
+
+BEYOND = """[...document.querySelectorAll('#rooms > section:not([hidden]) *')]
+    .filter((one) => one.getBoundingClientRect().right > innerWidth + 1)
+    .map((one) => `${one.tagName} ${one.id} ${one.className}`).slice(0, 8)"""
+"""The elements that reach beyond the right edge."""
+
+
+def show(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+    page.get_by_role("tabpanel", name=name).wait_for()
+    page.wait_for_timeout(300)
+
+
+def written(page: Any, running: Any) -> None:
+    """A story of own words and the model's."""
+    story_box(page).click()
+    page.keyboard.type("It was late, and the ferry had gone.")
+    page.keyboard.press("Control+Enter")
+    wait_length(page, 60)
+    idle(page)
+    wait_saved(page, running)
+
+
+LOOKS = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "forced": {"forced_colors": "active"},
+}
+
+
+def test_axe_finds_nothing_serious_in_any_room_and_look(
+    studio: Any, new_context: Any, page_of: Any
+) -> None:
+    import axe_playwright_python
+
+    running = studio()
+    page = page_of(running, bypass_csp=True)  # axe is a script of the test, not of the page
+    written(page, running)
+    script = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text("utf-8")
+    found = []
+    page.evaluate(script)
+    for look, options in LOOKS.items():
+        page.emulate_media(**options)
+        for room in ROOMS:
+            show(page, room)
+            if room == "Write":
+                heat = page.get_by_role("button", name="Heat", exact=True)
+                if heat.get_attribute("aria-pressed") != "true":
+                    heat.click()
+                    idle(page)
+            result = page.evaluate(
+                "axe.run(document, {resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', "
+                "'wcag21a', 'wcag21aa', 'best-practice']})"
+            )
+            for one in result["violations"]:
+                if one["impact"] in ("serious", "critical"):
+                    places = [node["html"][:160] for node in one["nodes"][:3]]
+                    found.append(f"{look} {room}: {one['id']}: {places}")
+        page.emulate_media(color_scheme="null", forced_colors="null")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(320, 640), (640, 400)], ids=["320-px", "200-percent-of-1280"]
+)
+def test_narrow_and_enlarged_pages_need_no_sideways_scroll(
+    studio: Any, page_of: Any, width: int, height: int
+) -> None:
+    running = studio()
+    page = page_of(running, viewport={"width": width, "height": height})
+    written(page, running)
+    for room in ROOMS:
+        show(page, room)
+        wide = page.evaluate(
+            "[...document.querySelectorAll('html, #studio, #rooms > section:not([hidden])')]"
+            ".map((one) => [one.id || one.tagName, one.scrollWidth - one.clientWidth])"
+            ".filter(([name, more]) => more > 1)"
+        )
+        assert not wide, (room, wide, page.evaluate(BEYOND))
+    show(page, "Write")
+    assert story_box(page).bounding_box()["width"] > 200
+    for name in ("Continue", "Undo"):
+        box = page.get_by_role("button", name=name, exact=True).bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+def test_a_journey_by_keyboard_alone(studio: Any, page_of: Any) -> None:
+    running = studio(delay=0.01)
+    page = page_of(running)
+    keys = page.keyboard
+    for _ in range(12):
+        if page.evaluate("document.activeElement?.getAttribute('role') === 'textbox'"):
+            break
+        keys.press("F6")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Story"
+    keys.type("It was late.")
+    keys.press("Control+Enter")
+    wait_length(page, 30)
+    keys.press("Escape")
+    idle(page)
+    first = wait_saved(page, running)
+    keys.press("Control+Shift+Enter")
+    idle(page)
+    wait_saved(page, running)
+    keys.press("Control+z")
+    keys.press("Control+z")
+    wait_for(page, f"{TEXT}.length <= {len(first)}")
+    keys.press("Control+Shift+z")
+    page.wait_for_timeout(200)
+    wait_saved(page, running)
+    for _ in range(12):  # to the tabs, and to another room and back
+        keys.press("F6")
+        if page.evaluate("document.activeElement.getAttribute('role') === 'tab'"):
+            break
+    keys.press("End")
+    assert page.get_by_role("tabpanel", name="Library").is_visible()
+    keys.press("Home")
+    assert page.get_by_role("tabpanel", name="Write").is_visible()
+    keys.press("?")
+    assert page.get_by_role("dialog", name="Keys").is_visible()
+    keys.press("Escape")
+    assert page.evaluate("document.activeElement.getAttribute('role') === 'tab'")
+
+
+def test_a_stream_is_no_live_region_and_the_status_says_what_goes_on(
+    studio: Any, page_of: Any
+) -> None:
+    running = studio(delay=0.02)
+    page = page_of(running)
+    written_by = story_box(page)
+    assert written_by.get_attribute("aria-multiline") == "true"
+    written_by.click()
+    page.keyboard.type("It was late.")
+    page.keyboard.press("Control+Enter")
+    wait_length(page, 25)
+    assert page.evaluate(
+        "!document.querySelector('.cm-content').closest('[aria-live]:not([aria-live=off])')"
+    )
+    status = page.get_by_role("status").first
+    assert status.count() == 1
+    page.keyboard.press("Escape")
+    idle(page)
+    wait_for(page, "[...document.querySelectorAll('[role=status]')].some((o) => o.textContent)")
