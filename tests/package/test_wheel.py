@@ -45,6 +45,10 @@ def test_the_wheel_runs_the_demo_without_the_repository(tmp_path):
         python, "-c", "import creativewritinggpt as c; print(c.__file__)", cwd=tmp_path, env=clean
     )
     assert str(environment) in found
+    # The page of the studio comes whole, with the licences of its libraries, and needs no Node.
+    assets = "from creativewritinggpt.studio import assets; print(assets.missing(), assets.WEB)"
+    missing = _run(python, "-c", assets, cwd=tmp_path, env={**clean, "PATH": str(environment)})
+    assert missing.startswith("[] ") and str(environment) in missing
     command = environment / folder / "cwgpt"
     assert _run(command, "--version", cwd=tmp_path, env=clean).startswith("cwgpt ")
     _run(command, "demo", "--max-steps", "2", cwd=tmp_path, env=clean)
