@@ -99,3 +99,15 @@ def page_of(new_context: Any) -> Callable[..., Any]:
         return browsers.open_page(new_context(**options), studio)
 
     return make
+
+
+@pytest.fixture
+def make_studio(
+    tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Makes studios in this process, without a page."""
+    from tests.studio_page import studios
+
+    monkeypatch.chdir(tmp_path)
+    with studios(tmp_path, tiny_tokenizer) as make:
+        yield make

@@ -20,11 +20,12 @@ from ..data.text import count_words
 from ..errors import InputError, RunError, UserError
 from ..files import from_home
 from ..generation.results import Generated, Piece, Scores, Token, best
-from ..generation.sampling.settings import GenerationSettings, preset, seeds_from
+from ..generation.sampling.settings import GenerationSettings, seeds_from, with_preset
 from ..story.context import StoryView, passage_tokens, story_view
 from ..story.draft import Imported
 from ..story.exchange import ENDINGS, export_story, import_story
 from ..story.file import FOLDER, StoryFile, free_path, is_story, story_file
+from ..story.passages import complete, setup_of
 from ..story.tree import Passage, Setup, State, Story
 
 if TYPE_CHECKING:
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
 ALTERNATIVES = 6
 """Number of alternatives that are recorded per token, so that /probs can answer at once."""
-
-# Settings that a preset leaves alone unless it names them.
-_KEPT = ("seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bias", "best_of",
-         "rank_by", "weights")  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -301,9 +298,7 @@ class Session:
 
     def use_preset(self, name: str) -> None:
         """Switch to a preset; seed, lengths and bans stay unless it names them."""
-        chosen = preset(name)
-        kept = {key: getattr(self.settings, key) for key in _KEPT if key not in chosen.values}
-        self.settings = dataclasses.replace(chosen.settings(), **kept)
+        self.settings = with_preset(self.settings, name)
         self.preset_name = name
 
     def use_model(self, name: str) -> None:
@@ -360,7 +355,7 @@ class Session:
 
         def show_first(piece: Piece) -> None:
             if show is not None and piece.index == 0 and not choose:
-                show(_complete(piece.text) if piece.result else piece.text)
+                show(complete(piece.text) if piece.result else piece.text)
 
         results = engine.collect(
             engine.compose(
@@ -434,18 +429,13 @@ class Session:
     def _setup(self, view: StoryView, adapters: dict[str, float]) -> Setup:
         from ..models.forward.backends import backend_for
 
-        settings = self.settings.to_dict()
-        settings.pop("seed")
-        # "auto" depends on the machine and the packages, so the format itself is recorded.
-        settings["weights"] = backend_for(self.loaded, self.settings.weights).name
-        return Setup(
-            self.loaded.name, dict(adapters), self.preset_name, settings, view.memory, view.note
-        )
+        weights = backend_for(self.loaded, self.settings.weights).name
+        return setup_of(self.loaded.name, adapters, self.preset_name, self.settings, weights, view)
 
     def _keep(
         self, parent: int | None, result: Generated, setup: Setup, start: int
     ) -> Passage | None:
-        text = _complete(result.text)
+        text = complete(result.text)
         if not text:
             return None
         passage = self.story.offer(
@@ -453,8 +443,3 @@ class Session:
         )
         self.tokens[passage.id] = result.tokens
         return passage
-
-
-def _complete(text: str) -> str:
-    """``text`` without an incomplete character at its end."""
-    return text.rstrip("\ufffd")

@@ -9,11 +9,12 @@ from ..errors import InputError
 from ..generation.results import Generated, Piece
 from ..generation.sampling.settings import GenerationSettings
 from ..story import choices
+from ..story.passages import complete
 from ..story.tree import NOTHING, Passage, Setup
 from .changes import known
 from .engine import BASE, Adapters
 from .story_desk import SOURCE
-from .writing import ALTERNATIVES, Row, Writing, made_by, whole
+from .writing import ALTERNATIVES, Row, Writing, made_by
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -133,7 +134,7 @@ class Cards(Writing):
         card, form = self.cards[row.index], self._forms[row.index]
         if card["state"] in ("done", "stopped"):
             return
-        text = whole(row.result.text if row.result is not None else row.text)
+        text = complete(row.result.text if row.result is not None else row.text)
         card["text"] = text
         card["state"] = "stopped" if self.stopped else "done"
         if text:

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..generation.sampling.settings import SEEDS, preset, seeds_from
+from ..generation.sampling.settings import SEEDS, seeds_from, with_preset
 from ..story import choices
 from ..story.tree import Passage, State, Story
 from .cards import MOST_DRAFTS, Cards, Form, Proof, passage_at
 from .changes import cut
 from .edits import checked
 from .engine import BASE, Adapters
-from .preferences import KEPT
 from .story_desk import SOURCE, Desk
 from .writing import InText, Writing
 
@@ -239,11 +238,9 @@ def _form(desk: Desk, given: Any) -> Form:
         model = studio.model_name(str(given["model"]))
         labels.append(str(given["model"]) if model == studio.engine.name else model)
     if given.get("preset"):
-        chosen = preset(str(given["preset"]))
-        name = chosen.name
-        kept = {key: getattr(settings, key) for key in KEPT if key not in chosen.values}
-        settings = dataclasses.replace(chosen.settings(), **kept)
-        labels.append(f"preset {chosen.name}")
+        name = str(given["preset"])
+        settings = with_preset(settings, name)
+        labels.append(f"preset {name}")
     if given.get("adapters") is False:
         adapters = BASE
         labels.append("base")

@@ -31,6 +31,7 @@ class Keeper:
     def __init__(self, save: Callable[[], bool], pause: Callable[[], None]) -> None:
         self._save, self._pause = save, pause
         self._condition = threading.Condition()
+        self._saving = threading.Lock()  # held while a save runs
         self._first = self._last = 0.0  # times of the first and last change that is not saved
         self._dirty = self._paused = False
         self._retry = 0.0
@@ -57,14 +58,21 @@ class Keeper:
 
     def flush(self) -> bool:
         """Save in this thread, where there is something to be saved; whether all is on disk."""
-        with self._condition:
-            if not self._dirty:
-                return True
-            self._dirty = False
-        done = self._save()
-        if not done:
-            self._failed()
-        return done
+        return self._saved()
+
+    def _saved(self) -> bool:
+        """Save where there is something to be saved, one save at a time; whether all is on disk."""
+        with self._saving:
+            with self._condition:
+                if not self._dirty:
+                    return True
+                self._dirty = False
+            done = self._save()
+            if not done:
+                with self._condition:
+                    self._dirty = True
+                    self._retry = time.monotonic() + RETRY_SECONDS
+            return done
 
     def close(self) -> None:
         """End the thread; what is not saved is saved by :meth:`flush`."""
@@ -72,11 +80,6 @@ class Keeper:
             self._closed = True
             self._condition.notify()
         self._thread.join(10)
-
-    def _failed(self) -> None:
-        with self._condition:
-            self._dirty = True
-            self._retry = time.monotonic() + RETRY_SECONDS
 
     def _due(self) -> float | None:
         """When something is to be done; None for never."""
@@ -107,11 +110,9 @@ class Keeper:
                 after, self._after = self._after, []
                 due = min(self._first + SAVE_SECONDS, self._last + PAUSE_SECONDS)
                 wanted = self._dirty and (bool(after) or now >= max(due, self._retry))
-                if wanted:
-                    self._dirty = False
             try:
-                if wanted and not self._save():
-                    self._failed()
+                if wanted:
+                    self._saved()
                 for one in after:
                     one()
                 if paused:

@@ -19,11 +19,7 @@ from .. import console
 from ..config.fields import field_types, unwrap
 from ..errors import InputError, UserError
 from ..files import read_json, write_json
-from ..generation.sampling.settings import GenerationSettings, preset, presets
-
-# Settings that a preset leaves alone unless it names them.
-KEPT = ("seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bias", "best_of",
-        "rank_by", "weights")  # fmt: skip
+from ..generation.sampling.settings import GenerationSettings, preset, presets, with_preset
 
 # Step of the control, the value that switches it off, its unit.
 _CONTROLS: dict[str, tuple[float | None, Any, str | None]] = {
@@ -122,10 +118,7 @@ class Settings:
         if name is None:
             self.preset, self.values = None, GenerationSettings()
         else:
-            chosen = preset(name)
-            kept = {key: getattr(self.values, key) for key in KEPT if key not in chosen.values}
-            self.values = dataclasses.replace(chosen.settings(), **kept)
-            self.preset = name
+            self.preset, self.values = name, with_preset(self.values, name)
         if save:
             self._save()
 

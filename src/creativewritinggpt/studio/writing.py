@@ -7,6 +7,7 @@ are passages that no branch reaches until one is taken.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -16,6 +17,7 @@ from ..errors import RunError
 from ..generation.results import Generated, Piece, Token, best
 from ..generation.sampling.settings import GenerationSettings, seeds_from
 from ..story import choices
+from ..story.passages import complete, setup_of
 from ..story.tree import Setup, State, Story
 from .answers import error_record
 from .edits import Written
@@ -56,11 +58,6 @@ class Row:
         """Add what has been written."""
         self.text += piece.text
         self.tokens += piece.tokens
-
-
-def whole(text: str) -> str:
-    """``text`` without an incomplete character at its end."""
-    return text.rstrip("\ufffd")
 
 
 class Writing:
@@ -239,7 +236,7 @@ class InText(Writing):
                 return
             row.take(piece)
             if piece.result is not None:
-                row.text = whole(row.text)
+                row.text = complete(row.text)
             self._tell()
             now = time.monotonic()
             if now - self._grown > GROW_SECONDS and row.text:
@@ -268,9 +265,9 @@ class InText(Writing):
         """Put the passage into the story, or take back the step where nothing was written."""
         desk, row = self.desk, self.rows[0]
         if row.result is not None:
-            final, tokens = whole(row.result.text), row.result.tokens
+            final, tokens = complete(row.result.text), row.result.tokens
         else:
-            final, tokens = whole(row.text), row.tokens
+            final, tokens = complete(row.text), row.tokens
         if not row.told:
             row.text, row.tokens = final, list(tokens)
         self._tell(last=True)
@@ -322,20 +319,15 @@ def made_by(
 ) -> Setup:  # fmt: skip
     """The record of how a passage is made; called in the scheduler's thread."""
     engine = desk.studio.engine
-    values = settings.to_dict()
-    values.pop("seed")
-    # "auto" depends on the machine and the packages, so the format itself is recorded.
-    values["weights"] = engine.backend(served).name
     loaded = engine.model if model is None else engine.loaded(model).model
     assert loaded is not None
     name = desk.studio.settings.preset if preset is None else preset
-    return Setup(loaded.name, dict(adapters), name, values, view.memory, view.note)
+    weights = engine.backend(served).name
+    return setup_of(loaded.name, adapters, name, settings, weights, view)
 
 
 def extend(story: Story, head: int) -> None:
     """Let the last step lead to ``head``."""
-    import dataclasses
-
     state = story.state
     heads = {**dict(state.heads), state.branch: head}
     story.history[story.cursor] = dataclasses.replace(state, heads=tuple(heads.items()))
@@ -343,8 +335,6 @@ def extend(story: Story, head: int) -> None:
 
 def grow(story: Story, passage: int, text: str) -> None:
     """Give a passage that is still written its text so far."""
-    import dataclasses
-
     story.passages[passage] = dataclasses.replace(story.passages[passage], text=text)
 
 

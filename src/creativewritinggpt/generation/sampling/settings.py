@@ -384,6 +384,24 @@ def preset(name: str) -> Preset:
     )
 
 
+_UNLESS_NAMED = (
+    "seed", "max_new_tokens", "min_new_tokens", "stop", "banned", "logit_bias", "best_of",
+    "rank_by", "weights",
+)  # fmt: skip
+"""Settings that a change of the preset leaves alone unless the preset names them."""
+
+
+def with_preset(settings: GenerationSettings, name: str) -> GenerationSettings:
+    """The settings of a preset; seed, lengths and bans stay unless it names them.
+
+    Raises:
+        InputError: There is no such preset, or it can't be used.
+    """
+    chosen = preset(name)
+    kept = {key: getattr(settings, key) for key in _UNLESS_NAMED if key not in chosen.values}
+    return dataclasses.replace(chosen.settings(), **kept)
+
+
 def settings_for(name: str | None, changes: Mapping[str, Any]) -> GenerationSettings:
     """The defaults, changed by a preset, then by ``changes``.
 
