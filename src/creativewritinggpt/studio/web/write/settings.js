@@ -89,14 +89,12 @@ export function addSettings(write) {
     }
     const select = element("select", { "aria-label": "Model", size: String(Math.min(10, Math.max(3, models?.length ?? 3))) });
     for (const one of models ?? []) {
-      select.append(element("option", { value: one.id ?? one.name, selected: one.name === app.state.get().model.name }, [one.name, one.kind ?? one.note].filter(Boolean).join(" – ")));
+      select.append(element("option", { value: one.id ?? one.name, selected: one.name === app.state.get().model.name }, [one.name, one.adapter ? "adapter" : one.kind ?? one.note].filter(Boolean).join(" – ")));
     }
-    const typed = element("input", { "aria-label": "Another model", placeholder: "a folder, or a name on the Hub" });
-    const choice = await ask("Choose a model", html`${select}<div class="field"><span class="label">Another</span>${typed}</div>`,
+    const choice = await ask("Choose a model", html`<p>The starter, and the models under outputs.</p>${select}`,
       [{ label: "Load it", value: "load", primary: true }]);
     if (choice !== "load") return;
-    if (typed.value.trim()) await patch("/api/model", { name: typed.value.trim() });
-    else if (select.value) await patch("/api/model", { id: select.value });
+    if (select.value) await patch("/api/model", { id: select.value });
   }
 
   function show() {
