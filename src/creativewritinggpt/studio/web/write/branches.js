@@ -2,6 +2,7 @@
 import { counted, element, later } from "../ui.js";
 import { html, nothing, render, svg } from "/vendor/lit-html.js";
 import { latestUnder, layoutTree, normalTree } from "./tree.js";
+import { sentence } from "./typed.js";
 
 const LANE = 14; // pixels
 const HEIGHT = 44;
@@ -144,7 +145,7 @@ export function addBranches(write, jobs) {
     const row = job.rows?.[0];
     const sign = row?.equal === true ? "Made again: equal. " : row?.equal === false ? "Made again: different. " : "";
     const message = job.message ?? "";
-    verified.text = message.toLowerCase().startsWith("made again") ? message : `${sign}${message}` || "Stopped.";
+    verified.text = sentence(message.toLowerCase().startsWith("made again") ? message : `${sign}${message}` || "Stopped.");
     write.status(verified.text);
     if (panel.isOpen()) show();
   });

@@ -15,7 +15,7 @@ export function addDrafts(write, _layout, jobs) {
 
   const button = write.command("Drafts", async () => {
     const count = Number(localStorage.getItem("write.drafts") ?? 3);
-    const answer = await write.post("/api/story/drafts", { count });
+    const answer = await write.post("/api/story/drafts", { n: count, count });
     begin(answer.job, count);
   }, "Mod-Alt-Enter", { title: "Draft several ways on, and pick one", label: "Draft several ways on" });
   button.closest(".write-tools")?.querySelector(".group.versions")?.append(button);

@@ -1,7 +1,7 @@
 // How the model writes: presets with their reasons, every control, style dial, adapters, the model.
 import { ask, element, later, slider } from "../ui.js";
 import { html, live, nothing, render, repeat } from "/vendor/lit-html.js";
-import { escaped, lines } from "./typed.js";
+import { escaped, lines, sentence } from "./typed.js";
 
 const GROUPS = { length: "Length", sampling: "Choice of words", repetition: "Repetition", words: "Words" };
 
@@ -30,14 +30,15 @@ export function addSettings(write) {
   const reset = (name) => patch("/api/settings", { reset: name });
   const value = (/** @type {Event} */ event) => /** @type {HTMLInputElement} */ (event.target).value;
 
-  /** @param {any} field */
-  function control(field) {
+  /** @param {any} declared */
+  function control(declared) {
+    const field = { ...declared, label: sentence(declared.label) };
     const { values, changed = [] } = app.state.get().settings;
     const now = values[field.name];
     const isChanged = changed.includes(field.name);
     const mark = isChanged ? html`<span class="state">changed from the preset
       <button type="button" class="plain" aria-label=${`Reset ${field.label}`} @click=${() => reset(field.name)}>reset</button></span>` : nothing;
-    const ranged = (field.kind === "number" || field.kind === "int") && field.max !== null && field.max !== undefined && field.max <= 1000;
+    const ranged = (field.kind === "number" || field.kind === "int") && field.max !== null && field.max !== undefined && field.max <= 5000;
     if (ranged && !field.choices) {
       return slider(field, now, { changed: isChanged, note: field.effect ?? "", set: (number) => set(field.name, number), reset: () => reset(field.name) });
     }

@@ -96,9 +96,14 @@ export function createTools(write, layout, jobs) {
   }, () => inRoom() && jobs.going() !== null);
 
   const versionButton = command("Another version", async () => {
-    const found = write.passageAt(view.state.selection.main.head);
-    const passage = found?.passage.by === "model" ? found.passage.id : undefined;
-    await write.post("/api/story/version", passage === undefined ? {} : { passage });
+    await write.flush();
+    const { head } = view.state.selection.main;
+    const here = write.passageAt(head)?.passage;
+    const place = write.fromShown(head);
+    const before = write.story().passages.findLast((/** @type {any} */ one) => one.by === "model" && one.from < Math.max(1, place));
+    const passage = here?.by === "model" ? here : before;
+    if (passage) await write.post("/api/story/version", { passage: passage.id });
+    else write.status("There is no passage of the model before the caret.");
   }, "Mod-Shift-Enter", { group: groups[1], title: "Write the passage at the caret anew; this one is kept" });
 
   const versions = element("span", { class: "versions-at" });
@@ -139,9 +144,15 @@ export function createTools(write, layout, jobs) {
     if (update.selectionSet || update.docChanged || update.transactions.some((one) => one.effects.length)) showVersions();
   });
 
-  const undoButton = command("Undo", () => write.post("/api/story/undo"), "Mod-z",
+  /** @param {"undo" | "redo"} which @param {string} said */
+  async function step(which, said) {
+    const { done = [] } = (await write.post(`/api/story/${which}`)) ?? {};
+    write.status(done.length ? `${said}: ${done.join(", ")}.` : `There is nothing to ${which}.`);
+  }
+
+  const undoButton = command("Undo", () => step("undo", "Undone"), "Mod-z",
     { group: groups[2], label: "Undo: text, generations, memory, note, lore, title" });
-  const redoButton = command("Redo", () => write.post("/api/story/redo"), ["Mod-Shift-z", "Mod-y"], { group: groups[2] });
+  const redoButton = command("Redo", () => step("redo", "Done again"), ["Mod-Shift-z", "Mod-y"], { group: groups[2] });
   command("Branch", async () => {
     const box = element("input", { "aria-label": "Name of the branch", placeholder: "a name, or nothing for a number", maxlength: "80" });
     const found = write.passageAt(view.state.selection.main.head);

@@ -47,3 +47,8 @@ export function lines(text, before, field) {
   if (field.kind === "text") return text;
   return list.map((one) => one.replace(/\\([nt\\])/g, (_all, sign) => ({ n: "\n", t: "\t" })[/** @type {"n"} */ (sign)] ?? "\\"));
 }
+
+/** A text with a capital letter at its beginning. @param {string} text */
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}

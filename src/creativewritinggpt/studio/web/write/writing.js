@@ -63,8 +63,10 @@ export function createWriting(write, host) {
     reset(list) {
       jobs.clear();
       for (const job of list) jobs.set(job.id, job);
-      if (current()) host.begin();
-      else host.end();
+      if (current()) {
+        host.begin();
+        write.status(current()?.state === "queued" ? "Waiting for the model …" : "Writing …");
+      } else host.end();
       for (const job of list) jobListeners.forEach((listener) => listener(job));
     },
 
