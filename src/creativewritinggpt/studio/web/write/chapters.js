@@ -16,8 +16,10 @@ export function addChapters(write, layout) {
     void write.post("/api/story/set", { title: layout.title.value.trim() }).catch(write.failed);
   });
   layout.title.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" && event.key !== "Enter") return;
+    event.preventDefault(); // else the key would go on to the text
     if (event.key === "Escape") layout.title.value = write.story().title ?? "";
-    if (event.key === "Escape" || event.key === "Enter") write.focus();
+    write.focus();
   });
 
   /** @param {number} from */
