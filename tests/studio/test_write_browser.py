@@ -6,7 +6,17 @@ import re
 from typing import Any
 
 import pytest
-from browser import SERVER_GONE, TEXT, idle, open_page, page_text, story_box, wait_for, wait_length, wait_saved
+from browser import (
+    SERVER_GONE,
+    TEXT,
+    idle,
+    open_page,
+    page_text,
+    story_box,
+    wait_for,
+    wait_length,
+    wait_saved,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -32,13 +42,16 @@ def loaded(page: Any) -> None:
 
 def panel(page: Any, name: str) -> Any:
     """An opened panel."""
-    page.get_by_role("navigation", name="Panels").get_by_role("button", name=name, exact=True).click()
+    page.get_by_role("navigation", name="Panels").get_by_role(
+        "button", name=name, exact=True
+    ).click()
     return page.get_by_role("region", name=name, exact=True)
 
 
 def caret(page: Any, place: int) -> None:
     """Put the caret at a place of the text."""
-    page.evaluate(f"(() => {{ const v = {WRITE}.view; v.dispatch({{selection: {{anchor: {place}}}}}); v.focus(); }})()")
+    page.evaluate(f"{WRITE}.view.dispatch({{selection: {{anchor: {place}}}}})")
+    story_box(page).focus()
 
 
 def model_ink(page: Any) -> str:
@@ -46,7 +59,9 @@ def model_ink(page: Any) -> str:
     return "".join(page.locator(".by-model").all_inner_texts())
 
 
-def test_typing_beside_a_running_passage_stops_it_and_loses_nothing(studio: Any, page_of: Any) -> None:
+def test_typing_beside_a_running_passage_stops_it_and_loses_nothing(
+    studio: Any, page_of: Any
+) -> None:
     running = studio(delay=0.03)
     page = page_of(running)
     begin(page, "It was 😀 late.")
@@ -61,7 +76,9 @@ def test_typing_beside_a_running_passage_stops_it_and_loses_nothing(studio: Any,
     assert "Mine" not in model_ink(page) and "lamp" in model_ink(page)
 
 
-def test_the_status_tells_of_writing_and_the_text_is_busy_meanwhile(studio: Any, page_of: Any) -> None:
+def test_the_status_tells_of_writing_and_the_text_is_busy_meanwhile(
+    studio: Any, page_of: Any
+) -> None:
     page = page_of(studio(delay=0.03))
     begin(page)
     assert story_box(page).get_attribute("aria-multiline") == "true"
@@ -123,11 +140,17 @@ def test_another_version_and_the_way_back_to_the_first(studio: Any, page_of: Any
     page.keyboard.press("Alt+ArrowUp")
     wait_for(page, f"{TEXT} !== {second!r}")
     assert wait_saved(page, running) == first
+    page.get_by_text("1 of 2", exact=True).wait_for()
+    page.keyboard.press("Alt+ArrowDown")
+    wait_for(page, f"{TEXT} === {second!r}")
     tree = panel(page, "Branches").get_by_role("tree", name="Branches")
-    tree.get_by_text("set aside").first.wait_for()
+    tree.get_by_role("treeitem").nth(2).wait_for()
+    assert page.evaluate(f"{WRITE}.story().branches.length") == 2
 
 
-def test_going_on_in_the_middle_is_a_branch_and_the_tree_leads_back(studio: Any, page_of: Any) -> None:
+def test_going_on_in_the_middle_is_a_branch_and_the_tree_leads_back(
+    studio: Any, page_of: Any
+) -> None:
     running = studio()
     page = page_of(running)
     begin(page, "The ferry came at night. Nobody saw it leave.")
@@ -157,7 +180,7 @@ def test_the_tree_is_gone_through_by_keys(studio: Any, page_of: Any) -> None:
     page.evaluate(f"{WRITE}.flush()")
     tree = panel(page, "Branches").get_by_role("tree", name="Branches")
     items = tree.get_by_role("treeitem")
-    items.filter(has_text="north").wait_for()
+    tree.get_by_role("treeitem", name=re.compile("^north")).wait_for()
     assert tree.locator("[tabindex='0']").count() == 1
     items.first.focus()
     page.keyboard.press("n")
@@ -215,7 +238,9 @@ def test_a_reload_in_mid_stream_shows_all_text_and_goes_on(studio: Any, page_of:
     wait_saved(page, running)
 
 
-def test_what_a_dead_studio_did_not_get_is_there_after_its_restart(studio: Any, page_of: Any, watch: Any) -> None:
+def test_what_a_dead_studio_did_not_get_is_there_after_its_restart(
+    studio: Any, page_of: Any, watch: Any
+) -> None:
     watch.allow(SERVER_GONE)
     running = studio()
     page = page_of(running)
@@ -228,7 +253,9 @@ def test_what_a_dead_studio_did_not_get_is_there_after_its_restart(studio: Any, 
     assert wait_saved(page, running, 20) == "Before. While it was gone."
 
 
-def test_what_was_typed_before_the_tab_crashed_is_put_back(studio: Any, page_of: Any, watch: Any) -> None:
+def test_what_was_typed_before_the_tab_crashed_is_put_back(
+    studio: Any, page_of: Any, watch: Any
+) -> None:
     watch.allow("ERR_FAILED")
     running = studio()
     page = page_of(running)
@@ -265,7 +292,9 @@ def test_a_second_tab_follows_and_writes_only_when_told(studio: Any, new_context
     assert wait_saved(second, running) == "One. Two. Three."
 
 
-def test_a_text_changed_elsewhere_shows_both_versions_and_both_can_stay(studio: Any, page_of: Any, watch: Any) -> None:
+def test_a_text_changed_elsewhere_shows_both_versions_and_both_can_stay(
+    studio: Any, page_of: Any, watch: Any
+) -> None:
     watch.allow("409")
     running = studio()
     page = page_of(running)
@@ -273,7 +302,8 @@ def test_a_text_changed_elsewhere_shows_both_versions_and_both_can_stay(studio: 
     wait_saved(page, running)
     page.route("**/api/story/edit", lambda route: route.fulfill(
         status=409, content_type="application/json",
-        body='{"error": {"message": "older", "advice": null, "kind": "stale"}, "revision": 99, "text": "The ferry."}',
+        body='{"error": {"message": "older", "advice": null, "kind": "stale"}, '
+        '"revision": 99, "text": "The ferry."}',
     ), times=1)  # fmt: skip
     page.keyboard.type(" Mine.")
     dialog = page.get_by_role("dialog", name="The story was changed elsewhere")
@@ -331,7 +361,15 @@ def test_an_empty_story_invites_to_begin(studio: Any, page_of: Any) -> None:
     invitation.wait_for(state="hidden")
 
 
-@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"forced_colors": "active"}, {"viewport": {"width": 320, "height": 640}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"color_scheme": "dark"},
+        {"forced_colors": "active"},
+        {"viewport": {"width": 320, "height": 640}},
+    ],
+)
 def test_no_serious_finding_of_axe_in_any_panel(studio: Any, page_of: Any, options: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = page_of(studio(), **options)

@@ -121,7 +121,9 @@ export function createTools(write, layout, jobs) {
     const ids = versionsOf(passages, found.passage.id);
     const at = ids.indexOf(found.passage.id);
     const next = ids[(at + step + ids.length) % ids.length];
-    await write.post("/api/story/goto", { passage: latestUnder(passages, next) });
+    const target = latestUnder(passages, next);
+    const [branch] = passages.find((one) => one.id === target)?.branches ?? [];
+    await write.post("/api/story/goto", branch === undefined ? { passage: target } : { branch });
     const now = (at + step + ids.length) % ids.length + 1;
     write.status(`Version ${now} of ${ids.length}.`);
     view.dispatch({ selection: { anchor: Math.min(found.from + 1, view.state.doc.length) }, scrollIntoView: true });
@@ -161,9 +163,9 @@ export function createTools(write, layout, jobs) {
       ...(inMiddle ? [{ label: "After the passage at the caret", value: "at" }] : []),
       { label: "Begin it here", value: "end", primary: true },
     ]);
+    view.focus(); // at once, or the next key would go to the button
     if (!choice) return;
     await write.post("/api/story/branch", { name: box.value.trim() || undefined, ...(choice === "at" && found ? { at: found.passage.id } : {}) });
-    view.focus();
   }, [], { group: groups[2], title: "Try another way from here; this one is kept" });
   app.keys.add("Mod-s", "Say that the story is saved", async () => {
     await write.flush();
@@ -181,6 +183,8 @@ export function createTools(write, layout, jobs) {
     continueButton.hidden = jobs.current() !== null;
     stopButton.className = continueButton.hidden ? "primary" : "line";
     if (going && document.activeElement === continueButton) stopButton.focus();
+    const buttons = [...layout.tools.querySelectorAll("button")].filter((one) => !one.hidden);
+    if (!buttons.some((one) => one.tabIndex === 0)) buttons[0].tabIndex = 0;
   }
   jobs.onJob(showJob);
   showJob();
@@ -202,8 +206,8 @@ export function createTools(write, layout, jobs) {
     box.value = String(story.goal?.words ?? 0);
     const choice = await ask("Goal of the day", html`<p>Words to write each day; 0 for none. Today: ${counted(story.goal?.today ?? 0, "word")}.</p>${box}`,
       [{ label: "Set", value: "set", primary: true }]);
-    if (choice === "set") await write.post("/api/story/goal", { words: Number(box.value) || 0 }).catch(write.failed);
     view.focus();
+    if (choice === "set") await write.post("/api/story/goal", { words: Number(box.value) || 0 }).catch(write.failed);
   });
 
   return {
