@@ -1,4 +1,4 @@
-"""The Write room in a real browser: text, generations, branches, panels, and what must not get lost."""
+"""The Write room in a real browser: text, generations, branches, panels; nothing gets lost."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 // Export of stories as manuscripts and of models for other programs.
-import { html, nothing, render } from "../vendor/lit-html.js";
+import { html, nothing, render } from "/vendor/lit-html.js";
 import { ApiError } from "../api.js";
 import { ask, element } from "../ui.js";
 

@@ -1,5 +1,5 @@
 // The Library: stories, models and runs; import, export, set aside and bring back.
-import { html, nothing, render, repeat } from "../vendor/lit-html.js";
+import { html, nothing, render, repeat } from "/vendor/lit-html.js";
 import { ApiError } from "../api.js";
 import { ask, counted, element, later, loadStyle } from "../ui.js";
 import { day, size } from "./format.js";
