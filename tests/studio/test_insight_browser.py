@@ -120,6 +120,11 @@ def test_heat_and_an_alternative_in_mid_story(
     text = TEXT.replace("captain", "old captain")
     assert browsers.wait_saved(page, one) == text
 
+    # Memory stands before every word: a change of it greys them all, and they are read again.
+    assert one.client().post("/api/story/set", json={"memory": "A tale of the sea."}).is_success
+    _until(page, "document.querySelectorAll('.cm-content .heat-old').length > 5")
+    _wait_fresh(page)
+
     # A click on a word leaves the focus in the text; an alternative is a branch.
     _click_word(page, "laughed")
     box = _box(page)

@@ -161,11 +161,13 @@ export function attach(app, write) {
   const share = (probability) => (probability === null ? "–" : `${percent(probability).replace("less than ", "<")} %`);
 
   function draw() {
-    const word = token ? readable(token.text) : "";
+    // A token may be a part of a character.
+    const text = token?.text.includes("\ufffd") ? view.state.sliceDoc(token.from, token.to) : token?.text ?? "";
+    const word = readable(text);
     box.setAttribute("aria-label", token ? `Alternatives of “${word}”` : "Alternatives");
     render(html`
       <div class="token-head">
-        <strong>${token ? visible(token.text) : "…"}</strong>
+        <strong>${token ? visible(text) : "…"}</strong>
         ${token ? html`<span class="quiet">${percent(token.probability)} %, rank ${token.rank.toLocaleString("en")},
           entropy ${token.entropy.toFixed(1)} nats</span>` : nothing}
         <button type="button" class="token-close" aria-label="Close" @click=${close}>×</button>
