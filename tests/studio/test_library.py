@@ -97,6 +97,18 @@ def test_stories_are_listed_with_their_words_the_last_changed_first(page: Page) 
     assert second["bytes"] == old.stat().st_size and second["opened"] is None
 
 
+def test_stories_beside_the_one_that_is_open_are_listed_too(page: Page) -> None:
+    _story(page.studio.root / "chapters.json", "Chapter one.")
+    (page.studio.root / "package.json").write_text("{}")
+    _story(page.studio.root / "lighthouse.json", "A lamp.")
+    page.studio.desk.open(page.studio.root / "lighthouse.json")
+    found = {one["file"]: one for one in page.stories()}
+    assert set(found) == {"chapters.json", "lighthouse.json"}
+    assert found["lighthouse.json"]["open"] and page.get("library/search", q="lamp")["found"]
+    page.post("aside", id=found["chapters.json"]["id"])
+    assert (page.studio.stories / "set aside" / "chapters.json").is_file()
+
+
 def test_an_empty_library_is_empty(page: Page) -> None:
     found = page.get("library")
     assert found["stories"] == found["aside"] == found["models"] == []

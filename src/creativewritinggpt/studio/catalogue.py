@@ -79,19 +79,24 @@ class Catalogue:
         root: Working folder.
         stories: Folder of stories.
         outputs: Folder of runs and models.
+
+    Attributes:
+        beside: Folder of the story that is open, whose stories are listed, too.
     """
 
     def __init__(self, root: Path, stories: Path, outputs: Path) -> None:
         self.root = root
         self.folder = stories
         self.outputs = outputs
+        self.beside: Path | None = None
         self._known: dict[Path, tuple[tuple[int, int], StoryInfo]] = {}
         self._lock = threading.Lock()
 
     def leads_out(self, path: Path) -> bool:
         """Whether a path is a link, or below one, to a place outside of the studio's folders."""
         found = path.resolve()
-        roots = (self.root, self.folder, self.outputs)
+        roots = [self.root, self.folder, self.outputs]
+        roots += [] if self.beside is None else [self.beside]
         return not any(found.is_relative_to(root.resolve()) for root in roots)
 
     def check(self, path: Path) -> Path:
@@ -106,11 +111,13 @@ class Catalogue:
 
     def stories(self, aside: bool = False) -> list[StoryInfo]:
         """The stories of the folder, or those set aside, the last changed first."""
-        folder = self.folder / ASIDE if aside else self.folder
+        folders = [self.folder / ASIDE] if aside else [self.folder]
+        if not aside and self.beside is not None and self.beside != self.folder:
+            folders.append(self.beside)
         found = []
         with contextlib.suppress(OSError):
-            for path in folder.glob("*.json"):
-                if path.name.startswith("."):
+            for path in (one for folder in folders for one in folder.glob("*.json")):
+                if path.name.startswith(".") or path.parent.name == ASIDE and not aside:
                     continue
                 if self.leads_out(path):
                     found.append((0.0, StoryInfo(path, error=_LINK)))

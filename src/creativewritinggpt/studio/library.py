@@ -58,6 +58,7 @@ class Library:
     def listing(self) -> dict[str, Any]:
         """Everything that the page shows."""
         opened = self._opened()
+        self._look_beside()
         return {
             "stories": [self._shown(info, opened) for info in self.catalogue.stories()],
             "aside": [self._shown(info, opened) for info in self.catalogue.stories(aside=True)],
@@ -75,6 +76,7 @@ class Library:
 
     def search(self, words: str) -> dict[str, Any]:
         """Stories in which words occur, with the first places."""
+        self._look_beside()
         found = self.catalogue.search(words[:200])
         return {
             "found": [
@@ -249,6 +251,12 @@ class Library:
         remarks = self.studio.desk.open(path)
         self._mark(path)
         return {**self._changed(path), "remarks": remarks}
+
+    def _look_beside(self) -> None:
+        """List the stories beside the one that is open as well, as the terminal session does."""
+        path = self._present()
+        if path is not None:
+            self.catalogue.beside = path.parent
 
     def _path(self, body: dict[str, Any]) -> Path:
         """The story of an id.

@@ -55,6 +55,8 @@ export async function mount(room, app) {
   let runs = [];
   /** @type {any[]} */
   let exports = [];
+  /** @type {Map<string, string>} */
+  const states = new Map(); // of exports, to notice when one ends
   /** @type {Map<string, [string, string, string][]> | null} */
   let found = null;
   let query = "";
@@ -80,6 +82,13 @@ export async function mount(room, app) {
     ]);
     if (query.trim()) await search();
     draw();
+    for (const one of exports) {
+      const before = states.get(one.id);
+      states.set(one.id, one.state);
+      if (before === "running" && one.state === "done") app.status(`${one.name} is written: ${one.folder}`);
+      if (before === "running" && one.state === "failed") app.status(one.message, "error", one.advice);
+    }
+    if (exports.some((one) => one.state === "running" || one.state === "stopping")) pollLater();
   }
 
   async function search() {
@@ -91,6 +100,7 @@ export async function mount(room, app) {
   }
 
   const searchLater = later(() => search().catch(fail), 150);
+  const pollLater = later(() => { if (shown) refresh().catch(fail); }, 1500); // progress makes no event
   const refreshLater = later(() => { if (shown) refresh().catch(fail); }, 300);
 
   /**
