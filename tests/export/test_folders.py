@@ -22,7 +22,7 @@ from export_models import save_adapter
 import creativewritinggpt
 from creativewritinggpt.cli.main import main
 from creativewritinggpt.errors import InputError, RunError
-from creativewritinggpt.export import gguf_file, hub, programs, quantization, run
+from creativewritinggpt.export import gguf_file, hub, naming, programs, quantization, run
 from creativewritinggpt.export.run import export
 from creativewritinggpt.export.settings import ExportSettings
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
@@ -166,6 +166,11 @@ def test_an_ollama_folder(saved, tmp_path):
     assert "# Ollama has no: typical_p, DRY" in lines
     assert result.notes[0].startswith("ollama create ferry -f ")
     assert "is lost" in result.notes[1]
+
+
+def test_adapters_of_the_same_name_are_told_apart():
+    strengths = {"/a/ferry/best_model": 0.5, "/b/ferry/final_model": 0.25, "/c/noir": 1.0}
+    assert naming.by_name(strengths) == {"ferry": 0.5, "ferry-2": 0.25, "noir": 1.0}
 
 
 def test_texts_in_a_modelfile_are_escaped():
@@ -326,3 +331,18 @@ def test_llama_cpp_that_does_not_run_is_said_and_a_file_it_refuses_is_not_writte
     (tmp_path / "bad.gguf").write_bytes(result.files[0].read_bytes()[:20_000])
     with pytest.raises(llama_cpp.Refused, match="does not run the file"):
         llama_cpp.ask(tmp_path / "bad.gguf", [], [0, 5], 1, vocabulary=384, filler=5)
+
+
+def test_the_python_api_exports_and_tells_how_far_it_is(saved, tmp_path):
+    writer = creativewritinggpt.load(saved("qwen2"), device="cpu", precision="fp32")
+    told = []
+    result = writer.export(
+        "gguf", tmp_path / "out", quantize="q5_1", verify=2, name="ferry",
+        progress=lambda what, done, total: told.append((what, done, total)),
+    )  # fmt: skip
+    assert result.files[0].name.endswith("-ferry-v1.0-Q5_1.gguf") and result.files[0].is_file()
+    assert told[0][0].startswith("writing") and told[-1][0].endswith("weights")
+    assert result.notes == [f"llama-server -m {result.files[0]}"]
+    with pytest.raises(InputError, match="there is no export to 'onnx'"):
+        writer.export("onnx")
+    assert writer.write("A king", max_new_tokens=3, seed=1)  # as before

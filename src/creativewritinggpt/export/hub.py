@@ -255,11 +255,13 @@ def _what(card: Card) -> str:
 
 def _use(card: Card) -> str:
     chosen = "\n".join(f"- {key}: {value}" for key, value in card.settings.items())
+    levels = [level for levels in card.verification.values() for level in levels]
+    added = all(level.get("tokenizer_adds_first_token", True) for level in levels)
+    who = "the tokenizer here adds it" if added else "put it there, transformers does not"
     return (
         "## Use\n\n"
         "It is no chat model: begin a text, and it goes on. Use text completion, without a chat "
-        f"template. Every text it was trained on begins with `{card.first_token}`; the tokenizer "
-        "here adds it.\n\n"
+        f"template. Every text it was trained on begins with `{card.first_token}`; {who}.\n\n"
         f"Settings that suit:\n\n{chosen}\n\n{_HOW[card.library]}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,23 @@ def own_name(folder: str) -> str:
     return plain(parts[-1]) if parts else "tuned"
 
 
+def by_name(strengths: Mapping[str, float]) -> dict[str, float]:
+    """Strengths by name instead of by folder; names that two folders share are numbered."""
+    found: dict[str, float] = {}
+    for folder, strength in strengths.items():
+        name = own_name(folder)
+        number = sum(
+            re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in found
+        )
+        found[f"{name}-{number + 1}" if number else name] = strength
+    return found
+
+
 def model_name(model: LoadedModel, adapters: Iterable[str], given: str | None) -> str:
     """The name of a model: as given, of its adapters, or of its folder or base."""
     if given:
         return given
-    if names := [own_name(folder) for folder in adapters]:
+    if names := dict.fromkeys(own_name(folder) for folder in adapters):
         return "-".join(names)
     if model.run is not None:
         return own_name(model.name)

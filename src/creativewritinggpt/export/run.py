@@ -517,7 +517,7 @@ class _Export:
             library=library,
             base=self.base_id,
             license=hub.license_of(model, self.settings.license),
-            parts={naming.own_name(part): weight for part, weight in self.parts.items()},
+            parts=naming.by_name(self.parts),
             files=self.what,
             settings={key: getattr(self.sampling, key) for key in shown},
             verification=self.verification,
@@ -545,7 +545,7 @@ class _Export:
             "base": self.base_id,
             "base_revision": self.model.revision,
             "family": str(self.config.model_type),
-            "adapters": {naming.own_name(part): weight for part, weight in self.parts.items()},
+            "adapters": naming.by_name(self.parts),
             "files": files,
             "verification": self.verification,
             "contents": sorted(
