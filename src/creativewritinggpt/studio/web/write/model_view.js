@@ -19,6 +19,12 @@ export function addModelView(write, jobs) {
   let again = false;
 
   async function fetchContext() {
+    const { model } = write.app.state.get();
+    if (model?.state !== "ready") {
+      context = null;
+      if (panel.isOpen()) show(model?.state === "loading" ? "Once the model is loaded, this shows what it sees." : "There is no model yet.");
+      return;
+    }
     if (asking) {
       again = true;
       return;
