@@ -168,6 +168,10 @@ def test_what_cannot_be_read_is_said_with_a_way_out(
     page = page_of(studio())
     train = room(page, "Train")
     assert train.get_by_role("button", name="Start training").is_disabled()
+    train.get_by_role("radio", name=re.compile("^gpt2")).check()
+    assert train.get_by_label("Folder or name").input_value() == "gpt2"
+    train.get_by_role("radio", name=re.compile("^starter")).check()
+    assert train.get_by_label("Folder or name").count() == 0
     give_texts(page, train, [tmp_path / "nothing.txt"])
     alert = train.get_by_role("alert")
     alert.get_by_text(re.compile("holds no text")).wait_for()

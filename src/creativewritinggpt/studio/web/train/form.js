@@ -163,6 +163,14 @@ export function createForm(app, options, room) {
       <div role="radiogroup" aria-labelledby="train-recipe">${options.recipes.map((/** @type {any} */ recipe) => html`<label class="check">
         <input type="radio" name="recipe" .checked=${recipe.name === state.recipe} @change=${() => {
           state.recipe = recipe.name;
+          // A recipe names modules of its own model.
+          if (recipe.model !== "starter") {
+            state.model = "other";
+            state.other = recipe.model;
+          } else if (options.recipes.some((/** @type {any} */ one) => one.model === state.other)) {
+            state.model = "starter";
+            state.other = "";
+          }
           changed();
         }}><span>${recipe.name} <span class="quiet small">${recipe.why}</span></span></label>`)}</div>
       <div class="two">
