@@ -10,7 +10,6 @@ from typing import Any
 
 import browser as browsers
 import pytest
-from creativewritinggpt.studio.preferences import Memory, Settings
 
 from creativewritinggpt.analysis.why import why
 from creativewritinggpt.config.fields import MachineSettings
@@ -19,6 +18,7 @@ from creativewritinggpt.generation.decoder import Request
 from creativewritinggpt.models.loading import load_from_settings
 from creativewritinggpt.story.context import passage_tokens, story_view
 from creativewritinggpt.story.file import read_story
+from creativewritinggpt.studio.preferences import Memory, Settings
 
 pytestmark = pytest.mark.browser
 

@@ -42,6 +42,9 @@ export function attach(app, write, token) {
   let timer;
   let reading = false;
   let failed = "";
+  let asked = ""; // text and measure of the last question
+  let answered = ""; // those of the last one that was answered whole
+  let missed = false; // whether a part of the answer could not be shown
   const redraw = StateEffect.define();
 
   /** @param {number} from @param {number} to */
@@ -132,7 +135,8 @@ export function attach(app, write, token) {
     const { from, to } = visible();
     const whole = store.covers(0, view.state.doc.length);
     const based = chosen.measure !== "difference" || store.between(from, to).every((one) => one.base !== null);
-    if (!view.state.doc.length || (based && (whole || (reading && store.covers(from, to))))) {
+    const known = answered === `${write.revision()} ${chosen.measure}` && !write.dirty?.();
+    if (!view.state.doc.length || known || (based && (whole || (reading && store.covers(from, to))))) {
       draw();
       return;
     }
@@ -140,7 +144,9 @@ export function attach(app, write, token) {
       await write.flush(); // what was typed and the studio does not have yet
       const body = { revision: write.revision(), from, to, measure: chosen.measure };
       reading = true;
+      missed = false;
       failed = "";
+      asked = `${body.revision} ${body.measure}`;
       await question.ask(() => app.api("POST", "/api/heat", body));
     } catch (error) {
       const { status, message, advice } = /** @type {any} */ (error);
@@ -176,7 +182,10 @@ export function attach(app, write, token) {
   const question = createQuestion(app, "heat", (event) => {
     // Figures of another text than the one that is here are not shown.
     const same = event.revision === write.revision() && event.length === view.state.doc.length;
-    if (!same || write.dirty?.()) return;
+    if (!same || write.dirty?.()) {
+      missed = true;
+      return;
+    }
     store.add(event.tokens);
     listed = null;
     drawSoon();
@@ -184,13 +193,15 @@ export function attach(app, write, token) {
     if (["queued", "running"].includes(event.state)) return;
     reading = false;
     if (event.state === "failed") failed = [event.message, event.advice].filter(Boolean).join(": ");
-    if (chosen.on && event.state === "done" && !store.covers(0, view.state.doc.length)) later(IDLE);
+    if (event.state === "done" && !missed) answered = asked;
+    else if (chosen.on && event.state === "done") later(IDLE);
     drawSoon();
   });
   write.onStory((/** @type {any} */ _story, /** @type {any} */ event) => {
     const patch = event.patch ?? (event.kind === "state" ? { id: null } : {});
     if (["memory", "note", "lore", "id"].some((name) => name in patch)) {
       store.age(0);
+      answered = "";
       listed = null;
       if (chosen.on) later(IDLE);
       drawSoon();
@@ -202,6 +213,7 @@ export function attach(app, write, token) {
     if (now === model) return;
     model = now;
     store.clear();
+    answered = "";
     current = listed = null;
     if (chosen.on) later(IDLE);
     drawSoon();
