@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -599,3 +600,15 @@ def test_a_model_is_exported_by_a_process_of_its_own(
     assert shown["state"] == "done", (shown["message"], shown["advice"])
     assert Path(shown["folder"]) == page.studio.root / "exports" / "ferry-merged"
     assert any("equal to the source" in line for one in shown["files"] for line in one["levels"])
+
+
+def test_a_full_disk_is_said_and_nothing_half_is_left(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(uploads, "run_in_threadpool", full)
+    answer = page.send("novel.txt", b"text", 507)
+    _sentence(answer, "the disk is full")
+    assert not list((page.studio.outputs / ".studio").glob("uploads/*"))
