@@ -265,6 +265,16 @@ def test_names_numbers_and_favoured_words_are_not_counted():
     assert not {"rosalind", "gorse", "1889"} & set(reference.words)
 
 
+def test_few_chapters_are_said_and_distances_to_the_others_are_a_check():
+    texts = VoiceTexts("author", TEXTS.held_out[:1], OTHERS, TEXTS.training)
+    long = VoiceTexts("author", chapters(1, 1, words=3500), OTHERS, TEXTS.training)
+    with pytest.raises(InputError, match="no voice can be told"):
+        measure(texts, **SIZE)
+    found = measure(long, {"x": samples_of(style(1), 40)}, **SIZE)
+    assert any(warning.startswith("1 chapter of the author") for warning in found["warnings"])
+    assert found["checks"]["to the other chapters"]["voice"]["x"] == pytest.approx(1, abs=0.2)
+
+
 def test_half_samples_are_of_chapters_and_deviations_are_those_of_counting_at_least():
     human = {name: Writing.of_documents(of) for name, of in OTHERS.items()}
     reference = make_reference(human, 3000, 40, set(), 0)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ..console import counted
 from ..data.document import Document
 from ..errors import InputError
 from . import imposters
@@ -135,6 +136,8 @@ def measure(
         "without pronouns": _View(np.array(nouns)),
         "Burrows's Delta": _View(np.arange(kept), burrows_delta),
     }
+    if apart:  # no prompt is from these
+        views["to the other chapters"] = _View(np.arange(kept), swapped=True)
     points = pools.distances(views, seed)
     draws = pools.resampled(main, resamples, seed)
     found = _figures(points, draws, list(models), len(others))
@@ -144,7 +147,7 @@ def measure(
         "words_asked": words,
         "features": kept,
         "first_features": list(reference.words[:12]),
-        "chapters": author.count,
+        "chapters": len(texts.held_out),
         "others": {
             name: {"words": of.words, "distance": points["voice"].others[name]}
             for name, of in others.items()
@@ -280,10 +283,17 @@ class _Distances:
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """A way to compare pools: the columns of the words that count, and the distance."""
+    """A way to compare pools.
+
+    Attributes:
+        columns: Of the words that count.
+        distance: Of two vectors of z-scores.
+        swapped: Whether distances are to the author's other chapters instead of those held out.
+    """
 
     columns: Ints
     distance: Callable[[Floats, Floats], float] = cosine_delta
+    swapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,6 +369,8 @@ class _Pools:
 
     def _compared(self, drawn: Sequence[Floats], view: _View) -> _Distances:
         profile, *rest = (z[view.columns] for z in drawn)
+        if view.swapped:
+            profile, rest[0] = rest[0], profile
         own, *far = (view.distance(z, profile) for z in rest)
         lengths = [float(np.sqrt((z**2).mean())) for z in rest[len(self.others) + 1 :]]
         return _Distances(
@@ -477,7 +489,11 @@ def _warnings(found: Mapping[str, Any], apart: bool) -> list[str]:
             "apart with confidence"
         )
     if found["chapters"] < 5:
-        said.append(f"{found['chapters']} chapters are few: the intervals are too narrow")
+        count = counted(found["chapters"], "chapter")
+        said.append(
+            f"{count} of the author held out is little to go by: another would move the scale, and "
+            "the intervals are too narrow"
+        )
     if not apart and len(found["distances"]) > 2:
         said.append(
             "the author has no other chapters at hand: those held out were compared by halves"
@@ -488,7 +504,11 @@ def _warnings(found: Mapping[str, Any], apart: bool) -> list[str]:
             "distances are given"
         )
     above = [label for label, entry in (found["voice"] or {}).items() if entry["value"] > 1.1]
-    said += [f"{label} is nearer than the author: copied, or of few words?" for label in above]
+    said += [
+        f"{label} is nearer than the author's other chapters: copied, of few different words, or "
+        "led by its prompts from the same chapters? See what was copied, and the checks"
+        for label in above
+    ]
     if found["others_left_out"]:
         said.append(f"too short, and left out: {', '.join(found['others_left_out'])}")
     return said
