@@ -51,6 +51,8 @@ class Format:
         return "_K" in self.name
 
 
+# Not Q4_1: the starter's weights were distributed in it, so a merge is rounded back to its grid,
+# and what a small adapter changed is lost.
 FORMATS = {
     form.name: form
     for form in (
@@ -63,7 +65,6 @@ FORMATS = {
         Format("Q5_1", 9, "Q5_1", "Q8_0", 0.5),
         Format("Q5_0", 8, "Q5_0", "Q8_0", 0.5),
         Format("Q4_K_M", 15, "Q4_K", "Q6_K", 1.0),
-        Format("Q4_1", 3, "Q4_1", "Q8_0", 1.0),
         Format("Q4_0", 2, "Q4_0", "Q8_0", 1.5),
     )
 }
@@ -76,7 +77,6 @@ _STEP = {
     "Q5_0": ("largest", 32, 1.1 / 16),
     "Q4_0": ("largest", 32, 1.1 / 8),
     "Q5_1": ("range", 32, 0.6 / 31),
-    "Q4_1": ("range", 32, 0.6 / 15),
     "Q6_K": ("largest", 256, 1.1 / 32),
     "Q5_K": ("largest", 256, 2.4 / 31),
     "Q4_K": ("largest", 256, 2.4 / 15),

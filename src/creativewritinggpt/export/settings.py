@@ -22,7 +22,6 @@ GGUF_FORMATS = (
     "Q5_1",
     "Q5_0",
     "Q4_K_M",
-    "Q4_1",
     "Q4_0",
 )
 """Number formats of GGUF files, from the most exact to the smallest."""
