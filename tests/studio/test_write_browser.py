@@ -300,16 +300,26 @@ def test_a_text_changed_elsewhere_shows_both_versions_and_both_can_stay(
     page = page_of(running)
     begin(page, "The lamp.")
     wait_saved(page, running)
-    page.route("**/api/story/edit", lambda route: route.fulfill(
-        status=409, content_type="application/json",
-        body='{"error": {"message": "older", "advice": null, "kind": "stale"}, '
-        '"revision": 99, "text": "The ferry."}',
-    ), times=1)  # fmt: skip
+    held: list[Any] = []
+    page.route("**/api/story/edit", lambda route: held.append(route), times=1)
     page.keyboard.type(" Mine.")
+    page.wait_for_timeout(500)
+    client = running.client()
+    client.post("/api/tabs/write", json={"tab": "other"})
+    revision = client.get("/api/state").json()["story"]["revision"]
+    edit = {"tab": "other", "revision": revision, "changes": [[4, 8, "ferry"]]}
+    assert client.post("/api/story/edit", json=edit).status_code == 200
+    client.post("/api/tabs/write", json={"tab": page.evaluate("studio.tab")})
+    held[0].continue_()
     dialog = page.get_by_role("dialog", name="The story was changed elsewhere")
-    dialog.wait_for()
-    assert "ferry" in dialog.inner_text() and "Mine" in dialog.inner_text()
-    assert "Mine" in page_text(page)
+    dialog.get_by_role("heading", name="Elsewhere").wait_for()
+    assert "The ferry." in dialog.inner_text() and "Mine" in dialog.inner_text()
+    dialog.get_by_role("button", name="Keep both, mine as a branch").click()
+    wait_for(page, f"!{WRITE}.dirty() && {WRITE}.story().branches.length === 2")
+    assert wait_saved(page, running) == "The ferry. Mine."
+    tree = panel(page, "Branches").get_by_role("tree", name="Branches")
+    tree.get_by_role("treeitem", name=re.compile("^main")).click()
+    wait_for(page, f"{TEXT} === 'The ferry.'")
 
 
 def test_the_panels_hold_all_of_memory_world_and_settings(studio: Any, page_of: Any) -> None:

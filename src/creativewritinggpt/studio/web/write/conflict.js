@@ -17,10 +17,12 @@ function excerpt(text, from, to) {
  * The text was changed elsewhere while something was typed here: show both, let the author choose.
  * @param {import("./room.js").Write} write
  * @param {import("./document.js").StoryDocument} doc
- * @param {{text: string, revision: number}} theirs
  */
-export async function conflictDialog(write, doc, theirs) {
+export async function conflictDialog(write, doc) {
+  // Events go on while the dialog is open, so the studio's version is asked for each time.
+  const elsewhere = () => ({ text: doc.confirmed.toString(), revision: doc.revision });
   const mine = doc.shown.toString();
+  const theirs = elsewhere();
   const [change] = difference(theirs.text, mine);
   if (!change) {
     doc.settle(theirs, []);
@@ -39,21 +41,22 @@ export async function conflictDialog(write, doc, theirs) {
   ]) ?? "both"; // closing the dialog loses nothing either
   if (choice === "theirs") {
     const now = doc.shown.toString();
-    doc.settle(theirs, []);
-    showForeign(write.view, toChanges(difference(now, theirs.text), now.length));
+    const { text, revision } = elsewhere();
+    doc.settle({ text, revision }, []);
+    showForeign(write.view, toChanges(difference(now, text), now.length));
     return;
   }
   if (choice === "both") {
     try {
-      const answer = await write.app.api("POST", "/api/story/branch",
-        { tab: write.app.tab, n: doc.n, revision: theirs.revision });
-      theirs = { text: theirs.text, revision: answer?.revision ?? theirs.revision };
+      await write.app.api("POST", "/api/story/branch",
+        { tab: write.app.tab, n: doc.n, revision: doc.revision });
       write.status("Your version is a branch of its own; the other one is among the branches.");
     } catch (error) {
       write.failed(error);
     }
   }
-  doc.settle(theirs, difference(theirs.text, doc.shown.toString()));
+  const { text, revision } = elsewhere();
+  doc.settle({ text, revision }, difference(text, doc.shown.toString()));
 }
 
 /**

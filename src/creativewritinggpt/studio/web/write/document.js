@@ -264,8 +264,24 @@ export class StoryDocument {
       this.settle(theirs, []);
       return;
     }
+    this.dispute(theirs);
+  }
+
+  /**
+   * Show both versions. Until one is chosen, events go on to be applied and nothing is sent.
+   * @param {{text: string, revision: number}} theirs
+   */
+  dispute({ text, revision }) {
+    if (this.revision !== revision || this.confirmed.toString() !== text) {
+      const own = difference(text, this.shown.toString());
+      this.confirmed = toText(text);
+      this.revision = revision;
+      this.inflight = null;
+      this.pending = own.length ? toChanges(own, text.length) : null;
+    }
     this.disputed = true;
-    this.host.conflict(theirs);
+    this.keep();
+    this.host.conflict({ text, revision });
   }
 
   /**
@@ -314,11 +330,11 @@ export class StoryDocument {
       if (this.pending && !this.sending) this.schedule(true);
       return true;
     }
-    if (event.changes.length) {
+    if (event.changes.length && event.revision > this.revision) {
       if (this.dirty && !String(event.by).startsWith("job:")) this.foreign = true;
       this.foreignChange(event.changes, event);
     }
-    this.revision = event.revision;
+    this.revision = Math.max(this.revision, event.revision);
     return true;
   }
 
@@ -361,7 +377,6 @@ export class StoryDocument {
       }
       return;
     }
-    this.disputed = true;
-    this.host.conflict({ text, revision });
+    this.dispute({ text, revision });
   }
 }

@@ -87,7 +87,7 @@ export async function mount(room, app) {
         follower.follow(end);
       } else if (own) showPlace(changes);
     },
-    conflict: (theirs) => void conflictDialog(write, doc, theirs),
+    conflict: () => void conflictDialog(write, doc),
     failed,
   });
 
@@ -122,6 +122,7 @@ export async function mount(room, app) {
       app.state.set({ writer: app.tab });
       showAccess();
       view.focus();
+      await doc.flush(); // what was typed when the other tab took over
     } catch (error) {
       failed(error);
     }

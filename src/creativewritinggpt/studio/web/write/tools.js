@@ -129,8 +129,8 @@ export function createTools(write, layout, jobs) {
     view.dispatch({ selection: { anchor: Math.min(found.from + 1, view.state.doc.length) }, scrollIntoView: true });
   }
 
-  app.keys.add("Alt-ArrowUp", "Version of the passage before", () => void stepVersion(-1).catch(write.failed), inRoom);
-  app.keys.add("Alt-ArrowDown", "Next version of the passage", () => void stepVersion(1).catch(write.failed), inRoom);
+  app.keys.add("Alt-ArrowUp", "Earlier version of the passage at the caret", () => void stepVersion(-1).catch(write.failed), inRoom);
+  app.keys.add("Alt-ArrowDown", "Later version of the passage at the caret", () => void stepVersion(1).catch(write.failed), inRoom);
 
   const showVersions = later(() => {
     const found = write.passageAt(view.state.selection.main.head);
