@@ -312,7 +312,7 @@ def test_a_text_changed_elsewhere_shows_both_versions_and_both_can_stay(
     client.post("/api/tabs/write", json={"tab": page.evaluate("studio.tab")})
     held[0].continue_()
     dialog = page.get_by_role("dialog", name="The story was changed elsewhere")
-    dialog.get_by_role("heading", name="Elsewhere").wait_for()
+    dialog.get_by_role("heading", name="Elsewhere", exact=True).wait_for()
     assert "The ferry." in dialog.inner_text() and "Mine" in dialog.inner_text()
     dialog.get_by_role("button", name="Keep both, mine as a branch").click()
     wait_for(page, f"!{WRITE}.dirty() && {WRITE}.story().branches.length === 2")
