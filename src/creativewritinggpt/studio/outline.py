@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Any
 
 from ..data.text import count_words
 from ..story.tree import NOTHING, Lore, Passage, Story
 
-_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 _BEGINS = 60
 
 
 def utf16_length(text: str) -> int:
     """Length of a text in UTF-16 code units."""
-    return len(text) + len(_ASTRAL.findall(text))
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 class Outline:
