@@ -25,6 +25,7 @@ WRITE = "studio.rooms.write.write"
 
 def begin(page: Any, text: str = "It was late.") -> None:
     """Type a beginning at the end of the text."""
+    loaded(page)
     story_box(page).click()
     page.keyboard.press("Control+End")
     page.keyboard.type(text)
