@@ -190,6 +190,7 @@ def open_page(context: Any, studio: RunningStudio, ready: bool = True) -> Any:
     page.goto(studio.url)
     if ready:
         story_box(page).wait_for()
+        wait_for(page, "Boolean(globalThis.studio?.rooms.write)")  # the room is whole
         wait_for(
             page,
             "fetch('/api/state').then((a) => a.json()).then((s) => s.model.state === 'ready')",
