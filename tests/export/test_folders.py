@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_what_was_there(saved, tmp_path, monkeypatch):
 
 def test_without_llama_cpp_it_is_said(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(run.llama_cpp, "is_installed", lambda: False)
-    monkeypatch.setattr(quantization, "_llama_cpp_library", lambda: None)
+    monkeypatch.setattr(quantization, "llama_cpp_library", lambda: None)
     model = load(saved("llama"))
     result = export(model, "gguf", tmp_path / "out")
     [levels] = result.record["verification"].values()

@@ -104,7 +104,7 @@ def test_an_adapter_on_the_head_parts_it_from_the_embeddings(saved, tmp_path):
 
 
 def test_large_models_are_written_in_parts(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(merged, "_SHARD", 100_000)
+    monkeypatch.setattr(merged, "SHARD_BYTES", 100_000)
     result = export(load(saved("llama")), "merged", tmp_path / "out", ExportSettings(dtype="fp32"))
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     parts = set(index["weight_map"].values())

@@ -38,7 +38,7 @@ from .weights import SafetensorsFolder
 DTYPES = {"fp32": ("F32", torch.float32, 1e-6), "bf16": ("BF16", torch.bfloat16, 1e-2)}
 """Formats by name: their names in safetensors and torch, and the largest mean KL that is right."""
 
-_SHARD = 5_000_000_000
+SHARD_BYTES = 5_000_000_000
 _NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 # Keys of every configuration that say nothing about a causal language model.
 _NOTHING = (
@@ -72,7 +72,7 @@ def write_weights(
     sizes = {name: width * math.prod(shape) for name, shape in shapes.items()}
     shards: list[list[str]] = [[]]
     for name in shapes:
-        if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > _SHARD:
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > SHARD_BYTES:
             shards.append([])
         shards[-1].append(name)
     total, done = sum(sizes.values()), 0

@@ -170,7 +170,7 @@ def largest_error(values: np.ndarray, kind: str) -> np.ndarray | float:
 
 
 @functools.cache
-def _llama_cpp_library() -> ctypes.CDLL | None:
+def llama_cpp_library() -> ctypes.CDLL | None:
     """A loaded library that has ``ggml_quantize_chunk``, or None."""
     for package, patterns in (
         ("xllamacpp", ("xllamacpp*.so", "xllamacpp*.pyd")),
@@ -200,7 +200,7 @@ def check_available(form: Format) -> None:
     Raises:
         InputError: It needs llama.cpp's library.
     """
-    if form.by_llama_cpp and _llama_cpp_library() is None:
+    if form.by_llama_cpp and llama_cpp_library() is None:
         raise InputError(
             f"{form.name} is made by llama.cpp's own library, which is not here",
             f"{INSTALL} (or llama-cpp-python), or take Q8_0, Q5_1 or Q4_0",
@@ -211,7 +211,7 @@ def _quantized_by_llama_cpp(values: np.ndarray, kind: GGMLQuantizationType) -> n
     """Quantise by ``ggml_quantize_chunk``; returns bytes ``[rows, bytes per row]``."""
     from gguf.quants import quant_shape_to_byte_shape
 
-    library = _llama_cpp_library()
+    library = llama_cpp_library()
     assert library is not None, "checked before"
     rows, length = values.shape
     source = np.ascontiguousarray(values, dtype=np.float32)

@@ -48,7 +48,7 @@ class MergedWeights(Mapping[str, Tensor]):
         self.config = config
         self.embedding = embedding
         self.family = str(config.model_type)
-        self.tied = _HEAD not in tensors or _equal(tensors[embedding], tensors[_HEAD])
+        self.tied = _HEAD not in tensors or equal(tensors[embedding], tensors[_HEAD])
         config.tie_word_embeddings = self.tied
         self._names = [name for name in tensors if not (self.tied and name == _HEAD)]
 
@@ -100,7 +100,7 @@ class _FromFiles(Mapping[str, Tensor]):
         return tuple(self._files.tensors[name].shape)
 
 
-def _equal(first: Tensor, second: Tensor) -> bool:
+def equal(first: Tensor, second: Tensor) -> bool:
     if first.data_ptr() == second.data_ptr() and first.shape == second.shape:
         return True
     return torch.equal(first, second)

@@ -24,7 +24,7 @@ from .access import Login, guard
 from .answers import NotFound, answered, error_answer
 from .assets import WEB
 
-ROOMS = ("desk", "insight", "runs", "library")
+ROOMS = ("desk", "insight", "run_routes", "library")
 """Modules with ``routes(studio)``, by their name in this package."""
 
 _MEDIA = {

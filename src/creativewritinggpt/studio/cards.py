@@ -12,8 +12,8 @@ from ..story import choices
 from ..story.passages import complete
 from ..story.tree import NOTHING, Passage, Setup
 from .changes import known
+from .edits import SOURCE
 from .engine import BASE, Adapters
-from .story_desk import SOURCE
 from .writing import ALTERNATIVES, Row, Writing, made_by
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from ..errors import InputError
 from ..story import choices
 from ..story.splice import splice
 from ..story.tree import NOTHING, Story
-from .edits import checked, parsed_lore
-from .story_desk import SOURCE
+from .edits import SOURCE, checked, parsed_lore
 
 if TYPE_CHECKING:
     from .story_desk import Desk

@@ -13,9 +13,9 @@ from ..story import choices
 from ..story.tree import Passage, State, Story
 from .cards import MOST_DRAFTS, Cards, Form, Proof, passage_at
 from .changes import cut
-from .edits import checked
+from .edits import SOURCE, checked
 from .engine import BASE, Adapters
-from .story_desk import SOURCE, Desk
+from .story_desk import Desk
 from .writing import InText, Writing
 
 

@@ -11,6 +11,9 @@ from .answers import Conflict
 
 Change = tuple[int, int, str]
 
+SOURCE = "studio"
+"""Where the choices that are recorded here come from."""
+
 
 class OtherTab(Conflict):
     """A change from a tab that follows another (409)."""

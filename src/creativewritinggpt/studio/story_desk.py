@@ -14,9 +14,9 @@ import datetime
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError, RunError, UserError
 from ..generation.results import Token
@@ -25,7 +25,7 @@ from ..story import choices
 from ..story.file import FileChanged, StoryFile, free_path, new_path, read_story
 from ..story.splice import Typing, splice
 from ..story.tree import Choice, Story
-from .edits import Change, OtherTab, ReadOnly, Stale, Written, changed, index16, parsed
+from .edits import SOURCE, Change, OtherTab, ReadOnly, Stale, Written, changed, index16, parsed
 from .keeper import Keeper
 from .outline import Outline, difference, utf16_length
 from .preferences import Goal
@@ -33,21 +33,38 @@ from .preferences import Goal
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
     from ..story.context import StoryView
-    from .cards import Cards
-    from .studio import Studio
-    from .writing import Writing
+    from .shared import Shared
 
 _BURST_SECONDS = 1.5  # longest pause within a burst of typing
 _BURST_LENGTH = 400
 _PAST = 500  # edits that can be taken back to show what a stale edit meant
-SOURCE = "studio"
+
+
+class Stoppable(Protocol):
+    """Something that is being written."""
+
+    kept: threading.Event
+
+    def stop(self) -> None:
+        """End it with what there is."""
+
+
+class Shown(Protocol):
+    """Texts that were written side by side, after the passage ``parent``."""
+
+    cards: list[dict[str, Any]]
+    parent: int
+
+
+ReadAhead = Callable[["Desk", "LoadedModel"], Generator[None, None, None]]
 
 
 class Desk:
     """The open story.
 
     Args:
-        studio: The studio.
+        studio: What the rooms share.
+        read_ahead: Lets a model read the end of the story, a block at a time.
 
     Attributes:
         lock: Held by whoever reads or changes the story.
@@ -59,14 +76,15 @@ class Desk:
         writing: What is being written.
     """
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Shared, read_ahead: ReadAhead) -> None:
         self.studio = studio
+        self._read_ahead = read_ahead
         self.events = studio.events
         self.lock = threading.RLock()
         self._commands = threading.RLock()
         self.revision = 0
         self.saved = 0
-        self.writing: Writing | None = None
+        self.writing: Stoppable | None = None
         self._stop_warming: Callable[[], None] = lambda: None
         self.warm_view: tuple[object, StoryView] | None = None
         self._unsaved_error: str | None = None
@@ -87,7 +105,7 @@ class Desk:
         self._typed_at, self._typed_by = 0.0, ""
         self._past: deque[tuple[int, list[tuple[int, int, str]]]] = deque(maxlen=_PAST)
         self.written: Written | None = None
-        self.cards: dict[str, Cards] = {}
+        self.cards: dict[str, Shown] = {}
         self.warm_view = None
         self.goal = Goal(self.studio.memory, str(file.path.absolute()))
 
@@ -407,15 +425,15 @@ class Desk:
 
     def warm(self) -> None:
         """Let the model read the story while nothing else is to be done."""
-        from .writing import read_ahead
-
         self._stop_warming()
         engine = self.studio.engine
         with self.lock:
             idle = engine.state == "ready" and self.writing is None and not self._ended
         if idle:
             with contextlib.suppress(UserError):
-                self._stop_warming = engine.idle_work(lambda model, job: read_ahead(self, model))
+                self._stop_warming = engine.idle_work(
+                    lambda model, job: self._read_ahead(self, model)
+                )
 
     # The file.
 

@@ -20,9 +20,8 @@ from ..story import choices
 from ..story.passages import complete, setup_of
 from ..story.tree import Setup, State, Story
 from .answers import error_record
-from .edits import Written
+from .edits import SOURCE, Written
 from .jobs import Job
-from .story_desk import SOURCE
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
