@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from studios import SmallStudio, wait_for
 
 from creativewritinggpt.errors import InputError
-from creativewritinggpt.studio import runs as room
+from creativewritinggpt.studio import run_routes
 from creativewritinggpt.studio.answers import Conflict, NotFound
 from creativewritinggpt.studio.curves import Curves
 from creativewritinggpt.studio.processes import Identity, Processes
@@ -254,7 +254,7 @@ def test_many_steps_are_averaged_for_the_page(tmp_path):
 
 
 def test_routes_answer_with_a_sentence(studio):
-    client = TestClient(Starlette(routes=room.routes(studio)))
+    client = TestClient(Starlette(routes=run_routes.routes(studio)))
     assert client.get("/api/runs").json() == {"runs": []}
     for path in ("/api/runs/none", "/api/runs/none/curves", "/api/judge/none"):
         answer = client.get(path)

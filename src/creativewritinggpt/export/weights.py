@@ -101,6 +101,7 @@ class _FromFiles(Mapping[str, Tensor]):
 
 
 def equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same shape and values."""
     if first.data_ptr() == second.data_ptr() and first.shape == second.shape:
         return True
     return torch.equal(first, second)
