@@ -98,6 +98,27 @@ def test_narrow_and_enlarged_pages_need_no_sideways_scroll(
         assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
+def test_cards_of_long_drafts_are_whole_above_the_tools(studio: Any, page_of: Any) -> None:
+    page = page_of(studio(), viewport={"width": 1280, "height": 820})
+    page.evaluate("studio.api('PATCH', '/api/settings', {values: {max_new_tokens: 800}})")
+    story_box(page).click()
+    page.keyboard.type("It was late.")
+    page.get_by_role("button", name="Drafts", exact=True).click()
+    wait_for(  # until every draft is longer than its card shows
+        page,
+        "(() => { const all = [...document.querySelectorAll('.card-text')]; "
+        "return all.length === 3 && all.every((one) => one.scrollHeight > one.clientHeight) })()",
+        40,
+    )
+    page.get_by_role("button", name="Stop", exact=True).click()
+    idle(page)
+    sheet = page.locator(".sheet").bounding_box()
+    for card in page.get_by_role("listbox", name="Drafts").get_by_role("option").all():
+        box, text = card.bounding_box(), card.locator(".card-text").bounding_box()
+        assert sheet and box and box["y"] + box["height"] <= sheet["y"] + sheet["height"]
+        assert text and text["height"] > 100
+
+
 def test_a_journey_by_keyboard_alone(studio: Any, page_of: Any) -> None:
     running = studio(delay=0.01)
     page = page_of(running)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import SERVER_GONE, open_page, story_box, wait_for, wait_saved
+from browser import SERVER_GONE, idle, open_page, story_box, wait_for, wait_length, wait_saved
 from corpora import write_stories
 
 pytestmark = pytest.mark.browser
@@ -139,6 +139,28 @@ def test_a_training_outlives_the_page_and_the_studio_and_is_resumed(
     train.get_by_text(re.compile(r"step [1-9]\d* of 4000")).first.wait_for(timeout=60_000)
     page.reload()
     train.get_by_text(re.compile(r"step [1-9]\d* of 4000")).first.wait_for()
+
+    # The curves and samples are there again and go on, while the story is written beside it.
+    step = "fetch('/api/runs').then((a) => a.json()).then((f) => f.runs[0].step)"
+    train.locator("figure:visible canvas").first.wait_for()
+    train.get_by_role("heading", name="What it writes meanwhile").wait_for()
+    seen = page.evaluate(step)
+    room(page, "Write")
+    story_box(page).click()
+    page.keyboard.type("It was late.")
+    page.keyboard.press("Control+Enter")
+    wait_length(page, len("It was late.") + 4)
+    page.keyboard.press("Escape")
+    idle(page)
+    assert wait_saved(page, running).startswith("It was late.")
+    train = room(page, "Train")
+    wait_for(page, f"{step}.then((now) => now > {seen})", 60)
+    train.get_by_text("The numbers of the curves").click()
+    rows = train.get_by_role("rowheader")
+    validated = rows.count()
+    wait_for(page, f"document.querySelectorAll('#room-train tbody th').length > {validated}", 60)
+    assert len(set(rows.all_inner_texts())) == rows.count() > validated
+
     running.kill()
     running.restart()
     page = open_page(new_context(), running)
