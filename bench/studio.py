@@ -1,15 +1,22 @@
-"""The studio's page: how fast it opens, types, shows heat, and what it survives.
+"""The studio's page: how fast it opens, types, writes, shows heat, and what it survives.
 
-    python bench/studio.py [--only start keys …] [--kills 200] [--json]
+    python bench/studio.py [--only start keys …] [--kills 200] [--seed 23] [--json]
 
-Cases (Chromium, the starter):
+Each row is printed with its target. Cases (Chromium, the starter):
 
+- `assets`: kilobytes of all files that the page loads, compressed by gzip.
 - `start`: seconds from the command to a page that takes keys, median of five.
 - `keys`: milliseconds from a key to the end of the next paint in a story of 100,000 words, p95 of
   Chromium's trace of 100 keys.
 - `heat`: milliseconds from the last figures of 1,000 words to the marks in the page.
-- `kills`: stories that could not be read after kill -9 at random moments of writing.
-- `assets`: kilobytes of all files that the page loads, compressed by gzip.
+- `first-token`: milliseconds from Continue to the first text on the WebSocket, after a new prompt
+  of 500 tokens, beside the same from the Python API with the model loaded, by turns.
+- `rate`: tokens a second of 200 tokens after such a prompt, beside the same from the Python API.
+- `memory`: the page's heap after a collection, and its nodes, before and after 10,000 tokens of a
+  model that writes as fast as the page takes it.
+- `kills`: stories that could not be read, and accepted sentences that were gone, after kill -9 at
+  random moments of a journey. Each journey follows from `--seed` and the kill's number;
+  `--kills-folder` and `--first-kill` go on where a run ended.
 """
 
 from __future__ import annotations
@@ -17,7 +24,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import random
 import statistics
 import sys
 import tempfile
@@ -31,13 +37,35 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "studio")]
 
 import browser as pages  # noqa: E402
 from measuring import machine  # noqa: E402
+from parrot import save_parrot  # noqa: E402
+from studio_kills import kills  # noqa: E402
+from studio_speed import Line, Speed  # noqa: E402
 
-from creativewritinggpt.story.file import dump, read_story  # noqa: E402
+from creativewritinggpt.story.file import dump  # noqa: E402
 from creativewritinggpt.story.tree import Story  # noqa: E402
 from creativewritinggpt.studio.assets import WEB  # noqa: E402
 
 SENTENCE = "The keeper climbed the stairs and looked over the grey water for a sail. "
+WORDS = " The lamp went, out."
+"""What the scripted model writes, over and over."""
+END = "<|endoftext|>"
 Result = dict[str, Any]
+TARGETS: dict[str, tuple[str, Callable[[Result], bool]]] = {
+    "assets": ("at most 600 kB", lambda row: row["kilobytes"] <= 600),
+    "start": ("at most 3 s", lambda row: row["seconds"] <= 3),
+    "keys": ("p95 at most 16 ms", lambda row: row["milliseconds_p95"] <= 16),
+    "heat": ("at most 200 ms", lambda row: row["milliseconds"] <= 200),
+    "first-token": ("at most 50 ms more than generate", lambda row: row["more"] <= 50),
+    "rate": ("at least 95 % of generate", lambda row: row["ratio"] >= 0.95),
+    "memory": (
+        "flat: at most 1 kB a token, and no more nodes than 500",
+        lambda row: row["bytes_a_token"] <= 1000 and row["more_nodes"] <= 500,
+    ),
+    "kills": (
+        "no story unreadable, no accepted sentence lost, no fault",
+        lambda row: not (row["unreadable"] or row["lost_sentences"] or row["faults"]),
+    ),
+}
 
 
 def assets() -> Result:
@@ -62,7 +90,9 @@ class Bench:
         self.chromium, self.folder, self.model = chromium, folder, model
         self.count = 0
 
-    def studio(self, text: str = "", delay: float = 0.0) -> pages.RunningStudio:
+    def studio(
+        self, text: str = "", model: Path | None = None, flags: tuple[str, ...] = ()
+    ) -> pages.RunningStudio:
         """A new studio with a story."""
         self.count += 1
         folder = self.folder / str(self.count)
@@ -71,7 +101,7 @@ class Bench:
             story = Story()
             story.edit(text)
             (folder / "lighthouse.json").write_text(dump(story), "utf-8")
-        return pages.RunningStudio(folder, self.model, delay)
+        return pages.RunningStudio(folder, model or self.model, flags=flags)
 
     def start(self) -> Result:
         """Until the page takes keys."""
@@ -121,31 +151,81 @@ class Bench:
         studio.kill()
         return {"milliseconds": waited}
 
-    def kills(self, count: int) -> Result:
-        """Stories after kill -9 at random moments."""
-        draw = random.Random(23)
-        studio = self.studio(SENTENCE)
-        broken, shorter, kept = 0, 0, SENTENCE
-        for number in range(count):
-            client = studio.client()
-            state = client.get("/api/state").json()["story"]
-            body = {"revision": state["revision"], "tab": "bench"}
-            end = len(state["text"])
-            client.post("/api/tabs/write", json={"tab": "bench"})
-            change = [[end, end, f" Line {number}."]]
-            saved = client.post("/api/story/edit", json={**body, "changes": change})
-            if saved.is_success:
-                kept = state["text"] + f" Line {number}."
-            client.post("/api/story/continue", json={"tab": "bench"})
-            time.sleep(draw.random() * 0.5)
+    def speed(self, repeats: int, case: str) -> Result:
+        """``first-token`` or ``rate``."""
+        import torch
+
+        threads = torch.get_num_threads()
+        studio = self.studio(SENTENCE, flags=("--num-workers", str(threads)))
+        try:
+            speed = Speed(studio, self.model, threads)
+            return speed.first_token(repeats) if case == "first-token" else speed.rate(repeats)
+        finally:
             studio.kill()
-            try:
-                shorter += not read_story(studio.story_file).text.startswith(kept[:-20])
-            except Exception:
-                broken += 1
-            studio.restart()
-        studio.kill()
-        return {"kills": count, "unreadable": broken, "shorter_than_saved": shorter}
+
+    def scripted(self) -> Path:
+        """The folder of a model that writes :data:`WORDS`."""
+        from tokenizers import ByteLevelBPETokenizer
+        from transformers import PreTrainedTokenizerFast
+
+        folder = self.folder / "parrot"
+        if not folder.is_dir():
+            folder.mkdir()
+            words = ByteLevelBPETokenizer()
+            texts = [WORDS] * 16 + [SENTENCE] * 8  # enough of them for 300 tokens
+            words.train_from_iterator(
+                texts, vocab_size=300, special_tokens=[END], show_progress=False
+            )
+            words.save(str(folder / "words.json"))
+            tokenizer = PreTrainedTokenizerFast(
+                tokenizer_file=str(folder / "words.json"), eos_token=END, bos_token=END
+            )
+            save_parrot(folder, tokenizer, WORDS, 1024)
+        return folder
+
+    def memory(self, tokens: int) -> Result:
+        """The page before and after many tokens, the first Continue not counted."""
+        studio = self.studio(SENTENCE, model=self.scripted())
+        try:
+            page = pages.open_page(self.chromium.new_context(), studio)
+            line = Line(studio)
+            each = min(1000, tokens)
+            page.set_default_timeout(120_000)
+            tools = page.context.new_cdp_session(page)
+            tools.send("Performance.enable")
+            tools.send("HeapProfiler.enable")
+            self._continue(page, line, 100)
+            before, written = self._page_size(tools), 0
+            while written < tokens:
+                written += self._continue(page, line, each)
+            after = self._page_size(tools)
+        finally:
+            studio.kill()
+        return {
+            "tokens": written, "heap_bytes_before": before[0], "heap_bytes_after": after[0],
+            "bytes_a_token": (after[0] - before[0]) / written,
+            "nodes_before": before[1], "nodes_after": after[1], "more_nodes": after[1] - before[1],
+        }  # fmt: skip
+
+    def _continue(self, page: Any, line: Line, tokens: int) -> int:
+        """Press Continue, wait until all of it is in the page; the number of tokens."""
+        line.client.patch("/api/settings", json={"values": {"max_new_tokens": tokens}})
+        since = len(line.events)
+        page.get_by_role("button", name="Continue", exact=True).click()
+        line.wait(lambda event: event["kind"] == "job" and event["state"] == "done", since)
+        length = len(line.state()["story"]["text"])
+        pages.wait_for(page, f"{pages.TEXT}.length === {length}", 30)
+        pieces = [event for _, event in line.events[since:] if event["kind"] == "piece"]
+        return sum(len(event["tokens"]) for event in pieces)
+
+    def _page_size(self, tools: Any) -> tuple[float, float]:
+        """Bytes of the page's heap after a collection, and its nodes."""
+        for _ in range(3):
+            tools.send("HeapProfiler.collectGarbage")
+            time.sleep(0.5)
+        found = tools.send("Performance.getMetrics")["metrics"]
+        figures = {metric["name"]: metric["value"] for metric in found}
+        return figures["JSHeapUsedSize"], figures["Nodes"]
 
 
 def _key_times(trace: list[dict[str, Any]]) -> list[float]:
@@ -174,11 +254,15 @@ def _percentile(values: list[float], share: float) -> float:
 
 def main() -> None:
     """Measure and print."""
-    names = ("assets", "start", "keys", "heat", "kills")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--only", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--only", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--model", default="starter")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of first-token and rate")
+    parser.add_argument("--tokens", type=int, default=10_000, help="tokens of memory")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=23, help="of the journeys of kills")
+    parser.add_argument("--first-kill", type=int, default=0, help="to go on where a run ended")
+    parser.add_argument("--kills-folder", type=Path, help="where the killed studio's story stays")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     reason = pages.missing()
@@ -186,19 +270,36 @@ def main() -> None:
         sys.exit(reason)
     from playwright.sync_api import sync_playwright
 
-    results: Result = {"machine": machine()}
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    on = machine()
+    results: Result = {"machine": on}
+    if not arguments.json:
+        print(f"on {on['processor']}, {on['cores']} cores, {on['threads']} threads", flush=True)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         chromium = playwright.chromium.launch(executable_path=pages.chromium(), args=pages.FLAGS)
         bench = Bench(chromium, Path(folder), arguments.model)
+
+        def killed() -> Result:
+            place = arguments.kills_folder or Path(folder) / "killed"
+            place.mkdir(parents=True, exist_ok=True)
+            return kills(place.resolve(), bench.scripted(), arguments.kills, arguments.seed,
+                         arguments.first_kill, say)  # fmt: skip
+
         cases: dict[str, Callable[[], Result]] = {
-            "assets": assets, "start": bench.start, "keys": bench.keys, 
-            "heat": bench.heat, "kills": lambda: bench.kills(arguments.kills),
-            
+            "assets": assets, "start": bench.start, "keys": bench.keys, "heat": bench.heat,
+            "first-token": lambda: bench.speed(arguments.repeats, "first-token"),
+            "rate": lambda: bench.speed(arguments.repeats, "rate"),
+            "memory": lambda: bench.memory(arguments.tokens), "kills": killed,
         }  # fmt: skip
         for name in arguments.only:
-            results[name] = cases[name]()
+            target, met = TARGETS[name]
+            row = cases[name]()
+            results[name] = {**row, "target": target, "met": met(row)}
             if not arguments.json:
-                print(name, json.dumps(results[name]), flush=True)
+                said = "met" if met(row) else "MISSED"
+                print(f"{name}: {json.dumps(row)}; target {target}: {said}", flush=True)
         chromium.close()
     if arguments.json:
         print(json.dumps(results, indent=2))
