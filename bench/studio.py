@@ -188,7 +188,7 @@ class Bench:
         studio = self.studio(SENTENCE, model=self.scripted())
         try:
             page = pages.open_page(self.chromium.new_context(), studio)
-            line = Line(studio)
+            line = Line(studio, writes=False)  # the page writes
             each = min(1000, tokens)
             page.set_default_timeout(120_000)
             tools = page.context.new_cdp_session(page)

@@ -32,9 +32,12 @@ class Line:
     Args:
         studio: The studio.
         tab: Id of the tab.
+        writes: Whether it is the tab that writes; otherwise it looks on while a page does.
     """
 
-    def __init__(self, studio: pages.RunningStudio, tab: str = "bench") -> None:
+    def __init__(
+        self, studio: pages.RunningStudio, tab: str = "bench", writes: bool = True
+    ) -> None:
         from websockets.sync.client import connect
 
         self.tab = tab
@@ -49,7 +52,8 @@ class Line:
         self._closed = False
         threading.Thread(target=self._read, daemon=True).start()
         self.wait(lambda event: event["kind"] == "hello")
-        self.post("/api/tabs/write")
+        if writes:
+            self.post("/api/tabs/write")
 
     def _read(self) -> None:
         from websockets.exceptions import ConnectionClosed
