@@ -1,6 +1,7 @@
 # make demo        see the whole thing work: train, compare, evaluate, explain (a few minutes)
 # make test        the tests that a change needs (at most 6 minutes on two cores)
 # make test-all    the rest: slow ones, invariants, real samples, browser, built wheel
+# make test-long   what takes minutes, before a release
 # make check       lint, types, generated docs, counts of the code base
 # make studio      write, train, judge and explain in a page (cwgpt studio; ARGS="--model ...")
 # make studio-assets the page's libraries alone (Node from the PATH, else from a package)
@@ -23,10 +24,10 @@ READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 PYTEST := $(BIN)/python -m pytest
 COV := $(if $(COVERAGE),--cov --cov-append --cov-report=)
-FAST := not (slow or invariant or realdata or browser or network)
-REST := (slow or browser or network) and not (invariant or realdata)
+FAST := not (slow or long or invariant or realdata or browser or network)
+REST := (slow or browser or network) and not (long or invariant or realdata)
 
-.PHONY: demo test test-all test-browser test-clients clients-env studio studio-assets check coverage docs site bench-env clean
+.PHONY: demo test test-all test-long test-browser test-clients clients-env studio studio-assets check coverage docs site bench-env clean
 
 demo: $(READY)
 	$(BIN)/cwgpt demo
@@ -41,6 +42,10 @@ test-all: $(READY_DEV)
 	$(PYTEST) -m "invariant or realdata" $(COV)
 
 # What a browser test needs and the machine lacks is said, and those tests are skipped.
+# Minutes each: the starter in llama.cpp, trainings through the page.
+test-long: $(READY_DEV)
+	$(PYTEST) -m long
+
 test-browser: $(READY_DEV)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 		echo "No chromium: apt-get install chromium (or name one in CWGPT_CHROMIUM)"

@@ -45,6 +45,7 @@ def set_up(train: Any, settings: dict[str, str]) -> None:
         box.press("Tab")
 
 
+@pytest.mark.long
 def test_train_write_with_it_judge_and_explain(
     studio: Any, page_of: Any, watch: Any, random_folder: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_train_write_with_it_judge_and_explain(
     assert explain.locator(".story-text mark").inner_text().strip() != ""
 
 
+@pytest.mark.long
 def test_a_training_outlives_the_page_and_the_studio_and_is_resumed(
     studio: Any, page_of: Any, new_context: Any, watch: Any, random_folder: Path, tmp_path: Path
 ) -> None:

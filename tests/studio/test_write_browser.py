@@ -206,7 +206,9 @@ def test_drafts_are_picked_by_keys_and_the_others_kept(studio: Any, page_of: Any
     page.keyboard.press("Enter")
     wait_for(page, f"{TEXT}.length > 12")
     text = wait_saved(page, running)
-    assert " ".join(texts[1].split()) == " ".join(text.removeprefix("It was late.").split())
+    # An incomplete character at the end of a passage is left out.
+    taken = " ".join(texts[1].rstrip("\ufffd").split())
+    assert taken == " ".join(text.removeprefix("It was late.").split())
     wait_for(page, f"{WRITE}.story().choices > 0")
 
 
