@@ -222,13 +222,16 @@ def wait_saved(page: Any, studio: RunningStudio, seconds: float = 10.0) -> str:
 
 
 def idle(page: Any, seconds: float = 20.0) -> None:
-    """Wait until no job runs."""
-    wait_for(
-        page,
+    """Wait until no job runs, nor one that was just asked for."""
+    none = (
         "fetch('/api/jobs').then((a) => a.json()).then((found) => !(found.jobs ?? found)"
-        ".some((job) => ['queued', 'running'].includes(job.state)))",
-        seconds,
+        ".some((job) => ['queued', 'running'].includes(job.state)))"
     )
+    while True:
+        wait_for(page, none, seconds)
+        time.sleep(0.5)
+        if page.evaluate(none):
+            return
 
 
 def wait_for(page: Any, expression: str, seconds: float = 15.0) -> Any:

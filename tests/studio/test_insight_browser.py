@@ -116,7 +116,7 @@ def test_heat_and_an_alternative_in_mid_story(
     )
     assert old > 5 and all(place < at for place in fresh)
     _wait_fresh(page)
-    assert not page.locator(".cm-content .heat-old").count()
+    _until(page, "!document.querySelectorAll('.cm-content .heat-old').length")
     text = TEXT.replace("captain", "old captain")
     assert browsers.wait_saved(page, one) == text
 
