@@ -1,7 +1,7 @@
 # make demo        see the whole thing work: train, compare, evaluate, explain (a few minutes)
 # make test        the tests that a change needs (at most 6 minutes on two cores)
 # make test-all    the rest: slow ones, invariants, real samples, browser, built wheel
-# make test-long   what takes minutes, before a release
+# make test-long   trainings through the studio's page, before a release
 # make check       lint, types, generated docs, counts of the code base
 # make studio      write, train, judge and explain in a page (cwgpt studio; ARGS="--model ...")
 # make studio-assets the page's libraries alone (Node from the PATH, else from a package)
@@ -42,7 +42,7 @@ test-all: $(READY_DEV)
 	$(PYTEST) -m "invariant or realdata" $(COV)
 
 # What a browser test needs and the machine lacks is said, and those tests are skipped.
-# Minutes each: the starter in llama.cpp, trainings through the page.
+# A minute each: trainings through the page.
 test-long: $(READY_DEV)
 	$(PYTEST) -m long
 

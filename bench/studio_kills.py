@@ -33,7 +33,7 @@ _IMPORTS = [
     "torch", "transformers", "starlette.applications", "uvicorn", "websockets", "httpx",
     "creativewritinggpt.models.loading", "creativewritinggpt.server.scheduler",
     "creativewritinggpt.studio.studio", "creativewritinggpt.generation.engine",
-    "creativewritinggpt.story.passages", *(f"creativewritinggpt.studio.{room}" for room in ROOMS),
+    "creativewritinggpt.story.context", *(f"creativewritinggpt.studio.{room}" for room in ROOMS),
     "parrot", "studio_speed", "studio_kills",
 ]  # fmt: skip
 Say = Callable[[str], None]

@@ -16,7 +16,7 @@ from creativewritinggpt.export.settings import ExportSettings
 from creativewritinggpt.models.loading import load_model
 from creativewritinggpt.models.starter import ensure_starter
 
-pytestmark = [pytest.mark.network, pytest.mark.long]
+pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 
 def levels_of(result):

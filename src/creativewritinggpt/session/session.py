@@ -21,11 +21,10 @@ from ..errors import InputError, RunError, UserError
 from ..files import from_home
 from ..generation.results import Generated, Piece, Scores, Token, best
 from ..generation.sampling.settings import GenerationSettings, seeds_from, with_preset
-from ..story.context import StoryView, passage_tokens, story_view
+from ..story.context import StoryView, complete, passage_tokens, setup_of, story_view
 from ..story.draft import Imported
 from ..story.exchange import ENDINGS, export_story, import_story
 from ..story.file import FOLDER, StoryFile, free_path, is_story, story_file
-from ..story.passages import complete, setup_of
 from ..story.tree import Passage, Setup, State, Story
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -22,8 +22,9 @@ import regex
 from ..data.text import is_unspaced
 from ..generation.results import Token
 from ..generation.row import Pinned, characters, make_view
+from ..generation.sampling.settings import GenerationSettings
 from ..generation.text import Vocabulary, encode, encode_with_spans, spans_of, vocabulary
-from .tree import Lore, Passage, Story
+from .tree import Lore, Passage, Setup, Story
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
@@ -116,6 +117,35 @@ def story_view(
     return StoryView(
         text[start:], memory, note, read, start, model.context_length, tokens, lore, left_out
     )
+
+
+def complete(text: str) -> str:
+    """``text`` without an incomplete character at its end."""
+    return text.rstrip("\ufffd")
+
+
+def setup_of(
+    model: str,
+    adapters: Mapping[str, float],
+    preset: str | None,
+    settings: GenerationSettings,
+    weights: str,
+    view: StoryView,
+) -> Setup:
+    """How a passage is made.
+
+    Args:
+        model: Name of the model.
+        adapters: Weights of the adapters that are on, by folder.
+        preset: The preset, if one was chosen.
+        settings: The generation settings.
+        weights: The weight format itself, since "auto" depends on the machine and the packages.
+        view: What the model sees.
+    """
+    values = settings.to_dict()
+    values.pop("seed")
+    values["weights"] = weights
+    return Setup(model, dict(adapters), preset, values, view.memory, view.note)
 
 
 @dataclasses.dataclass(frozen=True)

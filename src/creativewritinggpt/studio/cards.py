@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..generation.results import Generated, Piece
 from ..generation.sampling.settings import GenerationSettings
 from ..story import choices
-from ..story.passages import complete
+from ..story.context import StoryView, complete
 from ..story.tree import NOTHING, Passage, Setup
 from .changes import known
 from .edits import SOURCE
@@ -18,7 +18,6 @@ from .writing import ALTERNATIVES, Row, Writing, made_by
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
-    from ..story.context import StoryView
     from .story_desk import Desk
 
 MOST_DRAFTS = 16

@@ -76,8 +76,9 @@ class EventLog:
             text = _json({**record, largest: None})
         with self._lock:
             self._n += 1
-            self._events.append(Event(self._n, f'{{"n":{self._n},{text[1:]}'))
-            self._bytes += len(text)
+            event = Event(self._n, f'{{"n":{self._n},{text[1:]}')
+            self._events.append(event)
+            self._bytes += len(event.text)
             while len(self._events) > self._most or (
                 self._bytes > self._most_bytes and len(self._events) > 1
             ):

@@ -299,9 +299,7 @@ class Runs:
         """
         record = self.get(id)
         with self._lock:
-            self._settle(record)
-            if record.ended is None:
-                raise Conflict("this run has not ended yet", "stop it first")
+            self._check_ended(record)
             self._launch(record, words)
         self._after_start(record)
         return record
@@ -339,6 +337,11 @@ class Runs:
         self._publish(record)
         return record
 
+    def _check_ended(self, record: RunRecord) -> None:
+        self._settle(record)
+        if record.ended is None:
+            raise Conflict("this run has not ended yet", "stop it first")
+
     def set_aside(self, id: str) -> None:
         """Take a run out of the list; its folders stay where they are, its record with them.
 
@@ -347,9 +350,7 @@ class Runs:
         """
         record = self.get(id)
         with self._lock:
-            self._settle(record)
-            if record.ended is None:
-                raise Conflict("this run has not ended yet", "stop it first")
+            self._check_ended(record)
             aside = self.folder.parent / ASIDE
             with disk_errors(aside):
                 aside.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from ..errors import RunError
 from ..generation.results import Generated, Piece, Token, best
 from ..generation.sampling.settings import GenerationSettings, seeds_from
 from ..story import choices
-from ..story.passages import complete, setup_of
+from ..story.context import StoryView, complete, setup_of
 from ..story.tree import Setup, State, Story
 from .answers import error_record
 from .edits import SOURCE, Written
@@ -25,7 +25,6 @@ from .jobs import Job
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
-    from ..story.context import StoryView
     from .story_desk import Desk
 
 ALTERNATIVES = 6
