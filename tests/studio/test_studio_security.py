@@ -333,6 +333,12 @@ def test_a_port_in_use_is_said_and_the_last_port_only_preferred(capsys: Any) -> 
         one.close()
 
 
+def test_a_story_file_has_the_ending_that_the_terminal_takes(capsys: Any) -> None:
+    assert main(["studio", "--story", "novel.txt", "--no-browser"]) == 2
+    said = capsys.readouterr().err
+    assert "ends in .json" in said and "Library" in said
+
+
 def test_the_page_is_served_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"

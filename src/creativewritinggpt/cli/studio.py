@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  cwgpt studio\n"
-        "  cwgpt studio --story lighthouse.story --model outputs/best_model\n"
+        "  cwgpt studio --story lighthouse.json --model outputs/best_model\n"
         "  cwgpt studio --port 8765 --no-browser"
     )
     parser.add_argument(
@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..files import cache_folder
     from ..server.process import run_server
     from ..server.security import is_loopback
+    from ..story.file import story_file
     from ..studio.access import Kept, Login, check_address
     from ..studio.app import build_app, open_browser, take_port
     from ..studio.assets import missing
@@ -69,13 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     host = arguments.host
     check_address(host, arguments.allow_network)
+    story = story_file(arguments.story).path if arguments.story else None
     machine = machine_settings(arguments)
     kept = Kept(cache_folder(machine.cache_dir))
     sockets = take_port(host, arguments.port, kept.port)
     port = sockets[0].getsockname()[1]
     kept.save(port)
     login = Login(port, kept.key)
-    story = Path(arguments.story).expanduser() if arguments.story else None
     studio = Studio(Path.cwd(), story=story, model=arguments.model, machine=machine)
     own = () if is_loopback(host) else (host.lower(),)
     hosts = (*(name.lower() for name in arguments.allowed_host), *own)

@@ -185,7 +185,7 @@ def story_file(name: str) -> StoryFile:
     if path.suffix.lower() != ".json":
         raise InputError(
             f"a story's file ends in .json, and {name} does not",
-            "bring text in with /load inside a session, write it out with /export",
+            "bring text in with /load in a session or in the studio's Library",
         )
     return StoryFile(path)
 
