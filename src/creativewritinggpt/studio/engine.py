@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.fields import MachineSettings
 from ..errors import InputError, RunError, UserError
-from ..files import from_home
 from .answers import error_record
 from .events import EventLog
 from .jobs import Job, Jobs
@@ -511,11 +510,6 @@ class Engine:
         end = time.monotonic() + seconds
         if self._scheduler is not None and self._scheduler.alive:
             self._scheduler.close(max(0.0, end - time.monotonic()))
-
-
-def find_model(name: str) -> str:
-    """A model's name as it is loaded by: ``starter``, a hub id, or a folder."""
-    return name if name == "starter" else str(from_home(name))
 
 
 def _load_model(name: str, machine: MachineSettings) -> LoadedModel:
