@@ -258,6 +258,7 @@ class Scheduler:
                 ):
                     self._condition.wait()
                 arrived, self._inbox = self._inbox, []
+                self._waiting += len(arrived)  # until they are counted after this step
                 leaving, self._leaving = self._leaving, []
                 if self._stopped or (self._closing and not arrived and not self._busy()):
                     break
