@@ -23,7 +23,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from formats import stories as stories_of
 from measuring import in_own_process
 
 from creativewritinggpt import console
+from creativewritinggpt.devices import peak_memory_bytes
 from creativewritinggpt.export import gguf_file, verify
 from creativewritinggpt.export.merged import config_json, write_tokenizer, write_weights
 from creativewritinggpt.export.quantization import FORMATS
@@ -161,11 +161,10 @@ def one_export(name: str, to: str, folder: str) -> dict[str, Any]:
     model = load_model(name, "cpu", "fp32")
     result = export(model, to, Path(folder) / to, ExportSettings(verify=3))
     [levels] = result.record["verification"].values()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "to": to,
         "seconds": time.perf_counter() - started,
-        "peak_bytes": peak,
+        "peak_bytes": peak_memory_bytes(),
         "bytes": result.files[0].stat().st_size,
         "mean_kl": levels[2]["mean_kl"],
         "passed": all(level["passed"] is not False for level in levels),

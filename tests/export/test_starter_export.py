@@ -39,7 +39,6 @@ def test_the_starter_and_its_adapter_in_llama_cpp(tmp_path):
     assert levels[4]["mean_kl"] <= 1e-4 and levels[4]["mean_kl_half"] <= 1e-4
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the kernel's peak is read from resource")
 def test_eight_bits_of_the_starter_take_little_memory(tmp_path):
     ensure_starter()  # its conversion takes more memory than the export
     script = Path(__file__).parents[2] / "bench" / "export.py"
