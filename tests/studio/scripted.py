@@ -5,14 +5,15 @@ import time
 from typing import Any
 
 from creativewritinggpt.cli.main import main
-from creativewritinggpt.generation.decoder import Decoder
 
 
 def slow_down(seconds: float) -> None:
     """Let every step of the decoder take this much longer."""
+    from creativewritinggpt.generation.decoder import Decoder  # imports torch
+
     advance = Decoder.advance
 
-    def slowly(decoder: Decoder) -> Any:
+    def slowly(decoder: Any) -> Any:
         time.sleep(seconds)
         return advance(decoder)
 

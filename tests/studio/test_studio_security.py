@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -331,6 +332,28 @@ def test_a_port_in_use_is_said_and_the_last_port_only_preferred(capsys: Any) -> 
     assert other[0].getsockname()[1] not in (0, port)
     for one in (taken, *more, *other):
         one.close()
+
+
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head() -> None:
+    async def nagle() -> int:
+        [taken, *more] = listen("127.0.0.1", 0)
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            made = writer.get_extra_info("socket")
+            found.set_result(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        server = await asyncio.start_server(came, sock=taken)
+        _, writer = await asyncio.open_connection("127.0.0.1", taken.getsockname()[1])
+        no_delay = await asyncio.wait_for(found, 10)
+        writer.close()
+        server.close()
+        for one in more:
+            one.close()
+        return no_delay
+
+    assert asyncio.run(nagle()) != 0
 
 
 def test_a_story_file_has_the_ending_that_the_terminal_takes(capsys: Any) -> None:

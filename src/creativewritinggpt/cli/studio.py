@@ -12,6 +12,9 @@ from ..config.fields import MachineSettings
 from ..errors import InputError
 from .main import add_model, add_settings, machine_settings, short_usage, whole_number
 
+_PAGE_SECONDS = 2.5
+"""Longest time that the page has to open before the model is loaded."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
@@ -90,6 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
             console.warn("other machines reach this studio: who has the address reads and writes")
         elif not arguments.no_browser:
             open_browser(login.url(host, once=True))
-        studio.start()
+        studio.start(_PAGE_SECONDS)
 
     return run_server(app, sockets, studio.close, websockets=True, ready=ready)

@@ -32,7 +32,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     for place, name in enumerate(hosts):
         family = socket.AF_INET6 if ":" in name else socket.AF_INET
         try:
-            made = socket.socket(family, socket.SOCK_STREAM)
+            # With the protocol named, asyncio switches Nagle's algorithm off: an answer's head and
+            # body would else wait 40 ms for each other.
+            made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             if hasattr(socket, "IPV6_V6ONLY") and family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -107,6 +107,7 @@ class Engine:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._loading = threading.Lock()
+        self._hurried = threading.Event()
         self._closed = False
 
     # The model.
@@ -139,17 +140,34 @@ class Engine:
             "tokens_per_second": round(self.tokens_per_second, 2),
         }  # fmt: skip
 
-    def load(self, name: str, then: Callable[[], None] = lambda: None) -> threading.Thread:
-        """Load a model in a thread and write with it; the one before writes until then."""
+    def load(
+        self, name: str, then: Callable[[], None] = lambda: None, patience: float = 0.0
+    ) -> threading.Thread:
+        """Load a model in a thread and write with it; the one before writes until then.
+
+        Args:
+            name: Name of the model.
+            then: Called when it is there.
+            patience: Seconds that it leaves the machine to the page, which :meth:`hurry` ends.
+        """
         with self._lock:
             self.name, self.state = name, "loading"
             self.message, self.advice = f"loading {name}", None
         self._tell()
-        thread = threading.Thread(target=self._load, args=(name, then), name="loading", daemon=True)
+        thread = threading.Thread(
+            target=self._load, args=(name, then, patience), name="loading", daemon=True
+        )
         thread.start()
         return thread
 
-    def _load(self, name: str, then: Callable[[], None]) -> None:
+    def hurry(self) -> None:
+        """Load at once: the page is there, or somebody waits for the model."""
+        self._hurried.set()
+
+    def _load(self, name: str, then: Callable[[], None], patience: float) -> None:
+        self._hurried.wait(patience)
+        if self._closed or self.name != name:
+            return
         try:
             loaded = self.loaded(name)
         except Exception as error:
@@ -240,6 +258,7 @@ class Engine:
         with self._lock:
             if self.state == "loading" and self._current is None:
                 self._waiting.append((begin, fail))
+                self.hurry()
                 return
             if self._current is None:
                 raise InputError(
@@ -506,6 +525,7 @@ class Engine:
     def close(self, seconds: float = 5.0) -> None:
         """End all work and the scheduler."""
         self._closed = True
+        self.hurry()
         self._go_on(RunError("the studio is closing"))
         end = time.monotonic() + seconds
         if self._scheduler is not None and self._scheduler.alive:

@@ -118,6 +118,9 @@ class Tabs:
 
     Args:
         events: Where a change of the writing tab is told.
+
+    Attributes:
+        on_came: Called whenever a tab opens a socket.
     """
 
     GRACE = 3.0
@@ -130,9 +133,11 @@ class Tabs:
         self._left: dict[str, float] = {}
         self._lock = threading.Lock()
         self.writer: str | None = None
+        self.on_came: Callable[[], None] = lambda: None
 
     def came(self, tab: str) -> None:
-        """A tab has opened a socket; the first one writes."""
+        """A tab has opened a socket, as a page does that is whole; the first one writes."""
+        self.on_came()
         with self._lock:
             self._sockets[tab] = self._sockets.get(tab, 0) + 1
             self._left.pop(tab, None)

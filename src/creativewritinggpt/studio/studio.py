@@ -43,6 +43,7 @@ class Studio(Shared):
         super().__init__(root, model=model, machine=machine, load=load)
         self.desk = Desk(self, read_ahead)
         self.engine.on_change = self.desk.warm
+        self.tabs.on_came = self.engine.hurry
         self._open_first(story)
 
     def _open_first(self, story: Path | None) -> None:
@@ -56,10 +57,17 @@ class Studio(Shared):
             except UserError as error:
                 self.note(error.message, "error", error.advice)
 
-    def start(self) -> None:
-        """Load the model, in a thread."""
+    def start(self, patience: float = 0.0) -> None:
+        """Load the model, in a thread.
+
+        Importing PyTorch holds up all other threads; begun at once, it would cost a page that is
+        opened half a second and more.
+
+        Args:
+            patience: Longest time that a page has to open before, in seconds.
+        """
         if self.first_model:
-            self.engine.load(self.first_model)
+            self.engine.load(self.first_model, patience=patience)
 
     def close(self, seconds: float = 5.0) -> None:
         """Stop the work, save, and end; may be called twice."""

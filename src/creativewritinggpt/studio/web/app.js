@@ -188,9 +188,9 @@ async function start() {
   setUpStatus(app);
   byId("gate").hidden = true;
   byId("studio").hidden = false;
-  app.events.start();
   const room = sessionStorage.getItem("room") ?? "write";
-  await app.show(ROOMS.includes(room) ? room : "write");
+  // The socket says that the page takes keys: the studio then begins to load the model.
+  await app.show(ROOMS.includes(room) ? room : "write").finally(() => app.events.start());
 }
 
 /** Move the focus to the next of: tabs, panes of the room (`[data-pane]`), tools. @param {number} by */
