@@ -15,7 +15,12 @@ import pytest
 import setuptools  # noqa: F401 - torch's compiler imports it, and fails where distutils came before
 import torch
 from corpora import TEXT
+from hypothesis import settings
 from writers import make_writer
+
+# The same inputs in each run; `--hypothesis-profile=default` draws new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -148,7 +148,7 @@ def test_a_chat_of_sillytavern_is_one_document_with_its_speakers(tmp_path: Path)
         "Odile: *She looks up.* Yes?\n\nAnn: A lamp, please.\n\nOdile: None left."
     )
     assert file.left_out["swipes that were not chosen"] == len("Anothergreeting.")
-    assert file.left_out["system messages"] == len("Annhasleft.")
+    assert file.left_out["system messages"] == len("NoteAnnhasleft.")
 
 
 def test_rows_of_the_same_talk_are_one_document_in_their_order(tmp_path: Path) -> None:

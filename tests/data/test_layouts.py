@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.config.run import Config
@@ -288,6 +288,7 @@ values = st.recursive(
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.fixed_dictionaries({"text": values, "note": values}), min_size=1, max_size=5))
+@example([{"text": [{"text": None, "role": "speaker of nothing"}], "note": None}])
 def test_no_character_is_lost_unsaid_whatever_the_cells_are(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:

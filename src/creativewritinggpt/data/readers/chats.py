@@ -241,19 +241,22 @@ def compose(messages: Sequence[Message]) -> Talk:
         for reason, text in message.aside.items():
             left_out[reason] += characters(text)
         text = clean(message.text)
+        said = characters(text) + characters(message.name)
         if message.role == SYSTEM:
-            left_out["system messages"] += characters(text)
+            left_out["system messages"] += said
         elif message.role == TOOL:
-            left_out["results of tools"] += characters(text)
+            left_out["results of tools"] += said
         elif text:
             spoken.append(Message(message.role, text, message.name))
+        else:
+            left_out["messages without text"] += said
     named = any(message.name for message in spoken)
     begun = 0
     while begun < len(spoken) and spoken[begun].role == USER:
         begun += 1
     if begun == len(spoken):
         reason = "talks without a reply"
-        left_out[reason] += sum(characters(message.text) for message in spoken)
+        left_out[reason] += sum(characters(m.text) + characters(m.name) for m in spoken)
         return Talk("", "", +left_out)
     prompts = (_rendered(message, named, first=True) for message in spoken[:begun])
     replies = (_rendered(message, named, first=False) for message in spoken[begun:])
