@@ -6,6 +6,8 @@ from pathlib import Path
 
 from creativewritinggpt.config.fields import MachineSettings
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.generation.sampling.settings import GenerationSettings
+from creativewritinggpt.story.tree import Story
 
 
 class Ids:
@@ -37,6 +39,7 @@ class Events:
 class Desk:
     def __init__(self, text=""):
         self.lock, self.text, self.revision = threading.RLock(), text, 1
+        self.story, self.tokens, self.settings = Story(), {}, GenerationSettings()
 
     def index(self, offset16):
         return len(self.text.encode("utf-16-le")[: 2 * offset16].decode("utf-16-le"))
@@ -44,7 +47,7 @@ class Desk:
 
 class Engine:
     def __init__(self):
-        self.model = None
+        self.model, self.name = None, "starter"
         self.machine = MachineSettings(device="cpu", num_workers=1)
 
 

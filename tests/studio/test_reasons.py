@@ -11,9 +11,9 @@ from creativewritinggpt.analysis.why import why
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
 from creativewritinggpt.story.context import story_view
-from creativewritinggpt.story.tree import Lore, Story
+from creativewritinggpt.story.tree import Lore, Setup, Story
 from creativewritinggpt.studio.figures import Scene
-from creativewritinggpt.studio.reasons import as_record, reason_at
+from creativewritinggpt.studio.reasons import as_record, reason_at, seen_at
 
 SENTENCE = "The lamp went out, and the captain laughed at the sea. "
 
@@ -61,6 +61,56 @@ def test_memory_lore_and_note_are_named_as_such(writer: Any) -> None:
     for part in found["in_view"]:
         assert part["score"] == pytest.approx(sum(score for _, score in part["pieces"]))
     assert [story.text[start:end] for start, end, _ in found["scores"]] == ["The"]
+
+
+@pytest.mark.parametrize("note", ["", "Be brief."])
+def test_an_explained_passage_is_read_as_the_model_saw_it(writer: Any, note: str) -> None:
+    story = Story()
+    for number in range(2):
+        story.write(f"{SENTENCE}Night {number} came.\n\n")
+    story.write("Nobody spoke but the mate")
+    lore = (Lore(("mate",), "The mate is blind.", always=True),)
+    story.set("memory", memory="A tale of the sea.", note=note, lore=lore)
+    scene, text = Scene.of(story, {}, GenerationSettings()), story.text
+    at = text.rindex("spoke")
+    seen = seen_at(writer, scene, at, at + 5)
+    # The view of the terminal's /why, up to the passage.
+    assert story_view(writer, story).view.startswith(seen.text) and seen.text.endswith("spoke")
+    said = {name: seen.text[start:end].strip() for name, start, end in seen.parts}
+    assert said["memory"] == "A tale of the sea." and said["lore"] == "The mate is blind."
+    assert said.get("note", "") == note
+    for first, there, count in seen.runs:
+        assert seen.text[first : first + count] == text[there : there + count]
+    # In mid-story the note stands where it stood then, not near the end of all.
+    early = text.index("Night 1")
+    there = seen_at(writer, scene, early, early + 7)
+    assert there.text.endswith("Night 1") and note in there.text
+
+
+def test_the_record_of_a_passage_has_the_memory_of_its_writing(writer: Any) -> None:
+    story = Story()
+    story.write("The king came in. ")
+    setup = Setup(writer.name, {}, None, {}, "An old memory.\n\n", "")
+    story.write("He sat down.", by="model", setup=setup, seed=1)
+    story.set("memory", memory="A new memory.")
+    seen = seen_at(writer, Scene.of(story, {}, GenerationSettings()), 18, 24)
+    assert seen.text == "An old memory.\n\nThe king came in. He sat"
+    assert seen.parts == [("memory", 0, 16)]
+
+
+def test_a_passage_at_the_end_of_a_full_view_keeps_the_memory(writer: Any) -> None:
+    story = Story()
+    for number in range(40):
+        story.write(f"{SENTENCE}Night {number} came. ")
+    story.set("memory", memory="A tale of the sea.", note="Be brief.")
+    scene, size = Scene.of(story, {}, GenerationSettings()), writer.context_length - 2
+    for at in range(0, len(story.text) - 30, 173):
+        seen = seen_at(writer, scene, at, at + 30)
+        assert seen.text.startswith("A tale of the sea.") and "Be brief." in seen.text
+        assert seen.text.endswith(story.text[at : at + 30])
+        assert len(writer.tokenizer(seen.text)["input_ids"]) <= size
+    with pytest.raises(InputError, match="longer than what the model sees"):
+        seen_at(writer, scene, 100, 1500)
 
 
 def test_a_word_that_has_fallen_out_of_view_is_explained_by_the_text_before_it(writer: Any) -> None:

@@ -10,7 +10,10 @@ import pytest
 from corpora import TEXT, write_stories
 from studios import SmallStudio, wait_for
 
+from creativewritinggpt.config.fields import MachineSettings
 from creativewritinggpt.errors import InputError
+from creativewritinggpt.models.loading import load_from_settings
+from creativewritinggpt.story.tree import Story
 from creativewritinggpt.studio.answers import Conflict
 from creativewritinggpt.studio.explaining import Explaining
 from creativewritinggpt.studio.judging import Judging, utf16
@@ -138,11 +141,23 @@ def test_train_judge_and_explain(studio, runs, training, body):
     assert "stand in the training text" in found["sentence"]
 
     explaining = Explaining(studio, runs)
-    place = {"from": 7, "to": 30, "revision": 1, "model": shown["model"]}
+    place = {"from": 7, "to": 30, "revision": 1}
     settings = {"methods": "gradients", "steps": 8}
+    with pytest.raises(InputError, match="not loaded yet"):
+        explaining.start(place)
+    studio.engine.name = str(model.relative_to(studio.root))
+    studio.engine.model = load_from_settings(str(model), MachineSettings(device="cpu"))
+    studio.desk.story = Story()
+    studio.desk.story.write(studio.desk.text)
+    studio.desk.story.set("memory", memory="A tale of the sea.", note="Be brief.")
     explained = wait_for(runs, explaining.start({**place, "settings": settings}))
     assert runs.show(explained)["state"] == "done", runs.log(explained.id)
     assert (Path(explained.output) / "report.html").is_file()
+    assert explained.about["parts"] == [["memory", "A tale of the sea."], ["note", "Be brief."]]
+    found = json.loads((Path(explained.output) / "results.json").read_text())
+    assert [part["name"] for part in found["parts"]] == ["memory", "note"]
+    assert found["text"].startswith("A tale of the sea.\n\n")
+    assert found["text"].endswith(explained.about["passage"])
     with pytest.raises(Conflict):
         explaining.start({**place, "revision": 0})
     with pytest.raises(InputError, match="no passage"):

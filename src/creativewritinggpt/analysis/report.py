@@ -240,9 +240,11 @@ def _attention(found: dict[str, Any], positions: list[int]) -> dict[str, Any]:
 def text_pieces(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The text in view as pieces: tokens that share characters are one, white space is its own.
 
-    A piece with ``tokens`` can be coloured; one without is the white space between words.
+    A piece with ``tokens`` can be coloured; one without is the white space between words. One in
+    a named part of the text (memory, note) has its name as ``part``.
     """
     text, at = record["text"], record.get("view_start", 0)
+    parts = [(part["name"], *part["char_span"]) for part in record.get("parts") or ()]
     pieces: list[dict[str, Any]] = []
     for entry in record["input"][1:]:
         start, end = max(entry["char_span"][0], at), entry["char_span"][1]
@@ -265,6 +267,9 @@ def text_pieces(record: dict[str, Any]) -> list[dict[str, Any]]:
             piece["sign"] = "⏎"
         before = text[:start] + lead
         piece["glued"] = bool(before) and not before[-1].isspace()
+        named = [name for name, first, last in parts if first <= start + len(lead) < last]
+        if named:
+            piece["part"] = named[0]
         pieces.append(piece)
         if tail:
             pieces.append({"text": tail})

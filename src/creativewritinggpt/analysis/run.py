@@ -11,7 +11,7 @@ The short answer, by one method in a few seconds, is :mod:`.why`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..console import ProgressCallback
@@ -66,6 +66,7 @@ def explain(
     text: str,
     settings: AnalysisSettings | None = None,
     *,
+    parts: Sequence[tuple[str, int, int]] = (),
     progress: ProgressCallback | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Explanation:
@@ -75,6 +76,7 @@ def explain(
         model: The model.
         text: The text.
         settings: What to explain and how.
+        parts: Stretches of the text with a name: name, first character, end.
         progress: Called as the work goes on.
         warn: Called with what the user should know; the record has it too.
 
@@ -85,7 +87,7 @@ def explain(
         InputError: Text or settings don't fit.
         RunError: The model computes no numbers.
     """
-    steps = explaining(model, text, settings, progress=progress, warn=warn)
+    steps = explaining(model, text, settings, parts=parts, progress=progress, warn=warn)
     while True:
         try:
             next(steps)
@@ -99,6 +101,7 @@ def explaining(
     text: str,
     settings: AnalysisSettings | None = None,
     *,
+    parts: Sequence[tuple[str, int, int]] = (),
     progress: ProgressCallback | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Generator[None, None, Explanation]:
@@ -106,6 +109,10 @@ def explaining(
     settings = settings or AnalysisSettings()
     _check_drawn(model, settings)
     analysis = _begin(model, text, settings, progress, warn)
+    if parts:
+        analysis.record["parts"] = [
+            {"name": name, "char_span": [start, end]} for name, start, end in parts
+        ]
     wanted = registry.in_order(settings.methods)
     left = [method.name for method in wanted]
     try:

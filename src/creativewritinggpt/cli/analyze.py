@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_from_settings(arguments.model, machine)
     records: list[dict[str, Any]] = []
     code = 0
-    for number, text in enumerate(texts, 1):
+    for number, (text, parts) in enumerate(texts, 1):
         place = folder if len(texts) == 1 else folder / folder_name(number, text)
         with console.progress("explaining") as progress:
-            found = explain(model, text, settings, progress=progress, warn=console.warn)
+            found = explain(
+                model, text, settings, parts=parts, progress=progress, warn=console.warn
+            )
             found.record["command"] = command_line()
             save(found, place, settings, console.counting(progress, "drawing"))
         records.append(found.record)
@@ -114,18 +117,18 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _texts(arguments: argparse.Namespace) -> list[str]:
-    """Texts given as arguments, in a file or piped in; default: ``SENTENCES``."""
+def _texts(arguments: argparse.Namespace) -> list[tuple[str, Sequence[tuple[str, int, int]]]]:
+    """Texts, with their named parts, given as arguments, in a file or piped in; or the usual."""
     words: list[str] = arguments.text
     if arguments.texts:
         if words:
             raise InputError("give TEXT or --texts FILE, not both")
         from ..generation.batch import read_prompts
 
-        return [prompt.text for prompt in read_prompts(arguments.texts)]
+        return [(prompt.text, prompt.parts) for prompt in read_prompts(arguments.texts)]
     if words:
         # Words without quotation marks around them are one text.
         single = len(words) > 1 and not any(" " in word for word in words)
-        return [" ".join(words)] if single else words
+        return [(text, ()) for text in ([" ".join(words)] if single else words)]
     piped = piped_text()
-    return [piped] if piped else list(SENTENCES)
+    return [(text, ()) for text in ([piped] if piped else SENTENCES)]

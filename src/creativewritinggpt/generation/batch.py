@@ -39,6 +39,7 @@ class Prompt:
         seed: Its own seed, if any.
         memory: Text pinned to the front of the model's view.
         note: Text pinned a few paragraphs before its end.
+        parts: Stretches of the prompt with a name, for explanations: name, first character, end.
     """
 
     line: int
@@ -47,6 +48,7 @@ class Prompt:
     seed: int | None = None
     memory: str = ""
     note: str = ""
+    parts: tuple[tuple[str, int, int], ...] = ()
 
     def settings(self, usual: GenerationSettings) -> GenerationSettings:
         """``usual`` with the prompt's own seed, if it has one."""
@@ -56,7 +58,7 @@ class Prompt:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """The prompts of a file: lines of text, or in ``.jsonl`` texts or objects with ``prompt``.
 
-    An object may also have ``id``, ``seed``, ``memory`` and ``note``.
+    An object may also have ``id``, ``seed``, ``memory``, ``note`` and ``parts``.
 
     Raises:
         InputError: The file can't be read or a line has another form.
@@ -92,7 +94,16 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
     identity = row.get("id")
     if not isinstance(identity, (str, int, type(None))):
         raise InputError(f"{where}: id must be text or a whole number")
-    return Prompt(number, row["prompt"], identity, seed, memory, note)
+    return Prompt(number, row["prompt"], identity, seed, memory, note, _parts(row, where))
+
+
+def _parts(row: dict[str, Any], where: str) -> tuple[tuple[str, int, int], ...]:
+    try:
+        found = [(str(name), int(start), int(end)) for name, start, end in row.get("parts") or ()]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: parts are lists of name, first character and end") from error
+    length = len(row["prompt"])
+    return tuple((name, start, end) for name, start, end in found if 0 <= start < end <= length)
 
 
 def check_files(

@@ -16,8 +16,10 @@ from ..analysis.registry import METHODS, AnalysisSettings
 from ..errors import InputError
 from ..files import disk_errors, write_text
 from .answers import Conflict, answered, read_object
+from .figures import Scene
 from .forms import checked, flags, form_fields
 from .judging import utf16
+from .reasons import seen_at
 from .runs import RunRecord, Runs
 from .training import machine_flags, model_path
 
@@ -36,8 +38,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 _NO_FIELDS = ("write", "target", "next_word", "preset", "layers", "heads", "svg")
 _SHOWN = 80
-_VIEW_CHARACTERS = 60_000
-"""Characters before the passage that are handed on: more than any model here sees."""
 
 
 class Explaining:
@@ -63,27 +63,34 @@ class Explaining:
         """Explain a passage of the story.
 
         Args:
-            body: ``from``, ``to`` (UTF-16 code units), ``revision``, ``model``, ``preset``,
-                ``settings``.
+            body: ``from``, ``to`` (UTF-16 code units), ``revision``, ``preset``, ``settings``.
 
         Raises:
-            InputError: There is no passage, or it is too long.
+            InputError: There is no passage, it is too long, or no model is loaded.
             Conflict: The story has changed since.
         """
-        text, target, start = self._passage(body)
+        scene, target, start = self._passage(body)
         preset = PRESETS.get(str(body.get("preset") or "short"))
         if preset is None:
             raise InputError("there is no such preset", f"there are: {', '.join(PRESETS)}")
         changed = checked(AnalysisSettings, dict(body.get("settings") or {}), _NO_FIELDS)
         settings = {**preset["settings"], **changed}
         AnalysisSettings.from_mapping(settings)
-        model = model_path(self.studio, str(body.get("model") or "starter"))
+        engine = self.studio.engine
+        if engine.model is None:
+            raise InputError("the model is not loaded yet", "explain when it is")
+        seen = seen_at(engine.model, scene, start, start + len(target))
+        parts = [list(part) for part in seen.parts]
+        start = utf16(scene.story.text, start)
+        model = model_path(self.studio, engine.name)
         id = self.runs.new_id("analyze")
         folder = self.runs.place(id)
         output = self.studio.outputs / "explanations" / id
         try:
             with disk_errors(folder):
-                write_text(folder / "text.jsonl", json.dumps({"prompt": text}) + "\n")
+                write_text(
+                    folder / "text.jsonl", json.dumps({"prompt": seen.text, "parts": parts}) + "\n"
+                )
             words = [
                 "-m", "creativewritinggpt", "analyze", f"--texts={folder / 'text.jsonl'}",
                 f"--target={target}", f"--model={model}", f"--results-dir={output}", "--json",
@@ -91,6 +98,7 @@ class Explaining:
             ]  # fmt: skip
             about = {
                 "passage": target, "from": start, "to": body["to"],
+                "parts": [[name, seen.text[begin:end].strip()] for name, begin, end in seen.parts],
                 "revision": body.get("revision"), "model": model,
                 "preset": body.get("preset") or "short", "changed": changed,
             }  # fmt: skip
@@ -101,8 +109,8 @@ class Explaining:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def _passage(self, body: Mapping[str, Any]) -> tuple[str, str, int]:
-        """The text up to the end of the passage, the passage, and where it begins (UTF-16)."""
+    def _passage(self, body: Mapping[str, Any]) -> tuple[Scene, str, int]:
+        """The story, the passage, and its first character."""
         desk = self.studio.desk
         with desk.lock:
             text, revision = desk.text, desk.revision
@@ -113,6 +121,7 @@ class Explaining:
                 start, end = (desk.index(int(body[name])) for name in ("from", "to"))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError("no passage is marked", "mark some words of the story") from error
+            scene = Scene.of(desk.story, desk.tokens, desk.settings)
         passage = text[start:end]
         target = passage.strip()
         if not target:
@@ -124,9 +133,7 @@ class Explaining:
             )
         if "\0" in target:
             raise InputError("the passage holds a character that no command takes (NUL)")
-        begin = start + passage.index(target)
-        stop = begin + len(target)
-        return text[max(0, begin - _VIEW_CHARACTERS) : stop], target, utf16(text, begin)
+        return scene, target, start + passage.index(target)
 
 
 def routes(studio: Any, runs: Runs) -> list[BaseRoute]:

@@ -10,15 +10,17 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
-from ..story.context import StoryView, story_view
+from ..story.context import StoryView, passage_parts, story_view
 
 if TYPE_CHECKING:
     from ..analysis.why import Piece, Reason
     from ..models.loaded_model import LoadedModel
+    from ..story.tree import State
     from .figures import Scene
 
 UNITS = ("word", "token", "sentence")
 _BEFORE = 6000  # characters before a word that is out of view; more than the quick answer reads
+_REOPENED = 40  # characters of a token that may stand before the passage it begins
 METHOD = "Leaving out: what the word's log-probability loses without each {unit} before it."
 
 
@@ -87,15 +89,87 @@ def reason_at(
 
 def seen_from(view: StoryView, scene: Scene) -> Seen:
     """A view of the story with the places of its parts."""
-    memory, note = view.memory, view.note
-    own = scene.story.state.memory.strip()
-    size = min(len(own) + 2, len(memory)) if own else 0
+    state = scene.story.state
+    return _seen(view.view, view.memory, view.note, state, view.start, view.prompt)
+
+
+def seen_at(model: LoadedModel, scene: Scene, start: int, end: int) -> Seen:
+    """What the model reads where it writes a stretch of the story, and that stretch at its end.
+
+    Of a passage that this model wrote, memory, lore and note are those of its record; of all else
+    those of now. Where the view is full, the story's first words in view make room.
+
+    Args:
+        model: The model.
+        scene: The story.
+        start: First character of the stretch.
+        end: Its last character, plus one.
+
+    Raises:
+        InputError: Memory and note leave no room, or the stretch is longer than the view.
+    """
+    from ..generation.text import encode_with_spans, vocabulary
+
+    place, text = scene.place(start), scene.story.text
+    seen = Seen("", [], [])
+    for part in passage_parts(model, scene.story, place.passage):
+        if place.start + part.spans[-1][1] <= start:
+            continue
+        first = place.start + part.spans[0][0]
+        words = vocabulary(model.tokenizer)
+        whole = b"".join(map(words.bytes_of, part.view[1:])).decode(errors="replace")
+        prompt = whole.removeprefix(part.memory)
+        prompts = [prompt]
+        if part.note:
+            cuts = [at for at in range(len(prompt)) if prompt.startswith(part.note, at)]
+            prompts = [prompt[:at] + prompt[at + len(part.note) :] for at in reversed(cuts)]
+        # The first token may begin before the passage: it spells the end of the text again.
+        fitting = [
+            (one, first - back)
+            for back in range(min(first, _REOPENED) + 1)
+            for one in prompts
+            if text[: first - back].endswith(one)
+        ]
+        if fitting:
+            prompt, first = fitting[0]
+        else:  # a tokenizer that does not give every text back
+            prompt = text[max(0, first - len(prompt)) : first]
+        state = scene.story.state
+        seen = _seen(whole, part.memory, part.note, state, first - len(prompt), prompt)
+        seen = _longer(seen, text[first:end], first)
+        break
+    spans = encode_with_spans(model.tokenizer, seen.text)[1]
+    most = model.context_length - 2  # the start token, and one that would come next
+    if len(spans) <= most:
+        return seen
+    begin, there, count = seen.runs[0]
+    behind = next(i for i, span in enumerate(spans) if span[0] >= begin)
+    cut = spans[min(behind + len(spans) - most, len(spans) - 1)][0] - begin
+    if not 0 < cut < count or there + cut > start:
+        raise InputError("the passage is longer than what the model sees", "mark a shorter one")
+    return _without(seen, cut)
+
+
+def _seen(whole: str, memory: str, note: str, state: State, start: int, prompt: str) -> Seen:
+    """A view with the places of its parts.
+
+    Args:
+        whole: All of it.
+        memory: Memory and lore at its front.
+        note: The note in it.
+        state: The state of the story.
+        start: First character of the story in view.
+        prompt: The part of the story in view.
+    """
+    own = state.memory.strip()
+    size = min(len(own) + 2, len(memory)) if own and memory.startswith(own) else 0
+    if memory and not size and not any(memory.startswith(one.text.strip()) for one in state.lore):
+        size = len(memory)  # of a record: the memory was changed since
     parts = [("memory", 0, size)] * bool(size)
     parts += [("lore", size, len(memory))] * (len(memory) > size)
-    whole, prompt = view.view, view.prompt
     if not note:
         if whole == memory + prompt:
-            return Seen(whole, parts, [(len(memory), view.start, len(prompt))])
+            return Seen(whole, parts, [(len(memory), start, len(prompt))])
     else:
         at = whole.find(note, len(memory))
         while at >= 0:
@@ -103,13 +177,37 @@ def seen_from(view: StoryView, scene: Scene) -> Seen:
             if whole == memory + prompt[:place] + note + prompt[place:]:
                 parts.append(("note", at, at + len(note)))
                 after = at + len(note)
-                runs = [(len(memory), view.start, place)]
-                runs.append((after, view.start + place, len(prompt) - place))
+                runs = [(len(memory), start, place)] * bool(place)
+                runs.append((after, start + place, len(prompt) - place))
                 return Seen(whole, parts, runs)
             at = whole.find(note, at + 1)
     # A tokenizer that does not give every text back.
-    text = memory + prompt
-    return Seen(text, parts, [(len(memory), view.start, len(prompt))])
+    return Seen(memory + prompt, parts, [(len(memory), start, len(prompt))])
+
+
+def _longer(seen: Seen, text: str, there: int) -> Seen:
+    """With the story's text from ``there`` on behind it."""
+    runs = list(seen.runs)
+    first, begin, count = runs[-1]
+    if begin + count == there:
+        runs[-1] = first, begin, count + len(text)
+    else:
+        runs.append((len(seen.text), there, len(text)))
+    return Seen(seen.text + text, seen.parts, runs)
+
+
+def _without(seen: Seen, count: int) -> Seen:
+    """Without the first characters of the story in it."""
+    first, there, size = seen.runs[0]
+    end = first + count
+
+    def moved(at: int) -> int:
+        return at - count if at >= end else at
+
+    parts = [(name, moved(begin), moved(last)) for name, begin, last in seen.parts]
+    runs = [(first, there + count, size - count)]
+    runs += [(moved(begin), place, length) for begin, place, length in seen.runs[1:]]
+    return Seen(seen.text[:first] + seen.text[end:], parts, runs)
 
 
 def as_record(reason: Reason, seen: Seen) -> dict[str, Any]:

@@ -35,7 +35,13 @@ function buildText() {
   fragment.append(start);
   let open = null;
   let openWord = -1;
+  let part = "";
   for (const piece of record.pieces) {
+    // Memory, lore and note are told from the story by their name before them.
+    if (piece.tokens !== undefined && (piece.part || "") !== part) {
+      part = piece.part || "";
+      fragment.append(make("span", { className: "part", title: "what the model reads beside the story" }, part || "story"));
+    }
     if (piece.tokens === undefined) { // white space between words
       fragment.append(piece.text);
       open = null;

@@ -4,6 +4,8 @@ import { element, loadStyle } from "../ui.js";
 import { failure, formFields, runList, sentence, showLog, stopButton } from "../rooms/parts.js";
 import { isGoing, runsOf, stateOf } from "../rooms/runs.js";
 
+/** @type {Record<string, string>} */
+const PARTS = { memory: "Memory, as the model saw it", lore: "World info in view", note: "Author's note" };
 const AROUND = 3000; // characters of the story that are shown before and after the passage
 
 /**
@@ -50,10 +52,9 @@ export async function mount(place, app) {
     draw();
     try {
       await now.write.flush();
-      const { model } = app.state.get();
       const run = await store.start("/api/explain", {
         from: now.from, to: now.to, revision: now.write.revision(),
-        model: model?.id ?? model?.name ?? "starter", preset: state.preset, settings: state.settings,
+        preset: state.preset, settings: state.settings,
       });
       state.chosen = run.id;
     } catch (/** @type {any} */ error) {
@@ -71,7 +72,7 @@ export async function mount(place, app) {
     return html`<section aria-labelledby="explain-new"><h2 id="explain-new">Explain a passage</h2>
       ${enough ? html`<p class="small quiet">What is marked in the story, or the sentence before the caret:</p>
           <blockquote class="quote"><mark>${now.passage.trim().slice(0, 600)}</mark></blockquote>
-          <p class="small quiet">${now.words} words; each is explained by the story before it, as ${app.state.get().model?.name ?? "the model"} reads it.
+          <p class="small quiet">${now.words} words; each is explained by all that ${app.state.get().model?.name ?? "the model"} sees before it: the story, memory, world info and note.
             ${much ? html`<span class="warn">At most ${options.most_words} words: mark fewer.</span>` : nothing}</p>`
         : html`<p>Mark some words of the story first. <button type="button" class="plain" @click=${() => void app.show("write")}>Go to the story</button></p>`}
       <div role="radiogroup" aria-label="How thoroughly">${options.presets.map((/** @type {any} */ one) => html`<label class="check">
@@ -100,8 +101,15 @@ export async function mount(place, app) {
         <button type="button" class="line" @click=${() => void showLog(app, run)}>Log</button>
         ${isGoing(run) ? nothing : html`<button type="button" class="line" @click=${() => void app.api("DELETE", `/api/runs/${run.id}`)}>Set aside</button>`}</div>
       ${run.state === "done" ? html`<div class="beside">
-        <div class="story-text" tabindex="0" role="region" aria-label="The story">${around(run)}</div>
+        <div class="story-text" tabindex="0" role="region" aria-label="The story">${beside(run)}${around(run)}</div>
         <iframe class="frame" sandbox="allow-scripts" title=${`Explanation of ${run.name}`} src=${`/api/runs/${run.id}/report`}></iframe></div>` : nothing}`;
+  }
+
+  /** What the model saw beside the story. @param {import("../rooms/runs.js").Run} run */
+  function beside(run) {
+    const parts = /** @type {[string, string][]} */ (run.about.parts ?? []);
+    if (!parts.length) return nothing;
+    return html`<dl class="seen-parts small">${parts.map(([name, text]) => html`<dt>${PARTS[name] ?? name}</dt><dd>${text}</dd>`)}</dl>`;
   }
 
   /** The story with the passage marked, if it still stands in it. @param {import("../rooms/runs.js").Run} run */
