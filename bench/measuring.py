@@ -41,6 +41,17 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def instructions() -> list[str]:
+    """The sets of instructions for products that the processor has."""
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            flags = next((set(line.split()) for line in stream if line.startswith("flags")), set())
+    except OSError:
+        return []
+    return [name for name in known if name in flags]
+
+
 def machine() -> dict[str, Any]:
     """The machine and the versions that a figure belongs to."""
     import psutil
@@ -58,6 +69,7 @@ def machine() -> dict[str, Any]:
     )
     return {
         "processor": processor(),
+        "instructions": instructions(),
         "cores": psutil.cpu_count(logical=False),
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,

@@ -6,9 +6,10 @@ Contenders are told in ``train_contenders.py``, the documents in ``train_data.py
 of 512 tokens without padding, `mixed` the four sources' documents as they come. All take the same
 documents in optimizer steps of the same number of positions; a run is too long to be timed whole,
 so a few steps are (`steps`; the first one, with its warm-up, apart), and the rows are marked
-`extrapolated`.
+`extrapolated`. `--rounds 2` lets all contenders run again, by turns; their steps are put together.
 
-    useful_tokens_per_second   targets that are not padding, over the time of the steps
+    useful_tokens_per_second   targets that are not padding in a step, over the median time of a
+                               step (`slowest`, `fastest`: over the longest and the shortest)
     seconds                    the whole process: loading, data, all steps
     peak_memory_bytes          the most resident memory of the process before the held-out loss
     share_of_ceiling           FLOPs that the task can't avoid / time / the best measured rate of
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -38,13 +40,15 @@ from train_data import ROW, as_tokens, full_rows, read_documents, text_files
 CASES = ("full", "mixed")
 METRICS = (
     "useful_tokens_per_second",
+    "slowest",
+    "fastest",
     "seconds",
     "peak_memory_bytes",
     "share_of_ceiling",
     "held_out_loss",
 )
 LIMIT = 25 * 60
-STEPS = 2
+STEPS = 5
 _PRODUCT = (4096, 768, 3072)
 
 
@@ -109,16 +113,14 @@ def work(name: str, model: str, case: str, texts: str, steps: int, quick: bool) 
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "steps": len(course.seconds),
-        "step_seconds": course.seconds,
         "targets": sum(course.targets),
         "train_loss": course.losses[-1],
         "extrapolated": True,
         **course.notes,
     }
-    timed = slice(1, None) if len(course.seconds) > 1 else slice(None)
     # Steps are alike but for their documents: targets of all, time of those after the first.
-    targets, took = course.targets, course.seconds[timed]
-    found["useful_tokens_per_second"] = sum(targets) / len(targets) / (sum(took) / len(took))
+    found["targets_per_step"] = sum(course.targets) / len(course.targets)
+    found["step_seconds"] = course.seconds[1:] or course.seconds
     if not name.endswith("-full"):
         base = load(model, ours=True)
         adapter = sum(p.numel() for n, p in course.model.named_parameters() if "lora_" in n)
@@ -146,9 +148,22 @@ def _tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(resolve_base("starter").path)
 
 
-def row_of(name: str, model: str, case: str, found: dict[str, Any], rate: float) -> dict[str, Any]:
-    """One row of the result."""
-    row: dict[str, Any] = {"contender": name, "model": model, "case": case, **found}
+def row_of(
+    name: str, model: str, case: str, rounds: Sequence[dict[str, Any]], rate: float
+) -> dict[str, Any]:
+    """One row of the result from a contender's rounds."""
+    done = [found for found in rounds if "skipped" not in found]
+    row: dict[str, Any] = {"contender": name, "model": model, "case": case}
+    if not done:
+        return row | rounds[0]
+    seconds = [each for found in done for each in found["step_seconds"]]
+    row |= done[0] | {
+        "step_seconds": seconds,
+        "peak_memory_bytes": max(found["peak_memory_bytes"] for found in done),
+        "useful_tokens_per_second": done[0]["targets_per_step"] / statistics.median(seconds),
+        "slowest": done[0]["targets_per_step"] / max(seconds),
+        "fastest": done[0]["targets_per_step"] / min(seconds),
+    }
     if "flops_per_target" in row:
         row["share_of_ceiling"] = row["flops_per_target"] * row["useful_tokens_per_second"] / rate
     return row
@@ -189,6 +204,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--limit", type=int, default=LIMIT, metavar="SECONDS")
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     steps = 2 if arguments.quick else arguments.steps
@@ -205,18 +221,20 @@ def main() -> None:
         texts = Path(folder) / "documents.json"
         count = (steps + 1) * max(rows for rows, *_ in MODELS.values()) * ROW
         texts.write_text(json.dumps(read_documents(_tokenizer(), count)), encoding="utf-8")
-        for case, model, name in product(arguments.cases, arguments.models, arguments.contenders):
-            if name == "ours-full" and case != "full":
-                continue
-            left = arguments.limit - (time.monotonic() - began)
-            given = [name, model, case, str(texts), *options]
-            found = (
-                in_own_process(__file__, given, seconds=min(left, 400))
-                if left > 30
-                else {"skipped": "no time left in this run"}
-            )
-            rows.append(row_of(name, model, case, found, max(products.values())))
-            show(f"{name} on {model}, {case}", rows[-1:], METRICS)
+        for case, model in product(arguments.cases, arguments.models):
+            names = [n for n in arguments.contenders if n != "ours-full" or case == "full"]
+            found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+            for _, name in product(range(arguments.rounds), names):
+                left = arguments.limit - (time.monotonic() - began)
+                given = [name, model, case, str(texts), *options]
+                found[name].append(
+                    in_own_process(__file__, given, seconds=min(left, 400))
+                    if left > 30
+                    else {"skipped": "no time left in this run"}
+                )
+                row = row_of(name, model, case, found[name], max(products.values()))
+                show(f"{name} on {model}, {case}", [row], METRICS)
+            rows += [row_of(n, model, case, found[n], max(products.values())) for n in names]
     show("training", rows, METRICS)
     compared = ratios(rows)
     show("ours to the others", compared, ("useful_tokens_per_second", "peak_memory_bytes"))
