@@ -2,6 +2,7 @@
 # make test        the tests that a change needs (at most 6 minutes on two cores)
 # make test-all    the rest: slow ones, invariants, real samples, browser, built wheel
 # make test-long   trainings through the studio's page, before a release
+# make campaign    kills, failing disks, damaged files: hours, goes on where it stopped (ARGS="--minutes 60")
 # make check       lint, types, generated docs, counts of the code base
 # make studio      write, train, judge and explain in a page (cwgpt studio; ARGS="--model ...")
 # make studio-assets the page's libraries alone (Node from the PATH, else from a package)
@@ -28,7 +29,7 @@ COV := $(if $(COVERAGE),--cov --cov-append --cov-report= --cov-fail-under=0)
 FAST := not (slow or long or invariant or realdata or browser or network)
 REST := (slow or browser or network) and not (long or invariant or realdata)
 
-.PHONY: demo test test-all test-long test-browser test-clients clients-env studio studio-assets check coverage docs site bench-env clean
+.PHONY: demo test test-all test-long campaign test-browser test-clients clients-env studio studio-assets check coverage docs site bench-env clean
 
 demo: $(READY)
 	$(BIN)/cwgpt demo
@@ -46,6 +47,10 @@ test-all: $(READY_DEV)
 # A minute each: trainings through the page.
 test-long: $(READY_DEV)
 	$(PYTEST) -m long
+
+# What is done stands in campaign.jsonl and is not done again; see docs/reliability.md.
+campaign: $(READY_DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign $(ARGS)
 
 test-browser: $(READY_DEV)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import setuptools  # noqa: F401 - torch's compiler imports it, and fails where distutils came before
 import torch
-from corpora import TEXT
 from hypothesis import settings
-from writers import make_writer
+from writers import make_tokenizer, make_writer
 
 # The same inputs in each run; `--hypothesis-profile=default` draws new ones.
 settings.register_profile("fixed", derandomize=True)
@@ -97,26 +96,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A byte-level BPE tokenizer of 384 tokens; ``<|endoftext|>`` is 0."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=384,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([TEXT] * 4, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        clean_up_tokenization_spaces=False,
-    )
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from corpora import TEXT
 
 from creativewritinggpt.data.rows.packing import RowPlan, TokenizedDocuments, plan_rows
 from creativewritinggpt.devices import DeviceChoice
@@ -27,6 +28,30 @@ def make_writer(model: Any, tokenizer: Any = None, precision: str = "fp32") -> L
         bos_id=0,
         eos_id=0,
         context_length=128,
+    )
+
+
+def make_tokenizer() -> Any:
+    """A byte-level BPE tokenizer of 384 tokens; ``<|endoftext|>`` is 0."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
 
 

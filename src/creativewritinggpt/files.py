@@ -27,13 +27,28 @@ from .errors import InputError, RunError, UserError
 
 Found = TypeVar("Found")
 
-_FULL_DISK = re.compile(r"\(os error (28|112)\)")  # Unix, Windows
-_LARGE_FILE = re.compile(r"\(os error (27|223)\)")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_WINDOWS = {112: errno.ENOSPC, 223: errno.EFBIG}
+_LOST_DISK = {
+    getattr(errno, name)
+    for name in ("EIO", "ENXIO", "ENODEV", "ESTALE", "ENOTCONN", "EREMOTEIO", "EHOSTDOWN")
+    if hasattr(errno, name)
+}
 
 PACKED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """Endings of packed files that are unpacked while they are read, and how these begin."""
 
 _HIGHEST_RATIO, _RATIO_FROM = 200, 20_000_000
+
+
+def _number(error: Exception) -> int | None:
+    """The number of an error of the operating system; native code has it in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    if (match := _OS_ERROR.search(str(error))) is None:
+        return None
+    number = int(match[1])
+    return _WINDOWS.get(number, number) if os.name == "nt" else number
 
 
 @contextlib.contextmanager
@@ -44,30 +59,64 @@ def disk_errors(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        # safetensors raises an error of its own, with the number in its text.
-        large = isinstance(error, OSError) and error.errno == errno.EFBIG
-        if large or _LARGE_FILE.search(str(error)):
-            raise RunError(
-                f"{path} could not be written: it is too large for this disk, or for a limit on "
-                "the size of files",
-                "what was there before is untouched; choose another folder, or see ulimit -f",
-            ) from error
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or _FULL_DISK.search(str(error)):
-            raise RunError(
-                f"the disk is full: {path} could not be written",
-                "what was there before is untouched; free some space and run the command again",
-            ) from error
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"the name …{str(path)[-60:]} is too long", "shorten it") from error
-        if isinstance(
-            error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-        ) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-            raise InputError(
-                f"{path} can't be written: {error.strerror or error}",
-                "choose another folder or change its permissions",
-            ) from error
-        raise
+        if (found := _translated(error, path)) is None:
+            raise
+        raise found from error
+
+
+def _translated(error: Exception, path: Path) -> UserError | None:
+    """The error that says what has kept ``path`` from being written; None for other errors."""
+    number = _number(error)
+    untouched = "what was there before is untouched; "
+    if number == errno.EFBIG:
+        return RunError(
+            f"{path} could not be written: it is too large for this disk, or for a limit on the "
+            "size of files",
+            f"{untouched}choose another folder, or see ulimit -f",
+        )
+    if number == errno.ENOSPC:
+        return RunError(
+            f"the disk is full: {path} could not be written",
+            f"{untouched}free some space and run the command again",
+        )
+    if number == errno.EDQUOT:
+        return RunError(
+            f"your quota of disk space is used up: {path} could not be written",
+            f"{untouched}free some space and run the command again",
+        )
+    if number == errno.ENAMETOOLONG:
+        return InputError(f"the name …{str(path)[-60:]} is too long", "shorten it")
+    if number in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.EROFS,
+    ):
+        return InputError(
+            f"{path} can't be written: {os.strerror(number)}",
+            "choose another folder or change its permissions",
+        )
+    if number in _LOST_DISK:
+        return RunError(
+            f"{path} could not be written: {os.strerror(number)}",
+            "see whether the disk is there and sound, and run the command again",
+        )
+    if number == errno.ENOENT and _was_in(getattr(error, "filename", None), path):
+        return RunError(
+            f"{path} could not be written: its folder has vanished",
+            "see whether the disk is there, and run the command again",
+        )
+    return None
+
+
+def _was_in(missing: str | bytes | os.PathLike[str] | None, path: Path) -> bool:
+    """Whether what is missing was beside ``path`` or in it; unknown for native code: yes."""
+    if missing is None or isinstance(missing, int):
+        return True
+    near = path.absolute().parent
+    return Path(os.path.abspath(os.fsdecode(missing))).is_relative_to(near)
 
 
 def _usual_modes(path: Path) -> None:
@@ -97,17 +146,64 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path that becomes ``path`` when the block ends without an error."""
-    target = Path(path)
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+_left: dict[Path, dict[str, list[Path]]] = {}
+
+
+def _remove_left(target: Path) -> None:
+    """Remove what killed processes have left of ``target``; a folder is looked through once.
+
+    A file that another process still writes is locked by it (see :func:`_temporary`), and stays.
+    """
+    if os.name == "nt":  # where an open file has to be closed before it is renamed
+        return
+    import fcntl
+
+    folder = target.parent.absolute()
+    if folder not in _left:
+        found: dict[str, list[Path]] = {}
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                match = re.fullmatch(r"\.(.+)\.\w{8}\.tmp(\.\w+)?", entry.name)
+                if match is not None:
+                    found.setdefault(match[1], []).append(Path(entry.path))
+        _left[folder] = found
+    for path in _left[folder].pop(target.name, ()):
+        with contextlib.suppress(OSError), path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _temporary(target: Path) -> tuple[int, Path]:
+    """A new file beside ``target``, open, and locked where the system can: until it is closed."""
+    while True:
         handle, name = tempfile.mkstemp(
             dir=target.parent, prefix=f".{target.name}.", suffix=f".tmp{target.suffix}"
         )
-        os.close(handle)
-        temporary = Path(name)
+        if os.name != "nt":
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Another process may have found it before it was locked.
+            if not os.path.exists(name):
+                os.close(handle)
+                continue
+        return handle, Path(name)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``path`` when the block ends without an error.
+
+    What killed processes have left of the same file goes.
+    """
+    target = Path(path)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(target)
+        handle, temporary = _temporary(target)
+        if os.name == "nt":
+            os.close(handle)
         try:
             yield temporary
             _synced(temporary)
@@ -115,6 +211,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.replace(target)
             _sync_folder(target.parent)
         finally:
+            if os.name != "nt":
+                os.close(handle)
             temporary.unlink(missing_ok=True)
 
 
@@ -171,7 +269,8 @@ def cached_folder(
     with disk_errors(entry.parent):
         entry.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(entry.parent / f".{entry.name}.lock")
-    with lock:
+        lock.acquire()
+    try:
         if (found := find()) is not None:
             return found
         # Only the holder of the lock makes these: a process that was killed has left them.
@@ -180,6 +279,8 @@ def cached_folder(
         with atomic_folder(entry) as folder:
             make(folder)
         found = find()
+    finally:
+        lock.release()
     if found is None:
         raise OSError(f"the cache entry {entry} can't be read back")
     return found

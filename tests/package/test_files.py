@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -171,3 +172,76 @@ def test_a_cache_entry_is_made_once_and_made_again_where_it_is_damaged(tmp_path)
     (entry.parent / ".entry.new.abcd1234").mkdir()  # of a process that was killed
     assert cached_folder(entry, find, make) == "new"
     assert sorted(os.listdir(entry.parent)) == [".entry.lock", "entry"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.ENOSPC, RunError, "the disk is full"),
+        (errno.EDQUOT, RunError, "your quota of disk space is used up"),
+        (errno.EIO, RunError, "Input/output error"),
+        (errno.ESTALE, RunError, "could not be written"),
+        (errno.EROFS, InputError, "Read-only file system"),
+        (errno.EACCES, InputError, "Permission denied"),
+        (errno.ENOENT, RunError, "its folder has vanished"),
+    ],
+)
+def test_what_the_system_and_native_code_say_of_a_disk_is_one_sentence(
+    tmp_path, number, kind, said
+):
+    from safetensors import SafetensorError
+
+    target = tmp_path / "story.json"
+    native = SafetensorError(f"Error while serializing: I/O error: it broke (os error {number})")
+    for error in (OSError(number, os.strerror(number), str(target)), native):
+        with pytest.raises(kind, match=said) as raised, disk_errors(target):
+            raise error
+        assert str(target) in raised.value.message
+
+
+def test_a_missing_file_elsewhere_is_no_vanished_folder(tmp_path):
+    with pytest.raises(FileNotFoundError), disk_errors(tmp_path / "out" / "story.json"):
+        open(tmp_path / "elsewhere" / "model")  # noqa: SIM115
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files can't be told there")
+def test_what_a_killed_write_has_left_goes_with_the_next_one(tmp_path):
+    """Of the same file only, and only where no process writes it any more."""
+    script = (
+        "import os, sys\nfrom creativewritinggpt.files import atomic_file\n"
+        "with atomic_file(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n    print(temporary, flush=True)\n    sys.stdin.read()\n"
+    )
+    target = tmp_path / "story.json"
+
+    def writer():
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        return child, Path(child.stdout.readline().decode().strip())
+
+    killed, left = writer()
+    killed.kill()
+    killed.communicate()
+    other = tmp_path / ".other.json.abcdefgh.tmp.json"
+    other.write_text("of another file")
+    alive, used = writer()
+    try:
+        assert not left.exists() and used.exists()
+        write_text(target, "whole")
+        assert target.read_text() == "whole"
+        assert used.exists() and other.exists()
+    finally:
+        alive.kill()
+        alive.communicate()
+
+
+def test_a_cache_whose_lock_cant_be_made_is_said(tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path))
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    with pytest.raises(InputError, match="Read-only file system"):
+        cached_folder(tmp_path / "entry", lambda: None, lambda folder: None)

@@ -1,0 +1,1 @@
+"""A campaign of faults: kills, full disks, damaged files, hostile input; ``make campaign``."""
