@@ -31,6 +31,9 @@ _QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 
+PHASE = " …"
+"""What ends a line of :func:`phase`."""
+
 ProgressCallback = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and how much there is (or None)."""
 
@@ -73,6 +76,12 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Write a warning to stderr."""
     note(f"warning: {text}")
+
+
+def phase(what: str) -> None:
+    """Say what begins now, where stderr is no terminal: a log is read by who waits for it."""
+    if not sys.stderr.isatty():
+        note(f"{what}{PHASE}")
 
 
 def quiet_libraries() -> Callable[[], None]:

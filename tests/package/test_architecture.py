@@ -24,7 +24,7 @@ ALLOWED = {
     "server": {"server", "analysis", "generation", "models", "data"} | BOTTOM,
     "export": {"export", "generation", "models", "data"} | BOTTOM,
     "taste": {"taste", "story", "training", "evaluation", "generation", "models", "data"} | BOTTOM,
-    "studio": {"studio", "server", "export", "story"} | JOBS | BOTTOM,
+    "studio": {"studio", "server", "export", "story", "taste"} | JOBS | BOTTOM,
     "cli": (
         {"__init__", "cli", "api", "server", "session", "story", "studio", "export", "taste"}
         | JOBS

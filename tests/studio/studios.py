@@ -7,7 +7,33 @@ from pathlib import Path
 from creativewritinggpt.config.fields import MachineSettings
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.generation.sampling.settings import GenerationSettings
-from creativewritinggpt.story.tree import Story
+from creativewritinggpt.story import choices
+from creativewritinggpt.story.file import StoryFile
+from creativewritinggpt.story.tree import Setup, Story
+
+SHORT = "It rained. He sat. The lamp burned low. Nobody came."
+LONG = "While the rain went on over the roofs, the keeper counted ships that had not come back"
+SETUP = Setup("tiny", {}, None, {}, "", "")
+
+
+def story_of_picks(path: Path, count: int) -> Path:
+    """A story whose writer takes the draft of short sentences each time."""
+    story = Story()
+    story.write("It was late.")
+    for number in range(count):
+        parent = story.state.head
+        texts = [f" {SHORT} {number}.", f" {LONG} of {number} nights and {number} days."]
+        drafts = [
+            story.offer(text, parent, by="model", setup=SETUP, seed=number).id
+            for text in (texts if number % 2 else texts[::-1])
+        ]
+        choices.offer(story, drafts, "studio")
+        choices.pick(story, drafts, drafts[1 - number % 2], "studio")
+    file = StoryFile(path)
+    file.open()
+    file.save(story)
+    file.close()
+    return path
 
 
 class Ids:

@@ -143,11 +143,11 @@ def render(result: Mapping[str, Any]) -> str:
         if result[name]:
             listed = ", ".join(f"{reason} ({count:,})" for reason, count in result[name].items())
             lines += ["", f"{title}: {listed}"]
-    lines += ["", *_sentences(result)]
+    lines += ["", *sentences(result)]
     return "\n".join(lines) + "\n"
 
 
-def _sentences(result: Mapping[str, Any]) -> list[str]:
+def sentences(result: Mapping[str, Any]) -> list[str]:
     """What the figures mean, a sentence each."""
     said = []
     place = result["places"]

@@ -64,6 +64,9 @@ class Cards(Writing):
         self._setups: list[Setup | None] = [None] * len(forms)
         self._served: list[str] = [""] * len(forms)
         self._views: dict[int, StoryView] = {}
+        self.order: Sequence[int] = range(len(forms))
+        best_first = type == "drafts" and desk.studio.settings.best_first
+        self._learnt = desk.taste.learn(desk.snapshot()) if best_first else None
         desk.writing = self
 
     def start(self) -> None:
@@ -163,7 +166,15 @@ class Cards(Writing):
         for row in self.rows:
             if row.result is None and self._views:
                 self._ended(row)
-        shown = [card["passage"] for card in self.cards if card["passage"] is not None]
+        if self._learnt is not None:
+            taste = self.desk.taste
+            order, learnt, sure = taste.order(self._learnt, [card["text"] for card in self.cards])
+            if sure:
+                self.order = order
+            told = list(self.order) if sure else []
+            self.desk.studio.jobs.tell(self.job, order=told, learnt=learnt)
+        cards = [self.cards[place] for place in self.order]
+        shown = [card["passage"] for card in cards if card["passage"] is not None]
         choices.offer(self.desk.story, shown, SOURCE)
         self.desk.outline_changed()
 

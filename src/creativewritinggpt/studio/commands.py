@@ -128,7 +128,8 @@ def take(desk: Desk, tab: str | None, job: Any, row: Any) -> int:
     if cards is None:
         raise InputError("these texts are no longer at hand", "the tree of branches has them")
     with desk.command(tab) as story:
-        shown = [card["passage"] for card in cards.cards if card["passage"] is not None]
+        ordered = [cards.cards[place] for place in cards.order]
+        shown = [card["passage"] for card in ordered if card["passage"] is not None]
         if type(row) is not int or not 0 <= row < len(cards.cards):
             raise InputError("there is no such card")
         chosen = cards.cards[row]["passage"]
@@ -140,6 +141,8 @@ def take(desk: Desk, tab: str | None, job: Any, row: Any) -> int:
                 story.branch(at=cards.parent)
             choices.pick(story, shown, chosen, SOURCE)
         desk.tell(tab or "")
+    if desk.studio.settings.best_first:
+        desk.taste.learn(desk.snapshot())
     return int(chosen)
 
 

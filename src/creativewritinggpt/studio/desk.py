@@ -226,6 +226,8 @@ class WritingRoom:
             if not isinstance(body["values"], dict):
                 raise InputError("values must be an object")
             settings.change(body["values"])
+        if "best_first" in body:
+            settings.order_drafts(body["best_first"] is True)
         record = settings.record()
         if engine.weights != settings.values.weights:
             engine.weights = settings.values.weights

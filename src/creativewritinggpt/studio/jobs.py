@@ -25,6 +25,8 @@ class Job:
         advice: What to do about it.
         at: Where in the text it writes, in UTF-16 code units.
         rows: What it writes beside the text.
+        order: Indices of the rows, best first; empty while they are as they are written.
+        learnt: What the writer's choices taught about them.
     """
 
     id: str
@@ -34,6 +36,8 @@ class Job:
     advice: str | None = None
     at: int | None = None
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    order: list[int] = dataclasses.field(default_factory=list)
+    learnt: str = ""
     stop: Callable[[], None] = lambda: None
     ended: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -44,7 +48,7 @@ class Job:
 
     def record(self) -> dict[str, Any]:
         """It as the page gets it."""
-        names = ("id", "type", "state", "message", "advice", "at", "rows")
+        names = ("id", "type", "state", "message", "advice", "at", "rows", "order", "learnt")
         return {name: getattr(self, name) for name in names}
 
 

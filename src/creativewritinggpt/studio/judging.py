@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from ..errors import InputError
 from ..evaluation.settings import EvaluationSettings
 from ..evaluation.tables import labels, section_title, tables
+from ..evaluation.voice_page import habit_sentences
 from ..files import disk_errors, read_json, write_text
 from ..training.run_files import METRICS
 from .answers import NotFound, answered, read_object
@@ -33,6 +34,14 @@ PRESETS: dict[str, dict[str, Any]] = {
             "forgetting_words": 200, "voice_words": 0,
         },
         "max_documents": 6,
+    },
+    "voice": {
+        "why": "is it the author's voice? 5,000 words that each model writes: up to an hour",
+        "settings": {
+            "window": 512, "texts": 1, "text_tokens": 60, "decoding": ["top_p=0.9"],
+            "originality": True, "forgetting_words": 0,
+        },
+        "max_documents": None,
     },
     "full": {
         "why": "all held-out documents, with figures of generated texts: may take an hour",
@@ -91,6 +100,7 @@ class Judging:
 
         Args:
             body: ``model``, ``compare`` (further models), ``files`` (ids), ``sources``,
+                ``voice`` and ``others`` (ids of an author's texts, and of other authors'),
                 ``preset``, ``settings`` and ``max_documents``.
 
         Raises:
@@ -111,18 +121,32 @@ class Judging:
         most = body.get("max_documents", preset["max_documents"])
         if most is not None:
             words.append(f"--max-documents={int(most)}")
+        voice, others = (
+            [self.studio.ids.path(id) for id in body.get(name) or []]
+            for name in ("voice", "others")
+        )
+        if others and not voice and not self._held_out(paths[0]):
+            raise InputError("there are other authors and none to compare", "give the author's")
+        for name, given in (("voice", voice), ("others", others)):
+            if given:
+                words += [f"--{name}", *map(str, given)]
         sources = body.get("sources") or []
-        if sources and not files:
+        if sources and not files and not voice:
             words.append(f"--sources={','.join(map(str, sources))}")
         words += [*flags(settings, _REPEATED), "--json", *machine_flags(self.studio)]
         about = {
             "model": self._label(paths), "preset": body.get("preset") or "short",
-            "changed": changed, "files": [path.name for path in files], "sources": sources,
+            "changed": changed, "files": [path.name for path in (*files, *voice)],
+            "others": [path.name for path in others], "sources": sources,
         }  # fmt: skip
         id = self.runs.new_id("evaluate")
         output = self.studio.outputs / "evaluations" / f"{slug(name)}-{id[-6:]}"
         words.append(f"--output-dir={output}")
         return self.runs.start(id, "evaluate", name, words, output=output, about=about)
+
+    def _held_out(self, model: str) -> bool:
+        """Whether documents were held out when a model was trained."""
+        return (Path(model).parent / "validation.jsonl").is_file()
 
     def _label(self, paths: list[str]) -> str:
         names = [
@@ -160,7 +184,8 @@ class Judging:
             ],
             "without": {section_title(what): why for what, why in found["without"].items()},
             "samples": (found.get("generation") or {}).get("samples", []),
-            "voice": found.get("voice"),
+            "voice": (voice := found.get("voice")),
+            "habits": habit_sentences(voice) if voice else [],
         }
 
     def originality(self, body: Mapping[str, Any]) -> RunRecord:

@@ -94,6 +94,7 @@ class Settings:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self.preset: str | None = None
+        self.best_first = memory.get("best_first", True) is not False
         self.values = GenerationSettings()
         name, changed = memory.get("preset"), memory.get("values", {})
         try:
@@ -138,6 +139,11 @@ class Settings:
             raise InputError(f"there is no setting '{name}'")
         self.change({name: usual[name]})
 
+    def order_drafts(self, best_first: bool) -> None:
+        """Whether drafts are ordered by the writer's choices."""
+        self.best_first = best_first
+        self._memory.set("best_first", best_first)
+
     def _save(self) -> None:
         usual, now = self._usual(), self.values.to_dict()
         self._memory.set("preset", self.preset)
@@ -149,6 +155,7 @@ class Settings:
         changed = [key for key in now if now[key] != usual[key]]
         return {
             "preset": self.preset, "values": now, "changed": changed, "usual": usual,
+            "best_first": self.best_first,
             "without_effect": self.values.without_effect(changed),
         }  # fmt: skip
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from . import explaining, judging, training
+from . import choosing, explaining, judging, training
 from .answers import NotFound, answered, read_object, report
 from .runs import PASSING, REPORTS, RunRecord, Runs
 
@@ -33,6 +33,7 @@ def routes(studio: Any) -> list[BaseRoute]:
         Route("/api/runs/{id}/curves", answered(own.curves), methods=["GET"]),
         Route("/api/runs/{id}/report", answered(own.report), methods=["GET"]),
         *training.routes(studio, runs),
+        *choosing.routes(training.Training(studio, runs)),
         *judging.routes(studio, runs),
         *explaining.routes(studio, runs),
     ]

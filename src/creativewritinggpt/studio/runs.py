@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import console
 from ..errors import InputError, UserError
 from ..files import disk_errors, write_json
 from ..training.run_files import BEST, CHECKPOINTS, FINAL, MANIFEST
@@ -43,6 +44,9 @@ _KEEP_PASSING = 24 * 3600.0
 _LOG_TAIL = 200_000
 """Bytes of a log that are shown."""
 
+_STARTING = "starting Python and its libraries"
+_RESUMED = "going on from step"
+_PHASE_LINE = re.compile(rf"\S.*{re.escape(console.PHASE)}")
 _KILLED = "the process ended without a word, as when memory runs out or it is killed"
 _DISK = re.compile(r"no space left|disk (?:is )?full", re.IGNORECASE)
 
@@ -425,10 +429,21 @@ class Runs:
             "passing": record.kind in PASSING,
         }
         if record.ended is None:
-            shown["doing"] = _last_line(self.log(record.id, record.log_from))
+            log = self.log(record.id, record.log_from)
+            shown["doing"] = _last_line(log)
+            shown["phase"] = self._phase(record, log)
         if record.kind == "train":
             shown |= self._show_training(record)
         return shown
+
+    def _phase(self, record: RunRecord, log: str) -> str | None:
+        """What a run does before its first figures; None once it has some."""
+        if record.kind == "train":
+            resumed = record.log_from and _RESUMED not in log
+            if self.curves(record.id).steps and not resumed:
+                return None
+        phases = [line for line in log.splitlines() if _PHASE_LINE.fullmatch(line)]
+        return phases[-1].removesuffix(console.PHASE) if phases else _STARTING
 
     def _show_training(self, record: RunRecord) -> dict[str, Any]:
         curves = self.curves(record.id)

@@ -27,6 +27,7 @@ from ..story.splice import Typing, splice
 from ..story.tree import Choice, Story
 from .edits import SOURCE, Change, OtherTab, ReadOnly, Stale, Written, changed, index16, parsed
 from .keeper import Keeper
+from .offers import Shown, Taste, open_offer
 from .outline import Outline, difference, utf16_length
 from .preferences import Goal
 
@@ -47,13 +48,6 @@ class Stoppable(Protocol):
 
     def stop(self) -> None:
         """End it with what there is."""
-
-
-class Shown(Protocol):
-    """Texts that were written side by side, after the passage ``parent``."""
-
-    cards: list[dict[str, Any]]
-    parent: int
 
 
 ReadAhead = Callable[["Desk", "LoadedModel"], Generator[None, None, None]]
@@ -90,6 +84,7 @@ class Desk:
         self._unsaved_error: str | None = None
         self._ended = False
         self._take(StoryFile(new_path()), Story(), None, named=False)
+        self.taste = Taste()
         self.keeper = Keeper(self._save, self._pause)
 
     # The state.
@@ -146,6 +141,7 @@ class Desk:
         fields["goal"] = self.goal.record(fields["words"])
         fields["file"] = self.file.path.name
         fields["readonly"] = self.readonly
+        fields["offer"] = open_offer(self.story, self.cards)
         return fields
 
     def _patch(self) -> dict[str, Any]:

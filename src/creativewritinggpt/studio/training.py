@@ -172,7 +172,7 @@ class Training:
         if recipe is not None and recipe not in recipe_names():
             raise InputError(f"no recipe '{recipe}'", f"there are: {', '.join(recipe_names())}")
         changed = checked(Config, dict(body.get("settings") or {}), _NO_FIELDS)
-        model, adapter = self._base(str(body.get("model") or "starter"))
+        model, adapter = self.base(str(body.get("model") or "starter"))
         chosen: dict[str, Any] = {"model_name": model, "init_adapter": adapter}
         if sources:
             chosen["sources"] = sources
@@ -192,8 +192,12 @@ class Training:
         }
         return Order(files, sources, config, about)
 
-    def _base(self, given: str) -> tuple[str, str | None]:
-        """The base model, and the adapter to go on from, where the model is one."""
+    def base(self, given: str) -> tuple[str, str | None]:
+        """The base model, and the adapter to go on from, where the model is one.
+
+        Raises:
+            InputError: The model is gone, or doesn't say what it was trained from.
+        """
         if given == "starter":
             return given, None
         path = model_path(self.studio, given)
@@ -238,11 +242,11 @@ class Training:
 
         return config.model_name == "starter" and not is_cached(config.cache_dir)
 
-    def start(self, body: Mapping[str, Any]) -> RunRecord:
-        """Start a training.
+    def check_alone(self, body: Mapping[str, Any]) -> None:
+        """Whether no other training goes on, or the body says ``beside``.
 
         Raises:
-            Conflict: Another one goes on, and the body does not say ``beside``.
+            Conflict: Another one goes on.
         """
         going = self.runs.going("train")
         if going and not body.get("beside"):
@@ -251,6 +255,14 @@ class Training:
                 "wait for it, stop it, or start this one beside it",
                 running=going[0].id,
             )
+
+    def start(self, body: Mapping[str, Any]) -> RunRecord:
+        """Start a training.
+
+        Raises:
+            Conflict: Another one goes on, and the body does not say ``beside``.
+        """
+        self.check_alone(body)
         for kind in ("inspect", "estimate"):  # nobody waits for them any more
             for record in self.runs.going(kind):
                 self.runs.end(record.id)
@@ -259,8 +271,8 @@ class Training:
         try:
             order = self.order(body, folder)
             name = str(body.get("name") or "").strip()[:120] or _name_of(order)
-            output = _free_folder(self.studio.outputs, name)
-            files = [_keep(path, folder / "texts") for path in order.files]
+            output = free_folder(self.studio.outputs, name)
+            files = [keep_text(path, folder / "texts") for path in order.files]
             config = dataclasses.replace(order.config, output_dir=str(output))
             words = [*_COMMAND, "train", *map(str, files)]
             words += [f"--config={_write(config, folder)}", "--json"]
@@ -292,6 +304,8 @@ class Training:
         if self.runs.resumable(record):
             words = [*_COMMAND, "train", "--resume", f"--output-dir={output}", "--json"]
             words += flags(machine(self.studio))
+            if record.about.get("choices"):
+                words = [*record.words, "--resume"]
         return self.runs.resume(id, words)
 
 
@@ -357,7 +371,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", name.casefold()).strip("-_")[:48] or "run"
 
 
-def _free_folder(outputs: Path, name: str) -> Path:
+def free_folder(outputs: Path, name: str) -> Path:
     """A folder in ``outputs`` that is not there yet."""
     wanted = slug(name)
     number = 1
@@ -366,7 +380,7 @@ def _free_folder(outputs: Path, name: str) -> Path:
     return folder
 
 
-def _keep(path: Path, folder: Path) -> Path:
+def keep_text(path: Path, folder: Path) -> Path:
     """A text in the folder of its run: linked where the disk allows it, else copied."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

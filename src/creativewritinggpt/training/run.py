@@ -159,9 +159,11 @@ def train(
         device = pick_device(config, group)
         check_path(config, device.torch_device.type == "cpu", resumed=found is not None)
         with group.main_process_first():
+            console.phase("reading the texts")
             with console.progress("reading") as tell:
                 read = open_corpus if config.streaming else load_corpus
                 corpus = read(config, files, tell, keep)
+            console.phase(f"loading the model {config.model_name}")
             model = load_base(
                 config.model_name, device, cache_dir=config.cache_dir,
                 starter_file=config.starter_file,
@@ -169,6 +171,7 @@ def train(
             if config.init_adapter:
                 use_tokenizer(model, from_home(config.init_adapter))
             check_path(config, knows_family(model), resumed=found is not None)
+            console.phase("packing the texts into rows")
             setup = prepare(config, files, corpus, model, group)
         group.assert_same(lambda: str(setup.manifest["manifest_hash"]), "documents")
         return _run(setup, found, force, sample)
@@ -222,10 +225,14 @@ def _run(
     fingerprint = setup.fingerprint()
     changed = found is not None and state.check_same_run(fingerprint, config, force)
     began = time.monotonic()
+    if changed or found is None:
+        console.phase("judging the base model by the held-out text")
     base = setup.validate() if changed or found is None else None
     samples = None if sample is None else lambda: sample(model)
     first = TrainState(metrics={"samples": []})
     if found is None:
+        if samples is not None:
+            console.phase("writing samples before the training")
         note_samples(first, samples)
     scoring_seconds = time.monotonic() - began
     torch.manual_seed(config.seed)
@@ -242,6 +249,8 @@ def _run(
         micro, length = trainer.micro, setup.batches.max_length
         if found is None:
             assert base is not None
+            trial = "a step is tried for its memory and time"
+            console.phase(f"compiling; then {trial}" if compiled else trial)
             micro.rows = fitting_rows(model, length, micro.rows, group.local_size)
             micro.rows = rows_per_pass(model, length, micro.rows)
             state.metrics = {**new_metrics(config, base, sizes), **first.metrics}
@@ -273,6 +282,7 @@ def _run(
             if group.is_main
             else contextlib.nullcontext(MetricsLog()) as trainer.log
         ):
+            console.phase("the first step")
             outcome = trainer.fit()
     return _finish(trainer, outcome)
 

@@ -17,6 +17,10 @@ export function createEvaluations(app, room) {
     preset: "short",
     /** @type {import("../rooms/upload.js").Upload[]} */
     uploads: [],
+    /** @type {import("../rooms/upload.js").Upload[]} */
+    voice: [],
+    /** @type {import("../rooms/upload.js").Upload[]} */
+    others: [],
     /** @type {Record<string, any>} */
     settings: {},
     /** @type {any} */
@@ -43,8 +47,8 @@ export function createEvaluations(app, room) {
       const run = await store.start("/api/judge", {
         model: state.model,
         compare: state.compare ? [state.compare] : [],
-        files: state.uploads.filter((entry) => entry.id).map((entry) => entry.id),
-        sources: needsTexts() && !state.uploads.length ? ["sample"] : [],
+        ...(state.preset === "voice" ? { voice: idsOf(state.voice), others: idsOf(state.others) } : { files: idsOf(state.uploads) }),
+        sources: needsTexts() && state.preset !== "voice" && !state.uploads.length ? ["sample"] : [],
         preset: state.preset,
         settings: state.settings,
       });
@@ -52,6 +56,38 @@ export function createEvaluations(app, room) {
     } catch (/** @type {any} */ error) {
       app.status(error.message, "error", error.advice);
     }
+  }
+
+  /** @param {import("../rooms/upload.js").Upload[]} list */
+  const idsOf = (list) => list.filter((entry) => entry.id).map((entry) => entry.id);
+  /** A place for files. @param {import("../rooms/upload.js").Upload[]} list @param {string} hint */
+  const zone = (list, hint) => dropZone({
+    list, accept: "", hint,
+    add: (files) => void uploadAll(app, files, list, room.render),
+    remove(entry) {
+      list.splice(list.indexOf(entry), 1);
+      room.render();
+    },
+  });
+
+  function voiceTexts() {
+    const words = state.settings.voice_words ?? 5000;
+    return html`<section class="two voice" aria-label="Voice">
+      <div><h3 id="judge-author">The author's texts</h3>
+        <p class="small quiet">${needsTexts() ? "Chapters of the one author whose voice it should be, best such as the model has not seen: some of them are held out to judge by."
+          : "Without files: the chapters that were held out when it was trained."}</p>
+        ${zone(state.voice, "Texts of one author.")}</div>
+      <div><h3 id="judge-others">Other authors</h3>
+        <p class="small quiet">Three or more, a file each, best of the author's time. Without any, the sample texts stand in, which differ from a novel in more than the voice.</p>
+        ${zone(state.others, "Texts of other authors.")}</div></section>
+      <p class="small quiet">Each model writes ${words.toLocaleString("en")} words; below 2,000 nothing can be told. 0 on the scale is as far away as other authors are, 1 as near as the author's own chapters are to each other.</p>`;
+  }
+
+  /** Whether what was asked for is not there yet. */
+  function waits() {
+    const lists = state.preset === "voice" ? [state.voice, state.others] : [state.uploads];
+    if (lists.flat().some((entry) => !entry.id && !entry.error)) return true;
+    return state.preset === "voice" && needsTexts() && !idsOf(state.voice).length;
   }
 
   const modelOf = (/** @type {string} */ id) => room.options().models.find((/** @type {any} */ model) => model.id === id);
@@ -75,24 +111,17 @@ export function createEvaluations(app, room) {
           state.preset = one.name;
           room.render();
         }}><span>${one.name} <span class="quiet small">${one.why}</span></span></label>`)}</div>
-      <details ?open=${needsTexts()}><summary>Texts to judge by</summary>
+      ${state.preset === "voice" ? voiceTexts() : html`<details ?open=${needsTexts()}><summary>Texts to judge by</summary>
         <p class="small quiet">${needsTexts() ? "This model has no held-out texts. Give some that it has not seen, or the sample texts of the package are taken."
           : "Without files: the documents that were held out when it was trained."}</p>
-        ${dropZone({
-          list: state.uploads, accept: "", hint: "Texts that the model was not trained on.",
-          add: (files) => void uploadAll(app, files, state.uploads, room.render),
-          remove(entry) {
-            state.uploads.splice(state.uploads.indexOf(entry), 1);
-            room.render();
-          },
-        })}</details>
+        ${zone(state.uploads, "Texts that the model was not trained on.")}</details>`}
       <details><summary>All settings</summary>${formFields("judge", options.fields, preset.settings, state.settings, (name, value) => {
         if (value === undefined) delete state.settings[name];
         else state.settings[name] = value;
         room.render();
       })}</details>
       <p class="small quiet">It loads a model of its own beside the one that writes, yields to the writing, and goes on when this page is closed.</p>
-      <button type="button" class="primary" ?disabled=${state.uploads.some((entry) => !entry.id && !entry.error)} @click=${() => void start()}>Start evaluation</button>
+      <button type="button" class="primary" ?disabled=${waits()} @click=${() => void start()}>Start evaluation</button>
     </section>`;
   }
 
@@ -101,7 +130,7 @@ export function createEvaluations(app, room) {
     const run = store.get(id);
     if (!run) return html`<p>This evaluation was set aside.</p>`;
     return html`<article class="run"><header class="run-head"><h2>${run.name}</h2>
-        <p class="small quiet">${[run.about.preset, ...(run.about.files ?? []), ...(run.about.sources ?? [])].join(" · ")}</p></header>
+        <p class="small quiet">${[run.about.preset, ...(run.about.files ?? []), ...(run.about.others?.length ? [`against ${run.about.others.join(", ")}`] : []), ...(run.about.sources ?? [])].join(" · ")}</p></header>
       <p class="run-state" data-state=${run.state} role="status">${sentence(stateOf(run))}</p>
       ${isGoing(run) ? html`<progress aria-label="Evaluating"></progress><p class="small quiet">${run.doing}</p>` : nothing}
       ${failure(app, run)}
@@ -144,7 +173,9 @@ function figures(page) {
           <svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">${svg`<rect class=${place ? "bar" : "bar first"} width=${(100 * value) / most} height="10" rx="1"></rect>`}</svg>
           <span class="figures">${value.toFixed(2)}</span></div>`;
       }))}</section>
-    ${page.voice?.sentence ? html`<section><h3>Voice</h3><p>${page.voice.sentence}</p>${page.voice.warnings.map((/** @type {string} */ text) => html`<p class="note">${text}</p>`)}</section>` : nothing}
+    ${page.voice?.sentence ? html`<section><h3>Voice</h3><p>${sentence(page.voice.sentence)}</p>
+      ${page.habits.length ? html`<p>Where it differs most from the author:</p><ul class="small">${page.habits.map((/** @type {string} */ said) => html`<li>${said}</li>`)}</ul>` : nothing}
+      ${page.voice.warnings.map((/** @type {string} */ text) => html`<p class="note">${text}</p>`)}</section>` : nothing}
     ${page.tables.map((/** @type {any} */ table) => html`<section><h3>${table.title}</h3>
       <div class="wide" tabindex="0" role="region" aria-label=${table.title}><table class="figures">
         <thead><tr>${table.heads.map((/** @type {string} */ head) => html`<th scope="col">${head}</th>`)}</tr></thead>

@@ -11,6 +11,8 @@
  * @property {number} created seconds since the epoch
  * @property {number} seconds
  * @property {string} [doing] the last line of its log
+ * @property {string | null} [phase] what it does before its first figures
+ * @property {number} [since] when it was started, by this page's clock, in milliseconds
  * @property {Record<string, any>} about
  * @property {boolean} passing
  * @property {number} [step]
@@ -47,14 +49,14 @@ export class RunStore {
   async refresh() {
     const found = await this.app.api("GET", "/api/runs");
     for (const run of this.runs.values()) if (!run.passing) this.runs.delete(run.id);
-    for (const run of found.runs) this.runs.set(run.id, run);
+    for (const run of found.runs) this.runs.set(run.id, timed(run));
     this.tell(null);
   }
 
   /** @param {Run} run */
   take(run) {
     if (run.state === "aside") this.runs.delete(run.id);
-    else this.runs.set(run.id, run);
+    else this.runs.set(run.id, timed(run));
     this.tell(run);
   }
 
@@ -89,6 +91,17 @@ export class RunStore {
     if (!this.runs.has(run.id) || this.runs.get(run.id)?.state !== run.state) this.take(run);
     return run;
   }
+}
+
+/** With the moment of its start: events don't come every second. @param {Run} run */
+function timed(run) {
+  run.since = Date.now() - run.seconds * 1000;
+  return run;
+}
+
+/** @param {Run} run @returns {number} seconds that it has run, now */
+export function ranFor(run) {
+  return isGoing(run) && run.since ? (Date.now() - run.since) / 1000 : run.seconds;
 }
 
 /** The store of this page. @param {any} app @returns {RunStore} */
@@ -128,6 +141,7 @@ export function size(bytes) {
 /** @param {Run} run @returns {string} its state in words */
 export function stateOf(run) {
   if (run.state === "running") {
+    if (run.phase && run.kind === "train") return `${run.phase} …`;
     const steps = run.total_steps ? ` · step ${run.step} of ${run.total_steps}` : "";
     const left = run.left ? ` · about ${duration(run.left)} left` : "";
     return `running${steps}${left}`;

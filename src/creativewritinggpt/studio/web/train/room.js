@@ -3,9 +3,11 @@ import { html, nothing, render } from "/vendor/lit-html.js";
 import { element, loadStyle } from "../ui.js";
 import { runList } from "../rooms/parts.js";
 import { isGoing, runsOf } from "../rooms/runs.js";
+import { createChoices } from "./choices.js";
 import { createForm } from "./form.js";
 import { createRunView } from "./run.js";
 
+const CHOICES = "choices"; // chosen in the place of a run: learn from choices
 const CHOSEN = "train.run";
 
 /**
@@ -27,10 +29,11 @@ export async function mount(place, app) {
   const going = store.of("train").find(isGoing);
   /** @type {string | null} */
   let chosen = going?.id ?? sessionStorage.getItem(CHOSEN);
-  if (chosen && !store.get(chosen)) chosen = null;
+  if (chosen && chosen !== CHOICES && !store.get(chosen)) chosen = null;
 
   const view = createRunView(app, runPlace, { aside: () => choose(null) });
   const form = createForm(app, options, { render: draw, started: choose });
+  const choices = createChoices(app, { render: draw, started: choose });
 
   /** @param {string | null} id */
   function choose(id) {
@@ -39,16 +42,19 @@ export async function mount(place, app) {
     else sessionStorage.removeItem(CHOSEN);
     draw();
     main.scrollTop = 0;
-    if (id) view.open(id);
+    if (id === CHOICES) void choices.open();
+    else if (id) view.open(id);
   }
 
   function draw() {
     render(html`<button type="button" class=${chosen ? "line" : "line current"} aria-current=${chosen ? nothing : "true"}
         @click=${() => choose(null)}>New training</button>
+      <button type="button" class=${chosen === CHOICES ? "line current" : "line"} aria-current=${chosen === CHOICES ? "true" : nothing}
+        @click=${() => choose(CHOICES)}>Learn from my choices</button>
       ${runList(store.of("train"), chosen, choose, "No training yet.")}`, side);
-    formPlace.hidden = chosen !== null;
-    runPlace.hidden = chosen === null;
-    if (chosen === null) render(form.show(), formPlace);
+    formPlace.hidden = chosen !== null && chosen !== CHOICES;
+    runPlace.hidden = !formPlace.hidden;
+    if (!formPlace.hidden) render(chosen === null ? form.show() : choices.show(), formPlace);
   }
 
   store.subscribe((run) => {
@@ -56,11 +62,12 @@ export async function mount(place, app) {
     draw();
   });
   draw();
-  if (chosen) view.open(chosen);
+  if (chosen) choose(chosen);
   return {
     async show() {
       draw();
       view.draw();
+      if (chosen === CHOICES) void choices.open();
       form.renew(await app.api("GET", "/api/train"));
       draw();
     },

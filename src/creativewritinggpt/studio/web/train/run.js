@@ -2,8 +2,9 @@
 import { html, nothing, render } from "/vendor/lit-html.js";
 import { element, later } from "../ui.js";
 import { failure, sentence, showLog, stopButton } from "../rooms/parts.js";
-import { duration, isGoing, runsOf, stateOf } from "../rooms/runs.js";
+import { duration, isGoing, ranFor, runsOf, stateOf } from "../rooms/runs.js";
 import { createChart } from "./chart.js";
+import { beforeAndAfter } from "./choices.js";
 import { domainLines, lossLines, rateLines, tableOf } from "./curves.js";
 
 /** @typedef {import("./curves.js").Curves} Curves */
@@ -28,6 +29,8 @@ export function createRunView(app, place, room) {
   place.append(head, charts, rest);
   /** @type {Curves | null} */
   let curves = null;
+  /** @type {any} what a training on choices came to */
+  let learnt = null;
   /** @type {string | null} */
   let id = null;
   let log = false;
@@ -79,6 +82,10 @@ export function createRunView(app, place, room) {
   async function fetchCurves() {
     if (!id) return;
     const wanted = id;
+    const run = store.get(wanted);
+    if (run?.about.choices && !isGoing(run) && run.state === "done") {
+      learnt = await app.api("GET", `/api/choices/${wanted}`);
+    }
     const found = await app.api("GET", `/api/runs/${wanted}/curves`);
     if (wanted !== id) return;
     curves = found;
@@ -100,9 +107,11 @@ export function createRunView(app, place, room) {
     return html`<header class="run-head"><h2>${run.name}</h2>
         <p class="small quiet">${[run.about.model, run.about.adapter ? "going on from an adapter" : "", run.about.recipe && `recipe ${run.about.recipe}`,
           ...(run.about.files ?? []), ...(run.about.sources ?? [])].filter(Boolean).join(" · ")}</p></header>
-      <p class="run-state" data-state=${run.state} role="status">${sentence(stateOf(run))}</p>
-      ${going && run.total_steps ? html`<progress max=${run.total_steps} value=${run.step ?? 0} aria-label="Steps"></progress>` : nothing}
-      ${going && !run.step ? html`<p class="small quiet">${run.doing}</p>` : nothing}
+      <p class="run-state" data-state=${run.state}><span role="status">${sentence(stateOf(run))}</span>
+        ${run.phase ? html`<span class="quiet figures">${duration(ranFor(run))} so far</span>` : nothing}</p>
+      ${going && run.total_steps && !run.phase ? html`<progress max=${run.total_steps} value=${run.step ?? 0} aria-label="Steps"></progress>` : nothing}
+      ${run.phase ? html`<progress aria-label="Before the first figures"></progress>
+        <p class="small quiet">Curves and samples begin with the first step; reading and loading can take a minute.</p>` : nothing}
       ${failure(app, run)}
       <div class="row wrap">
         ${run.model ? html`<button type="button" class=${going ? "line" : "primary"} @click=${() => void writeWith(run)}>Write with it</button>` : nothing}
@@ -122,7 +131,8 @@ export function createRunView(app, place, room) {
   function below(run) {
     if (!curves) return nothing;
     const rows = tableOf(curves);
-    return html`${rows.length ? html`<details><summary>The numbers of the curves</summary>
+    return html`${learnt ? beforeAndAfter(learnt) : nothing}
+      ${rows.length ? html`<details><summary>The numbers of the curves</summary>
         <div class="wide" tabindex="0" role="region" aria-label="The numbers of the curves"><table class="figures">
         <caption class="small quiet">Loss in nats per token; training is the mean since the validation before. Base model: ${curves.base?.toFixed(4) ?? "not yet known"}.</caption>
         <thead><tr><th scope="col">step</th><th scope="col">training</th><th scope="col">validation</th>${curves.domains.length > 1 ? curves.domains.map((name) => html`<th scope="col">${name}</th>`) : nothing}</tr></thead>
@@ -174,10 +184,16 @@ export function createRunView(app, place, room) {
     seen = what;
   });
 
+  // Until the first figures nothing else shows that it goes on.
+  setInterval(() => {
+    const run = id && !place.hidden && place.offsetParent ? store.get(id) : null;
+    if (run?.phase) draw();
+  }, 1000);
+
   return {
     /** @param {string} wanted */
     open(wanted) {
-      if (wanted !== id) curves = null;
+      if (wanted !== id) curves = learnt = null;
       id = wanted;
       seen = "";
       draw();

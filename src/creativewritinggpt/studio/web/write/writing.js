@@ -2,7 +2,7 @@
 import { counted } from "../ui.js";
 import { finishedSentences } from "./typed.js";
 
-/** @typedef {{id: string, type: string, state: string, message?: string, at?: number, rows?: any[]}} Job */
+/** @typedef {{id: string, type: string, state: string, message?: string, at?: number, rows?: any[], order?: number[], learnt?: string}} Job */
 
 const TEXT = ["continue", "version"];
 const GOING = ["queued", "running"];
