@@ -77,7 +77,9 @@ def test_cards_that_wait_for_an_answer_come_back(
     shown = [job["rows"][row]["text"] for row in job["order"]]
     assert [row["text"] for row in found["rows"]] == shown
     again.edit((len(text), len(text), " And"))
-    assert again.get("/api/state")["story"]["offer"] is None  # the story has gone on
+    again.saved()
+    again.catch_up()
+    assert again.story["offer"] is None  # the story has gone on
     again.post("/api/story/undo")
     again.catch_up()
     found = again.get("/api/state")["story"]["offer"]
