@@ -28,15 +28,20 @@ class Contender:
         self.weight_bytes = weight_bytes
 
 
-def sample_prompts(tokens: int) -> list[str]:
-    """Prompts of about so many tokens from the sample corpus, all different."""
+def sample_words() -> list[str]:
+    """The words of the sample corpus, one text after the other."""
     lines: list[str] = []
     folder = resources.files("creativewritinggpt") / "data" / "sample"
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".jsonl"):
             rows = (json.loads(line) for line in entry.read_text("utf-8").splitlines())
             lines += [max((str(v) for v in row.values()), key=len) for row in rows]
-    words = " ".join(lines).split()
+    return " ".join(lines).split()
+
+
+def sample_prompts(tokens: int) -> list[str]:
+    """Prompts of about so many tokens from the sample corpus, all different."""
+    words = sample_words()
     # A token is about three quarters of a word.
     size = tokens * 3 // 4
     starts = list(range(0, len(words) - size, size))

@@ -344,6 +344,7 @@ def run(
             finally:
                 code = _leave(repl)
                 session.file.close()
+                session.store_readings()
                 if screen.gone or repl.signals.code == 129:
                     # The interpreter would fail to flush to a closed terminal.
                     os._exit(repl.signals.code or 129)

@@ -180,6 +180,13 @@ class Session:
             self._named = True
             self.notify(f"kept in {self.file.path}, after every change")
 
+    def store_readings(self) -> None:
+        """Keep what the model has read in the cache, so that a long story opens at once."""
+        if self.ready:
+            from ..models.forward.backends import store_readings
+
+            store_readings()
+
     def take(self, file: StoryFile, story: Story) -> None:
         """Switch to another story, or to another file; the story before is saved first."""
         if self.unsaved and story is not self.story:

@@ -523,13 +523,17 @@ class Engine:
         return bool(self._tasks)
 
     def close(self, seconds: float = 5.0) -> None:
-        """End all work and the scheduler."""
+        """End all work and the scheduler; what was read of long stories is kept in the cache."""
         self._closed = True
         self.hurry()
         self._go_on(RunError("the studio is closing"))
         end = time.monotonic() + seconds
         if self._scheduler is not None and self._scheduler.alive:
             self._scheduler.close(max(0.0, end - time.monotonic()))
+            if not self._scheduler.alive and self.model is not None:
+                from ..models.forward.backends import store_readings
+
+                store_readings()
 
 
 def _load_model(name: str, machine: MachineSettings) -> LoadedModel:

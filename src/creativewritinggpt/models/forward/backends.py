@@ -122,6 +122,12 @@ def _native(model: LoadedModel, weights: Weights, wanted: str) -> Backend:
     return backend
 
 
+def store_readings() -> int:
+    """Write what all models have read of long texts to the disk; the number of texts."""
+    backends = [backend for known in kept_backends.values() for _, backend in known]
+    return sum(one.store_readings() for one in backends if isinstance(one, NativeBackend))
+
+
 def _automatic(model: LoadedModel, config: Any) -> str:
     """The fastest format here, or fp32 where approximate ones may not be used."""
     device = model.device

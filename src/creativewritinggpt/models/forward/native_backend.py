@@ -23,6 +23,7 @@ from torch import Tensor
 from .families import FAMILIES, Forward
 from .onnx_int8 import BoundForward, OnnxForward
 from .packed import forward_pass
+from .readings import LEAST_TOKENS, readings_of
 from .weights import Unsupported, Weights
 
 # A prompt is read in blocks that end at multiples of this, whether from its start or from where an
@@ -277,6 +278,7 @@ class NativeBackend:
         self.vocabulary = self.forward.vocabulary
         self.kept = _KEPT
         self._kept: list[tuple[list[int], NativeContext, Tensor, str]] = []
+        self._stored = readings_of(weights, kind)
 
     def read(self, ids: Sequence[int], capacity: int) -> tuple[NativeContext, Tensor]:
         """Read a text from its start, or from where it parts from one that was read before.
@@ -297,9 +299,18 @@ class NativeBackend:
     def begin(
         self, ids: Sequence[int], capacity: int, owner: str = ""
     ) -> tuple[NativeContext, Tensor | None]:
-        """What earlier readings hold of the beginning of a text, up to the end of a block."""
+        """What earlier readings hold of the beginning of a text, up to the end of a block.
+
+        Long texts of no named owner are looked for on disk, too (see :mod:`.readings`).
+        """
         ids = list(ids)
         mine = [entry for entry in self._kept if entry[3] == owner]
+        if not owner and self._stored is not None and len(ids) >= LEAST_TOKENS:
+            known = max((_common(ids, entry[0]) for entry in mine), default=0)
+            found = self._stored.find(ids, known + LEAST_TOKENS)
+            if found is not None:
+                self._kept = [self._restored(*found), *self._kept][: max(self.kept, 1)]
+                mine = [self._kept[0], *mine]
         for entry in mine:
             if entry[0] == ids:
                 return entry[1].fork([0], capacity), entry[2]
@@ -319,6 +330,28 @@ class NativeBackend:
         held = context.fork([0], len(ids)) if spare > _MOST_SPARE else context.hold()
         entry = (list(ids), held, logits, owner)
         self._kept = [entry, *self._kept][: self.kept]
+
+    def _restored(
+        self, ids: list[int], entries: Tensor, logits: Tensor
+    ) -> tuple[list[int], NativeContext, Tensor, str]:
+        """A reading from the disk as one that is kept."""
+        cache = self._cache(1, len(ids))
+        cache.entries[:, :, 0] = entries
+        return ids, NativeContext(self, cache, [len(ids)]).hold(), logits, ""
+
+    def store_readings(self) -> int:
+        """Write the kept readings of no named owner to the disk; how many were written."""
+        if self._stored is None:
+            return 0
+        written: list[list[int]] = []
+        for ids, context, logits, owner in self._kept:
+            # Of a story that grew the newest is enough.
+            grew = any(2 * _common(ids, other) > len(ids) for other in written)
+            if not owner and not grew:
+                entries = context.cache.entries[:, :, 0, :, : len(ids)]
+                if self._stored.keep(ids, entries, logits):
+                    written.append(ids)
+        return len(written)
 
     def start(self, capacity: int) -> NativeContext:
         """An empty context of one row that may grow to ``capacity`` tokens."""

@@ -89,6 +89,17 @@ def _folder(source: str) -> Path:
 
 def _entry(weights: FileWeights) -> Path | None:
     """The folder of an entry; None for weights that come from no files."""
+    digest = weights_digest(weights)
+    if digest is None or weights.source is None:
+        return None
+    return _folder(weights.source) / digest.rpartition(" ")[2]
+
+
+def weights_digest(weights: FileWeights) -> str | None:
+    """What says which merged weights these are: the model's files, adapters, strengths and code.
+
+    None for weights that come from no files.
+    """
     if weights.source is None:
         return None
     parts = [code_version()]
@@ -97,7 +108,7 @@ def _entry(weights: FileWeights) -> Path | None:
         if source is None:
             return None
         parts.append(f"{source} {strength!r}")
-    return _folder(weights.source) / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return f"{weights.source} {hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:24]}"
 
 
 @functools.cache
