@@ -16,7 +16,7 @@ from creativewritinggpt.devices import choose
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.loading import load_base
 from creativewritinggpt.training.run import train
-from creativewritinggpt.training.setup import plan_run
+from creativewritinggpt.training.schedule import plan_run
 
 pytestmark = [pytest.mark.invariant, pytest.mark.slow]
 STEPS = 50

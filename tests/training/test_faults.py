@@ -26,6 +26,7 @@ from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.training import loss
 from creativewritinggpt.training import run as training_run
+from creativewritinggpt.training import setup as training_setup
 from creativewritinggpt.training.checkpoint import TrainState
 from creativewritinggpt.training.loss import MicroBatch, bytes_per_row, fitting_rows
 from creativewritinggpt.training.run import train
@@ -140,7 +141,7 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
         straight = _config(tiny_folder, tmp_path / "straight")
         train(straight, [stories])
         config = Config(**{**straight.to_dict(), "output_dir": str(disk / "out")})
-        real, calls = training_run.accumulate_gradient, []
+        real, calls = training_setup.accumulate_gradient, []
 
         def filling(*arguments):
             calls.append(1)
@@ -153,7 +154,7 @@ def test_full_disk_during_a_save_is_one_line_and_costs_nothing(
             return real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(training_run, "accumulate_gradient", filling)
+            patch.setattr(training_setup, "accumulate_gradient", filling)
             assert main(_words(config, stories)) == 1
         said = capsys.readouterr().err
         assert "error: the disk is full" in said and "step-3 could not be written" in said
@@ -295,7 +296,7 @@ def test_full_gpu_halves_the_micro_batch_and_the_result_stays(
 ):
     straight = _config(tiny_folder, tmp_path / "straight", lora_dropout=0.0)
     train(straight, [stories])
-    real = training_run.accumulate_gradient
+    real = training_setup.accumulate_gradient
     errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
               RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)")]  # fmt: skip
     used = []
@@ -308,7 +309,7 @@ def test_full_gpu_halves_the_micro_batch_and_the_result_stays(
         return result
 
     config = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "small")})
-    monkeypatch.setattr(training_run, "accumulate_gradient", small_gpu)
+    monkeypatch.setattr(training_setup, "accumulate_gradient", small_gpu)
     train(config, [stories])
     assert used == [4, 4, 4, 4, 1, 1, 1]
     assert "out of memory: going on with micro-batches of 1 row" in capsys.readouterr().err
@@ -359,7 +360,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
     tiny_folder, tmp_path, stories, monkeypatch
 ):
     config = _config(tiny_folder, tmp_path / "out", save_steps=100)
-    real, calls = training_run.accumulate_gradient, []
+    real, calls = training_setup.accumulate_gradient, []
 
     def breaking(*arguments):
         calls.append(1)
@@ -368,7 +369,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
 
     said = "the loss is nan at step 4, .* state after step 3 is saved"
     with monkeypatch.context() as patch, pytest.raises(RunError, match=said):
-        patch.setattr(training_run, "accumulate_gradient", breaking)
+        patch.setattr(training_setup, "accumulate_gradient", breaking)
         train(config, [stories])
     straight = _config(tiny_folder, tmp_path / "straight", save_steps=100)
     train(straight, [stories])
@@ -378,7 +379,7 @@ def test_loss_that_is_no_number_keeps_the_last_good_state_and_says_where(
 
 def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatch):
     config = _config(tiny_folder, tmp_path / "out")
-    real, calls = training_run.accumulate_gradient, []
+    real, calls = training_setup.accumulate_gradient, []
 
     def breaking(writer, *arguments):
         calls.append(1)
@@ -386,7 +387,7 @@ def test_broken_weights_are_not_saved(tiny_folder, tmp_path, stories, monkeypatc
             next(p for p in writer.model.parameters() if p.requires_grad).data[0, 0] = float("nan")
         return real(writer, *arguments)
 
-    monkeypatch.setattr(training_run, "accumulate_gradient", breaking)
+    monkeypatch.setattr(training_setup, "accumulate_gradient", breaking)
     with pytest.raises(RunError, match="at step 3, .* earlier checkpoints stay"):
         train(config, [stories])
     assert TrainState.load(Path(config.output_dir) / "checkpoints")[1].step == 2

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.config.run import Config
-from creativewritinggpt.training.setup import learning_rate_factor, plan_run
+from creativewritinggpt.training.schedule import learning_rate_factor, plan_run
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])

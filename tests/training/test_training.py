@@ -18,7 +18,7 @@ from creativewritinggpt import console
 from creativewritinggpt.config.run import Config
 from creativewritinggpt.errors import InputError
 from creativewritinggpt.models.loading import load_model
-from creativewritinggpt.training import run as training_run
+from creativewritinggpt.training import setup as training_setup
 from creativewritinggpt.training.fast.layers import can_compile
 from creativewritinggpt.training.run import train
 
@@ -186,7 +186,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
     train(straight, [stories])
     broken = Config(**{**straight.to_dict(), "output_dir": str(tmp_path / "broken")})
 
-    real = training_run.accumulate_gradient
+    real = training_setup.accumulate_gradient
     steps = []
 
     def interrupted(writer, rows, indices, batch_size, tokens):
@@ -197,7 +197,7 @@ def test_stopped_and_resumed_run_equals_one_that_was_not(
         return real(writer, rows, indices, batch_size, tokens)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "accumulate_gradient", interrupted)
+        patch.setattr(training_setup, "accumulate_gradient", interrupted)
         assert train(broken, [stories]).outcome == "interrupted"
     assert (
         _metrics(broken.output_dir)["batch_losses"] != _metrics(straight.output_dir)["batch_losses"]
@@ -235,7 +235,7 @@ def _two_runs_of_half(tiny_folder, tmp_path, files, monkeypatch, **changes):
     whole = _config(tiny_folder, tmp_path, output="whole", max_steps=4, **changes)
     train(whole, files)
     half = Config(**{**whole.to_dict(), "output_dir": str(tmp_path / "half")})
-    real, steps = training_run.accumulate_gradient, []
+    real, steps = training_setup.accumulate_gradient, []
 
     def interrupted(writer, rows, indices, batch_size, tokens):
         steps.extend([1] if tokens > 1 else [])
@@ -244,7 +244,7 @@ def _two_runs_of_half(tiny_folder, tmp_path, files, monkeypatch, **changes):
         return real(writer, rows, indices, batch_size, tokens)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "accumulate_gradient", interrupted)
+        patch.setattr(training_setup, "accumulate_gradient", interrupted)
         assert train(half, files).outcome == "interrupted"
     return whole, half
 

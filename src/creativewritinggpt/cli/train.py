@@ -1,20 +1,22 @@
-"""``cwgpt train``: fine-tuning on files or named sources."""
+"""``cwgpt train``: fine-tuning on files, named sources or the writer's choices."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..config.run import Config, load_config
 from ..errors import InputError
+from ..taste.settings import RECIPE, ChoiceSettings, choice_settings
 from .main import add_config, add_json, add_settings, given, model_flag, short_usage
 
 if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
+    from ..taste.learning import Learnt
     from ..training.run import TrainingResult
 
 PROMPTS: tuple[str, ...] = ("Once upon a time in a kingdom far away,", "The last lighthouse keeper")
@@ -26,15 +28,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     short_usage(parser, "[FILE ...] [flags]")
     parser.description = (
         "Fine-tune a model. FILE is text (.txt, .md), rows (.jsonl, .csv, .tsv, .parquet) or a\n"
-        "folder of them; NAME=FILE names it. Without FILE the named --sources are read."
+        "folder of them; NAME=FILE names it. Without FILE the named --sources are read. With\n"
+        "--choices it learns from what the writer picked, retried, undid and edited."
     )
     parser.epilog = (
         "examples:\n"
         "  cwgpt train novel.txt --config novel\n"
         "  cwgpt train stories.jsonl --model-name starter --max-steps 60\n"
+        "  cwgpt train --choices stories/*.json --init-adapter outputs/best_model "
+        "--output-dir taste\n"
         "  cwgpt train --resume"
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="files or folders of text")
+    parser.add_argument(
+        "--choices", nargs="+", metavar="FILE",
+        help="stories (.json) and files of choices (.jsonl) to learn the writer's taste from",
+    )  # fmt: skip
     add_config(parser)
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in the output folder"
@@ -52,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_json(parser)
     add_settings(parser, Config, aliases={"model_name": ("--model",)})
+    add_settings(parser, ChoiceSettings)
 
 
 def sampler(config: Config) -> Callable[[LoadedModel], list[dict[str, str]]] | None:
@@ -83,9 +93,14 @@ def sampler(config: Config) -> Callable[[LoadedModel], list[dict[str, str]]] | N
 def run(arguments: argparse.Namespace) -> int:
     """Train and report the result."""
     overrides = given(arguments, Config)
-    config = load_config(arguments.config, overrides)
     if arguments.force and not arguments.resume:
         raise InputError("--force goes with --resume", "to replace a run there is --overwrite")
+    if arguments.choices:
+        return _learn(arguments, overrides)
+    if unused := sorted(given(arguments, ChoiceSettings)):
+        flag = unused[0].replace("_", "-")
+        raise InputError(f"--{flag} goes with --choices", "name stories: --choices FILE …")
+    config = load_config(arguments.config, overrides)
     if arguments.estimate:
         return _estimate(arguments, config)
     from ..training.run import train
@@ -107,6 +122,55 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json(result.to_dict())
     report(result)
     return code
+
+
+def _learn(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Train on choices and report the result."""
+    for given_too, what, advice in (
+        (bool(arguments.files), "--choices and FILE", "choices are learnt from alone"),
+        (arguments.estimate, "--choices and --estimate", "the run itself says how long it takes"),
+    ):
+        if given_too:
+            raise InputError(f"{what} don't go together", advice)
+    from ..taste.learning import learn_from_choices, recorded_settings, with_base
+
+    config = load_config(arguments.config or RECIPE, overrides)
+    if "model_name" not in overrides:
+        config = with_base(config)
+    before = recorded_settings(config.output_dir) if arguments.resume else {}
+    settings = choice_settings(**{**before, **given(arguments, ChoiceSettings)})
+    learnt = learn_from_choices(
+        config,
+        arguments.choices,
+        settings,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        force=arguments.force,
+        said=None if arguments.config else set(overrides),
+    )
+    if arguments.json:
+        console.print_json(learnt.to_dict())
+    report_choices(learnt, config.output_dir, arguments.choices)
+    return 130 if learnt.outcome == "interrupted" else 0
+
+
+def report_choices(learnt: Learnt, folder: str, files: Sequence[str]) -> None:
+    """Show what came of a run on choices."""
+    if learnt.outcome == "interrupted":
+        named = shlex.join(files)
+        console.note(
+            f"stopped after step {learnt.steps}; everything is saved. Go on with: cwgpt train "
+            f"--choices {named} --resume --output-dir {shlex.quote(folder)}"
+        )
+        return
+    for sentence in learnt.report["sentences"]:
+        console.note(sentence)
+    for draft in learnt.report["drafts"][:1]:
+        prompt = " ".join(draft["prompt"].split()[-8:])
+        for name in ("before", "after"):
+            console.note(f"{name}: … {prompt} | {' '.join(draft[name].split())}")
+    model = shlex.quote(f"{folder}/best_model")
+    console.note(f"The model is in {model}. Write with it: cwgpt generate{model_flag(folder)}")
 
 
 def _estimate(arguments: argparse.Namespace, config: Config) -> int:

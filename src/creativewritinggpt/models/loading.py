@@ -164,7 +164,7 @@ def load_model(
         model.run = run
         return model
 
-    base = _base_of(found.path, run, cache_dir, starter_file)
+    base = adapter_base(found.path, cache_dir=cache_dir, starter_file=starter_file)
     model = _load_light(base, device, attention) or _load(base, device, attention)
     load_adapter(model, found.path)
     use_tokenizer(model, found.path)
@@ -273,14 +273,23 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     return run
 
 
-def _base_of(
+def adapter_base(
     folder: Path,
-    run: dict[str, Any] | None,
-    cache_dir: str | os.PathLike[str] | None,
-    starter_file: str | None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    starter_file: str | None = None,
 ) -> BaseModel:
-    """The base that an adapter was trained on: as its run says, else as PEFT's config says."""
-    config = adapter_config(folder)
+    """The base that an adapter was trained on: as its run says, else as PEFT's config says.
+
+    Args:
+        folder: The adapter.
+        cache_dir: The cache of the starter.
+        starter_file: The starter's wheel or GGUF, where it is already on disk.
+
+    Raises:
+        InputError: It is no adapter, or its base is not there.
+    """
+    run, config = read_run(folder), adapter_config(folder)
     named, revision = (
         value if isinstance(value := config.get(key), str) else None
         for key in ("base_model_name_or_path", "revision")

@@ -142,7 +142,8 @@ class TrainState:
         # Before it was recorded, every joint was an empty line.
         self.fingerprint.setdefault("joints", dict.fromkeys(now["joints"], joint_name(SEPARATOR)))
         now = _by_the_same_name(self.fingerprint, now)
-        compared = {key: now[key] for key in ("config", "data", "base", "joints")}
+        parts = ("config", "data", "base", "joints", "choices")
+        compared = {key: now[key] for key in parts if key in now}
         changed = _changed_texts(self.fingerprint, now) + _changes(self.fingerprint, compared)
         if not force:
             _refuse(changed)

@@ -27,8 +27,9 @@ from ..models.loading import load_base, use_tokenizer
 from .checkpoint import TrainState
 from .fast.block import fast_path, has_fast_body, rows_per_pass
 from .loss import fitting_rows
-from .run import INT8, Trainer, check_path, pick_device
+from .run import INT8, check_path, pick_device
 from .setup import prepare
+from .trainer import Trainer
 
 _SCORED = 1500  # tokens of the timed validation
 _TIMED = 3  # optimizer steps

@@ -16,6 +16,7 @@ over short rows, but needs no formula per model.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -55,6 +56,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         head_forward: Callable[[Tensor], Tensor] | None,
+        weights: Tensor | None,
     ) -> Tensor:
         device = hidden.device.type
         dtype = (
@@ -87,8 +89,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     slope = 1 - logits.float().square()
                     logits.mul_(cap)
                 gradient = _log_softmax(logits)
-                total -= gradient.gather(1, wanted).sum()
+                chosen = gradient.gather(1, wanted)
+                share = None if weights is None else weights[start : start + chunk, None]
+                total -= chosen.sum() if share is None else (chosen * share).sum()
                 gradient.exp_().scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+                if share is not None:
+                    gradient.mul_(share)
                 if slope is not None:
                     gradient.mul_(slope)
                 if scale != 1.0:
@@ -109,7 +115,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if gradient is None else gradient * scale.to(gradient.dtype)
             for gradient in ctx.gradients
         )
-        return hidden, weight, bias, None, None, None, None, None
+        return hidden, weight, bias, None, None, None, None, None, None
 
 
 def chunked_cross_entropy(
@@ -118,6 +124,7 @@ def chunked_cross_entropy(
     targets: Tensor,
     chunk: int = CHUNK,
     head_forward: Callable[[Tensor], Tensor] | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Sum of negative log-probabilities, with its gradient computed in the forward pass.
 
@@ -130,18 +137,39 @@ def chunked_cross_entropy(
         chunk: Positions per chunk.
         head_forward: Computes the head's product, [C, d] to float32 [C, V], which is then modified;
             the gradient still uses the weight.
+        weights: What each position counts, [N] float32, of either sign; 1 without it.
 
     Returns:
         The sum in nats (scalar, float32).
     """
     result: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, head.scale, head.cap, targets, chunk, head_forward
-    )
+        hidden, head.weight, head.bias, head.scale, head.cap, targets, chunk, head_forward,
+        weights,
+    )  # fmt: skip
     return result
 
 
-def summed_loss(model: LoadedModel, batch: PackedRows) -> Tensor:
-    """Sum of the negative log-probabilities of the rows' target tokens, in nats.
+@dataclasses.dataclass(frozen=True)
+class TargetStates:
+    """Hidden states at the positions that have a target.
+
+    Attributes:
+        hidden: After the last norm, [N, d].
+        targets: Token ids, [N].
+        places: Index of each position in the flattened rows, [N].
+        head: The output head.
+        head_forward: Computes the head's product on the fast path, where it is not the plain one.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    places: Tensor
+    head: Head
+    head_forward: Callable[[Tensor], Tensor] | None = None
+
+
+def target_states(model: LoadedModel, batch: PackedRows) -> TargetStates:
+    """One pass of rows through the model's body, by the fastest path that it has.
 
     Args:
         model: The model.
@@ -152,18 +180,32 @@ def summed_loss(model: LoadedModel, batch: PackedRows) -> Tensor:
         documents = end_to_end(batch)
         hidden, targets = model.fast_body(documents), documents.targets
         chosen = targets != IGNORE
-        with model.device.autocast():
-            return chunked_cross_entropy(
-                hidden[chosen], head, targets[chosen], head_forward=model.fast_body.head
-            )
+        return TargetStates(
+            hidden[chosen], targets[chosen], documents.places[chosen], head, model.fast_body.head
+        )
     ids, targets, positions, segments = (
         torch.from_numpy(array).to(model.device.torch_device)
         for array in (batch.input_ids, batch.targets, batch.position_ids, batch.segment_ids)
     )
     with model.device.autocast():
         hidden = body.packed(ids, segments, positions)
-        chosen = targets != IGNORE
-        return chunked_cross_entropy(hidden[chosen], head, targets[chosen])
+    chosen = targets != IGNORE
+    places = torch.nonzero(chosen.flatten())[:, 0]
+    return TargetStates(hidden[chosen], targets[chosen], places, head)
+
+
+def summed_loss(model: LoadedModel, batch: PackedRows) -> Tensor:
+    """Sum of the negative log-probabilities of the rows' target tokens, in nats.
+
+    Args:
+        model: The model.
+        batch: Packed rows, [rows, tokens].
+    """
+    states = target_states(model, batch)
+    with model.device.autocast():
+        return chunked_cross_entropy(
+            states.hidden, states.head, states.targets, head_forward=states.head_forward
+        )
 
 
 T = TypeVar("T")

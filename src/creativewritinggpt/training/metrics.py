@@ -54,6 +54,33 @@ class Validation:
         """Exp of the loss, kept finite for a diverged model."""
         return math.exp(min(self.loss, 700.0))
 
+    @property
+    def criterion(self) -> float:
+        """What the best model has least of."""
+        return self.loss
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run ends here, whatever patience says."""
+        return False
+
+    def figures(self) -> dict[str, Any]:
+        """Further figures, for the log of metrics."""
+        return {}
+
+    def line(self, state: TrainState) -> str:
+        """A line with the losses of the validation and of the base model."""
+        base = state.metrics["base_val_loss"]
+        mark = " (best so far)" if state.best_step == state.step else ""
+        return (
+            f"step {state.step}: validation loss {self.loss:.4f}, perplexity "
+            f"{self.perplexity:.2f}{mark}; base model {base:.4f}, {math.exp(base):.2f}"
+        )
+
+    def warning(self, metrics: dict[str, Any]) -> str | None:
+        """What the user should know now: that overfitting begins."""
+        return overfitting(metrics)
+
 
 def validate(
     model: LoadedModel,
@@ -181,16 +208,6 @@ def patience_ends(state: TrainState, loss: float, warmup_steps: int, config: Con
     elif state.step > warmup_steps:
         state.evaluations_without_improvement += 1
     return 0 < config.patience <= state.evaluations_without_improvement
-
-
-def evaluation_line(state: TrainState, result: Validation) -> str:
-    """A line with the losses of a validation and of the base model."""
-    base = state.metrics["base_val_loss"]
-    mark = " (best so far)" if state.best_step == state.step else ""
-    return (
-        f"step {state.step}: validation loss {result.loss:.4f}, perplexity "
-        f"{result.perplexity:.2f}{mark}; base model {base:.4f}, {math.exp(base):.2f}"
-    )
 
 
 def overfitting(metrics: dict[str, Any]) -> str | None:
@@ -428,11 +445,18 @@ class Display:
         start: Steps taken before a resumption.
         device: Device whose memory is shown.
         every: Seconds between two lines without a terminal.
+        quiet: Show nothing.
     """
 
     def __init__(
-        self, total: int, start: int = 0, device: str = "cpu", every: float = 20.0
+        self,
+        total: int,
+        start: int = 0,
+        device: str = "cpu",
+        every: float = 20.0,
+        quiet: bool = False,
     ) -> None:
+        self.quiet = quiet
         self.total, self.start, self.every, self.device = total, start, every, device
         self.done = start
         self.loss: float | None = None
@@ -440,7 +464,7 @@ class Display:
         self.best: tuple[float, int] | None = None
         self._rate: float | None = None
         self._began = self._said = time.monotonic()
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not quiet
 
     def __enter__(self) -> Display:
         if self._live:
@@ -472,7 +496,8 @@ class Display:
         self.loss = _running(self.loss, loss)
         self._rate = _running(self._rate, tokens / max(seconds, 1e-9))
         now = time.monotonic()
-        if not self._live and (now - self._said >= self.every or step == self.total):
+        due = now - self._said >= self.every or step == self.total
+        if due and not self._live and not self.quiet:
             self._said = now
             parts = ", ".join([*self._figures(), self._left()])
             console.note(f"step {step}/{self.total}: {parts}")
@@ -481,7 +506,7 @@ class Display:
         """Show a line that stays."""
         if self._live:
             self._panel.console.print(console.printable(text), markup=False)
-        else:
+        elif not self.quiet:
             console.note(text)
 
     def _figures(self) -> list[str]:

@@ -12,15 +12,11 @@ import dataclasses
 import json
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from .. import console, devices
@@ -28,8 +24,8 @@ from ..config.run import Config
 from ..data.corpus import load_corpus
 from ..data.rows.stream import open_corpus
 from ..data.sources import Keep
-from ..distributed import ProcessGroup, ProcessLost, init_process_group
-from ..errors import InputError, RunError
+from ..distributed import ProcessGroup, init_process_group
+from ..errors import InputError
 from ..files import from_home, write_json, write_text
 from ..models.adapter import attach, trainable
 from ..models.loaded_model import LoadedModel
@@ -39,20 +35,15 @@ from .checkpoint import (
     restore,
     resumed_settings,
     state_before_first_step,
-    trained_parameters,
 )
 from .fast.block import fast_path, has_fast_body, knows_family, rows_per_pass, warn_if_int8_is_slow
 from .fast.layers import check_compile
-from .loss import MicroBatch, accumulate_gradient, fitting_rows
+from .loss import fitting_rows
 from .metrics import (
-    Display,
-    evaluation_line,
+    Validation,
     new_metrics,
     note_base,
-    note_evaluation,
     note_samples,
-    overfitting,
-    patience_ends,
     write_metrics,
 )
 from .run_dir import (
@@ -63,8 +54,9 @@ from .run_dir import (
     clear,
     open_metrics_log,
 )
-from .run_files import BEST, CHECKPOINTS, FINAL, MANIFEST, VALIDATION
-from .setup import TrainingSetup, announce, prepare
+from .run_files import CHECKPOINTS, FINAL, MANIFEST, VALIDATION
+from .setup import prepare
+from .trainer import Setup, Trainer
 
 INT8 = "int8"
 _LOST_ADVICE = "its own message says why; go on with --resume, with as many processes as you like"
@@ -72,6 +64,48 @@ _LOST_ADVICE = "its own message says why; go on with --resume, with as many proc
 Sample = Callable[[LoadedModel], list[dict[str, str]]]
 Found = tuple[Path | None, TrainState]
 """A checkpoint, whose folder only the main process knows, and its state."""
+
+
+class RunSetup(Setup, Protocol):
+    """A setup with the records that a run's folder is to hold."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Hashes of what is trained on."""
+
+    def begin(self, state: TrainState) -> None:
+        """Measure what the run is compared with: the model is trainable, nothing is trained yet."""
+
+    def announce(
+        self,
+        base: Validation,
+        sizes: tuple[int, int],
+        micro_batch: int,
+        seconds: tuple[float, float],
+    ) -> None:
+        """Summarise the run before its first step."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resume is compared with."""
+
+    def full_manifest(self, base: Validation) -> dict[str, Any]:
+        """Content of ``manifest.json``."""
+
+    def held_out_lines(self) -> str:
+        """Content of ``validation.jsonl``."""
+
+    def save(self, folder: Path, state: TrainState) -> None:
+        """Write the model as it is now, with its record and card."""
+
+    def finish(self, state: TrainState) -> None:
+        """Add what the run is to leave beside its models."""
+
+
+Prepare = Callable[[LoadedModel, ProcessGroup], RunSetup]
+"""Makes the setup of what was read, for a loaded base model."""
+
+Read = Callable[[Config], Prepare]
+"""Reads what is trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +144,7 @@ def train(
     said: Collection[str] | None = None,
     keep: Mapping[str, Keep] | None = None,
     sampler: Callable[[Config], Sample | None] = lambda config: None,
+    choices: Read | None = None,
 ) -> TrainingResult:
     """Fine-tune a model.
 
@@ -124,6 +159,7 @@ def train(
         keep: By source, a filter of its documents; the others are counted.
         sampler: Makes of the settings a function that continues fixed prompts with the model
             (``prompt`` and ``text`` of each), called at each validation.
+        choices: Reads what is trained on in place of texts: the writer's choices.
 
     Raises:
         InputError: Settings, files or the output folder can't be used.
@@ -152,6 +188,7 @@ def train(
             console.note(f"no checkpoint in {output}: starting from the first step")
             state = state_before_first_step(output / MANIFEST, config, group)
         if state is not None:
+            _check_kind(output, state, choices is not None)
             config, files = resumed_settings(
                 state, config, files, said=said, force=force, processes=group.size
             )
@@ -159,10 +196,7 @@ def train(
         device = pick_device(config, group)
         check_path(config, device.torch_device.type == "cpu", resumed=found is not None)
         with group.main_process_first():
-            console.phase("reading the texts")
-            with console.progress("reading") as tell:
-                read = open_corpus if config.streaming else load_corpus
-                corpus = read(config, files, tell, keep)
+            made = read_texts(config, files, keep) if choices is None else choices(config)
             console.phase(f"loading the model {config.model_name}")
             model = load_base(
                 config.model_name, device, cache_dir=config.cache_dir,
@@ -171,10 +205,33 @@ def train(
             if config.init_adapter:
                 use_tokenizer(model, from_home(config.init_adapter))
             check_path(config, knows_family(model), resumed=found is not None)
-            console.phase("packing the texts into rows")
-            setup = prepare(config, files, corpus, model, group)
+            setup = made(model, group)
         group.assert_same(lambda: str(setup.manifest["manifest_hash"]), "documents")
         return _run(setup, found, force, sample)
+
+
+def read_texts(
+    config: Config, files: Sequence[str], keep: Mapping[str, Keep] | None = None
+) -> Prepare:
+    """Read the texts of a run, or open them for streaming."""
+    console.phase("reading the texts")
+    with console.progress("reading") as tell:
+        read = open_corpus if config.streaming else load_corpus
+        corpus = read(config, files, tell, keep)
+
+    def pack(model: LoadedModel, group: ProcessGroup) -> RunSetup:
+        console.phase("packing the texts into rows")
+        return prepare(config, files, corpus, model, group)
+
+    return pack
+
+
+def _check_kind(output: Path, state: TrainState, on_choices: bool) -> None:
+    """Refuse to go on with choices where the run is on texts, and the other way round."""
+    if ("choices" in state.fingerprint) != on_choices:
+        kind = "texts" if on_choices else "choices"
+        flag = "leave --choices out" if on_choices else "name them again: --choices FILE…"
+        raise InputError(f"the run in {output} is on {kind}", f"to go on with it, {flag}")
 
 
 def _newest_checkpoint(output: Path, group: ProcessGroup) -> Found | None:
@@ -217,7 +274,7 @@ def check_path(config: Config, has_fast_path: bool, resumed: bool) -> None:
 
 
 def _run(
-    setup: TrainingSetup, found: Found | None, force: bool, sample: Sample | None
+    setup: RunSetup, found: Found | None, force: bool, sample: Sample | None
 ) -> TrainingResult:
     """Train from the start or from a checkpoint, and save the results."""
     config, model, group = setup.config, setup.model, setup.group
@@ -255,11 +312,13 @@ def _run(
             micro.rows = rows_per_pass(model, length, micro.rows)
             state.metrics = {**new_metrics(config, base, sizes), **first.metrics}
             state.fingerprint = fingerprint
-            announce(setup, base, sizes, micro.rows, (scoring_seconds, trainer.time_step()))
             if group.is_main:
                 clear(setup.output)
                 write_json(setup.output / MANIFEST, setup.full_manifest(base))
+            setup.begin(state)
+            setup.announce(base, sizes, micro.rows, (scoring_seconds, trainer.time_step()))
         else:
+            setup.begin(state)
             micro.rows = min(micro.rows, state.choices["micro_batch"])
             if base is not None:
                 note_base(state.metrics, base)
@@ -284,18 +343,18 @@ def _run(
         ):
             console.phase("the first step")
             outcome = trainer.fit()
-    return _finish(trainer, outcome)
+    return _finish(setup, state, outcome)
 
 
-def _finish(trainer: Trainer, outcome: str) -> TrainingResult:
+def _finish(setup: RunSetup, state: TrainState, outcome: str) -> TrainingResult:
     """Save the last model and the metrics, and return the result."""
-    setup, state = trainer.setup, trainer.state
     metrics = state.metrics
     metrics["seconds"] = state.seconds
     metrics["useful_tokens_per_second"] = state.useful_tokens / max(state.step_seconds, 1e-9)
     metrics["peak_memory_bytes"] = devices.peak_memory_bytes(setup.model.device.device)
     if setup.group.is_main:
         setup.save(setup.output / FINAL, state)
+        setup.finish(state)
         write_metrics(setup.output, state)
     return TrainingResult(
         outcome=outcome,
@@ -323,259 +382,3 @@ def _at_best(metrics: dict[str, Any]) -> dict[str, dict[str, float | None]]:
         }
         for name, losses in metrics["domains"].items()
     }
-
-
-_DRAW_EVERY = 30.0
-"""Seconds between two drawings of the training curves during a run."""
-
-_SAME_REQUEST = 1.0
-"""Seconds in which further signals count as one: launchers pass on what the terminal sends too."""
-
-
-class Interrupt:
-    """Request to stop by Ctrl-C or SIGTERM: after the step, or at once if repeated.
-
-    Attributes:
-        asked: Whether a signal has come.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._at = 0.0
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[Interrupt]:
-        """Handle the signals within the context; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            now = time.monotonic()
-            if self.asked and now - self._at > _SAME_REQUEST:
-                raise KeyboardInterrupt
-            if not self.asked:
-                self.asked, self._at = True, now
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-class Trainer:
-    """Training of a prepared run.
-
-    Args:
-        setup: Model, data and schedule; the model has its adapter attached.
-        state: Progress of the run; changed by the training.
-        sample: Continues fixed prompts (``prompt`` and ``text`` of each), or None.
-
-    Attributes:
-        optimizer: AdamW over the trained parameters.
-        micro: Rows per micro-batch.
-        log: Log of steps and validations.
-    """
-
-    def __init__(
-        self,
-        setup: TrainingSetup,
-        state: TrainState,
-        sample: Callable[[], list[dict[str, str]]] | None = None,
-    ) -> None:
-        self.setup, self.state, self.sample = setup, state, sample
-        self.model, self.config, self.plan = setup.model, setup.config, setup.plan
-        self.group, self.batches = setup.group, setup.batches
-        self.parameters = list(trained_parameters(setup.model.model).values())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=setup.config.learning_rate,
-            weight_decay=setup.config.weight_decay,
-        )
-        self.micro = MicroBatch(setup.config.batch_size, setup.batches.max_length)
-        self.log = MetricsLog()
-        self.interrupt = Interrupt()
-
-    def fit(self) -> str:
-        """Train until the schedule ends, patience runs out or a signal asks to stop.
-
-        Returns:
-            ``finished``, ``early`` or ``interrupted``.
-
-        Raises:
-            RunError: The loss is not finite; the last good state is saved.
-        """
-        device = self.model.device.device
-        with (
-            self.interrupt.listening(),
-            Display(self.plan.total_steps, self.state.step, device) as display,
-        ):
-            return self._run_loop(display)
-
-    def _run_loop(self, display: Display) -> str:
-        plan, state = self.plan, self.state
-        began, before = time.monotonic(), state.seconds
-        drawn = began
-        self._show_validation(display)
-        while state.step < plan.total_steps:
-            step_began = time.monotonic()
-            loss, tokens, asked = self._step()
-            state.seconds = before + time.monotonic() - began
-            display.step(state.step, loss, tokens, time.monotonic() - step_began)
-
-            stop_early = False
-            if plan.evaluates_after(state.step):
-                stop_early = self._evaluate(display)
-                state.seconds = before + time.monotonic() - began
-                # Drawing takes longer than a step of a short run.
-                draw = time.monotonic() - drawn >= _DRAW_EVERY
-                drawn = time.monotonic() if draw else drawn
-                if self.group.is_main:
-                    write_metrics(self.setup.output, state, draw)
-            if plan.saves_after(state.step) or stop_early or asked:
-                self.save_checkpoint()
-            if stop_early and state.step < plan.total_steps:
-                return "early"
-            if asked and state.step < plan.total_steps:
-                return "interrupted"
-        return "finished"
-
-    def _show_validation(self, display: Display) -> None:
-        """Pass the last and the best validation loss to the display."""
-        state, losses = self.state, self.state.metrics["val_loss"]
-        display.validation = losses[-1] if losses else None
-        display.best = None if state.best_loss is None else (state.best_loss, state.best_step)
-
-    def _evaluate(self, display: Display) -> bool:
-        """Validate and save the best model; whether patience has run out."""
-        state, metrics = self.state, self.state.metrics
-        result = self.setup.validate()
-        if not math.isfinite(result.loss):
-            what = f"the validation loss is {result.loss} after step {state.step}"
-            self._give_up(what, good=False)
-        note_evaluation(state, result)
-        note_samples(state, self.sample)
-        if state.best_loss is None or result.loss < state.best_loss:
-            state.best_loss, state.best_step = result.loss, state.step
-            metrics["best_step"] = state.step
-            if self.group.is_main:
-                self.setup.save(self.setup.output / BEST, state)
-        ended = patience_ends(state, result.loss, self.plan.warmup_steps, self.config)
-        self._show_validation(display)
-        display.say(evaluation_line(state, result))
-        for sample in metrics["samples"][-1:] if self.sample is not None else ():
-            display.say(f"  {sample['prompt']} …{' '.join(sample['text'].split())}")
-        if (warning := overfitting(metrics)) is not None:
-            display.say(warning)
-        self.log.write(
-            {
-                "step": state.step,
-                "val_loss": result.loss,
-                "val_perplexity": result.perplexity,
-                "val_eos_loss": result.eos_loss,
-                "train_loss": metrics["train_loss"][-1],
-                "best_step": state.best_step,
-                "domains": result.domains,
-            }
-        )
-        return ended
-
-    def _step(self) -> tuple[float, int, bool]:
-        """One optimizer step; its loss, its target tokens, and whether to stop after it."""
-        state, group, optimizer = self.state, self.group, self.optimizer
-        began = time.monotonic()
-        rate = self.plan.learning_rate(state.step)
-        for settings in optimizer.param_groups:
-            settings["lr"] = rate
-        rows, indices, tokens = self.batches.step(state.step)
-        self.model.model.train()
-
-        def gradient(batch_size: int) -> float:
-            # Each of several processes has noise of its own.
-            seeds = [self.config.seed, state.step, *([group.rank] if group.rank else [])]
-            torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
-            return accumulate_gradient(self.model, rows, indices, batch_size, tokens)[0]
-
-        loss = self.micro.run(gradient, self._clear_gradient)
-        try:
-            # Several processes stop after the step in which all have heard of the request.
-            group.all_reduce_gradients(self.parameters)
-            loss, asked = group.all_reduce(np.array([loss, float(self.interrupt.asked)])).tolist()
-        except ProcessLost as lost:
-            # Nothing of this step has been applied. A stream's position is known only by all.
-            if group.is_main and not self.config.streaming:
-                self.save_checkpoint()
-                lost.message += f"; the state after step {state.step} is saved"
-            raise
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm).item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
-            self._give_up(f"{what} at step {state.step + 1}, at a learning rate of {rate:.2g}")
-        optimizer.step()
-        self._clear_gradient()
-        state.step += 1
-        self.batches.applied()
-        state.useful_tokens += tokens
-        state.step_seconds += time.monotonic() - began
-        state.metrics["batch_losses"].append(loss)
-        state.metrics["learning_rate"].append(rate)
-        state.since_evaluation.append((loss, tokens))
-        self.log.write(
-            {
-                "step": state.step,
-                "loss": loss,
-                "gradient_norm": norm,
-                "learning_rate": rate,
-                "tokens": tokens,
-                "step_seconds": time.monotonic() - began,
-            }
-        )
-        return loss, tokens, self.interrupt.asked if group.size == 1 else asked > 0
-
-    def _clear_gradient(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def time_step(self) -> float:
-        """Estimated seconds of an optimizer step, from one micro-batch that changes nothing."""
-        self.model.model.train()
-        wanted = min(self.plan.rows, self.plan.rows_per_step)
-
-        def timed(batch_size: int) -> float:
-            began, at_once = time.monotonic(), batch_size * self.group.size
-            accumulate_gradient(self.model, *self.batches.first(at_once), batch_size, 1)
-            return (time.monotonic() - began) * math.ceil(wanted / at_once)
-
-        seconds = self.micro.run(timed, self._clear_gradient)
-        self._clear_gradient()
-        return seconds
-
-    def save_checkpoint(self) -> None:
-        """Save a checkpoint; all processes must call this."""
-        state = self.state
-        state.stream = self.batches.state()
-        state.choices["micro_batch"] = self.micro.rows
-        if self.group.is_main:
-            folder, keep = self.setup.output / CHECKPOINTS, self.config.save_total_limit
-            state.save(folder, self.model.model, self.optimizer, keep)
-
-    def _give_up(self, what: str, good: bool = True) -> NoReturn:
-        """End a run whose numbers are no longer finite.
-
-        Args:
-            what: What is not finite.
-            good: Whether the weights are those from before; they are saved if they are finite.
-
-        Raises:
-            RunError: Always.
-        """
-        if good and all(bool(value.isfinite().all()) for value in self.parameters):
-            self.save_checkpoint()
-            kept = f"the state after step {self.state.step} is saved"
-        else:
-            kept = "earlier checkpoints stay"
-        raise RunError(
-            f"training stopped: {what}; {kept}",
-            "go on with --resume --force and a lower --learning-rate, or with --precision fp32",
-        )

@@ -13,8 +13,10 @@ EVALUATION = (
     "evaluation_texts.jsonl",
 )  # fmt: skip
 
+CHOICES_REPORT = "choices_report.json"
+
 OF_A_RUN = (BEST, FINAL, CHECKPOINTS, METRICS, CURVES, METRICS_LOG, TRACKING, VALIDATION, MANIFEST,
-            *EVALUATION)  # fmt: skip
+            CHOICES_REPORT, *EVALUATION)  # fmt: skip
 """All that a run writes into its folder."""
 
 

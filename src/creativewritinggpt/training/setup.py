@@ -1,7 +1,6 @@
-"""Setup of a run: schedule, rows to train on, rows to validate on, and records of the data.
+"""Setup of a run: rows to train on, rows to validate on, and records of the data.
 
-The schedule is the number of steps, the rows and the learning rate of each, validations and
-checkpoints. All of it is a function of the settings, the seed, the documents and the model's
+All of it is a function of the settings, the seed, the documents and the model's
 tokenizer, so every process and every resume of a run builds the same setup, and a checkpoint needs
 no state of a data iterator.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from ..config.run import Config
 from ..data.corpus import Corpus
 from ..data.document import joint_name
 from ..data.mixing import Mixture, mix
-from ..data.rows.packing import RowPlan, plan_rows, tokenize
+from ..data.rows.packing import RowPlan, Rows, plan_rows, tokenize
 from ..data.rows.stream import (
     Batches,
     PreparedBatches,
@@ -40,117 +38,11 @@ from ..files import cache_folder, from_home
 from ..models.adapter import save_model
 from ..models.loaded_model import LoadedModel
 from .checkpoint import FREE_TO_CHANGE, SHOWN, TrainState
-from .loss import MicroBatch
+from .loss import MicroBatch, accumulate_gradient
 from .metrics import Validation, validate
 from .run_dir import model_card, run_record
-
-
-def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """Learning rate at an optimizer step, relative to the peak, as transformers' ``get_scheduler``.
-
-    Step 0 has 0, step ``warmup`` has 1, and linear and cosine would reach 0 at step ``total``.
-
-    Args:
-        step: Optimizer steps taken so far, from 0.
-        total: Optimizer steps of the run.
-        warmup: Warm-up steps.
-        schedule: ``linear``, ``cosine`` or ``constant``.
-    """
-    if step < warmup:
-        return step / max(1, warmup)
-    if schedule == "constant":
-        return 1.0
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    if schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-    return 1.0 - progress
-
-
-@functools.lru_cache(maxsize=1)
-def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """Order of an epoch's rows; cached, since for millions of rows it takes longer than a step."""
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    order.setflags(write=False)
-    return order
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Schedule of a run, in optimizer steps."""
-
-    rows: int
-    rows_per_step: int
-    seed: int
-    total_steps: int
-    warmup_steps: int
-    eval_steps: int
-    save_steps: int
-    peak_learning_rate: float
-    schedule: str
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps per epoch; the last one may have fewer rows."""
-        return math.ceil(self.rows / self.rows_per_step)
-
-    @property
-    def epochs(self) -> float:
-        """Epochs of the run."""
-        whole, rest = divmod(self.total_steps, self.steps_per_epoch)
-        return whole + rest * self.rows_per_step / self.rows
-
-    def rows_of_step(self, step: int) -> np.ndarray:
-        """Indices of the rows of a step, from the epoch's shuffled order.
-
-        Args:
-            step: Optimizer steps taken so far, from 0.
-        """
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.rows)
-        start = place * self.rows_per_step
-        return order[start : start + self.rows_per_step]
-
-    def learning_rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        return self.peak_learning_rate * learning_rate_factor(
-            step, self.total_steps, self.warmup_steps, self.schedule
-        )
-
-    def evaluates_after(self, steps_taken: int) -> bool:
-        """Whether a validation follows step number ``steps_taken``."""
-        return steps_taken % self.eval_steps == 0 or steps_taken == self.total_steps
-
-    def saves_after(self, steps_taken: int) -> bool:
-        """Whether a checkpoint follows step number ``steps_taken``."""
-        return steps_taken % self.save_steps == 0 or steps_taken == self.total_steps
-
-
-def plan_run(config: Config, rows: int) -> Plan:
-    """Schedule of a run over ``rows`` packed rows.
-
-    Args:
-        config: The settings.
-        rows: Packed rows of training data, at least one.
-    """
-    rows_per_step = config.batch_size * config.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(rows / rows_per_step)
-    total = steps_per_epoch * config.num_epochs
-    if config.max_steps is not None:
-        total = config.max_steps
-    eval_steps = config.eval_steps or min(steps_per_epoch, math.ceil(total / 5))
-    return Plan(
-        rows=rows,
-        rows_per_step=rows_per_step,
-        seed=config.seed,
-        total_steps=total,
-        warmup_steps=(
-            min(500, math.ceil(total / 10)) if config.warmup_steps is None else config.warmup_steps
-        ),
-        eval_steps=eval_steps,
-        save_steps=config.save_steps or eval_steps,
-        peak_learning_rate=config.learning_rate,
-        schedule=config.schedule,
-    )
+from .run_files import BEST
+from .schedule import Plan, plan_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +92,21 @@ class TrainingSetup:
         return self.scored.run(
             lambda size: validate(self.model, rows, ids, self.domains, size, self.group)
         )
+
+    def gradient(self, rows: Rows, indices: np.ndarray, batch_size: int, tokens: int) -> float:
+        """Add the gradient of a step to the parameters; its loss in nats per token."""
+        self.model.model.train()
+        return accumulate_gradient(self.model, rows, indices, batch_size, tokens)[0]
+
+    def keep_best(self, state: TrainState) -> None:
+        """Save the model as it is now as the best."""
+        self.save(self.output / BEST, state)
+
+    def begin(self, state: TrainState) -> None:
+        """Nothing to measure before the first step but the base model's loss."""
+
+    def finish(self, state: TrainState) -> None:
+        """Nothing to add to what was saved."""
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resume is compared with, and the settings that it takes over (``shown``)."""
@@ -306,6 +213,61 @@ class TrainingSetup:
             for document in self.corpus.validation
         )
 
+    def announce(
+        self,
+        base: Validation,
+        sizes: tuple[int, int],
+        micro_batch: int,
+        seconds: tuple[float, float],
+    ) -> None:
+        """Summarise data and plan of a run before its first step.
+
+        Args:
+            base: Validation of the base model.
+            sizes: Trained and total parameters.
+            micro_batch: Rows per micro-batch.
+            seconds: Durations of a validation and of an optimizer step.
+        """
+        config, plan, rows, say = self.config, self.plan, self.rows, console.note
+        _show_data(self, base)
+        evaluations = sum(plan.evaluates_after(step) for step in range(1, plan.total_steps + 1))
+        expected = plan.total_steps * seconds[1] + evaluations * (seconds[0] + 1.0)
+        trained, total = sizes
+        adapter = f"a LoRA adapter of rank {config.lora_r}"
+        what = "all weights" if config.method == "full" else adapter
+        say(
+            f"Training {what} of {self.model.name}: {trained:,} of {total:,} parameters "
+            f"({100 * trained / total:.2f} %)."
+        )
+        steps = f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows"
+        if rows is None:
+            say(f"The texts are read meanwhile: {steps}; validation every {plan.eval_steps} steps.")
+        else:
+            say(
+                f"{int(rows.target_counts().sum()):,} tokens in {len(rows):,} rows of "
+                f"{rows.max_length}; {steps}, {plan.epochs:.2g} epochs; validation every "
+                f"{plan.eval_steps} steps."
+            )
+        held_out = self.held_out
+        if held_out.scored < held_out.tokens:
+            say(
+                f"Each validation scores the same {held_out.scored:,} of {held_out.tokens:,} "
+                "held-out tokens (--val-tokens); cwgpt evaluate scores all."
+            )
+        device = self.model.device
+        reasons = device.reasons
+        compiled = ", compiled" if config.compile else ""
+        say(
+            f"Device {device.device} ({reasons['device']}), {device.precision} "
+            f"({reasons['precision']}), threads: {device.threads} ({reasons['threads']}), "
+            f"micro-batches of {console.counted(micro_batch, 'row')}{compiled}."
+        )
+        say(
+            f"Before training: validation loss {base.loss:.4f}, perplexity {base.perplexity:.2f}. "
+            f"This will take about {console.duration(expected)} and "
+            f"{console.size(devices.peak_memory_bytes(device.device))} of memory."
+        )
+
 
 def prepare(
     config: Config,
@@ -389,62 +351,6 @@ def _too_little(what: str) -> InputError:
     return InputError(
         f"there is no text to {what}",
         "give more documents, or longer ones; cwgpt data inspect shows what was read",
-    )
-
-
-def announce(
-    setup: TrainingSetup,
-    base: Validation,
-    sizes: tuple[int, int],
-    micro_batch: int,
-    seconds: tuple[float, float],
-) -> None:
-    """Summarise data and plan of a run before its first step.
-
-    Args:
-        setup: The run.
-        base: Validation of the base model.
-        sizes: Trained and total parameters.
-        micro_batch: Rows per micro-batch.
-        seconds: Durations of a validation and of an optimizer step.
-    """
-    config, plan, rows, say = setup.config, setup.plan, setup.rows, console.note
-    _show_data(setup, base)
-    evaluations = sum(plan.evaluates_after(step) for step in range(1, plan.total_steps + 1))
-    expected = plan.total_steps * seconds[1] + evaluations * (seconds[0] + 1.0)
-    trained, total = sizes
-    what = "all weights" if config.method == "full" else f"a LoRA adapter of rank {config.lora_r}"
-    say(
-        f"Training {what} of {setup.model.name}: {trained:,} of {total:,} parameters "
-        f"({100 * trained / total:.2f} %)."
-    )
-    steps = f"{plan.total_steps:,} steps of up to {plan.rows_per_step} rows"
-    if rows is None:
-        say(f"The texts are read meanwhile: {steps}; validation every {plan.eval_steps} steps.")
-    else:
-        say(
-            f"{int(rows.target_counts().sum()):,} tokens in {len(rows):,} rows of "
-            f"{rows.max_length}; {steps}, {plan.epochs:.2g} epochs; validation every "
-            f"{plan.eval_steps} steps."
-        )
-    held_out = setup.held_out
-    if held_out.scored < held_out.tokens:
-        say(
-            f"Each validation scores the same {held_out.scored:,} of {held_out.tokens:,} held-out "
-            "tokens (--val-tokens); cwgpt evaluate scores all."
-        )
-    device = setup.model.device
-    reasons = device.reasons
-    compiled = ", compiled" if config.compile else ""
-    say(
-        f"Device {device.device} ({reasons['device']}), {device.precision} "
-        f"({reasons['precision']}), threads: {device.threads} ({reasons['threads']}), "
-        f"micro-batches of {console.counted(micro_batch, 'row')}{compiled}."
-    )
-    say(
-        f"Before training: validation loss {base.loss:.4f}, perplexity {base.perplexity:.2f}. "
-        f"This will take about {console.duration(expected)} and "
-        f"{console.size(devices.peak_memory_bytes(device.device))} of memory."
     )
 
 

@@ -66,12 +66,14 @@ class Documents:
         input_ids: ``[tokens]``.
         targets: ``[tokens]``, ``IGNORE`` where there is none.
         position_ids: ``[tokens]``, from 0 in each document.
+        places: ``[tokens]``, index of each in the flattened rows.
         groups: Documents by length, in order.
     """
 
     input_ids: Tensor
     targets: Tensor
     position_ids: Tensor
+    places: Tensor
     groups: tuple[Group, ...]
 
 
@@ -103,6 +105,7 @@ def end_to_end(rows: PackedRows) -> Documents:
         input_ids=torch.from_numpy(rows.input_ids.reshape(-1)[chosen]),
         targets=torch.from_numpy(rows.targets.reshape(-1)[chosen]),
         position_ids=torch.from_numpy(rows.position_ids.reshape(-1)[chosen]),
+        places=torch.from_numpy(chosen),
         groups=tuple(groups),
     )
 
