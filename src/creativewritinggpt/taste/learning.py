@@ -85,7 +85,7 @@ def fit(
     setup = ChoiceSetup(
         config, settings, Material(tuple(decisions)), model, SINGLE_PROCESS, output=None
     )
-    state = TrainState()
+    state = TrainState(fingerprint={"probed": {}})
     with fast_path(model):
         state.metrics = new_metrics(config, setup.start, trainable(model.model))
         setup.begin(state)
