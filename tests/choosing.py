@@ -29,7 +29,7 @@ def tuned(model: Any, tokenizer: Any, seed: int = 3, precision: str = "fp32") ->
     return writer
 
 
-def text(generator: np.random.Generator, mark: str, words: int = 8) -> str:
+def text(generator: np.random.Generator, mark: str, words: int = 4) -> str:
     """Words at random, each with a mark behind it."""
     chosen = generator.choice(WORDS, words).tolist()
     return "".join(f" {word}{mark}" for word in chosen)
@@ -44,6 +44,6 @@ def decisions(count: int, shown: int = 3, rule: bool = True, seed: int = 0) -> l
         texts = [text(generator, mark) for mark in marks]
         place = 0 if rule else int(generator.integers(shown))
         chosen = texts.pop(place)
-        prompt = f"Chapter {number}. " + text(generator, "")
+        prompt = f"Chapter {number}." + text(generator, "", 2)
         found.append(Decision("pick", prompt, chosen, tuple(texts), 1.0, place=place, shown=shown))
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..evaluation.metrics import distinct_n, loop_rate, rep_n, words_of
@@ -41,7 +42,7 @@ class Habits:
         loops: Share of drafts that end in a loop.
         distinct: Share of different bigrams among all.
         entropy: Mean entropy of the next token on the drafts of the start, in nats.
-        drift: Divergence from the start on its drafts, in nats per token.
+        drift: KL(start ‖ now) of the next token on the drafts of the start, in nats.
     """
 
     words: float
@@ -81,7 +82,7 @@ class Drafts:
         self.before = self._write(model)
         rows = [self._row(model, draft) for draft in self.before if draft.tokens]
         self._rows = [row for row in rows if row is not None]
-        self._start: list[np.ndarray] = []
+        self._start: list[Tensor] = []  # in half precision: 100 kB per token of the starter
         self.start = self.measure(model, self.before)
 
     def _write(self, model: LoadedModel) -> list[Generated]:
@@ -113,14 +114,14 @@ class Drafts:
         """Figures of drafts, and of the model on the drafts of the start."""
         ids = [[token.id for token in draft.tokens] for draft in drafts]
         repeated = [rep_n([one], 4) or 0.0 for one in ids]
-        entropies, logs = [], []
-        for row in self._rows:
-            entropy, log = _entropy(model, row)
-            entropies.append(entropy)
-            logs.append(log)
-        if not self._start:
-            self._start = logs
-        moved = [first - now for first, now in zip(self._start, logs, strict=True)]
+        entropies, moved = [], []
+        for number, row in enumerate(self._rows):
+            logs = _distributions(model, row)
+            if len(self._start) == number:  # the first time
+                self._start.append(logs.half())
+            first = self._start[number].float()
+            entropies.append(-(logs.exp() * logs).sum(-1).cpu().numpy())
+            moved.append((first.exp() * (first - logs)).sum(-1).cpu().numpy())
         return Habits(
             words=float(np.mean([len(words_of(draft.text)) for draft in drafts])),
             repetition=float(np.mean(repeated)),
@@ -141,17 +142,17 @@ class Drafts:
         ]  # fmt: skip
 
 
-def _entropy(model: LoadedModel, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """[tokens] entropy before each token of a row's text, and its log-probability, in nats."""
+def _distributions(model: LoadedModel, row: Row) -> Tensor:
+    """[tokens, vocabulary] log-probabilities at each token of a row's text."""
     model.model.eval()
-    entropies = []
     with torch.no_grad():
-        scored = score(model, [row])
-        head = scored.states.head.to(torch.float32)
-        for part in torch.split(scored.states.hidden.float(), CHUNK):
-            logs = torch.log_softmax(head.logits(part).float(), -1)
-            entropies.append(-(logs.exp() * logs).sum(-1))
-    return torch.cat(entropies).cpu().numpy(), scored.logs.cpu().numpy()
+        states = score(model, [row]).states
+        head = states.head.to(torch.float32)
+        parts = [
+            torch.log_softmax(head.logits(part).float(), -1)
+            for part in torch.split(states.hidden.float(), CHUNK)
+        ]
+    return torch.cat(parts)
 
 
 def broken(start: Habits, now: Habits, settings: ChoiceSettings) -> str | None:
