@@ -225,12 +225,14 @@ class ChoiceSetup:
         config, settings = self.config, self.settings
         self._state = state
         rows = config.batch_size
+        self._phase("reading the choices with the model as it is")
         self._objective = Objective(
             self.model, self.training, self.method, settings, config.seed, rows
         )
         self._first = log_probabilities(self.model, self.measured, rows)
         self.base = self.base or self._first
         if settings.draft_prompts:
+            self._phase("writing drafts before the training")
             self._drafts = Drafts(self.model, self.measured, settings, config.seed)
         self.start = self._figures(at_start=True)
         self._start_weights = self._weights()
@@ -238,6 +240,11 @@ class ChoiceSetup:
             state.best_loss, state.best_step = self.start.criterion, 0
             self._best = self._start_weights
             state.metrics["choices"] = [self._entry(self.start)]
+
+    def _phase(self, what: str) -> None:
+        """Say what begins now, where a run is shown."""
+        if self._output is not None:
+            console.phase(what)
 
     def gradient(self, rows: Any, indices: np.ndarray, batch_size: int, tokens: int) -> float:
         """Add the gradient of a step; its loss."""
