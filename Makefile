@@ -10,6 +10,8 @@
 # make docs        write what is generated: docs/cli.md, docs/configuration.md, docs/architecture.md
 # make site        the documentation as a web site in site/, without the network
 # make test-clients other programs against cwgpt serve (after make clients-env, which needs Node)
+# make audit       known weaknesses of the libraries; asks the network
+# make licences    the licences of the libraries
 # make bench-env   a .venv-bench with the peers of the benchmarks (llama-cpp-python compiles for minutes)
 # Each sets up .venv by itself. The same as plain commands: see the README.
 # COVERAGE=1 before test and test-all collects coverage; `make coverage` reports both together.
@@ -29,7 +31,7 @@ COV := $(if $(COVERAGE),--cov --cov-append --cov-report= --cov-fail-under=0)
 FAST := not (slow or long or invariant or realdata or browser or network)
 REST := (slow or browser or network) and not (long or invariant or realdata)
 
-.PHONY: demo test test-all test-long campaign test-browser test-clients clients-env studio studio-assets check coverage docs site bench-env clean
+.PHONY: demo test test-all test-long campaign test-browser test-clients clients-env studio studio-assets check coverage docs site bench-env audit licences clean
 
 demo: $(READY)
 	$(BIN)/cwgpt demo
@@ -108,6 +110,19 @@ $(READY_DEV): $(READY)
 	@$(MAKE) --no-print-directory studio-assets
 	@touch $@
 
+# In an environment of their own: they bring libraries that the program must not lean on.
+$(VENV)-audit/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENV)-audit/bin/python -m pip install --quiet --group audit
+	@touch $@
+
+audit: $(VENV)-audit/.ready
+	$(VENV)-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off
+
+licences: $(READY_DEV) $(VENV)-audit/.ready
+	$(VENV)-audit/bin/pip-licenses --python $(BIN)/python --order license
+
 bench-env:
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -115,4 +130,4 @@ bench-env:
 		--group bench-train --group bench-generate --group bench-evaluate --group bench-explain
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench site
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-bench site

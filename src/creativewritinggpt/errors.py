@@ -5,6 +5,24 @@ Any other exception is a bug; ``--debug`` shows its traceback.
 
 from __future__ import annotations
 
+import re
+
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+LONGEST = 1000
+"""Characters of a message; what a file holds may be quoted in it."""
+
+
+def one_line(text: str) -> str:
+    """``text`` in one line that can be written anywhere, shortened in the middle if very long.
+
+    Line ends and other control characters become spaces, lone surrogates question marks.
+    """
+    text = _BREAKS.sub(" ", text.encode("utf-8", "replace").decode())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST * 2 // 3]} … {text[-LONGEST // 4 :]}"
+    return text
+
 
 class UserError(Exception):
     """An error that a user can understand and act on.
@@ -17,9 +35,9 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, advice: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.advice = advice
+        self.message = one_line(message)
+        self.advice = None if advice is None else one_line(advice)
+        super().__init__(self.message)
 
 
 class InputError(UserError):

@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -471,6 +471,32 @@ def from_home(path: str | os.PathLike[str]) -> Path:
     Other names that begin with ``~`` stay; ``Path.expanduser`` fails on them.
     """
     return Path(os.path.expanduser(path))
+
+
+def to_home(value: Any) -> Any:
+    """A record in which paths below the user's home folder begin with ``~``.
+
+    Whoever gets a record shall not learn the user's name. :func:`from_home` leads back.
+
+    Args:
+        value: A text, or what JSON can hold; texts may hold a path anywhere, as in ``NAME=PATH``.
+    """
+    home = str(Path.home()).rstrip("/\\")
+    if not home:
+        return value
+    # Not a longer name, and not a folder of that name elsewhere.
+    pattern = re.compile(rf"(?<![\w./\\~-]){re.escape(home)}(?![\w.-])")
+
+    def written(one: Any) -> Any:
+        if isinstance(one, str):
+            return pattern.sub("~", one)
+        if isinstance(one, Mapping):
+            return {key: written(inner) for key, inner in one.items()}
+        if isinstance(one, (list, tuple)):
+            return [written(inner) for inner in one]
+        return one
+
+    return written(value)
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -22,7 +22,7 @@ if __package__ in (None, ""):
 
 from campaign import frame, report
 
-PARTS = ("kills",)
+PARTS = ("kills", "inputs")
 
 
 def main() -> int:

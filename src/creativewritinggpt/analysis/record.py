@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._version import __version__
-from ..files import write_json, write_text
+from ..files import to_home, write_json, write_text
 from ..generation.text import vocabulary
 from . import registry
 from .forward import Prediction
@@ -44,9 +44,9 @@ def begin(
         "tokens": pieces[1:],
         "gradient_scores": None,
         "perturbation_scores": None,
-        "model": model.name,
-        "adapter": model.adapter,
-        "base": model.base_name if model.has_adapter else None,
+        "model": to_home(model.name),
+        "adapter": to_home(model.adapter),
+        "base": to_home(model.base_name) if model.has_adapter else None,
         "revision": model.revision,
         "program": f"creativewritinggpt {__version__}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

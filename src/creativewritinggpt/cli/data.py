@@ -77,6 +77,7 @@ def _tokenizer(config: Config, named: bool) -> Any | None:
 
     Nothing is downloaded unless a model was named.
     """
+    from ..models.checks import describe
     from ..models.loading import resolve_base
     from ..models.starter import is_cached
 
@@ -95,4 +96,7 @@ def _tokenizer(config: Config, named: bool) -> Any | None:
 
     if not named:
         console.note("tokens are the starter's; --model-name NAME counts another model's")
-    return AutoTokenizer.from_pretrained(base.path)
+    with describe(base.path, name):
+        return AutoTokenizer.from_pretrained(
+            base.path, local_files_only=True, trust_remote_code=False
+        )

@@ -224,7 +224,15 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 def command_line() -> str:
     """The command as it was typed, for records."""
-    return shlex.join(["cwgpt", *sys.argv[1:]])
+    from ..files import to_home
+
+    return " ".join(["cwgpt", *map(_quoted, to_home(sys.argv[1:]))])
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell, which must not take the tilde of a path for a letter."""
+    start = "~/" if word.startswith("~/") else ""
+    return start + shlex.quote(word[len(start) :])
 
 
 def model_flag(output_dir: str) -> str:

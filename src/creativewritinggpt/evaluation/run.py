@@ -20,6 +20,7 @@ from ..console import CountCallback, ProgressCallback, counting
 from ..data.document import Document, joint_name
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
+from ..files import to_home
 from ..models.loaded_model import LoadedModel
 from .material import Material
 from .perplexity import (
@@ -182,7 +183,7 @@ def run(
         if group.is_main:
             one = next(iter(turns.values()))
             found.result = {
-                "models": [under_test.about for under_test in models]
+                "models": [to_home(under_test.about) for under_test in models]
                 + [{"role": label, "name": label, "earlier": True} for label in kept],
                 "window": one.window,
                 "stride": settings.stride,

@@ -256,7 +256,7 @@ def logits(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     with quiet():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )

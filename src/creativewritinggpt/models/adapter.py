@@ -18,7 +18,7 @@ import torch
 
 from ..config.run import Config
 from ..errors import InputError
-from ..files import atomic_folder, write_json
+from ..files import atomic_folder, to_home, write_json
 from .adapter_files import PREFIX, AdapterFolder, read_adapter
 from .checks import quiet
 from .forward.weights import HEAD, LoraFile, Unsupported, read_lora
@@ -350,5 +350,5 @@ def save_model(
         else:
             model.model.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        write_json(temporary / "run.json", {**run, "base": base})
+        write_json(temporary / "run.json", {**run, "base": to_home(base)})
         (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -299,10 +299,12 @@ def adapter_base(
         named, revision = STARTER, None
     elif isinstance(record, dict) and record.get("kind") == "folder":
         places = [record.get("base_name"), record.get("name"), named]
-        known = [place for place in places if place and Path(place).is_dir()]
+        places = [place for place in places if isinstance(place, str) and place]
+        known = [place for place in places if from_home(place).is_dir()]
         if not known:
             raise InputError(
-                f"{folder} was trained on the model folder {places[0]}, which is not there",
+                f"{folder} was trained on the model folder {', '.join(places[:1])}, which is not "
+                "there",
                 f"put that folder back, or write its place into {folder / 'run.json'}",
             )
         named = known[0]

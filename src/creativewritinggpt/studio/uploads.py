@@ -83,7 +83,7 @@ class Uploads:
         """
         name = safe_name(http.query_params.get("name", ""))
         length = http.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > MOST_BYTES:
+        if length.isdecimal() and int(length[:12]) > MOST_BYTES:
             raise _too_large(name)
         place = self.folder / secrets.token_hex(8) / name
         try:

@@ -31,7 +31,7 @@ from ..data.document import SEPARATOR, joint_name
 from ..data.sources.files import as_recorded, files_again
 from ..distributed import ProcessGroup
 from ..errors import InputError
-from ..files import atomic_folder, file_sha256, from_home, write_json
+from ..files import atomic_folder, file_sha256, from_home, to_home, write_json
 
 # Settings that may differ in a resume: places and how the work is done (the record's are used) …
 _PLACES = frozenset(
@@ -149,7 +149,7 @@ class TrainState:
             _refuse(changed)
         metrics = self.metrics
         metrics["resumed_from"].append(self.step)
-        metrics["config"] = config.to_dict()
+        metrics["config"] = to_home(config.to_dict())
         if changed:
             metrics["forced"].append({"step": self.step, "changes": changed})
             console.warn(f"going on although the run has changed: {'; '.join(changed)}")

@@ -27,7 +27,7 @@ from .. import console, devices
 from ..config.run import Config
 from ..data.rows.packing import IGNORE, PackedRows
 from ..distributed import SINGLE_PROCESS, ProcessGroup
-from ..files import write_json
+from ..files import to_home, write_json
 from ..models.loaded_model import LoadedModel
 from ..models.scoring import token_nll
 from ..plotting import INK, LIGHT, LINE, QUIET, new_figure, plot_text, save_figure
@@ -155,7 +155,7 @@ def new_metrics(config: Config, base: Validation, sizes: tuple[int, int]) -> dic
         "samples": [],
         "resumed_from": [],
         "forced": [],
-        "config": config.to_dict(),
+        "config": to_home(config.to_dict()),
     }
     note_base(metrics, base)
     return metrics

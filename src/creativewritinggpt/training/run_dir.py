@@ -33,7 +33,7 @@ from ..config.run import Config
 from ..data.document import joint_name
 from ..devices import DeviceChoice, memory, processor
 from ..errors import InputError
-from ..files import clean_up, disk_errors, write_text
+from ..files import clean_up, disk_errors, to_home, write_text
 from .run_files import BEST, CHECKPOINTS, FINAL, METRICS_LOG, OF_A_RUN, TRACKING, holds_run
 
 
@@ -273,7 +273,7 @@ def base_record(device: DeviceChoice) -> dict[str, Any]:
     """Command, time, machine and versions: what reproduces a result."""
     now = datetime.datetime.now(datetime.UTC)
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": to_home([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": now.isoformat(timespec="seconds"),
         "versions": versions(),
         "hardware": hardware(device),
@@ -299,9 +299,9 @@ def run_record(
     return {
         "format": 1,
         **base_record(device),
-        "base": base,
-        "config": config.to_dict(),
-        "data": data,
+        "base": to_home(base),
+        "config": to_home(config.to_dict()),
+        "data": to_home(data),
         "training": training,
         "source": source_revision(),
     }

@@ -100,6 +100,12 @@ def xml_parser() -> Any:
     return etree.XMLParser(resolve_entities=False, no_network=True, remove_pis=True)
 
 
+def whole_number(text: str | None, usual: int) -> int:
+    """The number that an attribute holds; ``usual`` where it holds none of up to nine digits."""
+    plain = (text or "").strip()
+    return int(plain) if plain.isascii() and plain.isdecimal() and len(plain) < 10 else usual
+
+
 def _plain(name: str) -> str:
     """A member's name for comparison; what climbs out of the archive begins at its top."""
     return posixpath.normpath("/" + unquote(name).replace("\\", "/")).lstrip("/").casefold()

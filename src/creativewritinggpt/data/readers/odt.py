@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import InputError
 from ..document import characters
 from ..text import clean_characters, tidy_layout
-from .archive import Archive, damaged, xml_parser
+from .archive import Archive, damaged, whole_number, xml_parser
 from .books import Book, Part
 from .layout import SCENE_BREAK, is_break
 
@@ -91,7 +91,7 @@ class _Document:
             self.parts[start:] = [Part(0, "\n".join(texts))]
 
     def _paragraph(self, element: Any, name: str) -> None:
-        level = int(_value(element, "outline-level") or 1) if name == "h" else 0
+        level = whole_number(_value(element, "outline-level"), 1) if name == "h" else 0
         pieces = list(self._inline(element))
         text = re.sub(" *\n *", "\n", "".join(pieces))
         text = tidy_layout(clean_characters(text)).strip()
@@ -109,7 +109,7 @@ class _Document:
             if not name or self._is_left_out(child, name):
                 pass
             elif name == "s":
-                yield " " * min(_MOST_SPACES, int(_value(child, "c") or 1))
+                yield " " * min(_MOST_SPACES, whole_number(_value(child, "c"), 1))
             elif name in ("tab", "line-break"):
                 yield "\t" if name == "tab" else "\n"
             elif name in ("frame", "text-box", "custom-shape", "rect", "g"):

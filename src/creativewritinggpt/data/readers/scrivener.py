@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ...errors import InputError
 from ..document import characters
 from ..text import clean_characters
-from .archive import Archive, damaged, xml_parser
+from .archive import Archive, damaged, whole_number, xml_parser
 from .books import Book, Part
 from .layout import SCENE_BREAK
 from .manuscripts import cut_paragraphs
@@ -170,7 +170,7 @@ def _without_binder(names: list[str], prefix: str) -> list[_Item]:
         re.escape(prefix) + r"Files/(?:Data/([^/]+)/content|Docs/(\d+))\.(?:rtf|txt)"
     )
     keys = [match[1] or match[2] for name in names if (match := found.fullmatch(name))]
-    keys.sort(key=lambda key: (int(key) if key.isdigit() else 0, key))
+    keys.sort(key=lambda key: (whole_number(key, 0), key))
     return [_Item(1, "", key, True) for key in keys]
 
 

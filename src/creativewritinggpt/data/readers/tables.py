@@ -168,7 +168,7 @@ def _parse_line(path: Path, raw: RawRow, reading: Reading) -> Row | None:
         what = "not valid JSON (nested too deeply, or a number that is too long)"
     else:
         row = row_of(value) if isinstance(value, (str, dict, list)) else {"text": value}
-        if not isinstance(value, list) or "messages" in row or isinstance(value[0], dict):
+        if not isinstance(value, list) or "messages" in row or isinstance((value or [0])[0], dict):
             return row
     reading.bad_row(path, number, what)
     reading.file.characters += characters(line)

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..document import characters
 from ..text import clean_characters, tidy_layout
-from .archive import Archive, damaged
+from .archive import Archive, damaged, whole_number
 from .books import Book, Part
 from .layout import SCENE_BREAK, is_break
 
@@ -224,8 +224,8 @@ class _Document:
 
     def _level(self, outline: str | None, style: list[_Style]) -> int:
         """The level of a heading from 1, or 0."""
-        if outline is not None and outline.isdigit():
-            return (int(outline) + 1) % 10
+        if (level := whole_number(outline, -1)) >= 0:
+            return (level + 1) % 10
         for one in style:
             if one.level is not None:
                 return one.level
@@ -324,10 +324,10 @@ def _styles(archive: Archive, name: str | None) -> dict[str, _Style]:
         key = _value(element, "styleId")
         if _name(element) != "style" or key is None:
             continue
-        outline = _value(_child(element, "pPr", "outlineLvl"))
+        level = whole_number(_value(_child(element, "pPr", "outlineLvl")), -1)
         made[key] = _Style(
             name=(_value(_child(element, "name")) or key).lower(),
-            level=(int(outline) + 1) % 10 if outline and outline.isdigit() else None,
+            level=(level + 1) % 10 if level >= 0 else None,
             numbered=_child(element, "pPr", "numPr") is not None,
             based_on=_value(_child(element, "basedOn")),
         )
