@@ -13,6 +13,7 @@ import errno
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -461,8 +462,60 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InputError(f"{path} is not valid JSON: it is nested too deeply") from error
+    except ValueError as error:  # of UTF-8, too
         raise InputError(f"{path} is not valid JSON: {error}") from error
+
+
+_MOST_VALUES, _DEEPEST = 100_000, 50
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The content of a YAML text: plain values, no objects.
+
+    Args:
+        text: The text.
+        where: What to call it in errors.
+
+    Raises:
+        InputError: It is not valid YAML, is nested too deeply, or its aliases repeat too much.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise InputError(f"{where} is not valid YAML{line}") from error
+    except Exception as error:  # a date that is none, a number that is none, deep nesting
+        raise InputError(f"{where} is not valid YAML ({type(error).__name__})") from error
+    waiting = [(found, 0)]
+    for count in itertools.count():
+        if not waiting:
+            return found
+        value, depth = waiting.pop()
+        if depth > _DEEPEST or count > _MOST_VALUES:
+            raise InputError(
+                f"{where} is nested too deeply, or its aliases repeat too much",
+                "write its values out, as `name: value` lines",
+            )
+        if isinstance(value, dict):
+            waiting += [(one, depth + 1) for pair in value.items() for one in pair]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += [(one, depth + 1) for one in value]
+    raise AssertionError
+
+
+def path_problem(error: BaseException) -> str | None:
+    """What the file system has against a path, in one line; None for another error.
+
+    A name that is too long, a folder where a file is to be, no right to it, a loop of links.
+    """
+    if not isinstance(error, OSError) or error.filename is None or error.errno == errno.ENOSPC:
+        return None
+    return f"{os.fsdecode(error.filename)} can't be used: {error.strerror or error}"
 
 
 def from_home(path: str | os.PathLike[str]) -> Path:

@@ -291,7 +291,7 @@ def _act_studio(case: list[tuple[str, str, bytes, dict[str, str]]], folder: Path
     place.mkdir()
     made = _Studio(place)
     try:
-        story = made.studio.ids.id(made.studio.desk.path or place / "story.json")
+        story = made.studio.ids.id(made.studio.desk.file.path or place / "story.json")
         for method, path, body, headers in case:
             body = body.replace(b'"id": "story"', b'"id": ' + json.dumps(story).encode())
             answer = made.client.request(method, path, content=body, headers=headers)
@@ -305,7 +305,7 @@ def _act_studio(case: list[tuple[str, str, bytes, dict[str, str]]], folder: Path
         assert state.status_code == 200, state.text[:300]
     finally:
         made.close()
-    if (found := made.studio.desk.path) is not None and found.exists():
+    if (found := made.studio.desk.file.path) is not None and found.exists():
         from creativewritinggpt.story.file import read_story
 
         read_story(found)

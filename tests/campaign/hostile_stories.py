@@ -193,6 +193,45 @@ def _act_choices(data: bytes, folder: Path) -> None:
         read_any(folder / "pairs.jsonl")
 
 
+_PROMPTS: list[Any] = [
+    {"prompt": "The mill", "id": 5, "seed": 3, "memory": "Old.", "note": "slow",
+     "parts": [["a", 0, 3]]},
+    "The mill", {"prompt": "x"},
+]  # fmt: skip
+_SCORES: list[Any] = [
+    {"id": "a", "source": "a", "words": 5, "bytes": 9, "models": {
+        "base": {"loss": 1.5, "tokens": 5, "eos_loss": 0.1}}},
+]  # fmt: skip
+
+
+@st.composite
+def _lines(draw: st.DrawFn) -> tuple[str, bytes]:
+    name, bases = draw(st.sampled_from([("prompts", _PROMPTS), ("scores", _SCORES)]))
+    if draw(st.integers(0, 4)) == 0:
+        return name, draw(mutated([b"\n".join(map(to_json, bases))]))
+    rows = draw(st.lists(mutated_json(bases) | JUNK_DEEP, max_size=5))
+    return name, b"\n".join(map(to_json, rows))
+
+
+def _act_lines(case: tuple[str, bytes], folder: Path) -> None:
+    """Read prompts, or the scores of an earlier evaluation."""
+    from creativewritinggpt.evaluation.report import read_scores
+    from creativewritinggpt.generation.batch import read_prompts
+
+    path = folder / "lines.jsonl"
+    path.write_bytes(case[1])
+    if case[0] == "scores":
+        read_scores(path)
+        return
+    for prompt in read_prompts(path):
+        f"{prompt.text}{prompt.memory}{prompt.note}{prompt.id}".encode()
+
+
+def _prepare_lines() -> None:
+    import creativewritinggpt.evaluation.report
+    import creativewritinggpt.generation.batch  # noqa: F401
+
+
 def _prepare() -> None:
     import creativewritinggpt.data.readers  # noqa: F401
     from creativewritinggpt.story import choice_files, exchange  # noqa: F401
@@ -210,5 +249,6 @@ TARGETS = (
     Target(
         "novelai-document", _editor().map(lambda data: ("a.story", data)), _act_import, _prepare
     ),
+    Target("lines", _lines(), _act_lines, _prepare_lines),
     Target("choices", _choices(), _act_choices, _prepare),
 )

@@ -370,6 +370,10 @@ def _report(error: BaseException) -> int:
             "see whether the disk is there and the place can be used; --debug shows where this "
             "comes from",
         )
+    from ..files import path_problem
+
+    if problem := path_problem(error):
+        return _say(problem, code=2)
     first_line = (str(error).strip().splitlines() or [""])[0][:300]
     return _say(
         f"{type(error).__name__}: {first_line}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import console
 from ..config.run import recipe_names, recipe_text
 from ..errors import InputError
-from ..files import write_text
+from ..files import parse_yaml, write_text
 from .main import add_json
 
 LAUNCH = "launch-"
@@ -61,9 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     text = _text(arguments.name)
     if arguments.file is None:
         if arguments.json:
-            import yaml
-
-            console.print_json({"name": arguments.name, "settings": yaml.safe_load(text)})
+            settings = parse_yaml(text, arguments.name)
+            console.print_json({"name": arguments.name, "settings": settings})
         else:
             sys.stdout.write(text)
         return 0

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import math
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
@@ -19,6 +20,10 @@ from typing import Any, TypeVar
 from ..errors import InputError
 
 Settings = TypeVar("Settings")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def setting(
@@ -167,7 +172,7 @@ def convert(name: str, value: Any, annotation: Any, where: str = "") -> Any:
             if not isinstance(value, Mapping):
                 raise ValueError("NAME=NUMBER pairs")
             return {str(key): float(number) for key, number in value.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         wanted = {
             int: "a whole number",
             float: "a number",
@@ -176,7 +181,7 @@ def convert(name: str, value: Any, annotation: Any, where: str = "") -> Any:
             list: "a list",
             dict: "NAME=NUMBER pairs",
         }[origin]
-        raise InputError(f"{prefix}{name} must be {wanted}, not {value!r}") from error
+        raise InputError(f"{prefix}{name} must be {wanted}, not {_SHORT.repr(value)}") from error
     raise TypeError(f"no conversion for {name}: {annotation}")
 
 

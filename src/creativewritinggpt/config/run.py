@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import parse_yaml
 from .fields import PLACES, MachineSettings, from_mapping, setting
 
 _RECIPES = resources.files("creativewritinggpt") / "recipes"
@@ -219,19 +220,12 @@ def load_config(recipe: str | None = None, overrides: dict[str, Any] | None = No
     Raises:
         InputError: An unknown key or a value that does not fit.
     """
-    import yaml
-
     overrides = overrides or {}
     if recipe is None and overrides.get("model_name") == "starter":
         recipe = "starter"
     values: dict[str, Any] = {}
     if recipe is not None:
-        try:
-            read = yaml.safe_load(recipe_text(recipe))
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" (line {mark.line + 1})" if mark else ""
-            raise InputError(f"{recipe} is not valid YAML{line}") from error
+        read = parse_yaml(recipe_text(recipe), recipe)
         if read is not None and not isinstance(read, dict):
             raise InputError(f"{recipe} must hold settings as `name: value` lines")
         values = read or {}

@@ -21,7 +21,7 @@ from ..data.corpus import Corpus, load_corpus, read_documents
 from ..data.document import Document
 from ..data.sources.files import files_again
 from ..errors import InputError, UserError
-from ..files import cache_folder, from_home, read_json
+from ..files import cache_folder, from_home, read_json, read_text
 from ..models.adapter_files import is_adapter
 from .originality import CorpusIndex, build_index
 from .settings import EvaluationSettings
@@ -164,9 +164,17 @@ def held_out(models: Sequence[str], config: Config) -> list[Document]:
             "give a FILE or --sources, or train first: cwgpt train",
         )
     documents, seen = [], Counter[str]()
-    for line in kept.read_text("utf-8").splitlines():
-        document = Document(**json.loads(line))
-        seen[document.source] += 1
+    for line in read_text(kept).split("\n"):
+        if not line:
+            continue
+        try:
+            document = Document(**json.loads(line))
+            seen[document.source] += 1
+            document.full_text().encode()
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{kept} is damaged: one of its lines is no document", "give a FILE or --sources"
+            ) from error
         if config.max_documents is None or seen[document.source] <= config.max_documents:
             documents.append(document)
     console.note(f"{len(documents)} held-out documents from {kept}")

@@ -30,6 +30,7 @@ from ..data.rows.packing import encode
 from ..data.text import sentences
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError, RunError
+from ..files import parse_yaml, read_text
 from ..models.checks import first_line, quiet
 from ..models.loaded_model import LoadedModel
 from .perplexity import Interval, interval_of
@@ -368,14 +369,9 @@ def run_tasks(
 def _task(name: str, known: set[str]) -> str | dict[str, Any]:
     """A task's name, or its definition where a file is named."""
     if name.endswith((".yaml", ".yml")):
-        import yaml
-
         if not Path(name).is_file():
             raise InputError(f"there is no task file {name}")
-        try:
-            read = yaml.safe_load(Path(name).read_text("utf-8"))
-        except yaml.YAMLError as error:
-            raise InputError(f"{name} is not valid YAML") from error
+        read = parse_yaml(read_text(Path(name)), name)
         if not isinstance(read, dict) or "task" not in read:
             raise InputError(f"{name} defines no task", "it needs a line `task: NAME`")
         return read

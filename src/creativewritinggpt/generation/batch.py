@@ -91,6 +91,10 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
     memory, note = row.get("memory") or "", row.get("note") or ""
     if not isinstance(memory, str) or not isinstance(note, str):
         raise InputError(f"{where}: memory and note must be text")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: half a surrogate pair, which is no character") from error
     identity = row.get("id")
     if not isinstance(identity, (str, int, type(None))):
         raise InputError(f"{where}: id must be text or a whole number")
@@ -100,7 +104,7 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
 def _parts(row: dict[str, Any], where: str) -> tuple[tuple[str, int, int], ...]:
     try:
         found = [(str(name), int(start), int(end)) for name, start, end in row.get("parts") or ()]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: parts are lists of name, first character and end") from error
     length = len(row["prompt"])
     return tuple((name, start, end) for name, start, end in found if 0 <= start < end <= length)

@@ -198,8 +198,6 @@ def read_story(path: str | os.PathLike[str]) -> Story:
     """
     try:
         record = read_json(path)
-    except RecursionError as error:
-        raise InputError(f"{path} is not a story: it is nested too deeply") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     return load(record, str(path))

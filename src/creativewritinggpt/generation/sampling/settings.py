@@ -23,7 +23,7 @@ from typing import Any
 
 from ...config.fields import check, convert, field_types, known_name, setting
 from ...errors import InputError
-from ...files import from_home, read_text
+from ...files import from_home, parse_yaml, read_text
 
 _length = functools.partial(setting, group="length")
 _sampling = functools.partial(setting, group="sampling")
@@ -427,12 +427,7 @@ def _preset(name: str, values: Any, where: str) -> Preset:
 
 
 def _mapping(text: str, where: str) -> dict[Any, Any]:
-    import yaml
-
-    try:
-        read = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML") from error
+    read = parse_yaml(text, where)
     if not isinstance(read or {}, dict):
         raise InputError(f"{where} must hold `name: value` lines")
     return read or {}
