@@ -5,7 +5,7 @@
 
 A writer by rule (``taste_writers.py``) is shown three drafts of the base model after each of 10 to
 200 prompts, and takes one. Then each method learns from these choices, and the writer reads one
-draft after each of 128 other prompts: the share that is good enough to be taken. The base's is
+draft after each of 96 other prompts: the share that is good enough to be taken. The base's is
 30 %, by the reservation score. Base and tuned model write with the same random numbers.
 
 Methods: the ranker alone (four drafts of the base, its first); training on what was accepted,
@@ -45,7 +45,7 @@ from creativewritinggpt.taste.ranker import learn
 
 COUNTS = (100, 50, 200, 20, 10)  # in the order in which they are run
 RANKER, TRAINED = "ranker", ("accepted", "preference", "kto", "orpo")
-OFFERED, DRAFTS, JUDGED, WINDOWS = 3, 4, 128, 48
+OFFERED, DRAFTS, JUDGED, WINDOWS = 3, 4, 96, 32
 RESAMPLES = 2000
 
 
@@ -87,12 +87,14 @@ def base_drafts(
     starts = taste_model.prompts(loaded, to_judge, judged, seed)
     offered = taste_model.write(loaded, asked, OFFERED, 2 * seed)
     at = taste_model.write(loaded, starts, DRAFTS, 2 * seed + 1)
-    firsts = [[*start, *drafts[0]] for start, drafts in zip(starts, at, strict=True)]
+    firsts = [
+        [loaded.bos_id, *start, *written[0]] for start, written in zip(starts, at, strict=True)
+    ]
     others = taste_model.windows(loaded, to_judge, WINDOWS)
     found = Drafts(
         [loaded.tokenizer.decode(one) for one in asked], _texts(loaded, offered),
         starts, _texts(loaded, at),
-        firsts, taste_model.losses(loaded, firsts, taste_model.PROMPT),
+        firsts, taste_model.losses(loaded, firsts, taste_model.PROMPT + 1),
         others, float(np.mean(taste_model.losses(loaded, others))),
     )  # fmt: skip
     temporary = file.with_suffix(".part")
@@ -128,11 +130,12 @@ def cell(
     }  # fmt: skip
     written = drafts.judged
     if method != RANKER:
-        loaded = tuned(name, picked, seed, method, changes)
+        loaded, told = tuned(name, picked, seed, method, changes)
+        row |= told
         row["seconds"] = time.perf_counter() - started
         written = _texts(loaded, taste_model.write(loaded, drafts.starts, DRAFTS, 2 * seed + 1))
         other = float(np.mean(taste_model.losses(loaded, drafts.others)))
-        now = taste_model.losses(loaded, drafts.firsts, taste_model.PROMPT)
+        now = taste_model.losses(loaded, drafts.firsts, taste_model.PROMPT + 1)
         change = np.array(now) - np.array(drafts.first_losses)
         row["forgetting"] = other - drafts.other_loss
         for key, digit in (("liked", "1"), ("disliked", "0")):
@@ -149,8 +152,8 @@ def cell(
 
 def tuned(
     name: str, picked: Sequence[Decision], seed: int, method: str, changes: dict[str, Any]
-) -> LoadedModel:
-    """The model after learning, its adapter merged."""
+) -> tuple[LoadedModel, dict[str, Any]]:
+    """The model after learning, its adapter merged; how the run ended, and at which step."""
     from creativewritinggpt.taste.learning import fit
     from creativewritinggpt.taste.settings import ChoiceSettings, choices_config
 
@@ -161,10 +164,12 @@ def tuned(
         seed=seed, **{key: value for key, value in changes.items() if key not in names}
     )
     attach(loaded, config)
-    fit(loaded, picked, ChoiceSettings(choices_method=method, **settings), config)
+    learnt = fit(loaded, picked, ChoiceSettings(choices_method=method, **settings), config)
     loaded.model = loaded.model.merge_and_unload()
     loaded.model.eval()
-    return loaded
+    return loaded, {
+        "outcome": learnt.outcome, "steps": learnt.steps, "best_step": learnt.best_step,
+    }  # fmt: skip
 
 
 def _taken(texts: Sequence[str], enough: dict[str, float]) -> dict[str, str]:

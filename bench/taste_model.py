@@ -31,7 +31,7 @@ from creativewritinggpt.models.loading import load_model
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 1024, 128, 4, 4, 256
 END = "<|endoftext|>"
 ROW, BATCH, RATE, EPOCHS = 128, 32, 3e-3, 2
-PROMPT, DRAFT = 24, 48  # tokens
+PROMPT, DRAFT = 12, 48  # tokens
 TEMPERATURE, TOP_K = 0.9, 50
 _PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'"})
 SAVED_EVERY = 50  # steps
@@ -157,7 +157,8 @@ def write(
 ) -> list[list[list[int]]]:
     """[prompts][drafts] the tokens of drafts after each prompt."""
     numbers = np.random.default_rng(seed).random((len(starts), drafts, DRAFT))
-    rows = torch.as_tensor(starts).repeat_interleave(drafts, 0)
+    rows = torch.as_tensor([[loaded.bos_id, *start] for start in starts])
+    rows = rows.repeat_interleave(drafts, 0)
     drawn = torch.as_tensor(numbers, dtype=torch.float32).flatten(0, 1)
     out: list[list[int]] = []
     for first in range(0, len(rows), 256):

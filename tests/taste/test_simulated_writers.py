@@ -22,7 +22,7 @@ def writers():
     [
         ("short sentences", "It rained. He sat.", "It rained while he sat and looked at the sea."),
         ("dialogue", '"Come in," he said.', "He asked me to come in."),
-        ("no adverbs in -ly", "Suddenly he left.", "Slowly he left."),
+        ("no adverbs in -ly", "Then he left.", "Slowly he left."),
         ("present tense", "She says it is late.", "She said it was late."),
         ("words of the senses", "The bitter smell of smoke.", "The time of the year."),
         ("never suddenly", "Slowly he left.", "Suddenly he left."),
