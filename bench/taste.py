@@ -10,7 +10,8 @@ draft after each of 96 other prompts: the share that is good enough to be taken.
 
 Methods: the ranker alone (four drafts of the base, its first); training on what was accepted,
 preference tuning, KTO and ORPO, each also with the ranker over four drafts of the tuned model. The
-settings of training are the library's own, or those given by --set.
+settings of training are the library's own but for the rate (``RATES``: chosen for the small model
+on a seed and two tastes apart), or those given by --set.
 
 The model is a small one that the bench trains on FILE… (the sample corpus without any, which is
 little), or another by --model. Every cell is a line of DIR/cells.jsonl: a further call goes on,
@@ -47,6 +48,8 @@ COUNTS = (100, 50, 200, 20, 10)  # in the order in which they are run
 RANKER, TRAINED = "ranker", ("accepted", "preference", "kto", "orpo")
 OFFERED, DRAFTS, JUDGED, WINDOWS = 3, 4, 96, 32
 RESAMPLES = 2000
+RATES = {"accepted": 3e-3, "preference": 1e-3, "kto": 1e-3, "orpo": 3e-3}
+"""Learning rates for the small model."""
 
 
 @dataclasses.dataclass
@@ -215,7 +218,10 @@ def run(arguments: argparse.Namespace) -> None:
         if seed not in kept:
             most = max(COUNTS) if not arguments.model else max(arguments.choices)
             kept[seed] = base_drafts(name, arguments.files, seed, folder, most, judged)
-        row = cell(name, kept[seed], taste, count, seed, method, arguments.set)
+        changes = {"draft_prompts": 0} | arguments.set.get(method, {})
+        if not arguments.model and method in RATES:
+            changes = {"learning_rate": RATES[method]} | changes
+        row = cell(name, kept[seed], taste, count, seed, method, changes)
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row | {"model": label}) + "\n")
 
@@ -376,8 +382,11 @@ def main() -> None:
     parser.add_argument("--methods", type=_names([RANKER, *TRAINED]), default=[RANKER, *TRAINED])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--judged", type=int, default=JUDGED, help="prompts to judge at")
-    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON",
-                        help='settings of training, such as {"learning_rate": 0.001}')  # fmt: skip
+    example = '{"kto": {"learning_rate": 0.001}}'
+    parser.add_argument(
+        "--set", type=json.loads, default={}, metavar="JSON",
+        help=f"settings of training by method, such as {example}",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args()
     try:
