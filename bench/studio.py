@@ -156,7 +156,7 @@ class Bench:
         import torch
 
         threads = torch.get_num_threads()
-        studio = self.studio(SENTENCE, flags=("--num-workers", str(threads)))
+        studio = self.studio(SENTENCE, flags=("--num-workers", str(threads), "--precision", "auto"))
         try:
             speed = Speed(studio, self.model, threads)
             return speed.first_token(repeats) if case == "first-token" else speed.rate(repeats)

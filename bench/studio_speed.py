@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import browser as pages
+import psutil
 from generate_contenders import sample_prompts
 
-PAUSE = 0.3
-"""Seconds between two turns: threads wait busily for a moment after their work."""
-REST = 2.0
-"""Seconds after an edit in which the studio has read the text."""
+REST = 1.0
+"""Seconds after an edit in which the studio begins to read the text."""
+QUIET = 0.4
+"""Seconds without work that end a wait: longer than the studio's pause before it reads ahead."""
 Event = dict[str, Any]
 
 
@@ -149,7 +150,7 @@ class Line:
 
 
 class Speed:
-    """A studio and the same model here, in fp32 and with as many threads.
+    """A studio and the same model here, in the precision of the default and with as many threads.
 
     Args:
         studio: The studio.
@@ -164,7 +165,8 @@ class Speed:
 
         self.line = Line(studio)
         self.line.ready()
-        machine = MachineSettings(device="cpu", precision="fp32", num_workers=threads)
+        self.process = psutil.Process(studio.popen.pid)
+        machine = MachineSettings(device="cpu", precision="auto", num_workers=threads)
         self.model = load_from_settings(model, machine)
         values = self.line.state()["settings"]["values"]
         self.settings = GenerationSettings().changed(values)
@@ -181,14 +183,16 @@ class Speed:
         found: dict[str, list[float]] = {"studio": [], "studio_rested": [], "generate": []}
         for turn in range(repeats + 1):
             prompt, seed = self.prompts[turn % len(self.prompts)], 100 + turn
+            self._wait_until_quiet()
             found["generate"].append(self._here(prompt, 8, seed)[0])
-            time.sleep(PAUSE)
+            self._wait_until_quiet()
             self.line.replace(prompt)
             found["studio"].append(self.line.go_on(8, seed)[0])
+            self._wait_until_quiet()
             self.line.replace(" ".join(reversed(prompt.split())))  # as long, and not yet read
             time.sleep(REST)
+            self._wait_until_quiet()
             found["studio_rested"].append(self.line.go_on(8, seed)[0])
-            time.sleep(PAUSE)
         kept = {name: values[1:] for name, values in found.items()}  # the first is a warm-up
         pairs = zip(kept["studio"], kept["generate"], strict=True)
         result = {name: 1000 * statistics.median(values) for name, values in kept.items()}
@@ -201,11 +205,11 @@ class Speed:
         self.line.client.patch("/api/settings", json={"values": {"min_new_tokens": tokens}})
         for turn in range(repeats + 1):
             prompt, seed = self.prompts[-1 - turn % len(self.prompts)], 200 + turn
+            self._wait_until_quiet()
             here = self._here(prompt, tokens, seed, tokens)
-            time.sleep(PAUSE)
+            self._wait_until_quiet()
             self.line.replace(prompt)
             there = self.line.go_on(tokens, seed)
-            time.sleep(PAUSE)
             for name, (_, seconds, count) in (("generate", here), ("studio", there)):
                 found[name].append(count / seconds)
         self.line.client.patch("/api/settings", json={"values": {"min_new_tokens": 0}})
@@ -213,6 +217,18 @@ class Speed:
         pairs = zip(found["studio"][1:], found["generate"][1:], strict=True)
         result["ratio"] = statistics.median(mine / other for mine, other in pairs)
         return result
+
+    def _wait_until_quiet(self) -> None:
+        """Wait until neither the studio nor this process computes; threads may wait busily."""
+        own = psutil.Process()
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            before = sum(sum(one.cpu_times()[:2]) for one in (self.process, own))
+            time.sleep(QUIET)
+            after = sum(sum(one.cpu_times()[:2]) for one in (self.process, own))
+            if after - before <= 0.05 * QUIET:
+                return
+        raise RuntimeError("the studio does not come to rest")
 
     def _here(
         self, prompt: str, tokens: int, seed: int, least: int = 0
