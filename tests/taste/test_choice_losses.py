@@ -10,8 +10,9 @@ from choosing import decisions, text, tuned
 from torch.nn import functional as F
 
 from creativewritinggpt.story.decisions import Decision
-from creativewritinggpt.taste.comparisons import compare, log_probabilities, packed
+from creativewritinggpt.taste.comparisons import Comparison, compare, log_probabilities, packed
 from creativewritinggpt.taste.losses import choice_loss, kto_loss, odds_ratio_loss
+from creativewritinggpt.taste.measures import baselines, measured
 from creativewritinggpt.taste.objective import Objective
 from creativewritinggpt.taste.settings import ChoiceSettings
 from creativewritinggpt.training.fast.block import fast_path
@@ -206,3 +207,30 @@ def test_texts_that_are_equal_to_the_tokenizer_or_too_long_are_no_comparison(
     empty = Decision("pick", "The lamp", " went out.", ("",), 1.0)
     endless = Decision("pick", "The lamp", " word" * 300, (" burned on.",), 1.0)
     assert compare(writer, [empty, endless], 64) == ([], 2)
+
+
+def _made(place=None):
+    """A comparison of three texts of 2, 1 and 3 tokens, the first one taken."""
+    decision = Decision("pick", "A", " bb", (" c", " ddd"), 1.0, place=place, shown=3)
+    return Comparison(decision, [0], ([1, 2], [3], [4, 5, 6]))
+
+
+def test_ties_count_their_share():
+    logs = [np.array([-4.0, -2.0, -9.0])]
+    start = measured([_made()], logs, logs, 0.1)
+    assert start.accuracy == pytest.approx(1 / 3) and start.rank == 2 and start.gain == 0
+    assert start.choice_loss == pytest.approx(math.log(3)) and start.loss == pytest.approx(2.0)
+    gained = measured([_made()], [np.array([-3.0, -2.0, -9.5])], logs, 0.1)
+    assert gained.accuracy == 1 and gained.rank == 1 and gained.gain == pytest.approx(0.5)
+    half = measured([_made()], [np.array([-3.0, -1.0, -9.5])], logs, 0.1)
+    assert half.accuracy == 0.5 and half.rank == 1.5
+
+
+def test_baselines_need_no_training():
+    made = [_made(place=0), _made(place=2)]
+    found = baselines(made, [np.array([-4.0, -2.5, -9.0]), np.array([-4.0, -1.0, -9.0])])
+    assert found == {
+        "chance": pytest.approx(1 / 3), "first_shown": 0.5, "shortest": 0, "longest": 0,
+        "likelier_under_base": 0.5,
+    }  # fmt: skip
+    assert baselines([_made()], [np.array([-4.0, -2.5, -9.0])])["first_shown"] is None

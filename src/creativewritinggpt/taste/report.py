@@ -55,8 +55,8 @@ def report(setup: ChoiceSetup, metrics: Mapping[str, Any], outcome: str) -> dict
         "ranker": _ranker(setup),
     }
     result["sentences"] = sentences(result)
-    if result["ranker"] and setup.method == "accepted":
-        result["sentences"].append(f"The order of drafts: {result['ranker']}.")
+    if result["ranker"]:
+        result["sentences"].append(f"The ranker, from the same choices: {result['ranker']}.")
     return result
 
 
@@ -79,15 +79,16 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
             "as it was."
         )
         return said
-    where = "held-out" if result["measured_on"] == "held out" else "same"
+    held_out = result["measured_on"] == "held out"
     if best["choices"]:
         chance = result["baselines"].get("chance", 0.0)
         told = (
-            f"Of {best['choices']} {where} choices, what you took gained most in "
+            f"Of {best['choices']} {'held-out ' if held_out else ''}choices, what you took gained "
+            f"most in "
             f"{best['accuracy']:.0%} (by chance {chance:.0%}, ±{result['uncertainty_points']:.0f} "
             "points)"
         )
-        if where == "same":
+        if not held_out:
             told += "; they were trained on, which proves nothing"
         elif not result["beyond_chance"]:
             told += ", which may be chance"

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from ..config.fields import from_mapping, setting
+from ..config.fields import check, from_mapping, setting
 from ..config.run import Config, load_config
 
 RECIPE = "choices"
@@ -55,8 +55,10 @@ class ChoiceSettings:
         256, "Tokens of the text before a choice that are read.", low=16, high=100_000
     )
     held_out: float = _choice(
-        0.2, "Share of the choices that are not trained on but measured; 0: none.", low=0, high=0.5
-    )
+        0.1,
+        "Share of the choices that are not trained on but measured; none where that is under 8.",
+        low=0, high=0.5,
+    )  # fmt: skip
     draft_prompts: int = _choice(
         8, "Drafts written before and after, with the same seeds; 0: none.", low=0, high=64
     )
@@ -74,6 +76,9 @@ class ChoiceSettings:
     most_repetition: float = _choice(
         10.0, "Percentage points by which repeated 4-grams of drafts may rise.", above=0, high=100
     )
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
