@@ -68,6 +68,7 @@ def test_same_seed_gives_the_same_weights_and_other_passes_do_not(tiny_model, ti
     assert same == [True, False]
 
 
+@pytest.mark.slow
 def test_with_a_writer_who_picks_at_random_nothing_seems_to_be_learnt(tiny_model, tiny_tokenizer):
     settings = dataclasses.replace(QUICK, choices_method="preference", held_out=0.4)
     for seed in range(2):
@@ -187,6 +188,7 @@ def test_a_run_leaves_an_ordinary_folder_and_a_report(tiny_folder, tmp_path, pic
     assert len(held_out) == 8 and json.loads(held_out[0])["joint"] == ""
 
 
+@pytest.mark.slow
 def test_going_on_from_an_adapter_takes_its_base_and_its_state_as_the_start(
     tiny_folder, tmp_path, picks, capsys
 ):
@@ -207,6 +209,7 @@ def test_going_on_from_an_adapter_takes_its_base_and_its_state_as_the_start(
     assert main(inside) == 2 and "would remove the adapter" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_run(
     tiny_folder, tmp_path, picks, capsys, monkeypatch
 ):
