@@ -99,7 +99,7 @@ def _translated(error: Exception, path: Path) -> UserError | None:
             f"{path} can't be written: {os.strerror(number)}",
             "choose another folder or change its permissions",
         )
-    if number in _LOST_DISK:
+    if number is not None and number in _LOST_DISK:
         return RunError(
             f"{path} could not be written: {os.strerror(number)}",
             "see whether the disk is there and sound, and run the command again",
@@ -508,14 +508,17 @@ def parse_yaml(text: str, where: str) -> Any:
     raise AssertionError
 
 
-def path_problem(error: BaseException) -> str | None:
-    """What the file system has against a path, in one line; None for another error.
+def path_problem(error: BaseException) -> UserError | None:
+    """What the file system has against a path; None for another error.
 
-    A name that is too long, a folder where a file is to be, no right to it, a loop of links.
+    A name that is too long, a folder where a file is to be, no right to it, a loop of links, a disk
+    that is gone.
     """
-    if not isinstance(error, OSError) or error.filename is None or error.errno == errno.ENOSPC:
+    if not isinstance(error, OSError) or error.filename is None or not error.strerror:
         return None
-    return f"{os.fsdecode(error.filename)} can't be used: {error.strerror or error}"
+    advice = "see whether the disk is there and the place can be used"
+    kind = RunError if error.errno in _LOST_DISK else InputError
+    return kind(f"{os.fsdecode(error.filename)} can't be used: {error.strerror}", advice)
 
 
 def from_home(path: str | os.PathLike[str]) -> Path:

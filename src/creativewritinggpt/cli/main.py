@@ -364,16 +364,10 @@ def _report(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _end_output()
         return _say("the disk is full", "free some space and run the command again")
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return _say(
-            f"{os.fsdecode(error.filename)}: {error.strerror}",
-            "see whether the disk is there and the place can be used; --debug shows where this "
-            "comes from",
-        )
     from ..files import path_problem
 
     if problem := path_problem(error):
-        return _say(problem, code=2)
+        return _say(problem.message, problem.advice, problem.exit_code)
     first_line = (str(error).strip().splitlines() or [""])[0][:300]
     return _say(
         f"{type(error).__name__}: {first_line}",

@@ -298,8 +298,8 @@ def adapter_base(
     if isinstance(record, dict) and record.get("kind") == "starter":
         named, revision = STARTER, None
     elif isinstance(record, dict) and record.get("kind") == "folder":
-        places = [record.get("base_name"), record.get("name"), named]
-        places = [place for place in places if isinstance(place, str) and place]
+        written = (record.get("base_name"), record.get("name"), named)
+        places = [place for place in written if isinstance(place, str) and place]
         known = [place for place in places if from_home(place).is_dir()]
         if not known:
             raise InputError(

@@ -24,8 +24,13 @@ _WAIT = 2.0  # seconds that cards wait for their order
 class Shown(Protocol):
     """Texts that were written side by side, after the passage ``parent``."""
 
-    cards: list[dict[str, Any]]
-    parent: int
+    @property
+    def cards(self) -> list[dict[str, Any]]:
+        """The texts."""
+
+    @property
+    def parent(self) -> int:
+        """Id of the passage before."""
 
     @property
     def order(self) -> Sequence[int]:
