@@ -78,6 +78,11 @@ def _closed_world(
     if not request.node.get_closest_marker("network"):
         monkeypatch.setenv("CWGPT_CACHE", str(home / "cwgpt"))
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    elif "CWGPT_CACHE" not in os.environ:  # the starter is fetched once for all of them
+        shared = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            shared = shared.parent
+        monkeypatch.setenv("CWGPT_CACHE", str(shared / "network-cache"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("NO_COLOR", "1")
     audit.network = request.node.get_closest_marker("network") is not None

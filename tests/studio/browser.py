@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -14,13 +15,42 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import scripted
+from launches import ForkedCommand
+
 HERE = Path(__file__).resolve().parent
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+NO_OUTSIDE = "--proxy-server=http://127.0.0.1:9"
+"""Flag by which nothing but loopback is reached: what asks outside is sent to where nobody is."""
 TEXT = "studio.rooms.write.write.view.state.sliceDoc()"
 """JavaScript that gives the text of the editor, also what is not drawn."""
+COUNT_REQUESTS = """(() => {
+  const fetch = globalThis.fetch.bind(globalThis);
+  const asked = { fetch, count: 0, open: 0, seen: 0, since: 0 };
+  globalThis.asked = asked;
+  globalThis.fetch = async (...request) => {
+    asked.count++, asked.open++;
+    try {
+      return await fetch(...request);
+    } finally {
+      asked.open--;
+    }
+  };
+})()"""
+"""JavaScript that counts what a page asks; ``asked.fetch`` is not counted."""
+QUIET = """(() => {
+  const now = performance.now(), write = globalThis.studio?.rooms.write?.write;
+  if (asked.open || write?.dirty() || asked.count !== asked.seen) asked.since = now;
+  asked.seen = asked.count;
+  return now - asked.since > 100;
+})()"""
+"""JavaScript that says, asked again and again, whether for a while nothing was asked or typed.
+
+What the page asks because of an answer or an event, it asks within 20 ms.
+"""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
@@ -55,13 +85,17 @@ class RunningStudio:
         delay: Seconds that each step of the model takes longer.
         flags: Further flags of ``cwgpt studio``.
         story: Name of the story file.
+        forked: Start it from a process that has imported everything; else by its command.
     """
+
+    popen: subprocess.Popen[str] | ForkedCommand
 
     def __init__(
         self, folder: Path, model: Path | str, delay: float = 0.0, flags: tuple[str, ...] = (),
-        story: str = "lighthouse.json",
+        story: str = "lighthouse.json", forked: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.model, self.delay, self.flags = folder, model, delay, flags
+        self.forked = forked
         self.story_file = folder / story
         self.log = folder / "studio.log"
         self.port = 0
@@ -70,14 +104,18 @@ class RunningStudio:
 
     def start(self, port: int = 0) -> None:
         """Start it, on a port; returns when it takes requests."""
-        command = [sys.executable, str(HERE / "scripted.py"), str(self.delay), "studio",
-                   "--model", str(self.model), "--story", str(self.story_file), "--no-browser",
-                   "--port", str(port), "--device", "cpu", "--precision", "fp32",
-                   "--num-workers", "1", *self.flags]  # fmt: skip
-        with self.log.open("a") as log:
-            self.popen = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.folder
-            )
+        words = ["studio", "--model", str(self.model), "--story", str(self.story_file),
+                 "--no-browser", "--port", str(port), "--device", "cpu", "--precision", "fp32",
+                 "--num-workers", "1", *self.flags]  # fmt: skip
+        if self.forked:
+            slow_down = functools.partial(scripted.slow_down, self.delay)
+            self.popen = ForkedCommand(words, self.folder, self.log, slow_down)
+        else:
+            command = [sys.executable, str(HERE / "scripted.py"), str(self.delay), *words]
+            with self.log.open("a") as log:
+                self.popen = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.folder
+                )
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
         found = re.search(r"http://\S+#t=\S+", line)
@@ -151,6 +189,7 @@ class Watch:
             "addEventListener('securitypolicyviolation', (e) => console.error("
             "`policy: ${e.violatedDirective} ${e.blockedURI} ${e.sourceFile}:${e.lineNumber}`))"
         )
+        context.add_init_script(COUNT_REQUESTS)
 
     def _console(self, message: Any) -> None:
         if message.type == "error":
@@ -218,19 +257,20 @@ def wait_saved(page: Any, studio: RunningStudio, seconds: float = 10.0) -> str:
         if shown == kept:
             return shown
         assert time.monotonic() < until, (shown[-200:], kept[-200:])
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(20)
 
 
 def idle(page: Any, seconds: float = 20.0) -> None:
-    """Wait until no job runs, nor one that was just asked for."""
-    none = (
-        "fetch('/api/jobs').then((a) => a.json()).then((found) => !(found.jobs ?? found)"
-        ".some((job) => ['queued', 'running'].includes(job.state)))"
+    """Wait until nothing is asked of the studio, no job runs, and the page has seen all of it."""
+    done = (
+        "asked.fetch('/api/state').then((a) => a.json()).then((s) => s.n <= studio.events.n && "
+        "!s.jobs.some((job) => ['queued', 'running'].includes(job.state)))"
     )
     while True:
-        wait_for(page, none, seconds)
-        time.sleep(0.5)
-        if page.evaluate(none):
+        wait_for(page, QUIET, seconds)
+        count = page.evaluate("asked.count")
+        wait_for(page, done, seconds)
+        if page.evaluate(f"{QUIET} && asked.count === {count}"):
             return
 
 
@@ -239,7 +279,7 @@ def wait_for(page: Any, expression: str, seconds: float = 15.0) -> Any:
     until = time.monotonic() + seconds
     while not (value := page.evaluate(expression)):
         assert time.monotonic() < until, f"never true: {expression}"
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(20)
     return value
 
 
@@ -247,6 +287,43 @@ def wait_length(page: Any, length: int) -> str:
     """Wait until the page's text is longer than this; the text."""
     wait_for(page, f"{TEXT}.length > {length}")
     return page_text(page)
+
+
+LOOKS = {
+    "light": {"color_scheme": "light", "forced_colors": "none"},
+    "dark": {"color_scheme": "dark", "forced_colors": "none"},
+    "forced colours": {"color_scheme": "dark", "forced_colors": "active"},
+}
+COLOUR_RULES = ("color-contrast", "link-in-text-block")
+"""The rules of axe that depend on colours."""
+
+
+def findings(page: Any, where: str, looks: tuple[str, ...] = tuple(LOOKS)) -> list[str]:
+    """Serious findings of axe in a page as it is: of all rules, then of colours in other looks.
+
+    Args:
+        page: The page.
+        where: What is shown, for the findings.
+        looks: Names of :data:`LOOKS`; all rules are asked in the first one.
+    """
+    import axe_playwright_python
+
+    if not page.evaluate("Boolean(globalThis.axe)"):
+        page.evaluate(
+            Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text("utf-8")
+        )
+    found = []
+    for look in looks:
+        page.emulate_media(reduced_motion="reduce", **LOOKS[look])
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if look != looks[0]:
+            options["runOnly"] = {"type": "rule", "values": COLOUR_RULES}
+        for one in page.evaluate("(options) => axe.run(document, options)", options)["violations"]:
+            if one["impact"] in ("serious", "critical"):
+                places = [node["html"][:160] for node in one["nodes"][:3]]
+                found.append(f"{where}, {look}: {one['id']}: {places}")
+    page.emulate_media(**LOOKS[looks[0]])
+    return found
 
 
 class HostilePage:
@@ -258,7 +335,6 @@ class HostilePage:
     """
 
     def __init__(self, folder: Path, html: str) -> None:
-        import functools
         import http.server
 
         (folder / "index.html").write_text(html, "utf-8")

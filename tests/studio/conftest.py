@@ -23,7 +23,7 @@ def chromium() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=browsers.chromium(), args=browsers.FLAGS
+            executable_path=browsers.chromium(), args=[*browsers.FLAGS, browsers.NO_OUTSIDE]
         )
         yield browser
         browser.close()
@@ -44,6 +44,38 @@ def random_folder(
     tiny_model("gpt2", n_positions=1024).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory: pytest.TempPathFactory, random_folder: Path) -> tuple[Path, Path]:
+    """Two adapters of the random model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp(f"tuned-{seed}")
+        network = AutoModelForCausalLM.from_pretrained(random_folder)
+        config = LoraConfig(
+            r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True
+        )
+        adapted = get_peft_model(network, config)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for name, value in adapted.named_parameters():
+                if "lora_B" in name:
+                    value.normal_(0, 0.5)
+        adapted.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(random_folder).save_pretrained(folder)
+        found.append(folder)
+    return found[0], found[1]
+
+
+@pytest.fixture(scope="session")
+def tuned_folder(adapters: tuple[Path, Path]) -> Path:
+    """An adapter of the random model."""
+    return adapters[0]
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
-"""The page for everyone: axe in three looks, the keyboard alone, narrow and enlarged."""
+"""The page for everyone: the keyboard alone, narrow and enlarged, without motion.
+
+What axe finds in three looks is asked where the rooms and panels are tested:
+test_write_browser.py, test_insight_browser.py, test_rooms_browser.py, test_library_browser.py.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ BEYOND = """[...document.querySelectorAll('#rooms > section:not([hidden]) *')]
 def show(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name).click()
     page.get_by_role("tabpanel", name=name).wait_for()
-    page.wait_for_timeout(300)
+    idle(page)
 
 
 def written(page: Any, running: Any) -> None:
@@ -31,45 +34,6 @@ def written(page: Any, running: Any) -> None:
     wait_length(page, 60)
     idle(page)
     wait_saved(page, running)
-
-
-LOOKS = {
-    "light": {"color_scheme": "light"},
-    "dark": {"color_scheme": "dark"},
-    "forced": {"forced_colors": "active"},
-}
-
-
-def test_axe_finds_nothing_serious_in_any_room_and_look(
-    studio: Any, new_context: Any, page_of: Any
-) -> None:
-    import axe_playwright_python
-
-    running = studio()
-    page = page_of(running, bypass_csp=True)  # axe is a script of the test, not of the page
-    written(page, running)
-    script = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text("utf-8")
-    found = []
-    page.evaluate(script)
-    for look, options in LOOKS.items():
-        page.emulate_media(**options)
-        for room in ROOMS:
-            show(page, room)
-            if room == "Write":
-                heat = page.get_by_role("button", name="Heat", exact=True)
-                if heat.get_attribute("aria-pressed") != "true":
-                    heat.click()
-                    idle(page)
-            result = page.evaluate(
-                "axe.run(document, {resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', "
-                "'wcag21a', 'wcag21aa', 'best-practice']})"
-            )
-            for one in result["violations"]:
-                if one["impact"] in ("serious", "critical"):
-                    places = [node["html"][:160] for node in one["nodes"][:3]]
-                    found.append(f"{look} {room}: {one['id']}: {places}")
-        page.emulate_media(color_scheme="null", forced_colors="null")
-    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +105,7 @@ def test_a_journey_by_keyboard_alone(studio: Any, page_of: Any) -> None:
     keys.press("Control+z")
     wait_for(page, f"{TEXT}.length <= {len(first)}")
     keys.press("Control+Shift+z")
-    page.wait_for_timeout(200)
+    idle(page)
     wait_saved(page, running)
     for _ in range(12):  # to the tabs, and to another room and back
         keys.press("F6")
@@ -176,3 +140,24 @@ def test_a_stream_is_no_live_region_and_the_status_says_what_goes_on(
     page.keyboard.press("Escape")
     idle(page)
     wait_for(page, "[...document.querySelectorAll('[role=status]')].some((o) => o.textContent)")
+
+
+def test_without_motion_the_text_does_not_run_after_the_writing(studio: Any, page_of: Any) -> None:
+    running = studio(delay=0.005)
+    page = page_of(running, viewport={"width": 900, "height": 500})
+    top = "document.querySelector('.cm-scroller').scrollTop"
+    story_box(page).click()
+    page.keyboard.insert_text("The lamp.\n" * 60)
+    idle(page)
+    for motion in ("reduce", "no-preference"):
+        page.emulate_media(reduced_motion=motion)
+        page.evaluate(f"{top} = 0")
+        before = len(wait_saved(page, running))
+        page.get_by_role("button", name="Continue", exact=True).click()
+        wait_length(page, before + 60)
+        if motion == "reduce":
+            assert page.evaluate(top) == 0
+        else:
+            wait_for(page, f"{top} > 200")
+        page.get_by_role("button", name="Stop", exact=True).click()
+        idle(page)

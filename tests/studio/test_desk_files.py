@@ -164,11 +164,14 @@ def test_the_file_is_whole_after_a_kill_at_any_moment(studio: Callable[..., Any]
             body = {"tab": "one", "revision": revision, "changes": [[len(text), len(text), word]]}
             answer = client.post("/api/story/edit", json=body)
             assert answer.status_code == 200, answer.text
-            time.sleep(1.5)  # longer than a save may take
             known = text + word
+            until = time.monotonic() + 20
+            while not running.story_file.exists() or running.story_text() != known:
+                assert time.monotonic() < until, "what was typed is not saved"
+                time.sleep(0.02)
             client.patch("/api/settings", json={"values": {"max_new_tokens": 300}})
             client.post("/api/story/continue", json={"tab": "one"})
-            time.sleep(chance.random() * 2)
+            time.sleep(chance.random())  # of the 3 s that the passage takes
         running.kill()
         assert running.story_text().startswith(known)
         running.restart()

@@ -136,7 +136,7 @@ def test_hostile_text_is_shown_as_text_everywhere(
     for name in ("Train", "Judge", "Explain", "Library", "Write"):
         page.get_by_role("tab", name=name).click()
         page.get_by_role("tabpanel", name=name).wait_for()
-        page.wait_for_timeout(500)
+        idle(page)
     story_box(page).click()
     page.keyboard.press("Control+End")
     page.keyboard.press("Control+Enter")
@@ -146,7 +146,7 @@ def test_hostile_text_is_shown_as_text_everywhere(
         if button.count() and button.first.is_enabled():
             button.first.click()
             idle(page)
-    page.wait_for_timeout(500)
+    idle(page)
     assert (
         page.evaluate("document.querySelectorAll('img[src=x], iframe[srcdoc], base').length") == 0
     )

@@ -57,23 +57,36 @@ export function addWorld(write) {
   /** @returns {Lore[]} */
   const entries = () => write.story().lore ?? [];
 
-  /** @param {Lore[]} lore @param {string} said */
-  async function save(lore, said) {
-    try {
-      await write.post("/api/story/set", { lore });
-      write.status(said);
-    } catch (error) {
-      write.failed(error);
-    }
+  let saving = Promise.resolve();
+
+  /**
+   * Save a change of what is there when all changes before it have been made.
+   * @param {(lore: Lore[]) => Lore[]} change
+   * @param {string} said
+   */
+  function save(change, said) {
+    saving = saving.then(async () => {
+      try {
+        const { n } = await write.post("/api/story/set", { lore: change(entries()) });
+        for (let tries = 0; tries < 100 && write.app.events.n < n; tries++) {
+          await new Promise((go) => setTimeout(go, 20)); // its event is on its way
+        }
+        write.status(said);
+      } catch (error) {
+        write.failed(error);
+      }
+    });
+    return saving;
   }
 
   /** @param {number} at @param {Partial<Lore>} change */
-  const change = (at, change) => save(entries().map((one, index) => (index === at ? { ...one, ...change } : one)), "World info saved.");
+  const change = (at, change) => save((lore) => lore.map((one, index) => (index === at ? { ...one, ...change } : one)), "World info saved.");
 
   async function add() {
-    open = entries().length;
-    await save([...entries(), { keys: [], text: "", always: false, secondary: [], excluding: [], probability: 100 }],
-      "A new entry; give it key words.");
+    await save((lore) => {
+      open = lore.length;
+      return [...lore, { keys: [], text: "", always: false, secondary: [], excluding: [], probability: 100 }];
+    }, "A new entry; give it key words.");
     show();
     /** @type {HTMLElement | null} */ (box.querySelector(".entry.open input"))?.focus();
   }
@@ -81,7 +94,7 @@ export function addWorld(write) {
   /** @param {number} at */
   async function remove(at) {
     open = -1;
-    await save(entries().filter((_one, index) => index !== at), "Entry taken out; Undo brings it back.");
+    await save((lore) => lore.filter((_one, index) => index !== at), "Entry taken out; Undo brings it back.");
   }
 
   const value = (/** @type {Event} */ event) => /** @type {HTMLInputElement} */ (event.target).value;

@@ -112,8 +112,19 @@ export async function mount(room, app) {
     editor.setReadOnly(Boolean(one.readonly) || other);
     layout.notice(
       one.readonly ?? (other ? "This story is being written in another tab." : null),
-      !one.readonly && other ? { label: "Write here", run: () => void writeHere() } : null,
+      one.readonly ? { label: "Open to write", run: () => void openAgain() }
+        : other ? { label: "Write here", run: () => void writeHere() } : null,
     );
+  }
+
+  /** Open a story again that another session had. */
+  async function openAgain() {
+    try {
+      await app.api("POST", "/api/library/open", { id: story().id, tab: app.tab });
+      view.focus();
+    } catch (error) {
+      failed(error);
+    }
   }
 
   async function writeHere() {

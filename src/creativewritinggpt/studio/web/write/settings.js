@@ -75,7 +75,7 @@ export function addSettings(write) {
       <p class="small quiet figures">${model.state === "ready" ? facts : model.message || { loading: "Loading …", none: "No model", failed: "Could not be loaded" }[/** @type {"loading"} */ (model.state)] || ""}</p>
       ${adapters.length ? slider({ name: "style", label: "Style", kind: "number", min: 0, max: 1.5, step: 0.05, off: 0, unit: "×", help: "Strength of the fine-tuning: 0 is the base model, 1 as trained." },
         style ?? 1, { changed: style !== undefined && style !== 1, set: (number) => patch("/api/model", { style: number }), reset: () => patch("/api/model", { style: 1 }) }) : nothing}
-      ${adapters.length > 1 ? adapters.map(([id, weight]) => slider({ name: id, label: `Blend: ${id}`, kind: "number", min: 0, max: 2, step: 0.05, off: 0 },
+      ${adapters.length > 1 ? adapters.map(([id, weight]) => slider({ name: id, label: `Blend: ${id}`, kind: "number", min: 0, max: 1.5, step: 0.05, off: 0, unit: "×" },
         Number(weight), { set: (number) => patch("/api/model", { adapters: { ...model.adapters, [id]: number } }), reset: () => patch("/api/model", { adapters: { ...model.adapters, [id]: 1 } }) })) : nothing}
     </section>`;
   }
@@ -92,10 +92,14 @@ export function addSettings(write) {
     for (const one of models ?? []) {
       select.append(element("option", { value: one.id ?? one.name, selected: one.name === app.state.get().model.name }, [one.name, one.adapter ? "adapter" : one.kind ?? one.note].filter(Boolean).join(" – ")));
     }
-    const choice = await ask("Choose a model", html`<p>The starter, and the models under outputs.</p>${select}`,
-      [{ label: "Load it", value: "load", primary: true }]);
-    if (choice !== "load") return;
-    if (select.value) await patch("/api/model", { id: select.value });
+    const { adapters = {} } = app.state.get().model;
+    const blends = Object.keys(adapters).length > 0;
+    const choice = await ask("Choose a model", html`<p>The starter, and the models under outputs.${
+      blends ? " An adapter of the same base can be blended with the one that writes." : ""}</p>${select}`,
+      [{ label: "Load it", value: "load", primary: true }, ...(blends ? [{ label: "Blend it in", value: "blend" }] : [])]);
+    if (!select.value) return;
+    if (choice === "load") await patch("/api/model", { id: select.value });
+    else if (choice === "blend") await patch("/api/model", { adapters: { ...adapters, [select.value]: 1 } });
   }
 
   function show() {

@@ -99,14 +99,23 @@ export function attach(app, write) {
     draw();
   });
 
-  /** Put the box under a place of the text, within the window. @param {number} at */
+  /**
+   * Put the box under a place of the text, or over it where more room is, and never upon it: a long
+   * one scrolls. What stands over the text stays in sight.
+   * @param {number} at
+   */
   function place(at) {
     const where = view.coordsAtPos(Math.min(at, view.state.doc.length)) ?? view.dom.getBoundingClientRect();
+    const first = Math.max(8, view.scrollDOM.getBoundingClientRect().top + 4);
+    const below = innerHeight - 8 - (where.bottom + 6);
+    const above = where.top - 6 - first;
+    box.style.maxHeight = "";
+    const whole = box.getBoundingClientRect().height;
+    const under = whole <= below || below >= above;
+    box.style.maxHeight = `${Math.max(120, Math.min(whole, under ? below : above))}px`;
     const { width, height } = box.getBoundingClientRect();
-    const below = where.bottom + 6;
-    const top = below + height > innerHeight - 8 ? Math.max(8, where.top - height - 6) : below;
     box.style.left = `${Math.max(8, Math.min(where.left, innerWidth - width - 8))}px`;
-    box.style.top = `${top}px`;
+    box.style.top = `${under ? where.bottom + 6 : where.top - 6 - height}px`;
   }
 
   /** Put an alternative in the token's place. @param {number} index */
