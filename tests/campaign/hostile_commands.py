@@ -65,6 +65,8 @@ def _lines(draw: st.DrawFn) -> list[str]:
         words += ["--model", draw(st.sampled_from(["nothing", "folder", "text.txt", "tiny"]))]
         if verb in ("serve", "studio", "evaluate", "export"):  # which would go on for ever, or long
             words[-1] = draw(st.sampled_from(["nothing", "folder", "text.txt"]))
+        if verb == "studio":  # which needs no model to start
+            words += ["--port", "none"]
         if verb == "generate":
             words += ["--max-new-tokens", "2"]
     if verb == "train":

@@ -144,7 +144,7 @@ def _act_tensors(data: bytes, folder: Path) -> None:
 
 # --- adapters
 
-_CONFIG: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "lora_dropout": 0.0,
     "target_modules": ["c_attn"], "bias": "none", "fan_in_fan_out": True, "use_dora": False,
     "base_model_name_or_path": "tiny", "modules_to_save": None, "rank_pattern": {},
@@ -167,7 +167,7 @@ _FIELDS = st.one_of(
 @st.composite
 def _adapters(draw: st.DrawFn) -> dict[str, bytes]:
     mlx = draw(st.integers(0, 5)) == 0
-    config = draw(mutated_json([_MLX if mlx else _CONFIG], _FIELDS))
+    config = draw(mutated_json([_MLX if mlx else CONFIG], _FIELDS))
     data = to_json(config)
     if draw(st.integers(0, 9)) == 0:
         data = draw(mutated([data]))
@@ -179,6 +179,12 @@ def _adapters(draw: st.DrawFn) -> dict[str, bytes]:
         return {"adapter_config.json": data, "adapters.safetensors": tensors}
     more = draw(st.sampled_from([{}, {"adapter_model.bin": b"x"}, {"README.md": b"x"}]))
     return {"adapter_config.json": data, "adapter_model.safetensors": tensors, **more}
+
+
+def adapter(config: Any) -> dict[str, bytes]:
+    """The files of an adapter with these settings."""
+    weights = _safetensors(_HEADER, bytes(1024))
+    return {"adapter_config.json": to_json(config), "adapter_model.safetensors": weights}
 
 
 @functools.cache
@@ -219,7 +225,8 @@ def _write(model: Any) -> str:
     return str(model.write("The lamp", max_new_tokens=2, seed=1))
 
 
-def _put(members: dict[str, bytes], folder: Path) -> Path:
+def put(members: dict[str, bytes], folder: Path) -> Path:
+    """The folder ``given``, with these files."""
     place = folder / "given"
     place.mkdir()
     for name, data in members.items():
@@ -230,7 +237,7 @@ def _put(members: dict[str, bytes], folder: Path) -> Path:
 def _act_adapter(case: dict[str, bytes], folder: Path) -> None:
     from creativewritinggpt.models.adapter import load_adapter
 
-    place = _put(case, folder)
+    place = put(case, folder)
     model = _load(tiny()[1])
     load_adapter(model, place)
 
@@ -284,7 +291,7 @@ def _folders(draw: st.DrawFn) -> dict[str, bytes]:
 
 
 def _act_folder(case: dict[str, bytes], folder: Path) -> None:
-    _write(_load(_put(case, folder)))
+    _write(_load(put(case, folder)))
 
 
 @st.composite
@@ -377,14 +384,14 @@ def _records(draw: st.DrawFn) -> dict[str, bytes]:
     run = {"base": {"name": "tiny", "kind": "folder", "revision": None, "path": "x"},
            "config": {"model_name": "tiny", "max_length": 48}, "version": "0.1",
            "model": {"name": "tiny", "kind": "folder"}, "adapter": True}  # fmt: skip
-    config = {**_CONFIG, "base_model_name_or_path": str(tiny()[1])}
+    config = {**CONFIG, "base_model_name_or_path": str(tiny()[1])}
     data = draw(st.one_of(mutated_json([run]).map(to_json), mutated([to_json(run)])))
     return {"adapter_config.json": to_json(draw(mutated_json([config], _FIELDS))), "run.json": data,
             "adapter_model.safetensors": _safetensors(_HEADER, bytes(1024))}  # fmt: skip
 
 
 def _act_record(case: dict[str, bytes], folder: Path) -> None:
-    _write(_load(_put(case, folder)))
+    _write(_load(put(case, folder)))
 
 
 def _prepare() -> None:
@@ -392,13 +399,13 @@ def _prepare() -> None:
     _write(model)
     _gguf()
     with tempfile.TemporaryDirectory() as scratch:
-        good = {"adapter_config.json": to_json(_CONFIG),
+        good = {"adapter_config.json": to_json(CONFIG),
                 "adapter_model.safetensors": _safetensors(_HEADER, bytes(1024))}  # fmt: skip
         place = Path(scratch)
         _act_adapter(good, place)
         shutil.rmtree(place / "given")
         # PEFT's own way too, for kinds that are no plain LoRA.
-        bias = {**_CONFIG, "use_dora": True}
+        bias = {**CONFIG, "use_dora": True}
         try:
             _act_adapter({**good, "adapter_config.json": to_json(bias)}, place)
         except Exception:

@@ -196,7 +196,7 @@ _ODT_XML = (
 ).encode()
 ODTS = [zipped({"mimetype": b"application/vnd.oasis.opendocument.text", "content.xml": _ODT_XML})]
 FODT = [_ODT_XML.replace(b"document-content", b"document")]
-_HTML = [
+HTML = [
     page(f"<h1>One</h1><p>{TEXT}</p><ul><li>x</li></ul><table><tr><td>y</td></tr></table>").encode(),
     f"<!doctype html><title>x</title><article><h2>A</h2><p>{TEXT}</p></article>".encode(),
     (b"MIME-Version: 1.0\nContent-Type: multipart/related; boundary=\"b\"\n\n--b\n"
@@ -373,7 +373,7 @@ def _packed(draw: st.DrawFn) -> tuple[str, bytes, bool]:
 @st.composite
 def _wrong_ending(draw: st.DrawFn) -> tuple[str, bytes, bool]:
     """A file of one kind with the name of another."""
-    everything = [*TEXTS, *_LINES[:3], *_CSV, *WORDS, *BOOKS, *ODTS, *_HTML, *_RTF, *_PDF]
+    everything = [*TEXTS, *_LINES[:3], *_CSV, *WORDS, *BOOKS, *ODTS, *HTML, *_RTF, *_PDF]
     ending = draw(st.sampled_from(
         (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".docx", ".odt", ".fodt",
          ".epub", ".rtf", ".pdf", ".html", ".mht", ".fountain", ".scriv", ".zip", ".gz", ".doc", "",
@@ -399,7 +399,7 @@ TARGETS = (
     _zipped_reader("epub", ".epub", BOOKS),
     _zipped_reader("odt", ".odt", ODTS),
     reader("fodt", (".fodt",), FODT, grown([*_HTML_PIECES, b"<office:text>", b"<text:p>"])),
-    reader("html", (".html", ".xhtml", ".mht"), _HTML, _MARKUP),
+    reader("html", (".html", ".xhtml", ".mht"), HTML, _MARKUP),
     reader("rtf", (".rtf",), _RTF, st.builds(bytes.__add__, st.just(rb"{\rtf1 "),
                                              grown(_RTF_PIECES))),
     reader("pdf", (".pdf",), _PDF, st.builds(bytes.__add__, st.just(b"%PDF-1.4\n"),

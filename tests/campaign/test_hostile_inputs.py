@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,16 @@ import pytest
 
 from creativewritinggpt.data.readers import read_texts
 from creativewritinggpt.errors import LONGEST, InputError, one_line
+from creativewritinggpt.files import parse_yaml
+from creativewritinggpt.models.adapter_files import read_adapter
+from creativewritinggpt.story.choice_files import read_any
 
+from . import hostile_models as models
 from . import hostile_texts as texts
+from .inputs import targets
+from .sandbox import in_process
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory, /proc")
 
 
 def refused(act: Any, *given: Any) -> str:
@@ -46,3 +55,108 @@ def test_numbers_in_markup_that_are_none_are_passed_over(tmp_path: Path, number:
         .replace(b'c="3"', f'c="{number}"'.encode())
     )  # fmt: skip
     assert "lamp" in read_texts(tmp_path / "b.fodt").texts[0][1]
+
+
+def test_xml_of_a_wrong_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "b.fodt").write_bytes(texts.FODT[0].replace(b"lamp", b"l\xe9mp"))
+    assert "is no XML" in refused(read_texts, tmp_path / "b.fodt")
+
+
+def test_a_kind_of_choice_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    row = {"prompt": "The", "chosen": " mill", "rejected": " rat", "kind": []}
+    (tmp_path / "c.jsonl").write_bytes(texts.to_json(row))
+    assert "`kind` is []" in refused(read_any, tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 2001-99-99", "a: !!timestamp x", "a: !!int ''", "a: !!bool x", "a: !!python/name:os.x",
+        "a: &a [*a]", "[" * 3000, "a: " + "9" * 5000, "? [a]\n: b\n? {}\n: c",
+        "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b]\n"
+        "d: &d [*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e]",
+    ],
+)  # fmt: skip
+def test_yaml_that_is_more_than_plain_values_is_refused(text: str) -> None:
+    said = refused(parse_yaml, text, "mine.yaml")
+    assert "mine.yaml is not valid YAML" in said or "nested too deeply" in said
+
+
+def test_aliases_of_a_usual_size_are_read() -> None:
+    assert parse_yaml("a: &a {b: 1}\nc:\n  <<: *a\n  d: 2", "x")["c"] == {"b": 1, "d": 2}
+
+
+@pytest.mark.parametrize(
+    "name", ["undefined", "idna", "unicode_escape", "hex", "utf-9", "\\0", "x"]
+)
+def test_an_encoding_that_is_none_of_files_is_passed_over(tmp_path: Path, name: str) -> None:
+    page = f"<meta charset='{name}'><p>{texts.TEXT} \\ud800 \\xff</p>".encode()
+    (tmp_path / "a.html").write_bytes(page)
+    assert "\\ud800" in read_texts(tmp_path / "a.html").texts[0][1]
+
+
+def test_markup_of_millions_of_tags_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    page = texts.HTML[0].replace(b"<p>", b"<p>" + b"<b>x</b>" * 2_000_001)
+    (tmp_path / "a.html").write_bytes(page)
+    assert "4,000,0" in refused(read_texts, tmp_path / "a.html")
+
+
+@pytest.mark.slow
+def test_an_archive_of_very_many_members_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.epub").write_bytes(texts.many_members())
+    assert "lamp" in read_texts(tmp_path / "a.epub").texts[0][1]
+
+
+@linux
+@pytest.mark.slow
+def test_a_few_hostile_inputs_of_every_reader_end_well_or_in_one_line(tmp_path: Path) -> None:
+    found = in_process(",".join(targets()), seed=1, cases=4, seconds=5, where=tmp_path)
+    assert {one.target for one in found} == set(targets())
+    assert not [fault for one in found for fault in one.faults]
+    assert sum(one.cases for one in found) > 3 * len(targets())
+
+
+@linux
+@pytest.mark.slow
+def test_the_sandbox_sees_what_it_looks_for(tmp_path: Path) -> None:
+    names = ["writer", "error", "exit", "connection", "memory"]
+    found = in_process(",".join(f"bad-{n}" for n in names), 1, 2, 5, where=tmp_path)
+    kinds = [fault["kind"] for one in found for fault in one.faults]
+    wanted = ["outside.txt", "not one line", "KeyError", "socket.connect", "MemoryError"]
+    assert len(kinds) == len(wanted)
+    assert all(part in kind for part, kind in zip(wanted, kinds, strict=True)), kinds
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"r": 10**9}, "its rank is"), ({"rank_pattern": {"x": 10**9}}, "its rank is"),
+        ({"layer_replication": [[0, 10**9]]}, "repeats layers"),
+        ({"layer_replication": 5}, "repeats layers"),
+        ({"target_modules": "(a+)+$"}, "take for ever"),
+        ({"exclude_modules": "(.*)*x"}, "take for ever"),
+        ({"modules_to_save": [".*" * 13 + "x"]}, "take for ever"),
+        ({"rank_pattern": {"(x|xx){9}y": 2}}, "take for ever"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_would_take_all_memory_or_time_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    files = models.adapter({**models.CONFIG, **change})
+    assert said in refused(read_adapter, models.put(files, tmp_path))
+
+
+def test_patterns_that_tools_write_are_read(tmp_path: Path) -> None:
+    pattern = (
+        r"(?:.*?(?:vision|language).*?(?:self_attn|mlp).*?(?:k_proj|v_proj).*?)|"
+        r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn)\.(?:(?:k_proj|v_proj)))"
+    )
+    files = models.adapter({**models.CONFIG, "target_modules": pattern})
+    assert read_adapter(models.put(files, tmp_path)).shapes
+
+
+@pytest.mark.parametrize("parameters", [{"scale": 2.0, "dropout": "x"}, {"scale": float("nan")}])
+def test_numbers_of_mlx_that_are_none_are_refused(tmp_path: Path, parameters: Any) -> None:
+    config = {"fine_tune_type": "lora", "model": "x", "lora_parameters": parameters}
+    files = models.adapter(config)
+    assert "no lora_parameters" in refused(read_adapter, models.put(files, tmp_path))

@@ -91,6 +91,18 @@ def _encoding_name(encoding: str) -> str:
     return {"cp1252": "Windows-1252", "latin-1": "Latin-1"}.get(encoding, encoding)
 
 
+_NO_ENCODINGS = {"unicode-escape", "raw-unicode-escape", "undefined", "idna", "punycode"}
+
+
+def decode_as(data: bytes, name: str) -> str | None:
+    """Bytes by an encoding that a file declares; None where it is none, or they don't fit it."""
+    try:
+        # Python knows some that are no encodings of files: they read escapes, or always fail.
+        return None if codecs.lookup(name).name in _NO_ENCODINGS else data.decode(name)
+    except (LookupError, ValueError):
+        return None
+
+
 def decode(data: bytes, path: Path, note: Callable[[str], None]) -> str:
     """The text of a whole file; anything unusual about its encoding is said.
 

@@ -13,6 +13,7 @@ This module imports neither transformers nor PEFT.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _MLX_WEIGHTS = "adapters.safetensors"
+_MOST_LAYERS, _MOST_REPETITIONS = 1000, 12
 _PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
 
 # Kinds that are no change of weights: they add tokens, gates or layers in front of each text.
@@ -122,7 +124,54 @@ def read_adapter(folder: Path) -> AdapterFolder:
     shapes = open_safetensors(weights)
     if not shapes:
         raise InputError(f"{weights} holds no weights")
+    _check_sizes(folder, config, shapes)
+    _check_patterns(folder, config)
     return AdapterFolder(folder, weights, config, shapes, mlx)
+
+
+def _check_sizes(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> None:
+    """Refuse ranks and layers that its weights don't have, before memory is taken for them."""
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    ranks = config.get("rank_pattern")
+    given = [config.get("r"), *(ranks.values() if isinstance(ranks, dict) else ())]
+    # Other kinds take a large rank for "not factored".
+    for rank in given if config.get("peft_type") == "LORA" else ():
+        if isinstance(rank, (int, float)) and not rank <= max(largest, 1):
+            raise InputError(
+                f"{folder} says that its rank is {rank:g}, and has no weights of that size",
+                "save it again with the tool that it was trained with",
+            )
+    copies = config.get("layer_replication")
+    if copies:
+        try:
+            layers = sum(max(0, end - start) for start, end in copies)
+        except (TypeError, ValueError):
+            layers = _MOST_LAYERS + 1
+        if not layers <= _MOST_LAYERS:
+            raise InputError(f"{folder / CONFIG} repeats layers in a way that can't be read")
+
+
+def _check_patterns(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse names of modules that are patterns on which matching would not end.
+
+    PEFT matches them with Python's ``re``, which has no limit of time: a repeated group with a
+    repetition in it, or many repetitions after each other, take for ever on some name.
+    """
+    found: list[Any] = []
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern",
+                "rank_pattern", "alpha_pattern", "target_parameters"):  # fmt: skip
+        value = config.get(key)
+        if value:
+            found += list(value) if isinstance(value, (list, dict)) else [value]
+    for pattern in found:
+        text = str(pattern)
+        repeated = len(re.findall(r"(?<!\\)[*+]|\{\d*,\d*\}", text))
+        if re.search(r"\)\s*(?:[*+]|\{\d+)", text) or repeated > _MOST_REPETITIONS:
+            raise InputError(
+                f"{folder / CONFIG} names modules by a pattern that might take for ever: "
+                f"{text[:80]}",
+                "name the modules one by one",
+            )
 
 
 def _conversion(source: Path, target: Path) -> str:
@@ -154,14 +203,15 @@ def _mlx_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     parameters = config.get("lora_parameters")
     parameters = parameters if isinstance(parameters, dict) else {}
     scale = parameters.get("scale")
-    if not isinstance(scale, (int, float)):
+    dropout = parameters.get("dropout") or 0.0
+    if not all(isinstance(one, (int, float)) and abs(one) < 1e9 for one in (scale, dropout)):
         raise InputError(
             f"{path} has no lora_parameters with a scale", "restore the file as MLX wrote it"
         )
     return {
         "peft_type": "LORA",
         "base_model_name_or_path": config.get("model"),
-        "lora_dropout": float(parameters.get("dropout") or 0.0),
+        "lora_dropout": float(dropout),
         "use_dora": kind == "dora",
         "mlx": {"scale": float(scale)},
     }

@@ -209,7 +209,7 @@ def describe(folder: Path, name: str) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # the tokenizers' library raises bare ones
         raise InputError(
             f"{name} can't be loaded: {first_line(error)}",
             f"any causal language model of transformers with safetensors will do; see {folder}",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import console
-from ..errors import InputError
+from ..errors import InputError, UserError
 from .adapter_files import CONFIG, PREFIX, AdapterFolder
 from .checks import finite, first_line, near, quiet
 
@@ -189,7 +189,7 @@ def merged_model(base: Any, adapter: AdapterFolder) -> Any:
         with quiet(), torch.no_grad():
             merged = model.merge_and_unload(safe_merge=True).eval()
             found = merged(input_ids=ids, use_cache=False).logits
-    except (ValueError, RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+    except Exception as error:
         raise InputError(
             f"the adapter {adapter.folder} ({kind}) can't be merged: {first_line(error)}",
             "LoRA, DoRA, LoHa, LoKr, IA3, AdaLoRA and OFT can",
@@ -276,7 +276,9 @@ def wrapped(model: Any, adapter: AdapterFolder, trainable: bool, name: str) -> A
                 f"the adapter {folder} can't be loaded: it has no weights for {error.args[0]}",
                 "save it again with the tool that it was trained with",
             ) from error
-        except (ValueError, RuntimeError, TypeError, AttributeError, ImportError) as error:
+        except UserError:
+            raise
+        except Exception as error:
             raise _not_loaded(folder, config, error) from error
     prefix = str(getattr(model.base_model, "prefix", "lora_"))
     missing = [key for key in result.missing_keys if prefix in key and f".{name}" in key]

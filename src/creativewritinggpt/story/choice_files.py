@@ -162,7 +162,7 @@ def _decision(row: dict[str, Any], where: str, name: str, found: Decisions) -> D
     for key, value in details.items():
         _text(value, key, where)
     kind = row.get("kind", "pick")
-    if kind not in WEIGHTS:
+    if not isinstance(kind, str) or kind not in WEIGHTS:
         raise InputError(f"{where}: `kind` is {kind!r}", f"give one of {', '.join(WEIGHTS)}")
     weight = row.get("weight", WEIGHTS["rejected" if chosen is None else kind])
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 100:

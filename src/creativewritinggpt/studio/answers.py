@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -123,6 +123,44 @@ async def read_object(http: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError("the request must be a JSON object")
     return value
+
+
+def object_in(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The object under a name of a request's body; an empty one where there is none.
+
+    Raises:
+        InputError: It is something else.
+    """
+    value = body.get(name) or {}
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be an object")
+    return dict(value)
+
+
+def list_in(body: Mapping[str, Any], name: str) -> list[Any]:
+    """The list under a name of a request's body; an empty one where there is none.
+
+    Raises:
+        InputError: It is something else.
+    """
+    value = body.get(name) or []
+    if not isinstance(value, list):
+        raise InputError(f"{name} must be a list")
+    return list(value)
+
+
+def number_in(body: Mapping[str, Any], name: str) -> int | None:
+    """The whole number under a name of a request's body; None where there is none.
+
+    Raises:
+        InputError: It is something else, negative, or larger than any count.
+    """
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= value < 2**60 or value != int(value):
+        raise InputError(f"{name} must be a whole number from 0 on")
+    return int(value)
 
 
 def report(content: bytes | str) -> Response:

@@ -33,8 +33,10 @@ def go_on(
     """
     settings = desk.settings
     if tokens is not None:
+        if type(tokens) is not int:
+            raise InputError("tokens must be a whole number")
         settings = settings.changed(
-            {"max_new_tokens": tokens, "min_new_tokens": min(settings.min_new_tokens, int(tokens))}
+            {"max_new_tokens": tokens, "min_new_tokens": min(settings.min_new_tokens, tokens)}
         )
     chosen = _seed(desk, seed)
     with desk.command(tab) as story:

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from ..analysis.registry import METHODS, AnalysisSettings
 from ..errors import InputError
 from ..files import disk_errors, write_text
-from .answers import Conflict, answered, read_object
+from .answers import Conflict, answered, object_in, read_object
 from .figures import Scene
 from .forms import checked, flags, form_fields
 from .judging import utf16
@@ -73,7 +73,7 @@ class Explaining:
         preset = PRESETS.get(str(body.get("preset") or "short"))
         if preset is None:
             raise InputError("there is no such preset", f"there are: {', '.join(PRESETS)}")
-        changed = checked(AnalysisSettings, dict(body.get("settings") or {}), _NO_FIELDS)
+        changed = checked(AnalysisSettings, object_in(body, "settings"), _NO_FIELDS)
         settings = {**preset["settings"], **changed}
         AnalysisSettings.from_mapping(settings)
         engine = self.studio.engine
@@ -119,7 +119,7 @@ class Explaining:
                 raise Conflict("the story has changed meanwhile", "mark the passage again")
             try:
                 start, end = (desk.index(int(body[name])) for name in ("from", "to"))
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise InputError("no passage is marked", "mark some words of the story") from error
             scene = Scene.of(desk.story, desk.tokens, desk.settings)
         passage = text[start:end]

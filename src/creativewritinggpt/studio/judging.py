@@ -19,7 +19,7 @@ from ..evaluation.tables import labels, section_title, tables
 from ..evaluation.voice_page import habit_sentences
 from ..files import disk_errors, read_json, write_text
 from ..training.run_files import METRICS
-from .answers import NotFound, answered, read_object
+from .answers import NotFound, answered, list_in, number_in, object_in, read_object
 from .forms import checked, flags, form_fields
 from .runs import RunRecord, Runs
 from .training import finished_trainings, machine, machine_flags, model_path, slug
@@ -109,28 +109,27 @@ class Judging:
         preset = PRESETS.get(str(body.get("preset") or "short"))
         if preset is None:
             raise InputError("there is no such preset", f"there are: {', '.join(PRESETS)}")
-        changed = checked(EvaluationSettings, dict(body.get("settings") or {}), _NO_FIELDS)
+        changed = checked(EvaluationSettings, object_in(body, "settings"), _NO_FIELDS)
         settings = {**preset["settings"], **changed}
         EvaluationSettings.from_mapping(settings)
-        files = [self.studio.ids.path(id) for id in body.get("files") or []]
-        models = [str(body.get("model") or "starter"), *map(str, body.get("compare") or [])]
+        files = [self.studio.ids.path(id) for id in list_in(body, "files")]
+        models = [str(body.get("model") or "starter"), *map(str, list_in(body, "compare"))]
         paths = [model_path(self.studio, model) for model in models]
         name = str(body.get("name") or "").strip()[:120] or self._label(paths)
         words = ["-m", "creativewritinggpt", "evaluate", *map(str, files)]
         words += ["--compare", *paths] if len(paths) > 1 else [f"--model={paths[0]}"]
-        most = body.get("max_documents", preset["max_documents"])
+        most = number_in({**preset, **body}, "max_documents")
         if most is not None:
-            words.append(f"--max-documents={int(most)}")
+            words.append(f"--max-documents={most}")
         voice, others = (
-            [self.studio.ids.path(id) for id in body.get(name) or []]
-            for name in ("voice", "others")
+            [self.studio.ids.path(id) for id in list_in(body, name)] for name in ("voice", "others")
         )
         if others and not voice and not self._held_out(paths[0]):
             raise InputError("there are other authors and none to compare", "give the author's")
         for name, given in (("voice", voice), ("others", others)):
             if given:
                 words += [f"--{name}", *map(str, given)]
-        sources = body.get("sources") or []
+        sources = list_in(body, "sources")
         if sources and not files and not voice:
             words.append(f"--sources={','.join(map(str, sources))}")
         words += [*flags(settings, _REPEATED), "--json", *machine_flags(self.studio)]

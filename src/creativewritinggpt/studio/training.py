@@ -27,7 +27,7 @@ from ..data.sources import named_sources
 from ..errors import InputError
 from ..files import disk_errors, read_json, write_text
 from ..training.run_files import BEST, FINAL, MANIFEST
-from .answers import Conflict, answered, read_object
+from .answers import Conflict, answered, number_in, object_in, read_object
 from .forms import checked, flags, form_fields
 from .runs import RECORD, RunRecord, Runs
 
@@ -171,7 +171,7 @@ class Training:
         recipe = body.get("recipe") or None
         if recipe is not None and recipe not in recipe_names():
             raise InputError(f"no recipe '{recipe}'", f"there are: {', '.join(recipe_names())}")
-        changed = checked(Config, dict(body.get("settings") or {}), _NO_FIELDS)
+        changed = checked(Config, object_in(body, "settings"), _NO_FIELDS)
         model, adapter = self.base(str(body.get("model") or "starter"))
         chosen: dict[str, Any] = {"model_name": model, "init_adapter": adapter}
         if sources:
@@ -430,7 +430,7 @@ def routes(studio: Any, runs: Runs) -> list[BaseRoute]:
         return await _started(room, "estimate", http)
 
     async def notes(http: Request) -> Response:
-        needed = int((await read_object(http)).get("memory") or 0)
+        needed = number_in(await read_object(http), "memory") or 0
         return JSONResponse({"notes": await run_in_threadpool(room.notes, needed)})
 
     async def start(http: Request) -> Response:

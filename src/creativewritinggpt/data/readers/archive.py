@@ -6,7 +6,7 @@ import posixpath
 import zipfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from ...errors import InputError
@@ -88,9 +88,27 @@ class Archive:
         from lxml import etree
 
         try:
-            return etree.fromstring(self.read(name), xml_parser())
+            return etree.fromstring(check_markup(self.read(name)), xml_parser())
         except (etree.XMLSyntaxError, ValueError) as error:
             raise damaged(self.path, f"{name} in it is no XML: {error}") from error
+
+
+MOST_TAGS = 4_000_000
+"""Tags of a part that is read. Each takes some hundred bytes of memory; a long novel has fewer."""
+
+Markup = TypeVar("Markup", bytes, str)
+
+
+def check_markup(source: Markup) -> Markup:
+    """Markup, if its elements fit into memory.
+
+    Raises:
+        ValueError: It has more tags than any book.
+    """
+    count = source.count(b"<" if isinstance(source, bytes) else "<")
+    if count > MOST_TAGS:
+        raise ValueError(f"it has {count:,} tags, which no book has")
+    return source
 
 
 def xml_parser() -> Any:

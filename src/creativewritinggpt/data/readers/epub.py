@@ -9,7 +9,6 @@ else the labels of the contents.
 
 from __future__ import annotations
 
-import contextlib
 import html.entities
 import posixpath
 import re
@@ -22,7 +21,7 @@ from ...errors import InputError
 from .. import text as encoding
 from ..document import characters
 from ..text import clean_characters, count_words
-from .archive import Archive, damaged, xml_parser
+from .archive import MOST_TAGS, Archive, damaged, xml_parser
 from .books import (
     Book,
     Part,
@@ -266,7 +265,7 @@ def _parse(archive: Archive, name: str) -> Any | None:
     from lxml import html as lxml_html
 
     source = _decode(archive.read(name), archive.path)
-    if not source.strip():
+    if not source.strip() or source.count("<") > MOST_TAGS:
         return None
     try:
         root = etree.fromstring(_ENTITY.sub(_entity, source), xml_parser())
@@ -287,8 +286,7 @@ def _decode(data: bytes, path: Path) -> str:
     names = ["utf-8", (declared and declared[1]) or "utf-8"]
     text = ""
     while not text and names and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        with contextlib.suppress(UnicodeDecodeError, LookupError):
-            text = data.decode(names.pop(0))
+        text = encoding.decode_as(data, names.pop(0)) or ""
     text = text or encoding.decode(data, path, lambda _: None)
     return _DOCTYPE.sub("", _DECLARATION.sub("", text.lstrip("\ufeff"), count=1), count=1)
 

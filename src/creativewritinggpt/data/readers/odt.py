@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import InputError
 from ..document import characters
 from ..text import clean_characters, tidy_layout
-from .archive import Archive, damaged, whole_number, xml_parser
+from .archive import Archive, check_markup, damaged, whole_number, xml_parser
 from .books import Book, Part
 from .layout import SCENE_BREAK, is_break
 
@@ -142,7 +142,7 @@ def read_odt(path: Path) -> tuple[list[Part], Book]:
             root = archive.xml("content.xml")
     else:
         try:
-            root = etree.parse(str(path), xml_parser()).getroot()
+            root = etree.fromstring(check_markup(path.read_bytes()), xml_parser())
         except (etree.XMLSyntaxError, ValueError) as error:
             raise damaged(path, f"it is no XML: {error}") from error
     body = next((one for one in root.iter() if _name(one) == "body"), None)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ...errors import InputError
 from ..document import characters
 from ..text import clean_characters
-from .archive import Archive, damaged, whole_number, xml_parser
+from .archive import Archive, check_markup, damaged, whole_number, xml_parser
 from .books import Book, Part
 from .layout import SCENE_BREAK
 from .manuscripts import cut_paragraphs
@@ -101,7 +101,7 @@ def _read(path: Path, members: _Members) -> tuple[Book, list[str]]:
     folder = binder.rpartition("/")[0]
     prefix = f"{folder}/" if folder else ""
     try:
-        root = etree.fromstring(members.read(binder), xml_parser())
+        root = etree.fromstring(check_markup(members.read(binder)), xml_parser())
     except (etree.XMLSyntaxError, ValueError) as error:
         raise damaged(path, f"its binder is no XML: {error}") from error
     book, notes = Book(), list[str]()

@@ -19,6 +19,7 @@ from ...errors import InputError
 from .. import text as encoding
 from ..document import characters
 from ..text import clean_characters
+from .archive import check_markup
 from .books import Book, Part
 from .manuscripts import cut_parts
 from .pages import TAGS, PageReader, all_text, name_of
@@ -73,10 +74,8 @@ def page_source(data: bytes, path: Path) -> str:
         name = declared[1].decode("ascii", "replace").lower()
         # What browsers do: Latin-1 is Windows-1252.
         name = {"iso-8859-1": "cp1252", "latin-1": "cp1252", "us-ascii": "utf-8"}.get(name, name)
-        try:
-            return data.decode(name)
-        except (UnicodeDecodeError, LookupError):
-            pass
+        if (text := encoding.decode_as(data, name)) is not None:
+            return text
     return encoding.decode(data, path, lambda _: None)
 
 
@@ -90,6 +89,7 @@ def parse_html(source: str) -> Any:
     from lxml import etree
     from lxml import html as lxml_html
 
+    check_markup(source)
     source = _DECLARATION.sub("", source.replace("\0", ""), count=1)
     source = _SELF_CLOSED.sub(r"<\1\2></\1>", source)  # of XHTML
     # Marks of emphasis say nothing here; left open, as many do, they nest without end.
@@ -235,8 +235,6 @@ def _archived_page(data: bytes, path: Path) -> str | None:
             content = part.get_payload(decode=True)
             charset = part.get_content_charset()
             if isinstance(content, bytes):
-                try:
-                    return content.decode(charset or "utf-8")
-                except (UnicodeDecodeError, LookupError):
-                    return page_source(content, path)
+                text = encoding.decode_as(content, charset or "utf-8")
+                return page_source(content, path) if text is None else text
     raise InputError(f"{path} is a web archive without a page", "save the page as .html")
