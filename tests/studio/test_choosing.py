@@ -32,8 +32,8 @@ def room(make_studio: Callable[..., Studio], tmp_path: Path) -> Iterator[Choosin
 
 def test_stories_with_choices_are_listed_and_told_in_words(room: Choosing) -> None:
     options = room.options()
-    assert [(one["choices"], one["open"]) for one in options["stories"]] == [(40, True), (6, False)]
-    assert options["bases"][0]["id"] == "starter"
+    assert [(one["choices"], one["open"]) for one in options["stories"]] == [(20, True), (3, False)]
+    assert options["bases"][0]["id"] == "starter" and options["writes"] == "tiny"
     many, few = (one["id"] for one in options["stories"])
     found = room.report({"stories": [many]})
     assert found["usable"] == 20 and found["kinds"]["pick"]["choices"] == 20

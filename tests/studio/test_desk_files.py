@@ -16,6 +16,7 @@ import pytest
 from creativewritinggpt.errors import RunError
 from creativewritinggpt.story.file import StoryFile, read_story
 from creativewritinggpt.story.tree import Story
+from creativewritinggpt.studio.answers import without_folders
 from creativewritinggpt.studio.assets import missing
 from creativewritinggpt.studio.studio import Studio
 from tests.studio_page import Page
@@ -67,6 +68,14 @@ def test_a_file_that_another_program_changed_stays_and_the_story_goes_on_beside_
     assert "changed by another program" in _texts(made)
 
 
+def test_messages_name_files_that_were_sent_without_their_folders() -> None:
+    kept = "/home/a b/outputs/.studio/uploads/0123456789abcdef/tale.bin is a binary file"
+    assert without_folders(kept) == "tale.bin is a binary file"
+    run = "can't read C:\\me\\outputs\\.studio\\runs\\train-1-ab\\texts\\tale.txt: no text"
+    assert without_folders(run) == "can't read tale.txt: no text"
+    assert without_folders("/home/me/tale.txt is gone") == "/home/me/tale.txt is gone"
+
+
 def test_a_full_disk_is_said_once_and_nothing_is_lost(
     make_studio: Callable[..., Studio], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,8 +95,12 @@ def test_a_full_disk_is_said_once_and_nothing_is_lost(
         page.edit((0, 0, "And "))
         assert _texts(made).count("the disk is full") == 1
         assert read_story(made.desk.file.path).text == "Safe. "
+        page.catch_up()
+        assert page.story["unsaved"] == "the disk is full"
         time.sleep(0.3)
     assert page.saved() == "And Safe. More." == page.text
+    page.catch_up()
+    assert page.story["unsaved"] is None
 
 
 @pytest.mark.parametrize(
@@ -106,6 +119,7 @@ def test_a_story_that_can_t_be_opened_is_said_and_left(
     made = make_studio(story=path)
     page = Page(made)
     assert said in _texts(made) and page.text == ""
+    assert [note["lasting"] for note in page.get("/api/state")["notes"]] == [True]
     page.edit((0, 0, "Another."))
     assert page.saved() == "Another." and path.read_text() == content
 

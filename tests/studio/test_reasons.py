@@ -119,6 +119,10 @@ def test_a_word_that_has_fallen_out_of_view_is_explained_by_the_text_before_it(w
         story.write(f"{SENTENCE}Night {number} came. ")
     assert story_view(writer, story).start > 1000
     at = story.text.index("Night 3 ")
+    story.set("memory", memory="A tale of the sea.")
+    found = reason(writer, story, at, at + 5)
+    assert [part["part"] for part in found["in_view"]] == ["memory"]
+    story.set("memory", memory="")
     found = reason(writer, story, at, at + 5)
     assert found["scores"] and all(end <= at for _, end, _ in found["scores"])
     assert found["sentence"] == why(writer, story.text[: at + 5], "Night")

@@ -88,6 +88,37 @@ def test_a_model_that_is_gone_is_said(training, studio, body, tmp_path):
         training.start(body)
 
 
+def test_a_voice_is_asked_for_by_an_authors_files_and_others(studio, runs, tmp_path):
+    judging = Judging(studio, runs)
+    files = [tmp_path / f"{name}.txt" for name in ("mine", "other", "third")]
+    mine, *others = [studio.ids.id(path) for path in files]
+    with pytest.raises(InputError, match="none to compare"):
+        judging.start({"preset": "voice", "others": others})
+    record = judging.start({"preset": "voice", "voice": [mine], "others": others})
+    runs.end(record.id)
+    at = record.words.index("--voice")
+    assert record.words[at : at + 5] == [
+        "--voice", str(files[0]), "--others", str(files[1]), str(files[2])
+    ]  # fmt: skip
+    assert not any(word.startswith("--sources") for word in record.words)
+    assert record.about["files"] == ["mine.txt"]
+    assert record.about["others"] == ["other.txt", "third.txt"]
+
+
+def test_what_a_training_does_before_its_first_figures(studio, runs, tmp_path):
+    id = runs.new_id("train")
+    record = runs.start(id, "train", "x", ["-c", "import time; time.sleep(60)"], output=tmp_path)
+    log = runs.place(id) / "log.txt"
+    assert runs.show(record)["phase"] == "starting Python and its libraries"
+    log.write_text("reading the texts …\n  a sample that ends …\nloading the model x …\na note\n")
+    assert runs.show(record)["phase"] == "loading the model x"
+    line = {"step": 1, "loss": 2.0, "learning_rate": 1e-3, "step_seconds": 1.0, "tokens": 9}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert runs.show(record)["phase"] is None
+    runs.end(id)
+    assert "phase" not in runs.show(record)
+
+
 @pytest.mark.slow
 def test_train_judge_and_explain(studio, runs, training, body):
     seen = wait_for(runs, training.ask("inspect", body))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,12 @@ REPORT_POLICY = (
     "form-action 'none'; frame-ancestors 'self'"
 )
 """Policy of pages that are not the studio's own: a sandbox has no origin, cookie or connection."""
+
+_KEPT_IN = re.compile(
+    r"(?:[A-Za-z]:)?[/\\][^\n'\"“]*?[/\\]\.studio[/\\]"
+    r"(?:uploads[/\\][0-9a-f]{16}|runs[/\\][\w-]+[/\\]texts)[/\\]"
+)
+"""Where the studio keeps files that were sent to it."""
 
 
 class NotFound(InputError):
@@ -62,14 +69,21 @@ def status_of(error: BaseException) -> int:
     return 400 if isinstance(error, UserError) else 500
 
 
+def without_folders(text: str) -> str:
+    """A message with the names of files that were sent, and not where the studio keeps them."""
+    return _KEPT_IN.sub("", text)
+
+
 def error_record(error: BaseException) -> dict[str, Any]:
     """An error as the page gets it: ``message``, ``advice`` and ``kind``; never a traceback."""
     kind = getattr(error, "kind", type(error).__name__)
     if isinstance(error, UserError):
         advice = error.advice
+        if advice is not None:
+            advice = advice.replace("run the command again", "try again")
         if advice is None and _no_space(error):
             advice = "free some space; nothing that was written is lost"
-        return {"message": error.message, "advice": advice, "kind": kind}
+        return {"message": without_folders(error.message), "advice": advice, "kind": kind}
     if _no_space(error):
         advice = "free some space and try again; nothing that was written is lost"
         return {"message": "the disk is full", "advice": advice, "kind": "DiskFull"}

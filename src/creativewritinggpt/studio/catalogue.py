@@ -44,7 +44,7 @@ class StoryInfo:
         words: Number of its words.
         chapters: Number of its chapters.
         passages: Number of passages in its tree.
-        choices: Number of choices that are recorded.
+        choices: Number of choices that are recorded, without what was shown and not taken.
         error: Why it can't be read; empty where it can.
     """
 
@@ -213,9 +213,11 @@ def _read(path: Path) -> StoryInfo:
     except InputError as error:
         return StoryInfo(path, error=error.message.replace(str(path), path.name, 1))
     text = story.text
+    # What was shown is recorded, and then what was taken of it: one choice.
+    offers = sum(one.kind == "pick" and one.chosen is None for one in story.choices)
     return StoryInfo(
         path, story.state.title, text, count_words(text), len(story.chapters()),
-        len(story.passages), len(story.choices),
+        len(story.passages), len(story.choices) - offers,
     )  # fmt: skip
 
 

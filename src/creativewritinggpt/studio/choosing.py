@@ -55,7 +55,13 @@ class Choosing:
             if info.choices or path == opened
         ]  # fmt: skip
         stories.sort(key=lambda story: not story["open"])
-        return {"stories": stories, "bases": self.training.bases()}
+        return {"stories": stories, "bases": self.training.bases(), "writes": self._writes()}
+
+    def _writes(self) -> str:
+        """Id of the model that writes, as the list of models to train has it."""
+        name = self.studio.engine.name
+        folder = (self.studio.root / name).absolute()
+        return str(self.studio.ids.id(folder)) if folder.is_dir() else name
 
     def report(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """What the choices of some stories hold, in figures and in sentences.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -16,12 +16,13 @@ from ..analysis.registry import METHODS, AnalysisSettings
 from ..errors import InputError
 from ..files import disk_errors, write_text
 from .answers import Conflict, answered, object_in, read_object
-from .figures import Scene
 from .forms import checked, flags, form_fields
 from .judging import utf16
-from .reasons import seen_at
 from .runs import RunRecord, Runs
 from .training import machine_flags, model_path
+
+if TYPE_CHECKING:
+    from .figures import Scene
 
 MOST_WORDS = 60
 """Words of a passage; each of its tokens is explained."""
@@ -69,6 +70,8 @@ class Explaining:
             InputError: There is no passage, it is too long, or no model is loaded.
             Conflict: The story has changed since.
         """
+        from .reasons import seen_at  # what they read with takes time to import
+
         scene, target, start = self._passage(body)
         preset = PRESETS.get(str(body.get("preset") or "short"))
         if preset is None:
@@ -111,6 +114,8 @@ class Explaining:
 
     def _passage(self, body: Mapping[str, Any]) -> tuple[Scene, str, int]:
         """The story, the passage, and its first character."""
+        from .figures import Scene
+
         desk = self.studio.desk
         with desk.lock:
             text, revision = desk.text, desk.revision

@@ -26,11 +26,11 @@ class Shown(Protocol):
 
     @property
     def cards(self) -> list[dict[str, Any]]:
-        """The texts."""
+        """What the page is told of each."""
 
     @property
     def parent(self) -> int:
-        """Id of the passage before."""
+        """Id of the passage before them."""
 
     @property
     def order(self) -> Sequence[int]:

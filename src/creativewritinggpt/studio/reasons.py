@@ -1,7 +1,7 @@
 """Why a word of the story is there: the quick answer (:mod:`..analysis.why`), over the text itself.
 
 What the model reads is its view of the story as it is now, as for the terminal's ``/why``; of a
-word that has fallen out of it, the text before the word.
+word that has fallen out of it, the view in which it stood when its passage was written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .figures import Scene
 
 UNITS = ("word", "token", "sentence")
-_BEFORE = 6000  # characters before a word that is out of view; more than the quick answer reads
 _REOPENED = 40  # characters of a token that may stand before the passage it begins
 METHOD = "Leaving out: what the word's log-probability loses without each {unit} before it."
 
@@ -80,9 +79,9 @@ def reason_at(
     seen = seen_from(story_view(model, scene.story, seed=scene.settings.seed), scene)
     first, last = seen.here(start), seen.here(end - 1)
     if first is None or last is None:
-        begin = max(0, end - _BEFORE)
-        seen = Seen(story[begin:end], [], [(0, begin, end - begin)])
-        first, last = start - begin, end - 1 - begin
+        seen = seen_at(model, scene, start, end)
+        last = len(seen.text) - 1
+        first = last - (end - 1 - start)
     found = yield from reasons(model, seen.text, (first, last + 1), unit=unit, judge=True)
     return found, seen
 

@@ -24,7 +24,7 @@ from .. import console
 from ..errors import InputError, UserError
 from ..files import disk_errors, write_json
 from ..training.run_files import BEST, CHECKPOINTS, FINAL, MANIFEST
-from .answers import Conflict, NotFound
+from .answers import Conflict, NotFound, without_folders
 from .curves import Curves
 from .processes import LOG, OUTPUT, Identity, Processes
 
@@ -439,8 +439,11 @@ class Runs:
     def _phase(self, record: RunRecord, log: str) -> str | None:
         """What a run does before its first figures; None once it has some."""
         if record.kind == "train":
+            curves = self.curves(record.id)
+            if not curves.steps:
+                curves.follow()
             resumed = record.log_from and _RESUMED not in log
-            if self.curves(record.id).steps and not resumed:
+            if curves.steps and not resumed:
                 return None
         phases = [line for line in log.splitlines() if _PHASE_LINE.fullmatch(line)]
         return phases[-1].removesuffix(console.PHASE) if phases else _STARTING
@@ -493,7 +496,8 @@ def _error_in(log: str) -> tuple[str, str | None]:
     for place in range(len(lines) - 1, -1, -1):
         if lines[place].startswith("error: "):
             advice = lines[place + 1].strip() if place + 1 < len(lines) else None
-            return lines[place].removeprefix("error: ").strip(), advice or None
+            message = without_folders(lines[place].removeprefix("error: ").strip())
+            return message, advice or None
     return "", None
 
 

@@ -95,11 +95,21 @@ class Shared:
         self.engine.weights = self.settings.values.weights
         self.first_model = model
 
-    def note(self, text: str, level: str = "info", advice: str | None = None) -> None:
-        """Tell the writer something, in the status line."""
-        if level != "info":
-            self.notes.append({"text": text, "level": level, "advice": advice})
-        self.events.publish("note", text=text, level=level, advice=advice)
+    def note(
+        self, text: str, level: str = "info", advice: str | None = None, lasting: bool = False
+    ) -> None:
+        """Tell the writer something, in the status line.
+
+        Args:
+            text: A sentence.
+            level: ``info``, ``warning`` or ``error``.
+            advice: What can be done.
+            lasting: Whether it is shown above the text too, until the writer has read it: what
+                happened before a page was there, and what is true from now on.
+        """
+        if level != "info" or lasting:
+            self.notes.append({"text": text, "level": level, "advice": advice, "lasting": lasting})
+        self.events.publish("note", text=text, level=level, advice=advice, lasting=lasting)
 
     def memory_story(self, path: Path) -> None:
         """Remember the story that was open last."""

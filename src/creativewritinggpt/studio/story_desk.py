@@ -141,6 +141,7 @@ class Desk:
         fields["goal"] = self.goal.record(fields["words"])
         fields["file"] = self.file.path.name
         fields["readonly"] = self.readonly
+        fields["unsaved"] = self._unsaved_error
         fields["offer"] = open_offer(self.story, self.cards)
         return fields
 
@@ -458,10 +459,14 @@ class Desk:
             if text != self._unsaved_error:
                 self._unsaved_error = text
                 self.studio.note(f"not saved: {text}", "error", advice or "it is tried again")
+                with self.lock:
+                    self._tell_patch()
             return False
         if self._unsaved_error is not None:
             self._unsaved_error = None
             self.studio.note("saved again")
+            with self.lock:
+                self._tell_patch()
         if not self._named:
             self._named = True
             with self.lock:
@@ -480,7 +485,7 @@ class Desk:
         before.close()
         self.studio.note(
             f"{before.path.name} was changed by another program and stays as that left it; this "
-            f"story goes on in {beside.path.name}", "warning", error.advice,
+            f"story goes on in {beside.path.name}", "warning", error.advice, lasting=True,
         )  # fmt: skip
         return self._save()
 

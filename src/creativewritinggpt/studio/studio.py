@@ -53,9 +53,11 @@ class Studio(Shared):
         if path is not None and (story is not None or path.is_file()):
             try:
                 for remark in self.desk.open(path):
-                    self.note(remark)
+                    self.note(remark, lasting=True)
             except UserError as error:
-                self.note(error.message, "error", error.advice)
+                what = error.message.replace(str(path), path.name)
+                text = f"{what}; it stays as it is, and this is a new story"
+                self.note(text, "error", error.advice, lasting=True)
 
     def start(self, patience: float = 0.0) -> None:
         """Load the model, in a thread.

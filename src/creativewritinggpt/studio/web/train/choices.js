@@ -5,6 +5,12 @@ import { sentence } from "../rooms/parts.js";
 import { runsOf } from "../rooms/runs.js";
 
 /** @type {Record<string, string>} */
+const USES = {
+  pick: "what you took against all that was shown", retry: "the version kept against the others",
+  undo: "one against the other", edit: "your words, and they against the model's",
+  token: "one word against the other", rejected: "as a text that you did not want",
+};
+/** @type {Record<string, string>} */
 const KINDS = {
   pick: "taken from several that were shown", retry: "versions kept over others",
   undo: "taken back, and something else kept", edit: "the model's words replaced by yours",
@@ -38,9 +44,7 @@ export function createChoices(app, room) {
       state.stories = found.stories;
       state.bases = found.bases;
       // The model that writes is the one to be taught, where it was trained here.
-      const writes = app.state.get().model?.name ?? "";
-      const same = state.bases.find((one) => writes.includes(one.name) || one.id === writes);
-      if (same) state.model = same.id;
+      if (state.bases.some((one) => one.id === found.writes)) state.model = found.writes;
       if (!state.chosen.size) state.chosen = new Set(found.stories.filter((/** @type {any} */ one) => one.open && one.choices).map((/** @type {any} */ one) => one.id));
       await ask();
     } catch (/** @type {any} */ error) {
@@ -83,10 +87,10 @@ export function createChoices(app, room) {
     const kinds = Object.entries(found.kinds);
     const left = Object.entries(found.left_out);
     return html`<section aria-labelledby="choices-hold"><h3 id="choices-hold">What they hold</h3>
-      <p>${counted(found.recorded + found.inferred, "choice")}${found.inferred ? ` (${found.inferred} read from the tree of the story)` : ""}, of which ${found.usable.toLocaleString("en")} can be used.</p>
+      <p>${counted(found.usable + left.reduce((sum, [, count]) => sum + Number(count), 0), "choice")}, of which ${found.usable.toLocaleString("en")} can be used${found.inferred ? `; ${found.inferred} were read from the tree of the story, written before choices were kept` : ""}.</p>
       ${kinds.length ? html`<div class="wide" tabindex="0" role="region" aria-label="Choices by kind"><table class="figures">
         <thead><tr><th scope="col" class="text">what you did</th><th scope="col">choices</th><th scope="col">against</th><th scope="col" class="text">used as</th></tr></thead>
-        <tbody>${kinds.map(([kind, one]) => html`<tr><th scope="row" class="text">${KINDS[kind] ?? kind}</th><td>${/** @type {any} */ (one).choices}</td><td>${/** @type {any} */ (one).alternatives}</td><td class="text">${/** @type {any} */ (one).use}</td></tr>`)}</tbody></table></div>` : nothing}
+        <tbody>${kinds.map(([kind, one]) => html`<tr><th scope="row" class="text">${KINDS[kind] ?? kind}</th><td>${/** @type {any} */ (one).choices}</td><td>${/** @type {any} */ (one).alternatives}</td><td class="text">${USES[kind] ?? /** @type {any} */ (one).use}</td></tr>`)}</tbody></table></div>` : nothing}
       ${left.length ? html`<p class="small quiet">Left out: ${left.map(([why, count]) => `${why} (${count})`).join(", ")}.</p>` : nothing}
       <ul>${found.sentences.map((/** @type {string} */ said) => html`<li>${sentence(said)}</li>`)}</ul>
       ${found.taste ? html`<p><strong>The order of drafts:</strong> ${sentence(found.taste)}</p>` : nothing}</section>`;

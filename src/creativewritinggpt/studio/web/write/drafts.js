@@ -147,7 +147,9 @@ export function addDrafts(write, _layout, jobs) {
     one.rows?.forEach((row, at) => {
       const had = job?.rows[at];
       if (!had || !job) return;
-      const text = typeof row.text === "string" && row.text.length >= had.text.length ? row.text : had.text;
+      // While it is written the pieces may be ahead; at its end half a character may be cut off.
+      const written = ["done", "stopped"].includes(row.state) && row.text;
+      const text = written || row.text?.length >= had.text.length ? row.text : had.text;
       job.rows[at] = { ...row, text, state: row.state ?? one.state };
     });
     if (!["queued", "running"].includes(one.state)) for (const row of job.rows) row.state = one.state;

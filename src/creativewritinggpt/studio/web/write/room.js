@@ -13,6 +13,7 @@ import { addPanels } from "./side.js";
 import { createWriting } from "./writing.js";
 
 const UNSENT = "write.unsent";
+const READ = "write.read"; // lasting notes that were read
 
 /**
  * What the modules of the room share.
@@ -110,12 +111,33 @@ export async function mount(room, app) {
     const { story: one, writer } = app.state.get();
     const other = Boolean(writer) && writer !== app.tab;
     editor.setReadOnly(Boolean(one.readonly) || other);
+    const access = one.readonly ?? (other ? "This story is being written in another tab." : null);
+    if (!access && one.unsaved) {
+      // The status line says other things meanwhile.
+      layout.notice(`Not saved: ${one.unsaved}. The text is here, and it is tried again every few seconds.`);
+      return;
+    }
+    const note = access ? null : unread()[0];
+    if (note) {
+      layout.notice([note.text, note.advice].filter(Boolean).join(": "), { label: "OK", run() {
+        localStorage.setItem(READ, JSON.stringify([...read(), keyOf(note)].slice(-50)));
+        showAccess();
+        view.focus();
+      } });
+      return;
+    }
     layout.notice(
-      one.readonly ?? (other ? "This story is being written in another tab." : null),
+      access,
       one.readonly ? { label: "Open to write", run: () => void openAgain() }
         : other ? { label: "Write here", run: () => void writeHere() } : null,
     );
   }
+
+  // What happened before this page was there stays until it is read.
+  /** @returns {string[]} */
+  const read = () => JSON.parse(localStorage.getItem(READ) ?? "[]");
+  const keyOf = (/** @type {{text: string}} */ note) => `${app.state.get().epoch} ${note.text}`;
+  const unread = () => (app.state.get().notes ?? []).filter((/** @type {any} */ note) => note.lasting && !read().includes(keyOf(note)));
 
   /** Open a story again that another session had. */
   async function openAgain() {
@@ -171,7 +193,7 @@ export async function mount(room, app) {
       if (patch.passages) rest.passages = [...story().passages.slice(0, from), ...patch.passages];
       app.state.set({ story: { ...story(), ...rest, revision: event.revision } });
       if (patch.passages) showPassages();
-      if ("readonly" in patch) showAccess();
+      if ("readonly" in patch || "unsaved" in patch) showAccess();
     }
     for (const listener of storyListeners) listener(story(), event);
   }
@@ -304,6 +326,11 @@ export async function mount(room, app) {
   for (const kind of ["story", "piece", "job"]) app.events.on(kind, take);
   app.events.on("model", (/** @type {any} */ event) => app.state.set({ model: { ...app.state.get().model, ...event } }));
   app.events.on("settings", (/** @type {any} */ event) => app.state.set({ settings: { ...app.state.get().settings, ...event } }));
+  app.events.on("note", (/** @type {any} */ note) => {
+    if (!note.lasting) return;
+    app.state.set({ notes: [...(app.state.get().notes ?? []), note] });
+    showAccess();
+  });
   app.events.on("saved", (/** @type {any} */ event) => app.state.set({ saved: event.revision }));
   app.events.on("writer", (/** @type {any} */ event) => {
     app.state.set({ writer: event.tab });

@@ -142,7 +142,9 @@ export function addSettings(write) {
   function sayModel(model) {
     if (model.state === "loading") write.status(model.message || `Loading ${model.name} …`);
     else if (model.state === "failed") write.status(model.message || "The model could not be loaded.", "error", model.advice ?? null);
-    else if (model.state === "ready") write.status(`${model.name} is ready.`);
+    else if (model.state === "ready" && document.getElementById("status")?.dataset.level !== "error") {
+      write.status(`${model.name} is ready.`); // an error is left until it was seen
+    }
   }
   sayModel(app.state.get().model ?? {});
 }
