@@ -430,21 +430,22 @@ class Runs:
         }
         if record.ended is None:
             log = self.log(record.id, record.log_from)
-            shown["doing"] = _last_line(log)
+            shown["doing"] = _last_line(log) or f"{_STARTING}{console.PHASE}"
             shown["phase"] = self._phase(record, log)
         if record.kind == "train":
             shown |= self._show_training(record)
         return shown
 
     def _phase(self, record: RunRecord, log: str) -> str | None:
-        """What a run does before its first figures; None once it has some."""
-        if record.kind == "train":
-            curves = self.curves(record.id)
-            if not curves.steps:
-                curves.follow()
-            resumed = record.log_from and _RESUMED not in log
-            if curves.steps and not resumed:
-                return None
+        """What a training does before its first figures; None once it has some."""
+        if record.kind != "train":
+            return None
+        curves = self.curves(record.id)
+        if not curves.steps:
+            curves.follow()
+        resumed = record.log_from and _RESUMED not in log
+        if curves.steps and not resumed:
+            return None
         phases = [line for line in log.splitlines() if _PHASE_LINE.fullmatch(line)]
         return phases[-1].removesuffix(console.PHASE) if phases else _STARTING
 

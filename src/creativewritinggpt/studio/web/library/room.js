@@ -275,7 +275,8 @@ export async function mount(room, app) {
     return html`<li class="export">
       <div class="head"><span class="name">${one.name}</span><span class="mark">${one.state}</span></div>
       ${going && one.progress ? html`<div class="facts quiet small">${one.progress.what}${one.progress.total ? "" : " …"}</div>
-        <progress aria-label=${`Progress of ${one.name}`} max=${one.progress.total ?? 1} .value=${one.progress.total ? one.progress.done : undefined}></progress>` : nothing}
+        ${one.progress.total ? html`<progress aria-label=${`Progress of ${one.name}`} max=${one.progress.total} .value=${one.progress.done}></progress>`
+          : html`<progress aria-label=${`Progress of ${one.name}`}></progress>`}` : nothing}
       ${one.message ? html`<div class="small warn">${[one.message, one.advice].filter(Boolean).join(": ")}</div>` : nothing}
       ${one.folder ? html`<div class="small">It lies in <code>${one.folder}</code></div>` : nothing}
       ${one.files.map((/** @type {any} */ file) => html`<div class="small figures"><code>${file.name}</code> <span class="quiet">${file.what} · ${size(file.bytes)}</span>
