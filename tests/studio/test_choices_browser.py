@@ -86,6 +86,10 @@ def test_learning_from_choices_its_first_words_and_what_came_of_it(
     going = _run(folder, "going", pid=os.getpid(), started=own.create_time())
     (going / "log.txt").write_text("reading the texts …\nloading the model tiny …\n")
 
+    ferry = _run(folder, "ferry", kind="export", pid=os.getpid(), started=own.create_time())
+    progress = {"event": "progress", "what": "reading back", "done": 3, "total": None}
+    (ferry / "output.json").write_text(json.dumps(progress) + "\n")
+
     page = page_of(studio("random", folder=folder, story="stories/many.json"))
     page.get_by_role("tab", name="Train").click()
     train = page.get_by_role("tabpanel", name="Train")
@@ -105,6 +109,9 @@ def test_learning_from_choices_its_first_words_and_what_came_of_it(
         "It rained on.",
         "It rained.",
     ]
+
+    page.get_by_role("tab", name="Library").click()
+    page.get_by_role("progressbar", name="Progress of ferry").wait_for()  # how much is not known
 
     page.get_by_role("tab", name="Judge").click()
     judge = page.get_by_role("tabpanel", name="Judge")
