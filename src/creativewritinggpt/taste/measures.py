@@ -28,6 +28,7 @@ class ChoiceValidation(Validation):
         by: What the best state has least of.
         accuracy: Share of the choices whose taken text gained most; ties count their share.
         choice_loss: Negative log-probability of what was taken, in nats.
+        scaled_loss: The same, with the scale of Δ at which it is least: sharp margins cost nothing.
         rank: Mean place of what was taken, from 1.
         gain: Mean Δ of the taken texts, in nats per token.
         choices: Number of choices with a text that was taken and others.
@@ -40,6 +41,7 @@ class ChoiceValidation(Validation):
     by: float = 0.0
     accuracy: float = 0.0
     choice_loss: float = 0.0
+    scaled_loss: float = 0.0
     rank: float = 0.0
     gain: float = 0.0
     choices: int = 0
@@ -60,7 +62,8 @@ class ChoiceValidation(Validation):
     def figures(self) -> dict[str, Any]:
         """The figures of the choices and of the drafts, for the log of metrics."""
         return {
-            "accuracy": self.accuracy, "choice_loss": self.choice_loss, "rank": self.rank,
+            "accuracy": self.accuracy, "choice_loss": self.choice_loss,
+            "scaled_loss": self.scaled_loss, "rank": self.rank,
             "accepted_loss": self.loss, "gain": self.gain, "choices": self.choices, **self.more,
         }  # fmt: skip
 
@@ -88,7 +91,8 @@ def measured(
 ) -> ChoiceValidation:
     """Figures of choices by their log-probabilities now and at the start, each [texts]."""
     nats = tokens = gains = wins = loss = rank = 0.0
-    choices = taken = 0
+    taken = 0
+    moved: list[Floats] = []
     for one, now, first in zip(comparisons, logs, start, strict=True):
         if not one.has_chosen:
             continue
@@ -98,21 +102,35 @@ def measured(
         gains += delta[0] / one.counts[0]
         taken += 1
         if len(one.texts) > 1:
-            choices += 1
+            moved.append(delta)
             wins += first_share(delta)
             rewards = beta * delta
             loss += float(np.logaddexp.reduce(rewards) - rewards[0])
             rank += 1 + float((delta > delta[0]).sum() + ((delta == delta[0]).sum() - 1) / 2)
+    choices = len(moved)
     return ChoiceValidation(
         loss=float(nats / max(tokens, 1)),
         eos_loss=None,
         domains={},
         accuracy=wins / max(choices, 1),
         choice_loss=loss / max(choices, 1),
+        scaled_loss=_scaled_loss(moved),
         rank=rank / max(choices, 1),
         gain=gains / max(taken, 1),
         choices=choices,
     )
+
+
+def _scaled_loss(moved: Sequence[Floats]) -> float:
+    """Mean negative log-probability of the first texts at the best scale of Δ, 0 included."""
+    if not moved:
+        return 0.0
+    scales = np.concatenate([[0.0], np.logspace(-3, 2, 41)])
+    losses = [
+        np.mean([np.logaddexp.reduce(scale * one) - scale * one[0] for one in moved])
+        for scale in scales
+    ]
+    return float(min(losses))
 
 
 def first_share(values: Floats) -> float:

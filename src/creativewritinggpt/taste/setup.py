@@ -278,11 +278,13 @@ class ChoiceSetup:
             guard = (
                 f"what was taken gets less likely: {found.gain:+.3f} nats a token since the start"
             )
-        if self.held_out:
-            compares = self.method in ("preference", "kto")
-            by = found.choice_loss if compares else found.loss
-        else:
+        if not self.held_out:
             by = -float(self._state.step)
+        elif self.method in ("preference", "kto"):
+            # One nat for the scale that is chosen (AIC), which the start has not.
+            by = found.scaled_loss * found.choices + (0.0 if at_start else 1.0)
+        else:
+            by = found.loss
         return dataclasses.replace(found, by=by, more=more, drafts=texts, guard=guard)
 
     def _entry(self, found: ChoiceValidation) -> dict[str, Any]:
