@@ -204,7 +204,10 @@ class ChoiceSetup:
             self.plan = dataclasses.replace(
                 self.plan, eval_steps=steps, save_steps=config.save_steps or steps
             )
-        self.batches = ChoiceBatches(self.training, self.plan)
+        self._trained = self.training
+        if self.method == "accepted":  # the other texts need not be read
+            self._trained = [dataclasses.replace(one, texts=one.texts[:1]) for one in self.training]
+        self.batches = ChoiceBatches(self._trained, self.plan)
         self.manifest = {"manifest_hash": material.place, "sources": self._sources()}
         self.base: list[Floats] = []
         self.start = ChoiceValidation(0.0, None, {})
@@ -228,7 +231,7 @@ class ChoiceSetup:
         rows = config.batch_size
         self._phase("reading the choices with the model as it is")
         self._objective = Objective(
-            self.model, self.training, self.method, settings, config.seed, rows
+            self.model, self._trained, self.method, settings, config.seed, rows
         )
         self._first = log_probabilities(self.model, self.measured, rows)
         self.base = self.base or self._first
