@@ -233,7 +233,8 @@ class ChoiceSetup:
         self._objective = Objective(
             self.model, self._trained, self.method, settings, config.seed, rows
         )
-        self._first = log_probabilities(self.model, self.measured, rows)
+        known = self._objective.reference if self.measured is self.training else []
+        self._first = known or log_probabilities(self.model, self.measured, rows)
         self.base = self.base or self._first
         if settings.draft_prompts:
             self._phase("writing drafts before the training")
