@@ -52,7 +52,7 @@ class ChoiceSettings:
     )  # fmt: skip
     orpo_weight: float = _choice(0.1, "Weight of ORPO's odds ratio.", above=0, high=10)
     context_tokens: int = _choice(
-        256, "Tokens of the text before a choice that are read.", low=16, high=100_000
+        128, "Tokens of the text before a choice that are read.", low=16, high=100_000
     )
     held_out: float = _choice(
         0.1,
