@@ -232,8 +232,10 @@ class Trainer:
     def _show_validation(self, display: Display) -> None:
         """Pass the last and the best validation loss to the display."""
         state, losses = self.state, self.state.metrics["val_loss"]
+        steps = self.state.metrics["evaluation_steps"]
         display.validation = losses[-1] if losses else None
-        display.best = None if state.best_loss is None else (state.best_loss, state.best_step)
+        known = state.best_step in steps
+        display.best = (losses[steps.index(state.best_step)], state.best_step) if known else None
 
     def _evaluate(self, display: Display) -> bool:
         """Validate and save the best model; whether patience has run out."""
