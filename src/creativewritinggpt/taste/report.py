@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 from ..errors import InputError
@@ -49,7 +50,8 @@ def report(setup: ChoiceSetup, metrics: Mapping[str, Any], outcome: str) -> dict
         "best": found,
         "best_step": best,
         "evaluations": plain,
-        "beyond_chance": tested.beyond_chance,
+        "beyond_chance": bool(setup.held_out)
+        and tested.first - tested.chance > _surety(len(plain) - 1) * tested.error,
         "uncertainty_points": None if not tested.choices else 98 / math.sqrt(tested.choices),
         "drafts": setup.drafts(),
         "ranker": _ranker(setup),
@@ -58,6 +60,11 @@ def report(setup: ChoiceSetup, metrics: Mapping[str, Any], outcome: str) -> dict
     if result["ranker"]:
         result["sentences"].append(f"The ranker, from the same choices: {result['ranker']}.")
     return result
+
+
+def _surety(looks: int) -> float:
+    """Standard errors that one run in twenty passes by chance, the best of so many looks taken."""
+    return NormalDist().inv_cdf(1 - 0.05 / max(1, looks))
 
 
 def _ranker(setup: ChoiceSetup) -> str | None:
