@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import console
-from ..config.run import Config, load_config
+from ..config.run import CHOICES_RECIPE, Config, load_config
 from ..errors import InputError
-from ..taste.settings import RECIPE, ChoiceSettings, choice_settings
+from ..taste.settings import ChoiceSettings, choice_settings
 from .main import add_config, add_json, add_settings, given, model_flag, short_usage
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _learn(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
             raise InputError(f"{what} don't go together", advice)
     from ..taste.learning import learn_from_choices, recorded_settings, with_base
 
-    config = load_config(arguments.config or RECIPE, overrides)
+    config = load_config(arguments.config or CHOICES_RECIPE, overrides)
     if "model_name" not in overrides:
         config = with_base(config)
     before = recorded_settings(config.output_dir) if arguments.resume else {}

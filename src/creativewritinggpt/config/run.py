@@ -20,6 +20,9 @@ from .fields import PLACES, MachineSettings, from_mapping, setting
 _RECIPES = resources.files("creativewritinggpt") / "recipes"
 DEFAULT_SOURCES = ("writingprompts", "rocstories", "wikitext", "openwebtext")
 
+CHOICES_RECIPE = "choices"
+"""The recipe of training on the writer's choices, which is not for texts."""
+
 _model = functools.partial(setting, group="the model")
 _data = functools.partial(setting, group="the data")
 _adapter = functools.partial(setting, group="the adapter")

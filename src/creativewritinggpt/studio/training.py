@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from .. import console
 from ..config.fields import MachineSettings
-from ..config.run import Config, load_config, recipe_names, recipe_text
+from ..config.run import CHOICES_RECIPE, Config, load_config, recipe_names, recipe_text
 from ..data.readers.recognise import ENDINGS
 from ..data.sources import named_sources
 from ..errors import InputError
@@ -94,6 +94,7 @@ class Training:
                 "model": load_config(name).model_name,
             }
             for name in sorted(recipe_names(), key=lambda name: name != "starter")
+            if name != CHOICES_RECIPE
         ]
         sources = [
             {"name": name, "about": _ABOUT_SOURCES.get(name, "a source of your own")}

@@ -12,9 +12,8 @@ import functools
 from typing import Any
 
 from ..config.fields import check, from_mapping, setting
-from ..config.run import Config, load_config
+from ..config.run import CHOICES_RECIPE, Config, load_config
 
-RECIPE = "choices"
 METHODS = ("auto", "accepted", "preference", "kto", "orpo")
 
 _choice = functools.partial(setting, group="learning from choices")
@@ -87,7 +86,7 @@ class ChoiceSettings:
 
 def choices_config(recipe: str | None = None, /, **overrides: Any) -> Config:
     """Settings of a run on choices: the recipe ``choices``, or another, and overrides."""
-    return load_config(recipe or RECIPE, overrides)
+    return load_config(recipe or CHOICES_RECIPE, overrides)
 
 
 def choice_settings(**values: Any) -> ChoiceSettings:
