@@ -55,7 +55,7 @@ class ChoiceSettings:
     )
     held_out: float = _choice(
         0.1,
-        "Share of the choices that are not trained on but measured; none where that is under 8.",
+        "Share of the choices that are not trained on but measured; none where that is under 20.",
         low=0, high=0.5,
     )  # fmt: skip
     draft_prompts: int = _choice(
