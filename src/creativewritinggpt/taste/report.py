@@ -81,10 +81,11 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     if result["guard"]:
         said.append(f"The run was ended: {result['guard']}.")
     if result["best_step"] == 0:
-        said.append(
-            "Nothing that it learnt held on the choices it had not seen: best_model is the model "
-            "as it was."
-        )
+        why = {
+            "guard": "No state before that was measured",
+            "interrupted": "It was stopped before anything could be kept",
+        }.get(result["outcome"], "Nothing that it learnt held on the choices it had not seen")
+        said.append(f"{why}: best_model is the model as it was.")
         return said
     held_out = result["measured_on"] == "held out"
     if best["choices"]:
