@@ -161,6 +161,8 @@ def packed(rows: Sequence[Row]) -> PackedRows:
 class Scored:
     """A pass of rows through the body, and the log-probability of each target.
 
+    All but the hidden states is on the CPU, in float64 where it is summed.
+
     Attributes:
         states: The hidden states, with their graph where gradients are on.
         logs: [N] log-probabilities, without a gradient.
@@ -176,7 +178,7 @@ class Scored:
     def sums(self, weights: Tensor | None = None) -> Tensor:
         """[rows] log-probability of each text, its tokens weighted, [N]."""
         logs = self.logs if weights is None else self.logs * weights
-        total = torch.zeros(int(self.row.max()) + 1, dtype=torch.float64, device=logs.device)
+        total = torch.zeros(int(self.row.max()) + 1, dtype=torch.float64)
         return total.index_add(0, self.row, logs.double())
 
 
@@ -184,14 +186,12 @@ def score(model: LoadedModel, rows: Sequence[Row]) -> Scored:
     """Read rows in one pass; log-probabilities are computed in float32 whatever the precision."""
     batch = packed(rows)
     states = target_states(model, batch)
-    device = states.hidden.device
-    places = states.places.to(device)
-    width = batch.max_length
+    places, width = states.places.cpu(), batch.max_length
     row = places // width
-    starts = torch.tensor([len(one.context) - 1 for one in rows], device=device)
+    starts = torch.tensor([len(one.context) - 1 for one in rows])
     with torch.no_grad():
         logs = -head_nll(states.hidden.detach().float(), states.targets, _exact(states.head))
-    return Scored(states, logs, row, places % width - starts[row])
+    return Scored(states, logs.cpu(), row, places % width - starts[row])
 
 
 def _exact(head: Head) -> Head:
@@ -218,5 +218,5 @@ def text_log_probabilities(
     for start in range(0, len(order), rows_at_once):
         part = order[start : start + rows_at_once]
         with torch.no_grad():
-            found[part] = score(model, [rows[i] for i in part]).sums().cpu().numpy()
+            found[part] = score(model, [rows[i] for i in part]).sums().numpy()
     return found

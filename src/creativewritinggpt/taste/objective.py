@@ -81,8 +81,8 @@ class Objective:
                 with torch.no_grad():
                     scored = score(model, one.rows())
                 weights = self._tail_weights(scored, [one])
-                self.reference.append(scored.sums().cpu().numpy())
-                self._weighted.append(scored.sums(weights).cpu().numpy())
+                self.reference.append(scored.sums().numpy())
+                self._weighted.append(scored.sums(weights).numpy())
         if self.method == "kto" or not all(one.has_chosen for one in comparisons):
             self.mismatched = _mismatched(comparisons, seed)
             self.mismatched_reference = text_log_probabilities(model, self.mismatched, rows_at_once)
@@ -152,7 +152,7 @@ class Objective:
         with model.device.autocast():
             surrogate = chunked_cross_entropy(
                 states.hidden, states.head, states.targets, head_forward=states.head_forward,
-                weights=-tokens.float(),
+                weights=-tokens.float().to(states.hidden.device),
             )  # fmt: skip
         surrogate.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
@@ -173,9 +173,9 @@ class Objective:
         if self.method == "orpo":
             if len(one.texts) < 2:
                 return plain.new_zeros(())
-            counts = torch.from_numpy(one.counts).to(plain.device)
+            counts = torch.from_numpy(one.counts)
             return settings.orpo_weight * odds_ratio_loss(plain, counts)
-        delta = weighted - torch.from_numpy(self._weighted[index]).to(weighted.device)
+        delta = weighted - torch.from_numpy(self._weighted[index])
         if self.method == "preference" and one.has_chosen:
             if len(one.texts) < 2:
                 return plain.new_zeros(())
@@ -183,9 +183,9 @@ class Objective:
             smoothing = max(settings.label_smoothing, _UNDONE if undone else 0.0)
             penalty = settings.edit_penalty if one.decision.kind == "edit" else 0.0
             return choice_loss(delta, settings.beta, smoothing, penalty)
-        wanted = torch.zeros(len(delta), dtype=torch.bool, device=delta.device)
+        wanted = torch.zeros(len(delta), dtype=torch.bool)
         wanted[0] = one.has_chosen
-        losses = kto_loss(delta, wanted, divergence.to(delta.device), settings.beta)
+        losses = kto_loss(delta, wanted, divergence, settings.beta)
         if not one.has_chosen:
             return losses.mean()
         return losses[0] if len(losses) == 1 else losses[0] + losses[1:].mean()
@@ -216,9 +216,8 @@ class Objective:
         for one in part:
             ends += [min(map(len, one.texts))] * len(one.texts)
             tails += [self._tail(one)] * len(one.texts)
-        device = scored.row.device
-        beyond = scored.place >= torch.tensor(ends, device=device)[scored.row]
-        tail = torch.tensor(tails, dtype=torch.float32, device=device)[scored.row]
+        beyond = scored.place >= torch.tensor(ends)[scored.row]
+        tail = torch.tensor(tails, dtype=torch.float32)[scored.row]
         return torch.where(beyond, tail, torch.ones_like(tail))
 
 
