@@ -118,7 +118,7 @@ HABITS = Habits(words=40, repetition=2, loops=0, distinct=0.8, entropy=4.0, drif
     [
         ({"repetition": 30}, "repeat themselves: 30%"),
         ({"loops": 0.5}, "50% of the drafts end in a loop"),
-        ({"entropy": 3.5}, "too sure of its words: an entropy of 3.50 nats, 4.00 at the start"),
+        ({"entropy": 3.0}, "too sure of its words: an entropy of 3.00 nats, 4.00 at the start"),
         ({"drift": 0.9}, "moved too far from what it was: 0.90 nats a token"),
         ({"entropy": 3.7, "drift": 0.1, "repetition": 6}, None),
     ],

@@ -67,7 +67,7 @@ class ChoiceSettings:
         above=0,
     )  # fmt: skip
     most_entropy_loss: float = _choice(
-        0.1, "Share of the entropy whose loss ends the run.", above=0, high=1
+        0.2, "Share of the entropy whose loss ends the run.", above=0, high=1
     )
     most_unlikelier: float = _choice(
         0.05, "Nats per token by which chosen text may get less likely.", above=0
