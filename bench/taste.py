@@ -1,6 +1,6 @@
 """What a model learns from choices: simulated writers, whose taste is known.
 
-    python bench/taste.py [FILE…] --out DIR [--minutes N] [--model starter]
+    python bench/taste.py FILE… --out DIR [--minutes N] [--model starter]
                           [--tastes NAME,…] [--choices N,…] [--methods NAME,…] [--seeds 3] [--json]
 
 A writer by rule (``taste_writers.py``) is shown three drafts of the base model after each of 10 to
@@ -13,8 +13,8 @@ preference tuning, KTO and ORPO, each also with the ranker over four drafts of t
 settings of training are the library's own but for the rate (``RATES``: chosen for the small model
 on a seed and two tastes apart), or those given by --set.
 
-The model is a small one that the bench trains on FILE… (the sample corpus without any, which is
-little), or another by --model. Every cell is a line of DIR/cells.jsonl: a further call goes on,
+The model is a small one that the bench trains on FILE…, or another by --model; FILE… gives the
+prompts, too. Every cell is a line of DIR/cells.jsonl: a further call goes on,
 and --minutes ends it in time. The table is of all cells that are there. Intervals: 95 %, prompts
 drawn anew with all that was measured at each (paired between methods and tastes), seeds as they
 are. The writer who picks at random has no rule: what was learnt from those picks is judged by the
@@ -38,6 +38,7 @@ from measuring import machine
 from taste_writers import RANDOM, TASTES, choices, reservation
 
 from creativewritinggpt import console
+from creativewritinggpt.errors import InputError
 from creativewritinggpt.evaluation.metrics import distinct_n, seq_rep_n, words_of
 from creativewritinggpt.models.adapter import attach
 from creativewritinggpt.models.loaded_model import LoadedModel
@@ -80,14 +81,21 @@ class Drafts:
 def base_drafts(
     name: str, files: Sequence[str], seed: int, folder: Path, count: int, judged: int
 ) -> Drafts:
-    """Let the base write; drafts that are in the folder are read."""
+    """Let the base write; drafts that are in the folder are read, if they are enough."""
     file = folder / f"drafts-{seed}.json"
     if file.exists():
-        return Drafts(**json.loads(file.read_text(encoding="utf-8")))
+        there = Drafts(**json.loads(file.read_text(encoding="utf-8")))
+        if len(there.prompts) >= count and len(there.starts) == judged:
+            return there
     _, to_choose, to_judge = taste_model.texts(files, habits=name != "starter")
     loaded = taste_model.load(name)
     asked = taste_model.prompts(loaded, to_choose, count, seed)
     starts = taste_model.prompts(loaded, to_judge, judged, seed)
+    if len(asked) < count or len(starts) < judged:
+        raise InputError(
+            f"the texts have {len(asked)} places to choose at and {len(starts)} to judge at",
+            f"{count} and {judged} are needed: give more text",
+        )
     offered = taste_model.write(loaded, asked, OFFERED, 2 * seed)
     at = taste_model.write(loaded, starts, DRAFTS, 2 * seed + 1)
     firsts = [
@@ -371,7 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="*", metavar="FILE")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="texts, some MB together")
     parser.add_argument("--out", required=True, metavar="DIR", help="a folder for each model")
     parser.add_argument("--minutes", type=float, default=1e6, help="end after so long")
     parser.add_argument("--model", default="", help="a model, instead of the small one")
@@ -394,6 +402,8 @@ def main() -> None:
     except taste_model.Unfinished as error:
         console.note(str(error))
         return
+    except InputError as error:
+        sys.exit(f"{error}; {error.advice}")
     rows = read(Path(arguments.out) / "cells.jsonl")
     if not rows:
         return

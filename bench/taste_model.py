@@ -45,11 +45,11 @@ def texts(files: Sequence[str], habits: bool) -> tuple[list[str], list[str], lis
     """Texts to train the model on, to choose in and to judge on; 80, 10 and 10 % of them.
 
     Args:
-        files: Files with texts; none for the sample corpus.
+        files: Files with texts.
         habits: Whether the model's habits are put into them.
     """
     generator = np.random.default_rng(0)
-    read = read_documents(files, Config() if files else Config(sources=["sample"]))
+    read = read_documents(files, Config())
     found = [" ".join(one.text.translate(_PLAIN).split()) for one in read]
     order = generator.permutation(len(found))
     known = [with_habits(found[i], generator) if habits else found[i] for i in order]
