@@ -9,7 +9,7 @@ draft after each of 96 other prompts: the share that is good enough to be taken.
 30 %, by the reservation score. Base and tuned model write with the same random numbers.
 
 Methods: the ranker alone (four drafts of the base, its first); training on what was accepted,
-preference tuning, KTO and ORPO, each also with the ranker over four drafts of the tuned model. The
+preference tuning (also with the ranker over four drafts of the tuned model), KTO and ORPO. The
 settings of training are the library's own, for the small model with another rate (chosen on a seed
 and two tastes apart), or those given by --set.
 
@@ -47,6 +47,8 @@ from creativewritinggpt.taste.ranker import learn
 
 COUNTS = (100, 50, 200, 20, 10)  # in the order in which they are run
 RANKER, TRAINED = "ranker", ("accepted", "preference", "kto", "orpo")
+ORDERED = (RANKER, "preference")
+"""Methods after which the ranker orders drafts."""
 OFFERED, DRAFTS, JUDGED, WINDOWS = 3, 4, 96, 32
 RESAMPLES = 2000
 RATE = 1e-3
@@ -152,11 +154,11 @@ def cell(
         for key, digit in (("liked", "1"), ("disliked", "0")):
             chosen = np.array([[one == digit for one in bits] for bits in before.values()]).T
             row[key] = float(change[chosen.any(1)].mean()) if chosen.any() else 0.0
-    first = [texts[0] for texts in written]
-    words = [words_of(text) for text in first]
+    if method in ORDERED:
+        row["ranked"] = _taken([texts[ranker.order(texts)[0]] for texts in written], enough)
+    words = [words_of(texts[0]) for texts in written]
     return row | {
-        "taken": _taken(first, enough),
-        "ranked": _taken([texts[ranker.order(texts)[0]] for texts in written], enough),
+        "taken": _taken([texts[0] for texts in written], enough),
         "repetition": seq_rep_n(words, 3), "distinct": distinct_n(words, 2),
     }  # fmt: skip
 
@@ -262,13 +264,17 @@ class Table:
         self.rows = rows
         self.bits: dict[tuple[str, int, str], dict[int, np.ndarray]] = {}
         for row in rows:
-            found = {("nothing", "before"), (row["method"], "taken")}
-            found.add((RANKER, "ranked") if row["method"] == RANKER else
-                      (f"{row['method']} and ranker", "ranked"))  # fmt: skip
-            found.discard((RANKER, "taken"))
-            for method, which in found:
+            method = row["method"]
+            found = {"nothing": "before"}
+            if method == RANKER:
+                found[RANKER] = "ranked"
+            else:
+                found[method] = "taken"
+                if "ranked" in row:
+                    found[f"{method} and ranker"] = "ranked"
+            for name, which in found.items():
                 digits = [[int(one) for one in bits] for bits in row[which].values()]
-                at = self.bits.setdefault((row["taste"], row["choices"], method), {})
+                at = self.bits.setdefault((row["taste"], row["choices"], name), {})
                 at[row["seed"]] = np.mean(digits, 0)
 
     @property

@@ -153,16 +153,21 @@ def prompts(loaded: LoadedModel, known: Sequence[str], count: int, seed: int) ->
 
 
 def write(
-    loaded: LoadedModel, starts: Sequence[Sequence[int]], drafts: int, seed: int
+    loaded: LoadedModel,
+    starts: Sequence[Sequence[int]],
+    drafts: int,
+    seed: int,
+    first: int | None = None,
 ) -> list[list[list[int]]]:
-    """[prompts][drafts] the tokens of drafts after each prompt."""
-    numbers = np.random.default_rng(seed).random((len(starts), drafts, DRAFT))
+    """[prompts][drafts] the tokens of drafts after each prompt; or only its ``first`` drafts."""
+    numbers = np.random.default_rng(seed).random((len(starts), drafts, DRAFT))[:, :first]
+    drafts = numbers.shape[1]
     rows = torch.as_tensor([[loaded.bos_id, *start] for start in starts])
     rows = rows.repeat_interleave(drafts, 0)
     drawn = torch.as_tensor(numbers, dtype=torch.float32).flatten(0, 1)
     out: list[list[int]] = []
-    for first in range(0, len(rows), 256):
-        out += _write(loaded, rows[first : first + 256], drawn[first : first + 256])
+    for at in range(0, len(rows), 256):
+        out += _write(loaded, rows[at : at + 256], drawn[at : at + 256])
     return [out[at : at + drafts] for at in range(0, len(out), drafts)]
 
 
