@@ -10,8 +10,7 @@ draft after each of 96 other prompts: the share that is good enough to be taken.
 
 Methods: the ranker alone (four drafts of the base, its first); training on what was accepted,
 preference tuning (also with the ranker over four drafts of the tuned model), KTO and ORPO. The
-settings of training are the library's own, for the small model with another rate (chosen on a seed
-and two tastes apart), or those given by --set.
+settings of training are the library's own, or those given by --set.
 
 The model is a small one that the bench trains on FILE…, or another by --model; FILE… gives the
 prompts, too. Every cell is a line of DIR/cells.jsonl: a further call goes on,
@@ -51,8 +50,6 @@ ORDERED = (RANKER, "preference")
 """Methods after which the ranker orders drafts."""
 OFFERED, DRAFTS, JUDGED, WINDOWS = 3, 4, 96, 32
 RESAMPLES = 2000
-RATE = 1e-3
-"""Learning rate for the small model: the recipe's is for one of a hundred times its size."""
 
 
 @dataclasses.dataclass
@@ -229,8 +226,6 @@ def run(arguments: argparse.Namespace) -> None:
             most = max(COUNTS) if not arguments.model else max(arguments.choices)
             kept[seed] = base_drafts(name, arguments.files, seed, folder, most, judged)
         changes = {"draft_prompts": 0} | arguments.set.get(method, {})
-        if not arguments.model:
-            changes = {"learning_rate": RATE} | changes
         row = cell(name, kept[seed], taste, count, seed, method, changes)
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row | {"model": label}) + "\n")
