@@ -81,7 +81,7 @@ class SmallStudio:
     """Where the rooms of runs find files, ids, events and a text."""
 
     def __init__(self, root, text=""):
-        self.root, self.outputs = root, root / "outputs"
+        self.root, self.outputs, self.stories = root, root / "outputs", root / "stories"
         self.ids, self.events, self.desk = Ids(), Events(), Desk(text)
         self.engine = Engine()
 

@@ -21,6 +21,7 @@ def test_cards_come_back_until_one_is_taken(studio: Any, page_of: Any, watch: An
     watch.allow(SERVER_GONE)
     running = studio("random")
     page = page_of(running)
+    page.evaluate("studio.api('PATCH', '/api/settings', {values: {max_new_tokens: 8}})")
     story_box(page).click()
     page.keyboard.type("It was late.")
     page.get_by_role("button", name="Drafts", exact=True).click()
