@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import console
+from .. import console, wait_without_spinning
 from ..config.run import CHOICES_RECIPE, Config, load_config
 from ..errors import InputError
 from ..taste.settings import ChoiceSettings, choice_settings
@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, overrides)
     if arguments.estimate:
         return _estimate(arguments, config)
+    wait_without_spinning()
     from ..training.run import train
 
     result = train(
