@@ -171,8 +171,11 @@ class Runs:
             self.curves(record.id).follow()
 
     def _end_of(self, record: RunRecord) -> dict[str, Any]:
-        seconds = max(0.0, time.time() - record.began)
-        result = self.result(record.id)
+        now, result = time.time(), self.result(record.id)
+        if result is not None:  # it may have ended while no studio was there
+            with contextlib.suppress(OSError):
+                now = min(now, (self.place(record.id) / OUTPUT).stat().st_mtime)
+        seconds = max(0.0, now - record.began)
         end: dict[str, Any] = {"state": "done", "message": "", "advice": None, "seconds": seconds}
         if result is not None:
             if result.get("outcome") == "interrupted":

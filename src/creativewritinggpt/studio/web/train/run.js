@@ -124,6 +124,7 @@ export function createRunView(app, place, room) {
           draw();
         }}>Logarithmic steps</label>` : nothing}
       </div>
+      ${learnt ? beforeAndAfter(learnt) : nothing}
       ${run.sentence && (run.step || !going) ? html`<p>${run.sentence}</p>` : nothing}`;
   }
 
@@ -131,8 +132,7 @@ export function createRunView(app, place, room) {
   function below(run) {
     if (!curves) return nothing;
     const rows = tableOf(curves);
-    return html`${learnt ? beforeAndAfter(learnt) : nothing}
-      ${rows.length ? html`<details><summary>The numbers of the curves</summary>
+    return html`${rows.length ? html`<details><summary>The numbers of the curves</summary>
         <div class="wide" tabindex="0" role="region" aria-label="The numbers of the curves"><table class="figures">
         <caption class="small quiet">Loss in nats per token; training is the mean since the validation before. Base model: ${curves.base?.toFixed(4) ?? "not yet known"}.</caption>
         <thead><tr><th scope="col">step</th><th scope="col">training</th><th scope="col">validation</th>${curves.domains.length > 1 ? curves.domains.map((name) => html`<th scope="col">${name}</th>`) : nothing}</tr></thead>
