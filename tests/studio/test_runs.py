@@ -63,6 +63,16 @@ def test_what_a_child_prints_is_the_result_and_its_end_is_published(runs, studio
     assert states[0] == "running" and states[-1] == "done"
 
 
+def test_a_run_that_ended_unseen_says_how_long_it_took(runs):
+    record = child(runs, "print('{}')")
+    until = time.monotonic() + 20
+    while runs.processes.alive(record.identity) and time.monotonic() < until:
+        time.sleep(0.02)
+    os.utime(runs.place(record.id) / "output.json", (record.began + 0.01,) * 2)
+    time.sleep(0.2)
+    assert runs.show(wait_for(runs, record))["seconds"] < 0.1
+
+
 def test_an_error_is_one_sentence_with_advice_and_the_log_has_the_rest(runs):
     code = "import sys; sys.stderr.write('line\\nerror: no text\\ngive some\\n'); sys.exit(2)"
     shown = runs.show(wait_for(runs, child(runs, code)))
