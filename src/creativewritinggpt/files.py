@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, reading of packed ones, cache entries, and where they lie.
+"""Atomic writes of files and folders, reading of packed ones, and where caches lie.
 
 A file or folder is written under a temporary name beside its place and then renamed: after a
 crash, a full disk or Ctrl-C the old version is still there.
@@ -20,21 +20,22 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 from .errors import InputError, RunError, UserError
-
-Found = TypeVar("Found")
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _WINDOWS = {112: errno.ENOSPC, 223: errno.EFBIG}
 _LOST_DISK = {
     getattr(errno, name)
-    for name in ("EIO", "ENXIO", "ENODEV", "ESTALE", "ENOTCONN", "EREMOTEIO", "EHOSTDOWN")
+    for name in (
+        "EIO", "ENXIO", "ENODEV", "ESTALE", "ENOTCONN", "EREMOTEIO", "EHOSTDOWN", "ENOLCK",
+        "EOPNOTSUPP",
+    )
     if hasattr(errno, name)
-}
+}  # fmt: skip
 
 PACKED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """Endings of packed files that are unpacked while they are read, and how these begin."""
@@ -193,10 +194,14 @@ def _temporary(target: Path) -> tuple[int, Path]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an error.
 
     What killed processes have left of the same file goes.
+
+    Args:
+        path: The file.
+        private: Only this user may read it.
     """
     target = Path(path)
     with disk_errors(target):
@@ -208,7 +213,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield temporary
             _synced(temporary)
-            _usual_modes(temporary)
+            if not private:
+                _usual_modes(temporary)
             temporary.replace(target)
             _sync_folder(target.parent)
         finally:
@@ -249,44 +255,6 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def cached_folder(
-    entry: Path, find: Callable[[], Found | None], make: Callable[[Path], None]
-) -> Found:
-    """A cache entry, made where it is missing or damaged by the first process that needs it.
-
-    Args:
-        entry: Folder of the entry; its lock file lies beside it.
-        find: Reads the entry; None where it is missing or damaged.
-        make: Writes the content into the temporary folder that it is given.
-
-    Raises:
-        RunError: The disk is full.
-        InputError: The cache can't be written to.
-    """
-    from filelock import FileLock
-
-    if (found := find()) is not None:
-        return found
-    with disk_errors(entry.parent):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(entry.parent / f".{entry.name}.lock")
-        lock.acquire()
-    try:
-        if (found := find()) is not None:
-            return found
-        # Only the holder of the lock makes these: a process that was killed has left them.
-        for left in entry.parent.glob(f".{entry.name}.*.*"):
-            shutil.rmtree(left, ignore_errors=True)
-        with atomic_folder(entry) as folder:
-            make(folder)
-        found = find()
-    finally:
-        lock.release()
-    if found is None:
-        raise OSError(f"the cache entry {entry} can't be read back")
-    return found
-
-
 def clean_up(folder: Path, name: str | None = None) -> None:
     """Remove temporary files and folders that killed processes have left in a folder.
 
@@ -313,14 +281,30 @@ def clean_up(folder: Path, name: str | None = None) -> None:
             left.unlink(missing_ok=True)
 
 
+def check_name(path: Path) -> None:
+    """Refuse a place whose name is no UTF-8: safetensors can't write there.
+
+    Raises:
+        InputError: It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path} can't be written: its name holds bytes that are no UTF-8",
+            "choose another name",
+        ) from error
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a folder that can't be written to, before the work whose results go there.
 
     Nothing is made: where the folder is missing, its nearest existing parent is checked.
 
     Raises:
-        InputError: It is a file, lies below one, or may not be written to.
+        InputError: It is a file, lies below one, or may not be written to; its name is no UTF-8.
     """
+    check_name(folder)
     with disk_errors(folder):
         near = folder
         while not near.exists() and near != near.parent:
@@ -428,9 +412,12 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
+    """Write ``text`` as UTF-8, atomically.
+
+    A surrogate, as a file name with bytes that are no UTF-8 has, is written as JSON escapes it.
+    """
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 
 if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    here = Path(__file__).resolve().parents[1]
+    sys.path[:0] = [str(here), str(here.parent / "bench"), str(here / "studio")]
 
 from campaign import frame, report
 
-PARTS = ("kills", "inputs")
+PARTS = ("kills", "services", "damage", "places", "inputs", "long")
 
 
 def main() -> int:

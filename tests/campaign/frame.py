@@ -36,14 +36,14 @@ class Trial:
 
     Attributes:
         name: Tells it from all others, and says what was drawn: ``training/die/17``.
-        run: Does it in an empty folder; raises :class:`Fault`.
+        run: Does it in an empty folder; raises :class:`Fault`. What it returns is recorded.
         short: Whether the short form runs it.
         count: Number of faults or inputs in it.
         kills: Number of processes killed in it.
     """
 
     name: str
-    run: Callable[[Path], None]
+    run: Callable[[Path], Any]
     short: bool = False
     count: int = 1
     kills: int = 0
@@ -353,12 +353,14 @@ class Record:
                     if row["seed"] == self.seed:
                         self.done[row["trial"]] = row
 
-    def add(self, trial: Trial, fault: str | None, seconds: float) -> None:
+    def add(self, trial: Trial, fault: str | None, seconds: float, figures: Any = None) -> None:
         """Keep a result."""
         row = {
             "trial": trial.name, "seed": self.seed, "count": trial.count, "kills": trial.kills,
             "fault": fault, "seconds": round(seconds, 3),
         }  # fmt: skip
+        if figures is not None:
+            row["figures"] = figures
         self.done[trial.name] = row
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as stream:
@@ -389,8 +391,8 @@ def run(
             if trial is None:
                 turns.remove(turn)
                 continue
-            fault, seconds = _run(trial, bench)
-            record.add(trial, fault, seconds)
+            fault, seconds, figures = _run(trial, bench)
+            record.add(trial, fault, seconds, figures)
             say(f"{'FAULT' if fault else 'ok'}  {trial.name}  {seconds:.1f} s"
                 + (f"\n      {fault}" if fault else ""))  # fmt: skip
             if fault:
@@ -400,17 +402,17 @@ def run(
     return faults
 
 
-def _run(trial: Trial, bench: Bench) -> tuple[str | None, float]:
+def _run(trial: Trial, bench: Bench) -> tuple[str | None, float, Any]:
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="trial-", dir=bench.folder))
+    fault = figures = None
     try:
-        trial.run(folder)
-        return None, time.monotonic() - began
-    except Fault as fault:
-        return str(fault), time.monotonic() - began
+        figures = trial.run(folder)
+    except Fault as found:
+        fault = str(found)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-        return text, time.monotonic() - began
+        fault = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return fault, time.monotonic() - began, figures

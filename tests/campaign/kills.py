@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import layer as layers
@@ -28,8 +28,10 @@ ERRORS = {
 }  # fmt: skip
 SAMPLED = 12
 """Trials of each kind of error for a scenario, where not all calls are taken."""
-MOMENTS = 20
+MOMENTS = 12
 """Trials at random moments of each scenario and signal."""
+IN_A_ROW = 12
+"""Kills of such a trial, before a run that may end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,14 @@ def first(
     bench: Bench, scenario: Scenario, folder: Path, plan: layers.Plan | None, *stops: Stop
 ) -> Ended:
     """The disturbed run."""
-    body = scenario.first(bench, folder)
+    return disturbed(bench, scenario, scenario.first(bench, folder), folder, plan, *stops)
+
+
+def disturbed(
+    bench: Bench, scenario: Scenario, body: Callable[[], int], folder: Path,
+    plan: layers.Plan | None, *stops: Stop,
+) -> Ended:  # fmt: skip
+    """A run under the layer, with signals."""
     return bench.fork(
         body, folder, plan=plan, stdin=scenario.stdin, stops=stops,
         environment={"CWGPT_CACHE": str(folder / "cache")},
@@ -125,16 +134,30 @@ def _ended_by_term(ended: Ended, why: str) -> None:
         raise Fault(f"{why}: a traceback: {ended.err[-500:]!r}")
 
 
-def at_moment(bench: Bench, scenario: Scenario, number: int, share: float, folder: Path) -> None:
-    """One run that gets a signal after a share of its usual time."""
+def at_moment(bench: Bench, scenario: Scenario, shares: list[float], folder: Path) -> None:
+    """Runs that are killed, one after the other, each after a share of the usual time."""
     watch = laid_out(bench, scenario, folder)
-    stop = Stop(share * reference(bench, scenario).seconds, number)
+    seconds = reference(bench, scenario).seconds
+    for place, share in enumerate(shares):
+        body = (scenario.again if place else scenario.first)(bench, folder)
+        stop = Stop(share * seconds)
+        ended = disturbed(bench, scenario, body, folder, layers.Plan(watch), stop)
+        if not (ended.signal == signal.SIGKILL or ended.code == 0):
+            raise Fault(f"run {place + 1}: exit code {ended.code}: {ended.err[-300:]!r}")
+        if ended.unflushed:
+            raise Fault(f"renamed before it was flushed: {ended.unflushed[0]}")
+        scenario.whole(folder)
+    after = ", ".join(f"{100 * share:.1f}" for share in shares)
+    check(bench, scenario, folder, ended, f"kills after {after} % of the time")
+
+
+def asked_to_end(bench: Bench, scenario: Scenario, share: float, folder: Path) -> None:
+    """One run that gets SIGTERM after a share of its usual time."""
+    watch = laid_out(bench, scenario, folder)
+    stop = Stop(share * reference(bench, scenario).seconds, signal.SIGTERM)
     ended = first(bench, scenario, folder, layers.Plan(watch), stop)
-    why = f"{signal.Signals(number).name} after {100 * share:.1f} % of the time"
-    if number != signal.SIGKILL:
-        _ended_by_term(ended, why)
-    elif not (ended.signal == signal.SIGKILL or ended.code == 0):
-        raise Fault(f"{why}: exit code {ended.code}: {ended.err[-300:]!r}")
+    why = f"SIGTERM after {100 * share:.1f} % of the time"
+    _ended_by_term(ended, why)
     check(bench, scenario, folder, ended, why)
 
 
@@ -171,12 +194,12 @@ def trials_of(bench: Bench, scenario: Scenario) -> Iterator[Trial]:
         for number in numbers:
             run = functools.partial(at_call, bench, scenario, act, number)
             found.append(Trial(f"{name}/{act}/{number}", run, kills=int(act in DEATHS)))
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        for count in range(max(1, round(MOMENTS * bench.rounds))):
-            share = draw.uniform(0, 1.05)
-            run = functools.partial(at_moment, bench, scenario, number, share)
-            what = signal.Signals(number).name.lower()
-            found.append(Trial(f"{name}/{what}/{count}-{share:.4f}", run, kills=1))
+    for count in range(max(1, round(MOMENTS * bench.rounds))):
+        shares = [draw.uniform(0, 1.05) for _ in range(IN_A_ROW)]
+        run = functools.partial(at_moment, bench, scenario, shares)
+        found.append(Trial(f"{name}/sigkill/{count}", run, count=IN_A_ROW, kills=IN_A_ROW))
+        ask = functools.partial(asked_to_end, bench, scenario, draw.uniform(0, 1.05))
+        found.append(Trial(f"{name}/sigterm/{count}", ask, kills=1))
     draw.shuffle(found)
     for place, trial in enumerate(found):
         yield dataclasses.replace(trial, short=place < scenario.short)

@@ -49,7 +49,7 @@ class Scenario:
     same: Callable[[Path, Path], None]
     stdin: bytes = b""
     talks: bool = False
-    short: int = 2
+    short: int = 1
 
 
 def whole_files(folder: Path) -> None:

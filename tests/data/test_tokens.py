@@ -221,3 +221,14 @@ def test_an_added_token_that_is_not_special_is_recognised_as_the_tokenizer_does(
     found = Encoder(tokenizer).encode(["out <scene break> in"])[0].tolist()
     assert found == usual(tokenizer, "out <scene break> in")
     assert tokenizer.convert_tokens_to_ids("<scene break>") in found
+
+
+def test_a_flipped_bit_in_the_cache_is_found_and_the_entry_made_again(
+    tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    whole = tokenize(documents(), tiny_tokenizer, tmp_path).ids.tolist()
+    [path] = tmp_path.glob("tokens/*/ids.bin")
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    assert tokenize(documents(), tiny_tokenizer, tmp_path).ids.tolist() == whole

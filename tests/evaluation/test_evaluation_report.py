@@ -1,5 +1,7 @@
 """What is written and shown: texts beside people's, keys, tables, the page."""
 
+import dataclasses
+import json
 import re
 
 import pytest
@@ -10,7 +12,7 @@ from creativewritinggpt.config.run import Config
 from creativewritinggpt.data.document import Document
 from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.evaluation import report, svg, tasks
-from creativewritinggpt.evaluation.material import Material
+from creativewritinggpt.evaluation.material import Material, held_out
 from creativewritinggpt.evaluation.perplexity import forgetting
 from creativewritinggpt.evaluation.report import read_earlier, write_report, write_scores
 from creativewritinggpt.evaluation.run import base_and_tuned, named, run
@@ -25,6 +27,7 @@ from creativewritinggpt.evaluation.texts import (
     prompts_of,
     text_figures,
 )
+from creativewritinggpt.files import write_text
 from creativewritinggpt.models.adapter import attach
 
 TEXT = "The captain laughed at the sea, and nobody answered. Anna slept. "
@@ -216,3 +219,14 @@ def test_any_number_of_models_are_loaded_one_at_a_time(tiny_model, tiny_tokenize
     assert len(heads) == len(row) == 3 + 2 + 4 + 4
     with pytest.raises(InputError, match="named twice"):
         named(["a", "a"], load)
+
+
+def test_held_out_documents_may_hold_line_ends_of_any_kind_and_damage_is_said(tmp_path):
+    kept = Document("tales\u2028\x85", "One\x1cTwo", "The lamp\u2028went out.")
+    path = tmp_path / "validation.jsonl"
+    write_text(path, json.dumps(dataclasses.asdict(kept), ensure_ascii=False) + "\n")
+    config = Config(output_dir=str(tmp_path))
+    assert held_out([], config) == [kept]
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputError, match="validation.jsonl is damaged"):
+        held_out([], config)

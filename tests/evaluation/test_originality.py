@@ -191,3 +191,13 @@ def test_places_of_words_are_where_they_are_written(text):
     assert [word for word, _, _ in spans] == words_of(text)
     for word, start, end in spans:
         assert text[start:end].casefold().replace("’", "'") == word
+
+
+def test_titles_may_hold_line_ends_of_any_kind_and_a_damaged_index_is_said(tmp_path):
+    """U+2028 and U+0085 stand as they are in JSON, and end lines in Python."""
+    title = "One\u2028Two\x85Three"
+    build_index(tmp_path / "index", [Document("tales\u2028", "1", LINE, title=title)])
+    assert CorpusIndex(tmp_path / "index").documents[0]["title"] == title
+    (tmp_path / "index" / "documents.jsonl").write_text('{"source": "ta')
+    with pytest.raises(InputError, match="holds no index"):
+        CorpusIndex(tmp_path / "index")

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "creativewritinggpt"
 BOTTOM = {
-    "_version", "config", "devices", "errors", "files", "console", "distributed",
+    "_version", "config", "devices", "errors", "files", "locking", "console", "distributed",
     "plotting", "html_page",
 }  # fmt: skip
 JOBS = {"training", "evaluation", "analysis", "generation", "models", "data"}

@@ -12,7 +12,6 @@ from creativewritinggpt.errors import InputError, RunError
 from creativewritinggpt.files import (
     atomic_file,
     atomic_folder,
-    cached_folder,
     check_writable,
     clean_up,
     disk_errors,
@@ -21,6 +20,7 @@ from creativewritinggpt.files import (
     write_json,
     write_text,
 )
+from creativewritinggpt.locking import cached_folder, one_writer, scratch_folder
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
@@ -245,3 +245,62 @@ def test_a_cache_whose_lock_cant_be_made_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", refused)
     with pytest.raises(InputError, match="Read-only file system"):
         cached_folder(tmp_path / "entry", lambda: None, lambda folder: None)
+
+
+def test_scratch_of_a_killed_process_goes_with_the_next_and_that_in_use_stays(tmp_path):
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from creativewritinggpt.locking import scratch_folder\n"
+        "folder, _ = scratch_folder(Path(sys.argv[1]), 'passing')\n"
+        "print(folder, flush=True)\nsys.stdin.read()\n"
+    )
+
+    def owner():
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        return child, Path(child.stdout.readline().decode().strip())
+
+    killed, left = owner()
+    killed.kill()
+    killed.communicate()
+    alive, used = owner()
+    try:
+        folder, remove = scratch_folder(tmp_path, "passing")
+        assert not left.exists() and used.exists() and folder.exists()
+        remove()
+        assert used.exists() and not folder.exists()
+    finally:
+        alive.kill()
+        alive.communicate()
+
+
+def test_one_process_writes_a_file(tmp_path):
+    busy = InputError("another process is writing it")
+    with one_writer(tmp_path / "a.jsonl", busy):
+        with (
+            pytest.raises(InputError, match="another process"),
+            one_writer(tmp_path / "a.jsonl", busy),
+        ):
+            pass
+        with one_writer(tmp_path / "b.jsonl", busy):
+            pass
+    with one_writer(tmp_path / "a.jsonl", busy):
+        pass
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions")
+def test_a_private_file_is_its_users_alone(tmp_path):
+    with atomic_file(tmp_path / "key", private=True) as temporary:
+        temporary.write_text("secret")
+    assert (tmp_path / "key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_names_that_are_no_utf_8_are_refused_for_models_and_escaped_in_records(tmp_path):
+    name = os.fsdecode(b"\xff.json")
+    with pytest.raises(InputError, match="no UTF-8"):
+        check_writable(tmp_path / name)
+    write_json(tmp_path / "run.json", {"file": name})
+    assert read_json(tmp_path / "run.json") == {"file": name}

@@ -349,6 +349,13 @@ def _run(words: Sequence[str]) -> int:
     return code
 
 
+_NO_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+    "failed to map segment", "can't start new thread",
+)  # fmt: skip
+"""How PyTorch, the system's loader and Python say that memory has run out."""
+
+
 def _report(error: BaseException) -> int:
     """Write an error as one line, with at most one line of advice; returns the exit code."""
     text = str(error).lower()
@@ -359,7 +366,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         _end_output()
         return 141
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return _say("there is not enough memory", "try a smaller --batch-size or --max-length")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _end_output()

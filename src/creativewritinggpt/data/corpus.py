@@ -11,8 +11,6 @@ import functools
 import hashlib
 import itertools
 import json
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +20,8 @@ from typing import Any
 from ..config.run import Config
 from ..console import ProgressCallback
 from ..errors import InputError, UserError
-from ..files import cache_folder, cached_folder, disk_errors
+from ..files import cache_folder, disk_errors
+from ..locking import cached_folder, scratch_folder
 from .document import Document, Reading, SourceReport
 from .rows.pool import in_order
 from .sources import Chunk, Keep, Source, kept, named_sources, open_custom
@@ -227,10 +226,10 @@ def _stored(source: Source, config: Config, progress: ProgressCallback | None) -
     with disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
     if source.identity is None:
-        folder = Path(tempfile.mkdtemp(dir=cache, prefix=".passing."))
+        folder, remove = scratch_folder(cache, "passing")
         _write(folder, source, config, progress)
         store = DocumentStore(folder)
-        weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(store, remove)
         return store
     settings = ("prompt_column", "text_column", "skip_bad_rows", "max_documents")
     key = {
@@ -241,7 +240,10 @@ def _stored(source: Source, config: Config, progress: ProgressCallback | None) -
     }
     entry = cache / hashlib.sha256(to_json(key).encode()).hexdigest()
     return cached_folder(
-        entry, lambda: _found(entry), lambda folder: _write(folder, source, config, progress)
+        entry,
+        lambda: _found(entry),
+        lambda folder: _write(folder, source, config, progress),
+        checked=True,
     )
 
 

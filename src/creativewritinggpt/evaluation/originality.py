@@ -78,12 +78,13 @@ class CorpusIndex:
             self.places: Words = np.load(folder / "places.npy", mmap_mode="r", allow_pickle=False)
             self.starts: Places = np.load(folder / "starts.npy", allow_pickle=False)
             text = (folder / "vocabulary.txt").read_text("utf-8")
-            lines = (folder / "documents.jsonl").read_text("utf-8").splitlines()
-        except (OSError, ValueError, EOFError) as error:
+            # Titles may hold line ends of other kinds, which splitlines would take for ends too.
+            lines = (folder / "documents.jsonl").read_text("utf-8").split("\n")
+            self.documents: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
+        except (OSError, ValueError, EOFError, RecursionError) as error:
             raise InputError(f"{folder} holds no index of a training corpus: {error}") from error
         self.vocabulary = text.split("\n")
         self.numbers = {word: number for number, word in enumerate(self.vocabulary) if number}
-        self.documents: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def longest_runs(self, words: Sequence[str]) -> npt.NDArray[np.int64]:
         """For each word of a text the length of the run from it on that is in the corpus, up to 8.
@@ -263,9 +264,9 @@ def build_index(folder: Path, documents: Iterable[Document]) -> None:
         np.save(temporary / "words.npy", words)
         np.save(temporary / "places.npy", _sorted_places(words))
         np.save(temporary / "starts.npy", np.array(starts, dtype=np.int64))
-        (temporary / "vocabulary.txt").write_text("\n".join(numbers), encoding="utf-8")
+        (temporary / "vocabulary.txt").write_text("\n".join(numbers), "utf-8", "backslashreplace")
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in about)
-        (temporary / "documents.jsonl").write_text(lines, encoding="utf-8")
+        (temporary / "documents.jsonl").write_text(lines, "utf-8", "backslashreplace")
 
 
 def _sorted_places(words: Words) -> Words:

@@ -100,7 +100,7 @@ def read_scores(path: Path) -> dict[str, list[DocumentScore]]:
         raise InputError(f"there is no {path}", "give the evaluation.jsonl of an evaluation")
     result: dict[str, list[DocumentScore]] = {}
     try:
-        for line in path.read_text("utf-8").splitlines():
+        for line in path.read_text("utf-8").rstrip("\n").split("\n"):
             row = json.loads(line)
             shared = {name: row[name] for name in _SHARED if name in row}
             for model, own in row["models"].items():

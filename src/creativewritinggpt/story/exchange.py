@@ -143,7 +143,7 @@ def _json_of(text: str, place: Path) -> Any:
     except (ValueError, RecursionError) as error:
         reason = error
     try:
-        lines = [json.loads(line) for line in start.splitlines() if line.strip()]
+        lines = [json.loads(line) for line in start.split("\n") if line.strip()]
     except (ValueError, RecursionError):
         lines = []
     if lines:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..errors import InputError
-from ..files import cache_folder
+from ..errors import InputError, UserError
+from ..files import atomic_file, cache_folder
 from ..server.security import (
     Access,
     App,
@@ -172,13 +171,11 @@ class Kept:
     def save(self, port: int) -> None:
         """Keep them; without a folder that can be written to they last as long as the studio."""
         text = json.dumps({"key": self.key.hex(), "port": port})
-        partial = self.path.with_name(f"studio-{os.getpid()}.tmp")
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.replace(partial, self.path)
+        with (
+            contextlib.suppress(OSError, UserError),
+            atomic_file(self.path, private=True) as partial,
+        ):
+            partial.write_text(text, "utf-8")
 
 
 def _bytes(text: str) -> bytes:

@@ -33,7 +33,7 @@ from ..config.run import Config
 from ..data.document import joint_name
 from ..devices import DeviceChoice, memory, processor
 from ..errors import InputError
-from ..files import clean_up, disk_errors, to_home, write_text
+from ..files import check_name, clean_up, disk_errors, to_home, write_text
 from .run_files import BEST, CHECKPOINTS, FINAL, METRICS_LOG, OF_A_RUN, TRACKING, holds_run
 
 
@@ -45,6 +45,7 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         InputError: The folder holds a run and neither ``resume`` nor ``overwrite`` is given,
             another run is writing into it, or it can't be made.
     """
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder", "choose another --output-dir")
     if holds_run(folder) and not (resume or overwrite):
@@ -150,7 +151,10 @@ def open_metrics_log(config: Config, step: int, device: str) -> Iterator[Metrics
     path = folder / METRICS_LOG
     _cut(path, step)
     try:
-        with disk_errors(path), path.open("a", encoding="utf-8") as stream:
+        with (
+            disk_errors(path),
+            path.open("a", encoding="utf-8", errors="backslashreplace") as stream,
+        ):
             yield MetricsLog(stream, tracker)
     finally:
         if tracker is not None:
@@ -163,7 +167,7 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in path.read_text("utf-8", errors="replace").split("\n"):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -228,7 +229,8 @@ def file_identity(path: Path) -> dict[str, Any]:
     content = hashlib.sha256()
     size = 0
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        content.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\n".encode())
+        name = os.fsencode(file.relative_to(path).as_posix())
+        content.update(name + f"\0{file_sha256(file)}\n".encode())
         size += file.stat().st_size
     return {"name": path.name, "bytes": size, "sha256": content.hexdigest()}
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...console import ProgressCallback
-from ...files import cached_folder
+from ...locking import cached_folder
 from ..document import Document
 from ..store import identities, in_parts
 
@@ -202,7 +202,7 @@ def tokenize(
         np.save(folder / "offsets.npy", offsets)
         np.save(folder / "prompt_lengths.npy", prompts)
 
-    return cached_folder(entry, lambda: _load(entry), make)
+    return cached_folder(entry, lambda: _load(entry), make, checked=True)
 
 
 IGNORE = -100

@@ -25,7 +25,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from ...errors import UserError
-from ...files import cache_folder, cached_folder, file_sha256, read_json, write_json
+from ...files import cache_folder, file_sha256, read_json, write_json
+from ...locking import cached_folder
 from .families import FAMILIES, Forward
 from .linear import matrix_factory
 from .onnx_int8 import FOLDED, Int8Groups, Int8PerRow
