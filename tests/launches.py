@@ -121,7 +121,7 @@ def _command(
         os.dup2(stream.fileno(), 2)
     # Streams know whether their file is a terminal or a pipe, so new files need new ones.
     sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     if prepare is not None:
         prepare()
     from creativewritinggpt.cli.main import main

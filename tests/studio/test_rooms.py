@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from corpora import TEXT, write_stories
+from forked import ForkedProcesses
 from studios import SmallStudio, wait_for
 
 from creativewritinggpt.config.fields import MachineSettings
@@ -31,6 +32,7 @@ def studio(tmp_path):
 @pytest.fixture
 def runs(studio):
     made = Runs(studio, watch=False)
+    made.processes = ForkedProcesses()  # real ones are started in test_runs.py
     yield made
     for record in made.records():
         if record.ended is None:

@@ -218,7 +218,7 @@ byId("gate-open").addEventListener("click", () => {
   location.hash = `t=${given.replace(/^.*#t=/, "")}`;
   location.reload();
 });
-if (byId("gate").dataset.state !== "too-old") {
+if (document.documentElement.dataset.state !== "too-old") {
   start().catch((error) => {
     if (error instanceof ApiError && error.status !== 401) {
       gate([error.message, error.advice].filter(Boolean).join(": "), false);

@@ -10,12 +10,11 @@
     "replaceChildren" in Element.prototype &&
     window.CSS && CSS.supports && CSS.supports("selector(:focus-visible)");
   if (supported) return;
+  document.documentElement.setAttribute("data-state", "too-old"); // read by app.js, which comes first
   document.addEventListener("DOMContentLoaded", function () {
-    var gate = /** @type {HTMLElement} */ (document.getElementById("gate"));
     var text = /** @type {HTMLElement} */ (document.getElementById("gate-text"));
     text.textContent =
       "This browser is too old for the studio. Please open this address in Chrome, Edge, Firefox " +
       "or Safari of 2022 or later; the story is safe in its file.";
-    gate.setAttribute("data-state", "too-old");
   });
 })();

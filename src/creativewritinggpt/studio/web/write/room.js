@@ -13,6 +13,7 @@ import { addPanels } from "./side.js";
 import { createWriting } from "./writing.js";
 
 const UNSENT = "write.unsent";
+const SAME_END = 20; // letters at the end of two texts that may be the same by chance
 const READ = "write.read"; // lasting notes that were read
 
 /**
@@ -98,6 +99,8 @@ export async function mount(room, app) {
     changes.iterChanges((/** @type {number} */ _a, /** @type {number} */ _b, /** @type {number} */ _from, /** @type {number} */ to) => {
       place = to;
     });
+    // Two texts may end in the same letters: the caret belongs behind them, where the story goes on.
+    if (place >= 0 && place >= view.state.doc.length - SAME_END) place = view.state.doc.length;
     if (place >= 0) view.dispatch({ selection: { anchor: place }, scrollIntoView: true });
   }
 
