@@ -8,6 +8,7 @@ milliseconds; that process itself computes nothing with PyTorch, whose threads d
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from . import layer as layers
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 class Fault(Exception):
@@ -131,6 +134,8 @@ class Child:
         code = 70
         try:
             os.setsid()
+            # It ends with the campaign, however that ends.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             for number, name, flags in (
                 (0, "stdin", os.O_RDONLY),
                 (1, "out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),

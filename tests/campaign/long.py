@@ -82,7 +82,7 @@ def training(bench: Bench, folder: Path) -> dict[str, Any]:
         "train", material.stories(bench), f"--model-name={material.model(bench)}",
         f"--output-dir={out}", "--max-length=32", "--batch-size=1", f"--max-steps={STEPS}",
         "--lora-r=2", "--patience=0", "--eval-steps=500", "--save-steps=200",
-        "--gradient-accumulation-steps=1", "--save-total-limit=2", "--num-train-epochs=1000", *CPU,
+        "--gradient-accumulation-steps=1", "--save-total-limit=2", *CPU,
     ]  # fmt: skip
     child = bench.start(command(words), folder, environment={"CWGPT_CACHE": str(folder / "cache")})
     watch, log = Watch(child, out), out / "metrics.jsonl"

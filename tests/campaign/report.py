@@ -22,14 +22,14 @@ def summary(record: Record, seconds: float) -> str:
 
 
 def markdown(path: Path) -> str:
-    """The results of a file, by part, scenario and kind of fault."""
+    """The results of a file, by command or kind of fault."""
     newest: dict[tuple[int, str], dict[str, Any]] = {}
     for line in path.read_text("utf-8").splitlines():
         row = json.loads(line)
         newest[row["seed"], row["trial"]] = row
     groups: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in newest.values():
-        groups["/".join(row["trial"].split("/")[:2])].append(row)
+        groups[row["trial"].partition("/")[0]].append(row)
     lines = [
         "| trials | kills | faults and inputs | failed | seeds | minutes |",
         "|---|--:|--:|--:|---|--:|",
