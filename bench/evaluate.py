@@ -75,7 +75,7 @@ def ours(writer: Any, texts: list[np.ndarray]) -> float:
     return float(sum(found.sum() for found in windows_nll(writer, windows)))
 
 
-def work(contender: str, model: str, quick: bool) -> dict[str, Any]:
+def work(contender: str, model: str, cases: list[str], quick: bool) -> dict[str, Any]:
     """Measure one contender in this process."""
     from creativewritinggpt.devices import peak_memory_bytes
 
@@ -84,7 +84,7 @@ def work(contender: str, model: str, quick: bool) -> dict[str, Any]:
     score(writer, documents("short", True)[:2])  # warm-up
     loaded = peak_memory_bytes()
     result: dict[str, Any] = {}
-    for case in CASES:
+    for case in cases:
         texts = documents(case, quick)
         seconds = [timed(score, writer, texts) for _ in range(1 if quick else 2)]
         result[case] = {
@@ -105,20 +105,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--worker", nargs=2, metavar=("CONTENDER", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        result = work(*arguments.worker, quick=arguments.quick)
+        result = work(*arguments.worker, cases=arguments.cases, quick=arguments.quick)
         sys.stdout.write("\n" + json.dumps(result) + "\n")
         return
     described, rows = machine(), []
     for model in arguments.models:
         reference: dict[str, Any] = {}
         for name in arguments.contenders:
-            given = [name, model, *(["--quick"] if arguments.quick else [])]
+            given = [name, model, "--cases", *arguments.cases, *["--quick"][: arguments.quick]]
             found = in_own_process(__file__, given, seconds=400)
             reference = reference or ({} if "skipped" in found else found)
-            for case in CASES:
+            for case in arguments.cases:
                 row: dict[str, Any] = {"contender": name, "model": model, "case": case}
                 if "skipped" in found:
                     row["skipped"] = found["skipped"]
@@ -128,7 +129,7 @@ def main() -> None:
                     row["ratio"] = row["tokens_per_second"] / speed
                     row["relative_difference"] = abs(row["nll"] - nll) / nll
                 rows.append(row)
-            show(f"{name} on {model}", rows[-len(CASES) :], METRICS)
+            show(f"{name} on {model}", rows[-len(arguments.cases) :], METRICS)
     show("scoring", rows, METRICS)
     if arguments.json:
         sys.stdout.write(json.dumps({"machine": described, "rows": rows}) + "\n")

@@ -231,12 +231,27 @@ def test_after_an_interruption_what_is_done_is_kept(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("creativewritinggpt.analysis.methods.occlusion.leave_one_out", interrupted)
+    monkeypatch.setattr("creativewritinggpt.analysis.methods.perturbation.perturb", interrupted)
     found = explain(writer, TEXT, settings())
-    assert found.unfinished[0] == "occlusion" and set(found.unfinished) < set(METHODS)
+    assert found.unfinished[0] == "perturbation" and set(found.unfinished) < set(METHODS)
     assert "integrated_gradients" in found.record["methods"]
     save(found, tmp_path, settings())
     assert json.loads((tmp_path / "results.json").read_text("utf-8"))["unfinished"]
+
+
+def test_a_first_answer_comes_before_the_slow_methods(writer: Any) -> None:
+    seen: list[set[str]] = []
+
+    def first(record: dict[str, Any]) -> None:
+        seen.append(set(record["methods"]))
+
+    wanted = AnalysisSettings(methods=["gradients", "occlusion"], steps=4)
+    found = explain(writer, TEXT, wanted, first=first)
+    assert seen == [{"occlusion"}]
+    assert "integrated_gradients" in found.record["methods"]
+    # Nothing is said twice where no slower method follows.
+    explain(writer, TEXT, AnalysisSettings(methods=["occlusion", "lens"]), first=first)
+    assert len(seen) == 1
 
 
 def test_the_same_seed_gives_the_same_record(writer: Any) -> None:

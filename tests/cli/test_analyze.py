@@ -105,7 +105,9 @@ def test_after_ctrl_c_what_is_finished_is_written(
 
     monkeypatch.setattr("creativewritinggpt.analysis.methods.perturbation.perturb", stop)
     assert main(["analyze", "The lamp went out", "--model", str(folder), *FAST]) == 130
-    assert "not finished: perturbation, occlusion" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a first answer" in said.partition("stopped;")[0]
+    assert "not finished: perturbation, difference" in said
     record = json.loads(Path("results/results.json").read_text("utf-8"))
     assert record["unfinished"][0] == "perturbation" and record["gradient_scores"]
     assert record["perturbation_scores"] is None

@@ -425,15 +425,21 @@ def predictions(model: LoadedModel, subject: Subject, top: int = 8) -> list[Pred
     found: list[Prediction] = []
     places = [target.position - 1 for target in subject.targets]
     for start, logs in _log_probabilities(model, subject, places):
-        some = subject.targets[start : start + len(logs)]
-        wanted = torch.tensor([target.id for target in some], device=logs.device)
-        columns = [column.tolist() for column in distribution(logs, wanted, top)]
-        for row, (target, own, rank, entropy, ids, likely) in enumerate(
-            zip(some, *columns, strict=True)
-        ):
-            foil = None if target.foil is None else float(logs[row, target.foil])
-            likeliest = list(zip(ids, likely, strict=True))
-            found.append(Prediction(target, own, rank, entropy, foil, likeliest))
+        found += predictions_from(logs, subject.targets[start : start + len(logs)], top)
+    return found
+
+
+def predictions_from(logs: Tensor, targets: Sequence[Target], top: int = 8) -> list[Prediction]:
+    """The same of log-probabilities ``[targets, vocabulary]`` that are known."""
+    wanted = torch.tensor([target.id for target in targets], device=logs.device)
+    columns = [column.tolist() for column in distribution(logs, wanted, top)]
+    found = []
+    for row, (target, own, rank, entropy, ids, likely) in enumerate(
+        zip(targets, *columns, strict=True)
+    ):
+        foil = None if target.foil is None else float(logs[row, target.foil])
+        likeliest = list(zip(ids, likely, strict=True))
+        found.append(Prediction(target, own, rank, entropy, foil, likeliest))
     return found
 
 

@@ -9,13 +9,15 @@ begins there, on the keys and values that one reading of the text has left::
 
 Rows of a pass begin at the same place and are equally long, so that nothing is padded; short ones
 of neighbouring beginnings are batched together, since a product of few rows costs nearly as much as
-one of many. Every pass carries the unchanged text along as one more row: results are differences
-between rows of the same pass, in which rounding errors of bf16 largely cancel, and how far that row
-lies from the first reading is the noise floor.
+one of many. Every pass of transformers' modules carries the unchanged text along as one more row:
+results are differences between rows of the same pass, in which rounding errors of bf16 largely
+cancel, and how far that row lies from the first reading is the noise floor. Our own passes, which
+are in fp32, go without: the first reading takes its place.
 
-Trade-off: one more row per pass. The passes are those of transformers' modules. The forward pass of
-``models.forward`` in their place was 1.04 (GPT-2's shape) to 1.20 times (the starter) as fast, for
-1,024 tokens in fp32 on one core of an AMD EPYC (Zen 4): too little for a second way.
+Trade-off: one more row per pass. The passes are those of transformers' modules
+(:mod:`.module_passes`), or, where the model is in its light form, those of ``models.forward``
+(:mod:`.native_passes`): 1.04 (GPT-2's shape) to 1.20 times (the starter) as fast for 1,024 tokens
+in fp32 on one core of an AMD EPYC (Zen 4), and without seconds of importing and building.
 """
 
 from __future__ import annotations
@@ -29,17 +31,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from ..errors import InputError
 from ..models.loaded_model import LoadedModel
-from ..models.scoring import body_and_head
-from .forward import check_finite, fused_gelu, in_batches, micro_batch
+from .forward import check_finite, in_batches, micro_batch
+from .native_passes import native_passes
 from .subject import Target
 
-# Passes of fewer tokens are joined with their neighbours.
+# Passes of fewer tokens are joined with their neighbours; without an unchanged row they cost less.
 _WORTH_A_PASS = 192
+_WORTH_A_NATIVE_PASS = 96
 # Tokens of a pass on a processor: more only leave its caches.
 TOKENS_ON_A_PROCESSOR = 1024
 _MOST_ROWS = 4096
@@ -58,7 +59,8 @@ class Pass:
         places: Which of the ``indices`` of the cache the pass reaches, as a slice of them: what
             lies before its first changed token is untouched.
         states: Hidden states at those indices, float32 ``[rows, places, width]``.
-        original: Those of the unchanged text in the same pass, float32 ``[places, width]``.
+        original: Those of the unchanged text, in the same pass where there is such a row, float32
+            ``[places, width]``.
     """
 
     rows: np.ndarray
@@ -78,6 +80,7 @@ class PrefixCache:
 
     Attributes:
         states: Hidden states at ``indices``, float32 ``[indices, width]``.
+        head: The output head, of such states.
 
     Raises:
         InputError: An index lies outside the text.
@@ -92,11 +95,15 @@ class PrefixCache:
         self.model = model
         self.ids = np.asarray(ids[: indices[-1] + 1], dtype=np.int64)
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._body, _ = body_and_head(model.model)
-        cache = DynamicCache()
-        states = self._read(self._tensor(self.ids[None]), cache)
-        self.states = states[0, self._tensor(self.indices)].float()
-        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+        self._native = native_passes(model)
+        passes: Any = self._native
+        if passes is None:
+            from .module_passes import ModulePasses
+
+            passes = ModulePasses(model)
+        self._passes, self.head = passes, passes.head
+        states = passes.read(self._tensor(self.ids))
+        self.states = states[self._tensor(self.indices)].float()
 
     def beginnings(self, variants: np.ndarray) -> np.ndarray:
         """Where each variant first differs, ``[variants]``; the text's length where nowhere."""
@@ -141,19 +148,8 @@ class PrefixCache:
         Returns:
             Hidden states there after the last norm, float32 ``[rows, places, width]``.
         """
-        cache = DynamicCache()
-        if begin:
-            cache.layers = [
-                _Prefix(keys[:, :, :begin], values[:, :, :begin]) for keys, values in self._layers
-            ]
-        return self._read(ids, cache)[:, wanted].float()
-
-    def _read(self, ids: Tensor, cache: DynamicCache) -> Tensor:
-        """Hidden states of ``ids`` after what the cache holds, ``[rows, tokens, width]``."""
-        # Not inference_mode: what a model keeps from a pass would be useless for training later.
-        with torch.no_grad(), self.model.device.autocast(), fused_gelu(self.model):
-            states: Tensor = self._body(input_ids=ids, past_key_values=cache, use_cache=True)
-        return states
+        states: Tensor = self._passes.branch(ids, begin, wanted)
+        return states.float()
 
     def _size(self, begin: int) -> int:
         """Variants in a pass that begins there; the unchanged row comes on top."""
@@ -161,6 +157,8 @@ class PrefixCache:
         most = _MOST_ROWS
         if self.model.device.torch_device.type == "cpu":
             most = max(1, TOKENS_ON_A_PROCESSOR // tokens)
+        if self._native is not None:
+            return max(1, min(most, self._native.most_rows(tokens)) - 1)
         return max(1, micro_batch(self.model, tokens, gradients=False, most=most) - 1)
 
     def _groups(self, beginnings: np.ndarray) -> Iterator[np.ndarray]:
@@ -168,12 +166,13 @@ class PrefixCache:
         length = len(self.ids)
         order = np.argsort(-beginnings, kind="stable")
         order = order[beginnings[order] < length]
+        least = _WORTH_A_PASS if self._native is None else _WORTH_A_NATIVE_PASS
         group: list[int] = []
         for row in order.tolist():
             begin = int(beginnings[row])
             if group:
                 start = int(beginnings[group[-1]])
-                worth = begin != start and len(group) * (length - start) >= _WORTH_A_PASS
+                worth = begin != start and len(group) * (length - start) >= least
                 if worth or len(group) >= self._size(begin):
                     yield np.array(group)
                     group = []
@@ -184,33 +183,18 @@ class PrefixCache:
     def _pass(self, variants: np.ndarray, rows: np.ndarray, begin: int) -> Pass:
         end = len(self.ids)
         first = int(np.searchsorted(self.indices, begin))
-        ids = np.concatenate([self.ids[None, begin:], variants[rows, begin:end]])
+        ids, places = variants[rows, begin:end], slice(first, len(self.indices))
         wanted = self._tensor(self.indices[first:] - begin)
+        if self._native is not None:
+            return Pass(
+                rows, places, self.branch(self._tensor(ids), begin, wanted), self.states[places]
+            )
+        ids = np.concatenate([self.ids[None, begin:], ids])
         states = self.branch(self._tensor(ids), begin, wanted)
-        return Pass(rows, slice(first, len(self.indices)), states[1:], states[0])
+        return Pass(rows, places, states[1:], states[0])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=self.model.device.torch_device)
-
-
-class _Prefix(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer, lent to a pass of any number of rows and never added to."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The prefix before each row's own keys and values."""
-        return _after(self.keys, key_states), _after(self.values, value_states)
-
-
-def _after(prefix: Tensor, own: Tensor) -> Tensor:
-    """Keys or values of a shared prefix before those of each row."""
-    return torch.cat([prefix.to(own.dtype).expand(len(own), -1, -1, -1), own], dim=-2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +236,7 @@ class Predictions:
     """
 
     def __init__(self, cache: PrefixCache) -> None:
-        _, head = body_and_head(cache.model.model)
+        head = cache.head
         self._cache = cache
         with torch.no_grad():
             self._weight = head.weight.detach().float()

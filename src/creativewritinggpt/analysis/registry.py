@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..models.loaded_model import LoadedModel
     from .subject import Subject, Word
 
-# One line per method, in the order in which they are computed: its name and its module.
+# One line per method, in the order in which they are listed: its name and its module.
 _MODULES = {
     "attention": "methods.attention",
     "gradients": "methods.gradients",
@@ -172,6 +172,7 @@ class Method:
         figures: The pictures of its results.
         builds_on: Names of methods of which at least one has to be asked for too; ``ANY`` for any
             that has scores. Methods that build on others are computed after all others.
+        quick: Whether it takes no more than a few seconds; such methods are computed first.
     """
 
     name: str
@@ -181,6 +182,7 @@ class Method:
     scores: tuple[Score, ...] = ()
     figures: tuple[Figure, ...] = ()
     builds_on: tuple[str, ...] = ()
+    quick: bool = False
 
 
 @dataclasses.dataclass
@@ -274,14 +276,14 @@ def get(name: str) -> Method:
 
 
 def in_order(wanted: Iterable[str]) -> list[Method]:
-    """Methods in the order of computing: those that build on others last.
+    """Methods in the order of computing: quick ones first, those that build on others last.
 
     Raises:
         InputError: There is no such method.
     """
     found = {name: get(name) for name in wanted}
     in_table = [found[name] for name in names() if name in found]
-    return sorted(in_table, key=lambda method: bool(method.builds_on))
+    return sorted(in_table, key=lambda method: (bool(method.builds_on), not method.quick))
 
 
 def needed(method: Method) -> list[str]:

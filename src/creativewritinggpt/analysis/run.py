@@ -69,6 +69,7 @@ def explain(
     parts: Sequence[tuple[str, int, int]] = (),
     progress: ProgressCallback | None = None,
     warn: Callable[[str], None] | None = None,
+    first: Callable[[dict[str, Any]], None] | None = None,
 ) -> Explanation:
     """Explain what the model makes of a text.
 
@@ -79,6 +80,7 @@ def explain(
         parts: Stretches of the text with a name: name, first character, end.
         progress: Called as the work goes on.
         warn: Called with what the user should know; the record has it too.
+        first: Called with the record when the quick methods are done and slower ones are left.
 
     Returns:
         What was found; after Ctrl-C, what was found until then.
@@ -87,7 +89,9 @@ def explain(
         InputError: Text or settings don't fit.
         RunError: The model computes no numbers.
     """
-    steps = explaining(model, text, settings, parts=parts, progress=progress, warn=warn)
+    steps = explaining(
+        model, text, settings, parts=parts, progress=progress, warn=warn, first=first
+    )
     while True:
         try:
             next(steps)
@@ -104,6 +108,7 @@ def explaining(
     parts: Sequence[tuple[str, int, int]] = (),
     progress: ProgressCallback | None = None,
     warn: Callable[[str], None] | None = None,
+    first: Callable[[dict[str, Any]], None] | None = None,
 ) -> Generator[None, None, Explanation]:
     """The same as :func:`explain`, a method at a time, for who shares the model."""
     settings = settings or AnalysisSettings()
@@ -119,6 +124,9 @@ def explaining(
         for method in wanted:
             method.compute(analysis)
             left.remove(method.name)
+            slower = [other for other in wanted if other.name in left]
+            if first is not None and method.quick and slower and not slower[0].quick:
+                first(analysis.record)
             yield
     except KeyboardInterrupt:
         analysis.record["unfinished"] = list(left)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from .forward import predictions
+from .forward import predictions_from
 from .methods.occlusion import leaving_one_out
+from .native_passes import native_passes
 from .prefix_cache import Predictions, PrefixCache
 from .subject import Subject, Target, read, tokens_of, with_targets
 
@@ -146,7 +147,7 @@ def reasons(
     Raises:
         InputError: There is no token in the span, or too many.
     """
-    exact = model.in_precision("fp32")
+    exact = _exact(model)
     whole = read(exact, text)
     places = [
         position
@@ -162,7 +163,10 @@ def reasons(
         )
     subject, places = _cut(whole, places)
     yield
-    said = predictions(exact, subject, 4)
+    cache = PrefixCache(exact, subject.ids, sorted({t.position - 1 for t in subject.targets}))
+    changes = Predictions(cache)
+    said = predictions_from(changes.log_probabilities, subject.targets, 4)
+    yield
     shown = exact.tokenizer.decode
     tokens = [target.id for target in subject.targets]
     likeliest = [
@@ -180,7 +184,7 @@ def reasons(
     if before <= 1:
         return reason
     first = 1 if unit == "sentence" else max(1, before - view)
-    found = yield from leaving_one_out(exact, subject, unit=unit, first=first)
+    found = yield from leaving_one_out(exact, subject, unit=unit, first=first, cache=cache)
     pieces = []
     for one, scores in zip(
         found.settings["units"], np.transpose(found.settings["unit_scores"]), strict=True
@@ -189,7 +193,7 @@ def reasons(
         if own:
             at = subject.spans[own[0]][0], subject.spans[own[-1]][1]
             pieces.append(Piece(subject.text[slice(*at)], at, tuple(own), float(scores.sum())))
-    trust = (yield from _trust(exact, subject, pieces)) if judge else None
+    trust = (yield from _trust(cache, changes, subject, pieces)) if judge else None
     return dataclasses.replace(reason, pieces=pieces, trust=trust)
 
 
@@ -209,8 +213,14 @@ def _cut(whole: Subject, places: Sequence[int]) -> tuple[Subject, list[int]]:
     return with_targets(subject, targets), moved
 
 
+def _exact(model: LoadedModel) -> LoadedModel:
+    """The model in fp32; in its light form where our own forward pass knows it."""
+    light = model.in_precision("fp32", light=True)
+    return light if native_passes(light) is not None else model.in_precision("fp32")
+
+
 def _trust(
-    model: LoadedModel, subject: Subject, pieces: Sequence[Piece]
+    cache: PrefixCache, said: Predictions, subject: Subject, pieces: Sequence[Piece]
 ) -> Generator[None, None, Trust]:
     """Replace the pieces ranked first together, as many random ones, and all."""
     count = max(1, round(_FIRST * len(pieces)))
@@ -222,9 +232,7 @@ def _trust(
     variants = np.tile(ids, (2 + len(draws), 1))
     for row, chosen in enumerate([order[:count], range(len(pieces)), *draws]):
         tokens = [token for piece in chosen for token in pieces[piece].tokens]
-        variants[row, tokens] = model.eos_id
-    cache = PrefixCache(model, ids.tolist(), [target.position - 1 for target in subject.targets])
-    said = Predictions(cache)
+        variants[row, tokens] = cache.model.eos_id
     drops = np.zeros(len(variants))
     for part in cache.passes(variants):
         drops[part.rows] = said.drops(part, subject.targets).sum(1)
@@ -266,7 +274,7 @@ def why(
     Raises:
         InputError: The word is not in the text.
     """
-    whole = read(model.in_precision("fp32"), text)
+    whole = read(_exact(model), text)
     first = tokens_of(whole, word)[0]
     steps = reasons(model, text, whole.spans[first], view=view)
     while True:

@@ -95,8 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
         place = folder if len(texts) == 1 else folder / folder_name(number, text)
         with console.progress("explaining") as progress:
             found = explain(
-                model, text, settings, parts=parts, progress=progress, warn=console.warn
-            )
+                model, text, settings, parts=parts, progress=progress, warn=console.warn,
+                first=_tell_first,
+            )  # fmt: skip
             found.record["command"] = command_line()
             save(found, place, settings, console.counting(progress, "drawing"))
         records.append(found.record)
@@ -115,6 +116,16 @@ def run(arguments: argparse.Namespace) -> int:
         several = {"results": shown, "aggregate": aggregate(records)} if len(texts) > 1 else None
         console.print_json(several or shown[0])
     return code
+
+
+def _tell_first(record: dict[str, Any]) -> None:
+    """What the quick methods found, while the others compute."""
+    from ..analysis.record import text_summary
+
+    if any("tuned" in models for models in record["methods"].values()):
+        for line in text_summary(record):
+            console.note(line)
+        console.note("  a first answer; the other methods take longer\n")
 
 
 def _texts(arguments: argparse.Namespace) -> list[tuple[str, Sequence[tuple[str, int, int]]]]:

@@ -206,9 +206,15 @@ class LoadedModel:
         other.__dict__.update(self.__dict__)
         return other
 
-    def in_precision(self: _Kind, precision: str) -> _Kind:
-        """The same model (not a copy), computing in ``fp32`` or ``bf16``."""
-        _ = self.model  # built once for both
+    def in_precision(self: _Kind, precision: str, *, light: bool = False) -> _Kind:
+        """The same model (not a copy), computing in ``fp32`` or ``bf16``.
+
+        Args:
+            precision: The precision.
+            light: Whether a light form stays one; nobody may then ask the result for its ``model``.
+        """
+        if not light:
+            _ = self.model  # built once for both
         other = self.cast(type(self))
         other.device = dataclasses.replace(self.device, precision=precision)
         return other
@@ -243,12 +249,21 @@ class LightTokenizer:
         return added
 
     def __call__(
-        self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = True
-    ) -> dict[str, list[int]]:
-        """``{"input_ids": …}`` of a text, without special tokens."""
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = False,
+        split_special_tokens: bool = True,
+        return_offsets_mapping: bool = False,
+    ) -> dict[str, Any]:
+        """``{"input_ids": …}`` of a text, without special tokens, and its ``offset_mapping``."""
         if add_special_tokens or not split_special_tokens:
             raise ValueError("only plain text is encoded here")
-        return {"input_ids": self.backend_tokenizer.encode(text, add_special_tokens=False).ids}
+        found = self.backend_tokenizer.encode(text, add_special_tokens=False)
+        result: dict[str, Any] = {"input_ids": found.ids}
+        if return_offsets_mapping:
+            result["offset_mapping"] = found.offsets
+        return result
 
     def __len__(self) -> int:
         return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))

@@ -464,4 +464,5 @@ METHOD = Method(
     compute=compute,
     scores=(MEAN, MEAN_WITHOUT_SINK, ROLLOUT, ROLLOUT_WITHOUT_SINK),
     figures=(Figure("attention", "attention"),),
+    quick=True,
 )

@@ -174,4 +174,5 @@ METHOD = Method(
     title="logit lens",
     description="What each layer would predict.",
     compute=compute,
+    quick=True,
 )
