@@ -43,10 +43,12 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _wrong(event: str, arguments: tuple[Any, ...]) -> str:
     if event == "pickle.find_class":
-        # What worker processes send is pickled by this program's own other half.
+        # What worker processes send is pickled by this program's own other half, and what PyTorch's
+        # compiler keeps by itself.
         names = _callers(sys._getframe(2))
         own = any(name.partition(".")[0] == PACKAGE for name in names)
-        sent = any(name.startswith(("multiprocessing", "concurrent.futures")) for name in names)
+        makers = ("multiprocessing", "concurrent.futures", "torch._inductor", "torch._dynamo")
+        sent = any(name.startswith(makers) for name in names)
         return f"unpickled {arguments}" if own and not sent else ""
     if event in ("os.system", "os.exec"):
         own = any(name.partition(".")[0] == PACKAGE for name in _callers(sys._getframe(2)))

@@ -202,12 +202,13 @@ def _mlx_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         )
     parameters = config.get("lora_parameters")
     parameters = parameters if isinstance(parameters, dict) else {}
-    scale = parameters.get("scale")
-    dropout = parameters.get("dropout") or 0.0
-    if not all(isinstance(one, (int, float)) and abs(one) < 1e9 for one in (scale, dropout)):
-        raise InputError(
-            f"{path} has no lora_parameters with a scale", "restore the file as MLX wrote it"
-        )
+    scale: Any = parameters.get("scale")
+    dropout: Any = parameters.get("dropout") or 0.0
+    for one in (scale, dropout):
+        if not isinstance(one, (int, float)) or not abs(one) < 1e9:
+            raise InputError(
+                f"{path} has no lora_parameters with a scale", "restore the file as MLX wrote it"
+            )
     return {
         "peft_type": "LORA",
         "base_model_name_or_path": config.get("model"),
