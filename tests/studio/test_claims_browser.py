@@ -94,6 +94,8 @@ Journeys and properties of the page, and where each is shown:
    - test_desk_files.py::test_a_full_disk_is_said_once_and_nothing_is_lost
    - test_studio_security.py::test_a_port_in_use_is_said_and_the_last_port_only_preferred
    - test_shell_browser.py::test_an_old_browser_is_told_so
+27. The real starter, from the first word to a proof of what it wrote.
+   - test_starter_browser.py::test_a_writers_journey_with_the_starter
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ def test_every_claim_and_journey_has_tests() -> None:
             claims[int(number[1])] = []
         elif named := re.fullmatch(r"   - (\w+\.py)::(\w+)", line):
             claims[max(claims)].append((named[1], named[2]))
-    assert list(claims) == list(range(1, 27)) and all(claims.values())
+    assert list(claims) == list(range(1, 28)) and all(claims.values())
     for file, name in {one for tests in claims.values() for one in tests}:
         tree = ast.parse((here / file).read_text("utf-8"))
         names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

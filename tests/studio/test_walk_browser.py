@@ -150,7 +150,7 @@ def test_page_studio_and_file_have_one_text_after_every_step(
     story_box(page).click()
     page.keyboard.type("It was late, and the ferry had gone.")
     chance = random.Random(seed)
-    walk = [*STEPS, *chance.sample(STEPS, 4)]
+    walk = list(STEPS)
     chance.shuffle(walk)
     done = []
     for step in walk:
