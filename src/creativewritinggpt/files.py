@@ -501,7 +501,9 @@ def path_problem(error: BaseException) -> UserError | None:
     A name that is too long, a folder where a file is to be, no right to it, a loop of links, a disk
     that is gone.
     """
-    if not isinstance(error, OSError) or error.filename is None or not error.strerror:
+    if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes)):
+        return None
+    if not error.strerror:
         return None
     advice = "see whether the disk is there and the place can be used"
     kind = RunError if error.errno in _LOST_DISK else InputError

@@ -263,7 +263,7 @@ def in_process(
         name: The targets, parted by commas.
         seed: Of all of them.
         cases: Of each; 0 asks for as many as its pace says.
-        seconds: For each.
+        seconds: For all of them.
         where: Folder for what the process writes.
     """
     with tempfile.TemporaryDirectory(dir=where, prefix="hostile-") as folder:
@@ -320,9 +320,11 @@ def main() -> int:
         one.prepare()
     limit_memory()
     # Deep nesting must be refused by the readers, not end the process.
-    for one in targets:
+    end = time.monotonic() + float(seconds)
+    for number, one in enumerate(targets):
         asked = int(cases) or one.pace
-        result = run_batch(one, int(seed), asked, float(seconds), work, place / "progress")
+        share = max(1.0, (end - time.monotonic()) / (len(targets) - number))
+        result = run_batch(one, int(seed), asked, share, work, place / "progress")
         with (place / "results").open("a") as stream:
             stream.write(json.dumps(vars(result)) + "\n")
     return 0

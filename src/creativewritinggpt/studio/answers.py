@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from .. import console
 from ..errors import InputError, Stopped, UserError
+from ..files import path_problem
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -113,10 +114,12 @@ def answered(handler: Handler) -> Handler:
         except Stopped as error:
             return error_answer(error)
         except Exception as error:
-            if status_of(error) == 500:
+            known = isinstance(error, UserError) or status_of(error) != 500
+            told = error if known else path_problem(error) or error
+            if status_of(told) == 500:
                 console.note(f"{http.url.path}: {type(error).__name__}")
                 logging.getLogger(__name__).debug("internal error", exc_info=error)
-            return error_answer(error)
+            return error_answer(told)
 
     return answer
 
