@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from creativewritinggpt.config.run import load_config
 from creativewritinggpt.data.readers import read_texts
 from creativewritinggpt.errors import LONGEST, InputError, one_line
 from creativewritinggpt.files import parse_yaml
@@ -186,3 +187,10 @@ def test_numbers_of_mlx_that_are_none_are_refused(tmp_path: Path, parameters: An
     config = {"fine_tune_type": "lora", "model": "x", "lora_parameters": parameters}
     files = models.adapter(config)
     assert "no lora_parameters" in refused(read_adapter, models.put(files, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "values", [{"learning_rate": 10**400}, {"mix": {"a": 10**400}}, {"lora_alpha": "9" * 5000}]
+)
+def test_numbers_too_large_for_a_float_are_refused(values: dict[str, Any]) -> None:
+    assert next(iter(values)) in refused(load_config, None, values)
