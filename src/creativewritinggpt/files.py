@@ -456,6 +456,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 _MOST_VALUES, _DEEPEST = 100_000, 50
+_LONGEST_YAML, _MOST_BRACKETS = 1_000_000, 2000
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -470,6 +471,9 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     import yaml
 
+    # The scanner takes time in the square of open brackets.
+    if len(text) > _LONGEST_YAML or text.count("[") + text.count("{") > _MOST_BRACKETS:
+        raise InputError(f"{where} is not valid YAML: it has too many brackets, or is too long")
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
