@@ -169,7 +169,8 @@ class Ranker:
         """What was learnt, and how sure it is."""
         trial = self.trial
         if trial.choices < FEWEST:
-            return f"{trial.choices} choices are too few to learn from; {FEWEST} are the least"
+            few = "1 choice is" if trial.choices == 1 else f"{trial.choices} choices are"
+            return f"{few} too few to learn from; {FEWEST} are the least"
         told = (
             f"of {trial.choices} choices held out in turn, what you took comes first in "
             f"{trial.first:.0%} (by chance {trial.chance:.0%})"
