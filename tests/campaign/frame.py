@@ -366,6 +366,8 @@ class Record:
         }  # fmt: skip
         if figures is not None:
             row["figures"] = figures
+        if isinstance(figures, dict):
+            row["kills"] = figures.get("killed", trial.kills)
         self.done[trial.name] = row
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as stream:

@@ -134,8 +134,15 @@ def _ended_by_term(ended: Ended, why: str) -> None:
         raise Fault(f"{why}: a traceback: {ended.err[-500:]!r}")
 
 
-def at_moment(bench: Bench, scenario: Scenario, shares: list[float], folder: Path) -> None:
-    """Runs that are killed, one after the other, each after a share of the usual time."""
+def at_moment(
+    bench: Bench, scenario: Scenario, shares: list[float], folder: Path
+) -> dict[str, int]:
+    """Runs that are killed, one after the other, each after a share of the usual time.
+
+    Returns:
+        How many were killed, and had not ended before.
+    """
+    killed = 0
     watch = laid_out(bench, scenario, folder)
     seconds = reference(bench, scenario).seconds
     for place, share in enumerate(shares):
@@ -144,11 +151,13 @@ def at_moment(bench: Bench, scenario: Scenario, shares: list[float], folder: Pat
         ended = disturbed(bench, scenario, body, folder, layers.Plan(watch), stop)
         if not (ended.signal == signal.SIGKILL or ended.code == 0):
             raise Fault(f"run {place + 1}: exit code {ended.code}: {ended.err[-300:]!r}")
+        killed += int(ended.signal == signal.SIGKILL)
         if ended.unflushed:
             raise Fault(f"renamed before it was flushed: {ended.unflushed[0]}")
         scenario.whole(folder)
     after = ", ".join(f"{100 * share:.1f}" for share in shares)
     check(bench, scenario, folder, ended, f"kills after {after} % of the time")
+    return {"killed": killed}
 
 
 def asked_to_end(bench: Bench, scenario: Scenario, share: float, folder: Path) -> None:
