@@ -48,6 +48,12 @@ def test_an_empty_list_among_json_lines_is_a_bad_row(tmp_path: Path) -> None:
     texts.read("a.jsonl", data, tmp_path, True)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("data", [b"[]\n{}", b"{}\n{}"])
+def test_rows_without_any_column_are_refused(tmp_path: Path, data: bytes, skip: bool) -> None:
+    assert "without any column" in refused(texts.read, "a.jsonl", data, tmp_path, skip)
+
+
 def test_a_column_with_a_name_of_thousands_of_characters_is_one_line(tmp_path: Path) -> None:
     data = texts.to_json({"story": texts.TEXT, "text": texts.TEXT, "9" * 5000: "x"})
     assert len(refused(texts.read, "a.jsonl", data, tmp_path)) <= LONGEST

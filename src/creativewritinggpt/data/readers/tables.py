@@ -114,6 +114,8 @@ def open_table(path: Path, asked: Sequence[str] = ()) -> Table:
             "under a single name",
         )
     columns = dict.fromkeys(name for row in head for name, _ in leaves(row))
+    if not columns:
+        raise InputError(f"{path} has rows without any column", "give rows with texts in them")
     return Table(path, form, list(columns), head)
 
 
