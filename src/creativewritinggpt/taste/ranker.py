@@ -70,6 +70,16 @@ HABITS = (
 )  # fmt: skip
 
 
+_UNCOUNTED = frozenset({"dialogue", "repetition", *_NAMED})
+
+
+def _liked(habit: str, weight: float) -> str:
+    if weight > 0:
+        return f"more {habit}"
+    counted = habit not in _UNCOUNTED or habit in ("negations", "words of the senses")
+    return f"{'fewer' if counted else 'less'} {habit}"
+
+
 @functools.lru_cache(maxsize=4096)
 def features(text: str) -> Floats:
     """[habits] figures of a draft that don't depend on its length; see :data:`HABITS`."""
@@ -177,7 +187,7 @@ class Ranker:
         )
         if not trial.beyond_chance:
             return f"nothing is learnt yet: {told}, which may be chance"
-        habits = ", ".join(f"{'more' if w > 0 else 'less'} {name}" for name, w in self.liked())
+        habits = ", ".join(_liked(name, weight) for name, weight in self.liked())
         return f"{told}; you take {habits}"
 
 
