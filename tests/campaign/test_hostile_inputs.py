@@ -54,6 +54,14 @@ def test_rows_without_any_column_are_refused(tmp_path: Path, data: bytes, skip: 
     assert "without any column" in refused(texts.read, "a.jsonl", data, tmp_path, skip)
 
 
+def test_a_table_of_very_many_columns_is_refused(tmp_path: Path) -> None:
+    data = b"\t".join([b"x"] * 30_000) + b"\n" + PROSE_ROW
+    assert "30,000 columns" in refused(texts.read, "a.tsv", data, tmp_path)
+
+
+PROSE_ROW = b"\t".join([b"y"] * 30_000) + b"\n"
+
+
 def test_a_column_with_a_name_of_thousands_of_characters_is_one_line(tmp_path: Path) -> None:
     data = texts.to_json({"story": texts.TEXT, "text": texts.TEXT, "9" * 5000: "x"})
     assert len(refused(texts.read, "a.jsonl", data, tmp_path)) <= LONGEST

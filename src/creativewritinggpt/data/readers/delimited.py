@@ -336,6 +336,10 @@ def _with_names(
     widest = max((len(fields) for fields, _ in records[1:] if fields), default=len(cells))
     while len(cells) > max(1, widest) and not cells[-1]:
         cells.pop()  # a separator too many at the end of the header
+    if len(cells) > _MOST_COLUMNS:
+        raise InputError(
+            f"{path} has {len(cells):,} columns, which no table has", "give it as .txt, or mend it"
+        )
     rest = [f for f, _ in itertools.islice(records, 1, _COMPARED) if f and len(f) == len(cells)]
     numbered = [f"column {place}" for place in range(1, len(cells) + 1)]
     if any(name in cells for name in asked):
@@ -379,6 +383,9 @@ def _apart(names: Sequence[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return made
+
+
+_MOST_COLUMNS = 20_000
 
 
 def _is_number(cell: str) -> bool:
