@@ -12,6 +12,7 @@ import gzip
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -146,17 +147,17 @@ def _gguf(bench: Bench, folder: Path) -> list[str]:
 
 def _read_gguf(bench: Bench, folder: Path) -> Callable[[], int]:
     def body() -> int:
-        from creativewritinggpt.cli import main as cli
+        from creativewritinggpt.errors import UserError
         from creativewritinggpt.models.gguf_model import GGUFModel
 
-        def run(words: object) -> int:
+        try:
             model = GGUFModel(folder / "tiny.gguf")
             for name in model:
                 model[name]
-            return 0
-
-        cli._run = run  # its errors are said as the command says them
-        return cli.main(["doctor"])
+        except UserError as error:
+            sys.stderr.write(f"error: {error.message}\n")
+            return error.exit_code
+        return 0
 
     return body
 

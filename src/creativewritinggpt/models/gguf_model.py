@@ -176,9 +176,19 @@ class GGUFModel(Mapping[str, "torch.Tensor"]):
 
     @property
     def heads(self) -> tuple[int, int]:
-        """Numbers of query heads and of key heads."""
-        heads = int(self.setting("attention.head_count"))
-        return heads, int(self.setting("attention.head_count_kv", heads))
+        """Numbers of query heads and of key heads.
+
+        Raises:
+            InputError: The file tells none.
+        """
+        heads = self.setting("attention.head_count")
+        pair = heads, self.setting("attention.head_count_kv", heads)
+        if not all(isinstance(count, int) and count > 0 for count in pair):
+            raise InputError(
+                f"{self.path} has {pair[0]!r} heads, {pair[1]!r} of them for keys",
+                "fetch or export the file again",
+            )
+        return pair
 
     @property
     def tied(self) -> bool:
@@ -208,6 +218,11 @@ class GGUFModel(Mapping[str, "torch.Tensor"]):
         values = self.raw(own)
         heads = rotated_heads(self.architecture, own, *self.heads)
         if heads is not None:
+            if len(values) % (2 * heads):
+                raise InputError(
+                    f"{self.path} says {heads} heads, but {own} has {len(values)} rows",
+                    "fetch or export the file again",
+                )
             values = permute_to_halves(values, heads)
         if is_transposed(self.architecture, own):
             values = np.ascontiguousarray(values.T)
