@@ -608,9 +608,9 @@ def test_base_and_tuned_are_a_choice_with_their_adapters(desk: Any) -> None:
     assert [setup.adapters for setup in setups] == [{}, {"tuned": 1.0}]
 
 
-def test_a_damaged_choice_is_said_and_the_story_opens(desk: Any) -> None:
+def test_a_damaged_choice_is_said_and_the_story_opens(desk: Any, tmp_path: Path) -> None:
     one = desk()
-    one.say("The lamp", "/alt 2", "/pick 1", "/save other.json")
+    one.say("The lamp", "/alt 2", "/pick 1", f"/save {tmp_path / 'other.json'}")
     path = one.session.file.path
     record = json.loads(path.read_text("utf-8"))
     record["choices"][0]["offered"] = [0, 4000]
