@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -16,6 +18,7 @@ from creativewritinggpt.data.readers import read_texts
 from creativewritinggpt.errors import LONGEST, InputError, one_line
 from creativewritinggpt.files import parse_yaml
 from creativewritinggpt.models.adapter_files import read_adapter
+from creativewritinggpt.server.security import Refused
 from creativewritinggpt.story.choice_files import read_any
 from creativewritinggpt.studio.answers import answered, list_in, number_in, object_in
 
@@ -39,6 +42,7 @@ def test_a_message_is_one_line_of_bounded_length_whatever_it_quotes() -> None:
     assert len(long) <= LONGEST and long.endswith("end")
     error = InputError("a\nb", "c\r\nd")
     assert (str(error), error.message, error.advice) == ("a b", "a b", "c d")
+    assert len(Refused(404, f"no model {'x' * 90_000}").message) <= LONGEST
 
 
 def test_an_empty_list_among_json_lines_is_a_bad_row(tmp_path: Path) -> None:
@@ -46,6 +50,19 @@ def test_an_empty_list_among_json_lines_is_a_bad_row(tmp_path: Path) -> None:
     data = b"\n".join([texts.to_json(rows), b"[]"])
     assert "line 2" in refused(texts.read, "a.jsonl", data, tmp_path)
     texts.read("a.jsonl", data, tmp_path, True)
+
+
+def test_text_of_parquet_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    texts_of = pyarrow.array([b"\xff" + b"The lamp went out. " * 9] * 3)
+    table = pyarrow.table({"text": texts_of.view(pyarrow.string())})
+    pyarrow.parquet.write_table(table, tmp_path / "b.parquet")
+    data = (tmp_path / "b.parquet").read_bytes()
+    assert "not a whole parquet file" in refused(texts.read, "a.parquet", data, tmp_path)
+
+
+def test_rtf_without_its_mark_is_refused(tmp_path: Path) -> None:
+    data = b"{\xff\xfe\\rtf1 The lamp went out.}"
+    assert "is no RTF text" in refused(texts.read, "a.rtf", data, tmp_path)
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -165,6 +165,7 @@ def change_config(folder: Path, **changes: Any) -> Path:
 def test_models_that_do_not_write_are_refused(tiny_folder: Any) -> None:
     folder = change_config(tiny_folder("gpt2"), architectures=["BertForMaskedLM"])
     assert "(BertForMaskedLM) fills gaps in texts" in refused(folder)
+    assert "architectures is no list" in refused(change_config(folder, architectures=0.1))
 
 
 @pytest.mark.parametrize(

@@ -113,16 +113,16 @@ def check_kind(config: dict[str, Any], name: str) -> None:
         InputError: It is of another kind.
     """
     family = str(config["model_type"])
-    kinds = [str(kind) for kind in config.get("architectures") or []]
+    kinds = _names(config, "architectures")
     kind = kinds[0] if kinds else family
-    layers = config.get("layer_types") or config.get("layers_block_type") or ()
+    layers = _names(config, "layer_types") or _names(config, "layers_block_type")
     why, advice = None, _CAUSAL
     if any(key in config for key in _SENSES):
         why = "works with pictures or sound beside text"
         advice = "use a text-only model of its family (ForCausalLM, not ForConditionalGeneration)"
     elif config.get("is_encoder_decoder"):
         why = _PAIRS
-    elif family in _RECURRENT or any(part in str(x) for x in layers for part in _RECURRENT_LAYERS):
+    elif family in _RECURRENT or any(part in x for x in layers for part in _RECURRENT_LAYERS):
         why = "keeps a recurrent state, which can't be rewound or split"
     elif any(_LABELS.search(found) for found in kinds):
         why = "gives labels or vectors for texts and writes none"
@@ -134,6 +134,13 @@ def check_kind(config: dict[str, Any], name: str) -> None:
         why = "does not write text"
     if why is not None:
         raise InputError(f"{name if name == kind else f'{name} ({kind})'} {why}", advice)
+
+
+def _names(config: dict[str, Any], key: str) -> list[str]:
+    found = config.get(key) or []
+    if not isinstance(found, (list, tuple)):
+        raise InputError(f"config.json: {key} is no list of names", "fetch the model again")
+    return [str(name) for name in found]
 
 
 def _by_family(family: str, config: dict[str, Any]) -> tuple[str | None, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
+from ...errors import InputError
 from ..document import characters
 from ..text import clean_characters, ends_sentence, tidy_layout
 from .books import Book, Part, as_blocks, chapter_level, chapters, cut_at_headings, without_licence
@@ -129,6 +130,8 @@ def read_manuscript(path: Path, ending: str | None = None) -> Book:
         from .rtf import read_rtf
 
         data = path.read_bytes()
+        if b"{\\rtf" not in data:
+            raise InputError(f"{path} is no RTF text", "save it anew, or give it as .txt")
         found, book = read_rtf(data[data.index(b"{\\rtf") :])
     elif ending in (".odt", ".ott", ".fodt"):
         from .odt import read_odt

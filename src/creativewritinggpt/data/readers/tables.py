@@ -238,9 +238,9 @@ def _parquet(path: Path, reading: Reading) -> Iterator[RawRow]:
                     yield number + 1 + i, row
                 number += len(batch)
                 reading.advance(int(share * len(batch)))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # a text may be no UTF-8
         where = f" after row {number}" if number else ""
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"{path} is not a whole parquet file{where}: {reason}", "fetch or write it again"
         ) from error
