@@ -102,6 +102,8 @@ def test_a_kind_of_choice_that_is_a_list_is_refused(tmp_path: Path) -> None:
     row = {"prompt": "The", "chosen": " mill", "rejected": " rat", "kind": []}
     (tmp_path / "c.jsonl").write_bytes(texts.to_json(row))
     assert "`kind` is []" in refused(read_any, tmp_path / "c.jsonl")
+    (tmp_path / "c.jsonl").write_text('{"prompt": "a", "text": "b", "index": 0, "line": []}\n')
+    assert "line must be a number" in refused(read_any, tmp_path / "c.jsonl")
 
 
 @pytest.mark.parametrize(

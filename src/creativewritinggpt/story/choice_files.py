@@ -73,6 +73,8 @@ def read_choices(path: str | os.PathLike[str]) -> Decisions:
         if "text" in row and "index" in row:
             prompt = _text(row.get("prompt"), "prompt", where)
             _text(row["text"], "text", where)
+            if not isinstance(row.get("line"), (int, str, type(None))):
+                raise InputError(f"{where}: line must be a number")
             written.setdefault((row.get("line"), prompt), []).append(row)
         else:
             found.recorded += 1
