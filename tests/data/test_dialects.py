@@ -185,6 +185,23 @@ def test_very_many_columns_make_a_short_message(tmp_path: Path, columns: int, sa
     assert len(raised.value.message) < 1000
 
 
+def test_notes_of_many_bad_rows_are_there_once_and_not_compared_with_all_others() -> None:
+    compared = 0
+
+    class Note(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    report = SourceReport("a")
+    for line in [*range(200), *range(200)]:
+        report.note(Note(f"line {line} was left out"))
+    assert len(report.notes) == 200 and compared < 1000
+
+
 PIECES = [*"ab;,|\t\"'\\\n ", "said", "She left.", "“Oh”", "\r\n", '""', ' "no" ', "é"]
 stories = st.lists(st.sampled_from(PIECES), min_size=3, max_size=14).map(
     lambda parts: f"Once {''.join(parts)} ended."

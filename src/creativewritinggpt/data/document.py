@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,10 @@ class SourceReport:
     files: dict[str, FileReport] = field(default_factory=dict)
     joints: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        # Damaged files have tens of thousands of notes.
+        self._noted = set(self.notes)
+
     def drop(self, reason: str, count: int = 1) -> None:
         """Count something that was left out."""
         if count:
@@ -198,7 +202,8 @@ class SourceReport:
 
     def note(self, text: str) -> None:
         """Add a note for the user, once."""
-        if text not in self.notes:
+        if text not in self._noted:
+            self._noted.add(text)
             self.notes.append(text)
 
     def add_form(self, form: str) -> None:
@@ -271,7 +276,7 @@ class SourceReport:
             name: vars(file) | {"left_out": dict(file.left_out), "share": file.share}
             for name, file in self.files.items()
         }
-        return vars(self) | {
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {
             "dropped": dict(self.dropped),
             "flagged": dict(self.flagged),
             "joints": dict(self.joints),
