@@ -134,8 +134,24 @@ def write(
     )  # fmt: skip
 
 
+def free_figure(figure: Figure) -> None:
+    """Free the pixels and the contents of a figure that is not drawn any more.
+
+    A figure, its parts and its canvas refer to each other. Python looks for such cycles when it has
+    made very many objects; until then each drawing would hold its memory: the curves of a training
+    of 10,000 steps 30 MB, up to thirteen times.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    figure.clear()
+    figure.set_canvas(FigureCanvasBase(figure))  # in place of the one that holds the pixels
+
+
 def save_figure(figure: Figure, path: Path, svg: bool = False, dpi: int = 150) -> list[Path]:
-    """Write a figure as PNG, and as SVG beside it on demand; each file whole or not at all."""
+    """Write a figure as PNG, and as SVG beside it on demand; each file whole or not at all.
+
+    The figure is empty afterwards (:func:`free_figure`).
+    """
     import matplotlib
 
     paths = [path, path.with_suffix(".svg")] if svg else [path]
@@ -145,6 +161,7 @@ def save_figure(figure: Figure, path: Path, svg: bool = False, dpi: int = 150) -
         with matplotlib.rc_context({"svg.hashsalt": "cwgpt"}), atomic_file(target) as temporary:
             metadata = {"Date": None} if kind == "svg" else {}
             figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
+    free_figure(figure)
     return paths
 
 

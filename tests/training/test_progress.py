@@ -18,6 +18,7 @@ from rich.console import Console
 from creativewritinggpt import console
 from creativewritinggpt.cli.main import main
 from creativewritinggpt.config.run import Config
+from creativewritinggpt.training import metrics as training_metrics
 from creativewritinggpt.training import run_dir
 from creativewritinggpt.training.metrics import Display, draw_curves, overfitting, spread_apart
 from creativewritinggpt.training.run import train
@@ -194,15 +195,13 @@ def test_curves_are_drawn_of_any_run(tmp_path):
 
 
 def test_names_leave_room_for_the_curves_and_a_single_step_is_seen(tmp_path, monkeypatch):
-    import matplotlib.figure
-
     figures = []
-    save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure,
-        "savefig",
-        lambda self, *args, **named: figures.append(self) or save(self, *args, **named),
-    )
+
+    def keep(figure, path, dpi):
+        figure.canvas.draw()
+        figures.append(figure)
+
+    monkeypatch.setattr(training_metrics, "save_figure", keep)
     name = "a collection of stories whose name goes on and on and on $x^2$"
     losses = {"base_val_loss": 3.2, "val_loss": [2.0, 3.1]}
     metrics = {

@@ -25,6 +25,7 @@ from ..plotting import (
     INK,
     MASK,
     QUIET,
+    free_figure,
     new_figure,
     plot_text,
     score_colormap,
@@ -111,6 +112,10 @@ class Canvas:
             return [path]
         self._save_svg(path.with_suffix(".svg"))
         return [path, path.with_suffix(".svg")]
+
+    def close(self) -> None:
+        """Free the page; it can't be written any more."""
+        free_figure(self._figure)
 
     def _save_png(self, path: Path) -> None:
         from PIL import Image
@@ -227,6 +232,7 @@ def draw_layers(
         written += sheet.canvas.save(folder / f"{stem}{layer:0{digits}d}.png", svg)
         if progress is not None:
             progress(done, len(wanted))
+    sheet.canvas.close()
     return written
 
 
@@ -273,7 +279,9 @@ def draw_overview(
         said = f"On average {sink.mean():.0%} of the attention goes to the first token. {said}"
     canvas.note(said)
     canvas.fix()
-    return canvas.save(folder / "attention_overview.png", svg)
+    written = canvas.save(folder / "attention_overview.png", svg)
+    canvas.close()
+    return written
 
 
 class _Sheet:
