@@ -148,31 +148,32 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-_left: dict[Path, dict[str, list[Path]]] = {}
+_looked_after: set[Path] = set()
 
 
-def _remove_left(target: Path) -> None:
-    """Remove what killed processes have left of ``target``; a folder is looked through once.
+def remove_left(target: Path) -> None:
+    """Remove what killed processes have left of ``target``; what can't be removed stays."""
+    with contextlib.suppress(OSError):
+        clean_up(target.parent, target.name, shared=True)
 
-    A file that another process still writes is locked by it (see :func:`_temporary`), and stays.
-    """
-    if os.name == "nt":  # where an open file has to be closed before it is renamed
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Whether no process uses a temporary file or folder, which is locked meanwhile."""
+    if os.name == "nt":  # where that can't be told
+        yield True
         return
     import fcntl
 
-    folder = target.parent.absolute()
-    if folder not in _left:
-        found: dict[str, list[Path]] = {}
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(folder):
-                match = re.fullmatch(r"\.(.+)\.\w{8}\.tmp(\.\w+)?", entry.name)
-                if match is not None:
-                    found.setdefault(match[1], []).append(Path(entry.path))
-        _left[folder] = found
-    for path in _left[folder].pop(target.name, ()):
-        with contextlib.suppress(OSError), path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it is in use, or gone
+            yield False
+            return
+        yield True
 
 
 def _temporary(target: Path) -> tuple[int, Path]:
@@ -206,7 +207,9 @@ def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Itera
     target = Path(path)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(target)
+        if target.absolute() not in _looked_after:
+            _looked_after.add(target.absolute())
+            remove_left(target)
         handle, temporary = _temporary(target)
         if os.name == "nt":
             os.close(handle)
@@ -228,57 +231,90 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block ends without an error.
 
     An old folder is moved aside first and removed last, so one whole version exists at any time.
+    What killed processes have left of the same folder goes.
     """
     target = Path(path)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new."))
-        old: Path | None = None
-        try:
+        remove_left(target)
+        with scratch_beside(target, "new") as temporary, contextlib.ExitStack() as stack:
             yield temporary
             for entry in (temporary, *temporary.rglob("*")):
                 if entry.is_file():
                     _synced(entry)
                 _usual_modes(entry)
+            old: Path | None = None
             if target.exists():
-                old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-                target.replace(old / target.name)
+                old = stack.enter_context(scratch_beside(target, "old")) / target.name
+                target.replace(old)
             try:
                 temporary.replace(target)
             except BaseException:  # Ctrl-C as well
                 if old is not None:
-                    (old / target.name).replace(target)
+                    old.replace(target)
                 raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if old is not None:
-                shutil.rmtree(old, ignore_errors=True)
 
 
-def clean_up(folder: Path, name: str | None = None) -> None:
-    """Remove temporary files and folders that killed processes have left in a folder.
+@contextlib.contextmanager
+def scratch_beside(target: Path, kind: str) -> Iterator[Path]:
+    """Yield a new folder ``.NAME.KIND.…`` beside ``target``, which goes when the block ends.
+
+    Where its process is killed, or it can't be removed, it goes with the next :func:`clean_up`.
+
+    Args:
+        target: What it is for.
+        kind: ``new``, ``old``, ``fetch`` or ``weights``.
+    """
+    with contextlib.ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.{kind}."))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            if os.name == "nt":
+                break
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():  # else another process has found it before it was locked
+                break
+        yield folder
+
+
+_TEMPORARY = re.compile(
+    r"\.(.+)\.(?:(new|old|fetch|weights)\.\w{8}|\w{8}\.tmp(?:\.\w+)?)", re.DOTALL
+)
+
+
+def clean_up(folder: Path, name: str | None = None, *, shared: bool = False) -> None:
+    """Remove temporary files and folders that no process uses any more.
 
     The old version of a folder comes back where its process was killed between moving it aside and
-    putting the new one in its place. No other process may be writing into the folder.
+    putting the new one in its place.
 
     Args:
         folder: The folder.
-        name: Look only at what was to become the folder of that name in it.
+        name: Look only at what was to become the file or folder of that name in it.
+        shared: Other processes may be writing into the folder: where the system can't tell what
+            they use (Windows), nothing is removed.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() or (shared and os.name == "nt"):
         return
     for left in folder.iterdir():
-        match = re.fullmatch(r"\.(.+)\.(new|old)\.\w{8}|\..+\.\w{8}\.tmp(\.\w+)?", left.name)
+        match = _TEMPORARY.fullmatch(left.name)
         if match is None or (name is not None and match[1] != name):
             continue
-        if match[2] == "old" and not (folder / match[1]).exists():
-            old = left / match[1]
-            if old.exists():
+        with _claimed(left) as free:
+            if not free:
+                continue
+            old = left / match[1] if match[2] == "old" else None
+            if old is not None and old.exists() and not (folder / match[1]).exists():
                 old.replace(folder / match[1])
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def check_name(path: Path) -> None:

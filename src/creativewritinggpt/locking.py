@@ -17,7 +17,15 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from .errors import InputError, UserError
-from .files import atomic_folder, disk_errors, file_sha256, read_json, write_json
+from .files import (
+    atomic_folder,
+    clean_up,
+    disk_errors,
+    file_sha256,
+    read_json,
+    remove_left,
+    write_json,
+)
 
 Found = TypeVar("Found")
 
@@ -66,6 +74,7 @@ def cached_folder(
         return find() if not checked or _is_sound(entry) else None
 
     if (found := whole()) is not None:
+        remove_left(entry)  # where that could not be removed when the entry was made
         return found
     with disk_errors(entry.parent):
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +84,7 @@ def cached_folder(
         if (found := whole()) is not None:
             return found
         # Only the holder of the lock makes these: a process that was killed has left them.
-        for left in entry.parent.glob(f".{entry.name}.*.*"):
-            shutil.rmtree(left, ignore_errors=True)
+        clean_up(entry.parent, entry.name)
         with atomic_folder(entry) as folder:
             make(folder)
             if checked:
@@ -115,7 +123,7 @@ def one_writer(path: Path, busy: UserError) -> Iterator[None]:
 def scratch_folder(parent: Path, name: str) -> tuple[Path, Callable[[], None]]:
     """A new folder ``.NAME.…`` in ``parent`` for this process, and what removes it.
 
-    Those of processes that were killed are removed.
+    Those that no process uses any more are removed.
 
     Raises:
         RunError: The disk is full.
@@ -124,14 +132,7 @@ def scratch_folder(parent: Path, name: str) -> tuple[Path, Callable[[], None]]:
     with disk_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f".{name}.lock"):
-            for left in parent.glob(f".{name}.*"):
-                if not left.is_dir():
-                    continue
-                try:
-                    with FileLock(left / _OWNED, timeout=0):
-                        shutil.rmtree(left, ignore_errors=True)
-                except (OSError, Timeout):  # it is in use
-                    continue
+            _remove_unused(_scratch_folders(parent, name))
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}."))
             lock = FileLock(folder / _OWNED, thread_local=False)
             lock.acquire(timeout=0)
@@ -141,6 +142,26 @@ def scratch_folder(parent: Path, name: str) -> tuple[Path, Callable[[], None]]:
         lock.release()
 
     return folder, remove
+
+
+def clear_scratch(parent: Path, name: str) -> None:
+    """Remove the folders of :func:`scratch_folder` that no process uses any more, as far as it can.
+
+    For runs that make none themselves; no lock is touched where there is nothing to remove.
+    """
+    if left := _scratch_folders(parent, name):
+        with contextlib.suppress(OSError), FileLock(parent / f".{name}.lock", timeout=0):
+            _remove_unused(left)
+
+
+def _scratch_folders(parent: Path, name: str) -> list[Path]:
+    return [path for path in parent.glob(f".{name}.*") if path.is_dir()]
+
+
+def _remove_unused(folders: list[Path]) -> None:
+    for left in folders:
+        with contextlib.suppress(OSError), FileLock(left / _OWNED, timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 _OWNED = ".owned"

@@ -13,9 +13,7 @@ from typing import Any
 from . import material
 from .frame import Bench, Fault, command
 
-TEMPORARY = re.compile(
-    r"\.(new|old)\.\w{8}$|\.\w{8}\.tmp(\.\w+)?$|\.fetch\.\w{8}$|\.partial|\.tmp$"
-)
+TEMPORARY = re.compile(r"\.(new|old|fetch|weights)\.\w{8}$|\.\w{8}\.tmp(\.\w+)?$|\.partial|\.tmp$")
 """Names of temporary files and folders."""
 CPU = ("--device=cpu", "--precision=fp32", "--num-workers=1")
 VARYING = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -135,6 +136,27 @@ def test_adapters_of_other_kinds_are_merged(name, saved, tmp_path):
     result = export(load(folder), "merged", tmp_path / "out", ExportSettings(dtype="fp32"))
     levels = {one["level"]: one for one in result.record["verification"]["model.safetensors"]}
     assert levels[3]["mean_kl"] < 1e-8
+
+
+def test_a_folder_holds_its_model_alone_also_where_scratch_cant_be_removed(
+    tmp_path, tiny_tokenizer, monkeypatch
+):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from creativewritinggpt.models.loading import wrap
+
+    config = GPTNeoXConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    )  # fmt: skip
+    model = wrap(GPTNeoXForCausalLM(config), tiny_tokenizer, "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        export(model, "merged", tmp_path / "out", ExportSettings(verify=1))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".")]
+    [left] = [path.name for path in tmp_path.iterdir() if path.name != "out"]
+    export(model, "merged", tmp_path / "out", ExportSettings(verify=1), overwrite=True)
+    assert os.listdir(tmp_path) == ["out"], f"{left} is still there"
 
 
 def test_weights_that_are_no_numbers_are_not_written(saved, tmp_path, tiny_tokenizer):

@@ -177,9 +177,12 @@ def test_a_story_that_grew_takes_the_place_of_its_beginning(folder: Path) -> Non
 
 
 def test_all_together_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = cache_folder() / "readings" / "of-another-model" / ".entry.new.abcd1234"
+    killed.mkdir(parents=True)
     _, backend = opened(folder)
     backend.read(TEXT, 1024)
     store_readings()
+    assert not killed.exists()
     size = sum(file.stat().st_size for file in entries()[0].parent.iterdir())
     monkeypatch.setattr(readings, "MOST_BYTES", int(2.5 * size))
     for first in (1, 2, 3):

@@ -272,6 +272,27 @@ def test_a_full_disk_leaves_nothing_behind(index: Path, tmp_path: Path, monkeypa
     assert not starter.is_cached(tmp_path)
 
 
+def test_what_could_not_be_removed_goes_with_the_next_run(
+    index: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    real, kept = shutil.rmtree, []
+
+    def denied(path: Any, ignore_errors: bool = False, **more: Any) -> None:
+        if ".fetch." in str(path) and not kept:
+            kept.append(path)
+            assert ignore_errors
+            return
+        real(path, ignore_errors, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", denied)
+    folder = starter.ensure_starter(tmp_path)
+    assert kept[0].is_dir() and starter.is_cached(tmp_path)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert starter.ensure_starter(tmp_path) == folder
+    assert clean(tmp_path)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
 PROGRAM = """
 import sys, time
 from pathlib import Path

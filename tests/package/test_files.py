@@ -17,10 +17,11 @@ from creativewritinggpt.files import (
     disk_errors,
     from_home,
     read_json,
+    scratch_beside,
     write_json,
     write_text,
 )
-from creativewritinggpt.locking import cached_folder, one_writer, scratch_folder
+from creativewritinggpt.locking import cached_folder, clear_scratch, one_writer, scratch_folder
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
@@ -205,14 +206,24 @@ def test_a_missing_file_elsewhere_is_no_vanished_folder(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="open files can't be told there")
-def test_what_a_killed_write_has_left_goes_with_the_next_one(tmp_path):
-    """Of the same file only, and only where no process writes it any more."""
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_write_has_left_goes_with_the_next_one(kind, tmp_path):
+    """Of the same file or folder only, and only where no process writes it any more."""
+    half = {"file": "temporary", "folder": "(temporary / 'w')"}[kind]
     script = (
-        "import os, sys\nfrom creativewritinggpt.files import atomic_file\n"
-        "with atomic_file(sys.argv[1]) as temporary:\n"
-        "    temporary.write_text('half')\n    print(temporary, flush=True)\n    sys.stdin.read()\n"
+        f"import os, sys\nfrom creativewritinggpt.files import atomic_{kind}\n"
+        f"with atomic_{kind}(sys.argv[1]) as temporary:\n"
+        f"    {half}.write_text('half')\n    print(temporary, flush=True)\n    sys.stdin.read()\n"
     )
     target = tmp_path / "story.json"
+
+    def write():
+        if kind == "file":
+            write_text(target, "whole")
+            return target.read_text()
+        with atomic_folder(target) as temporary:
+            (temporary / "w").write_text("whole")
+        return (target / "w").read_text()
 
     def writer():
         child = subprocess.Popen(
@@ -228,12 +239,24 @@ def test_what_a_killed_write_has_left_goes_with_the_next_one(tmp_path):
     alive, used = writer()
     try:
         assert not left.exists() and used.exists()
-        write_text(target, "whole")
-        assert target.read_text() == "whole"
+        assert write() == "whole"
         assert used.exists() and other.exists()
     finally:
         alive.kill()
         alive.communicate()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="what is in use can't be told there")
+def test_what_could_not_be_removed_beside_a_whole_cache_entry_goes_when_it_is_read(tmp_path):
+    entry = tmp_path / "entry"
+    entry.mkdir()
+    for name in (".entry.fetch.abcd1234", ".entry.old.abcd1234", ".other.new.abcd1234"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w").write_text("half")
+    with scratch_beside(entry, "fetch") as used:
+        assert cached_folder(entry, lambda: "found", lambda folder: None) == "found"
+        assert sorted(os.listdir(tmp_path)) == sorted([".other.new.abcd1234", "entry", used.name])
+    assert sorted(os.listdir(tmp_path)) == [".other.new.abcd1234", "entry"]
 
 
 def test_a_cache_whose_lock_cant_be_made_is_said(tmp_path, monkeypatch):
@@ -270,6 +293,9 @@ def test_scratch_of_a_killed_process_goes_with_the_next_and_that_in_use_stays(tm
         assert not left.exists() and used.exists() and folder.exists()
         remove()
         assert used.exists() and not folder.exists()
+        (tmp_path / ".passing.abcdefgh").mkdir()
+        clear_scratch(tmp_path, "passing")  # of a run that makes none itself
+        assert not (tmp_path / ".passing.abcdefgh").exists() and used.exists()
     finally:
         alive.kill()
         alive.communicate()

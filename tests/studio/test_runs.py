@@ -19,6 +19,7 @@ from creativewritinggpt.studio.answers import Conflict, NotFound
 from creativewritinggpt.studio.curves import Curves
 from creativewritinggpt.studio.processes import Identity, Processes
 from creativewritinggpt.studio.runs import Runs
+from creativewritinggpt.studio.uploads import Uploads
 
 
 @pytest.fixture
@@ -148,6 +149,27 @@ def test_a_pid_that_is_used_again_is_not_taken_for_the_run():
     processes = Processes()
     assert not processes.alive(mine) and not processes.interrupt(mine)
     processes.end(mine)  # or this test would end here
+
+
+def test_folders_of_runs_that_never_began_and_old_uploads_go(studio):
+    """A studio that is killed between sending a file, or making a run's folder, and its start."""
+    folders = [
+        studio.outputs / ".studio" / "runs" / "train-20200101-000000-abcdef" / "texts",
+        studio.outputs / ".studio" / "uploads" / "0123456789abcdef",
+    ]
+
+    def places():
+        return [folders[0].parent.exists(), folders[1].exists()]
+
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "novel.txt").write_text("text")
+    Runs(studio, watch=False), Uploads(studio)
+    assert places() == [True, True]  # another studio may be about to use them
+    for folder in (folders[0].parent, folders[1]):
+        os.utime(folder, (1, 1))
+    Runs(studio, watch=False), Uploads(studio)
+    assert places() == [False, False]
 
 
 def test_damaged_records_do_no_harm(runs, studio):

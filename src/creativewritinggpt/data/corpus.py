@@ -21,7 +21,7 @@ from ..config.run import Config
 from ..console import ProgressCallback
 from ..errors import InputError, UserError
 from ..files import cache_folder, disk_errors
-from ..locking import cached_folder, scratch_folder
+from ..locking import cached_folder, clear_scratch, scratch_folder
 from .document import Document, Reading, SourceReport
 from .rows.pool import in_order
 from .sources import Chunk, Keep, Source, kept, named_sources, open_custom
@@ -231,6 +231,7 @@ def _stored(source: Source, config: Config, progress: ProgressCallback | None) -
         store = DocumentStore(folder)
         weakref.finalize(store, remove)
         return store
+    clear_scratch(cache, "passing")
     settings = ("prompt_column", "text_column", "skip_bad_rows", "max_documents")
     key = {
         "name": source.name,

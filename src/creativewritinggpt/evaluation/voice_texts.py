@@ -270,7 +270,7 @@ def copied(author: Sequence[Document], texts: Mapping[str, Sequence[str]]) -> di
         By model the figures of :func:`.originality.originality`, and ``repeated_8grams``: the share
         of 8-grams of words that were written before.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         build_index(Path(folder) / "index", author)
         found = originality(CorpusIndex(Path(folder) / "index"), texts)
     for label, of in texts.items():

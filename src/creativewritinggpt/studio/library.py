@@ -353,7 +353,7 @@ class Library:
 def import_one(place: Path, number: int) -> Any:
     """The story of a number in a file that holds several."""
     # "#" names the story, and the name of a file may hold one, too.
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         plain = Path(folder) / f"stories{place.suffix}"
         shutil.copyfile(place, plain)
         return import_story(f"{plain}#{number}")

@@ -27,6 +27,7 @@ from ..training.run_files import BEST, CHECKPOINTS, FINAL, MANIFEST
 from .answers import Conflict, NotFound, without_folders
 from .curves import Curves
 from .processes import LOG, OUTPUT, Identity, Processes
+from .uploads import KEPT_SECONDS, remove_old
 
 RECORD, ASIDE = "run.json", "aside"
 PASSING = ("inspect", "estimate", "originality")
@@ -37,9 +38,6 @@ REPORTS = {"evaluate": "evaluation.html", "analyze": "report.html"}
 
 _POLL = 0.5
 """Seconds between two looks at the runs."""
-
-_KEEP_PASSING = 24 * 3600.0
-"""Seconds after which the folders of passing runs are removed."""
 
 _LOG_TAIL = 200_000
 """Bytes of a log that are shown."""
@@ -114,11 +112,13 @@ class Runs:
         self._look_after()
 
     def _load(self) -> None:
+        # A run that could not be started, or whose studio was killed before, has no record.
+        remove_old(path for path in self.folder.glob("*") if not (path / RECORD).exists())
         for path in sorted(self.folder.glob(f"*/{RECORD}")):
             record = _read(path)
             if record is None:
                 continue
-            old = record.created < time.time() - _KEEP_PASSING
+            old = record.created < time.time() - KEPT_SECONDS
             if record.kind in PASSING and record.ended is not None and old:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 continue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
+import time
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ MOST_BYTES = 500_000_000
 """Size of the largest file that is taken."""
 MOST_NAME = 120
 """Bytes of the longest name; longer ones are shortened, their ending kept."""
+
+KEPT_SECONDS = 24 * 3600.0
+"""Seconds after which what nothing refers to any more is removed."""
 
 _PIECE = 1_000_000
 # Marks that change the direction of what is shown after them; letters of any script may stay.
@@ -62,8 +68,16 @@ def safe_name(name: str) -> str:
     return stem.encode()[:room].decode("utf-8", "ignore").rstrip(". ") + dot + ending
 
 
+def remove_old(folders: Iterable[Path]) -> None:
+    """Remove folders that nothing was put into for :data:`KEPT_SECONDS`."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if folder.stat().st_mtime < time.time() - KEPT_SECONDS:
+                shutil.rmtree(folder)
+
+
 class Uploads:
-    """Files that were sent to a studio.
+    """Files that were sent to a studio; those of earlier starts, which no page knows, go.
 
     Args:
         studio: Where they lie (``outputs``), and ``ids``.
@@ -72,6 +86,7 @@ class Uploads:
     def __init__(self, studio: Any) -> None:
         self.studio = studio
         self.folder: Path = studio.outputs / ".studio" / "uploads"
+        remove_old(self.folder.glob("*"))
 
     async def take(self, http: Request) -> Response:
         """``PUT /api/uploads?name=…``: keep the body as a file.

@@ -176,7 +176,7 @@ def _unpacked(path: Path, form: BookFormat) -> Iterator[Path]:
     if form.is_text or path.is_dir() or packed_name(path) == path.name:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="cwgpt-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cwgpt-", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / packed_name(path)
         with open_bytes(path) as packed, copy.open("wb") as stream:
             shutil.copyfileobj(packed, stream)

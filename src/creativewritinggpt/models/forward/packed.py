@@ -25,7 +25,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ...errors import UserError
-from ...files import cache_folder, file_sha256, read_json, write_json
+from ...files import cache_folder, clean_up, file_sha256, read_json, write_json
 from ...locking import cached_folder
 from .families import FAMILIES, Forward
 from .linear import matrix_factory
@@ -193,6 +193,8 @@ def _whole(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _make_room(kept: Path) -> None:
     """Remove the least recently used entries where all together are too large."""
+    for folder in kept.parent.parent.iterdir():
+        clean_up(folder, shared=True)
     entries = [path for path in kept.parent.parent.glob("*/*") if path.is_dir()]
     entries = [path for path in entries if not path.name.startswith(".")]
 

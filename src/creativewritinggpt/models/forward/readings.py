@@ -32,7 +32,14 @@ from torch import Tensor
 
 from ...devices import processor
 from ...errors import UserError
-from ...files import atomic_folder, cache_folder, file_sha256, read_json, write_json
+from ...files import (
+    atomic_folder,
+    cache_folder,
+    clean_up,
+    file_sha256,
+    read_json,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from .weights import Weights
@@ -174,6 +181,9 @@ def _load(entry: Path) -> tuple[list[int], Tensor, Tensor] | None:
 def _make_room(kept: Path) -> None:
     """Remove the least recently used entries of all models where they are too large together."""
     found = []
+    for folder in kept.parent.parent.iterdir():
+        with contextlib.suppress(OSError):
+            clean_up(folder, shared=True)
     for path in kept.parent.parent.glob("*/*"):
         with contextlib.suppress(OSError):
             if path.is_dir() and not path.name.startswith("."):
