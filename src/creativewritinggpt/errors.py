@@ -52,6 +52,15 @@ class RunError(UserError):
     exit_code = 1
 
 
+class Closing(RunError):
+    """The server or the studio ends, and takes no more work (status 503)."""
+
+    status = 503
+
+    def __init__(self, what: str = "server") -> None:
+        super().__init__(f"the {what} is closing")
+
+
 class Stopped(UserError):
     """The work was stopped with Ctrl-C (exit code 130)."""
 

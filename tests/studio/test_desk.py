@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,30 @@ def test_typing_and_a_passage_are_in_the_file_as_on_the_page(page: Page) -> None
     assert page.saved() == page.text == page.studio.desk.text
     by = [passage["by"] for passage in page.story["passages"]]
     assert by == ["writer", "model"]
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_while_the_studio_ends_typing_is_kept_and_the_model_answers_503(
+    loaded: bool, make_studio: Callable[..., Studio], tiny_writer: Callable[..., Any]
+) -> None:
+    come = threading.Event()
+
+    def load(name: str) -> Any:
+        come.wait(60)
+        return tiny_writer()
+
+    page = Page(make_studio() if loaded else make_studio(load, ready=False))
+    waiting = None if loaded else page.post("/api/story/continue")["job"]
+    page.studio.engine.close(0)
+    come.set()
+    if waiting is not None:
+        assert page.wait(waiting)["message"] == "the studio is closing"
+    page.edit((0, 0, "It rained."))
+    for command in ("continue", "drafts"):
+        error = page.post(f"/api/story/{command}", 503, n=2)["error"]
+        assert error["message"] == "the studio is closing"
+    assert not page.studio.engine.busy
+    assert page.saved() == "It rained."
 
 
 def test_an_edit_while_the_model_writes_keeps_what_is_there(page: Page) -> None:

@@ -12,8 +12,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InputError
-from .security import MAX_BODY, App
+from ..errors import Closing, InputError
+from .security import MAX_BODY, Guard
 
 HEADER_SECONDS = 10.0
 """Time in which a client has to send the head of a request."""
@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def run_server(
-    app: App,
+    app: Guard,
     sockets: list[socket.socket],
     close: Callable[[float], None],
     *,
@@ -63,7 +63,7 @@ def run_server(
     """Serve until SIGINT or SIGTERM; the exit code.
 
     Args:
-        app: The application.
+        app: The application, behind its guard.
         sockets: Where it listens.
         close: Ends the work behind it, given the seconds that unfinished texts get; called once
             at a signal with :data:`DRAIN_SECONDS`, and once more with 0 at the end.
@@ -113,7 +113,7 @@ def run_server(
     config = uvicorn.Config(
         app,
         http=Protocol,
-        ws="websockets-sansio" if websockets else "none",
+        ws=_socket_protocol(app) if websockets else "none",
         ws_max_size=MAX_BODY,
         ws_per_message_deflate=False,
         lifespan="off",
@@ -136,15 +136,22 @@ def run_server(
             if ready is not None:
                 ready()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.closing = True
+            await super().shutdown(sockets)
+
         @contextlib.contextmanager
         def capture_signals(self) -> Any:
             before = {number: signal.getsignal(number) for number in _signals()}
             loop = asyncio.get_running_loop()
 
+            def draining() -> None:
+                self._draining = loop.create_task(self._drain())  # kept, or it might be collected
+
             def stop(number: int, frame: Any) -> None:
                 caught.append(number)
                 if len(caught) == 1:
-                    loop.call_soon_threadsafe(lambda: loop.create_task(self._drain()))
+                    loop.call_soon_threadsafe(draining)
                 else:
                     self.should_exit = self.force_exit = True
 
@@ -165,6 +172,21 @@ def run_server(
     finally:
         close(0)
     return 130 if caught[:1] == [signal.SIGINT] else 0
+
+
+def _socket_protocol(app: Guard) -> type[asyncio.Protocol]:
+    """The protocol of WebSockets; one that is not open when the server ends gets status 503."""
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    class Protocol(WebSocketsSansIOProtocol):
+        def send_500_response(self) -> None:
+            if not app.closing:
+                super().send_500_response()
+            elif not self.handshake_complete and self.initial_response is None:
+                self.conn.send_response(self.conn.reject(503, Closing().message))
+                self.transport.write(b"".join(self.conn.data_to_send()))
+
+    return Protocol
 
 
 def _signals() -> tuple[signal.Signals, ...]:

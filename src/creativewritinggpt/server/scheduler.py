@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import console
-from ..errors import InputError, RunError, UserError
+from ..errors import Closing, InputError, RunError, UserError
 from ..generation.decoder import Decoder, Request, Writing
 from ..generation.results import Generated, Piece
 from ..generation.sampling.samplers import Chain
@@ -50,13 +50,6 @@ class QueueFull(UserError):
     def __init__(self, retry_after: int) -> None:
         super().__init__("the queue is full", f"try again in {retry_after} s")
         self.retry_after = retry_after
-
-
-class Closing(UserError):
-    """The server is about to end and takes no more requests."""
-
-    def __init__(self) -> None:
-        super().__init__("the server is closing")
 
 
 @dataclasses.dataclass(eq=False)

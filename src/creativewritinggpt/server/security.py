@@ -16,7 +16,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ..errors import one_line
+from ..errors import Closing, one_line
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -100,18 +100,48 @@ class Guard:
         self.access = access
         self.refuse = refuse
         self.rejected = rejected
+        self.closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection's request."""
+        """Handle one connection's request.
+
+        While ``closing``, when threads and the event loop go, one that comes is refused with status
+        503, and so is one that is cancelled before its answer has begun.
+        """
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-            return
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             return
         send = self._timed(send)
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        handle = self._websocket if scope["type"] == "websocket" else self._request
+        try:
+            if not self.closing:
+                await handle(scope, receive, noted)
+                return
+        except asyncio.CancelledError:
+            if not self.closing:
+                raise
+        if not begun:
+            await self._refuse_closing(scope, receive, send)
+
+    async def _refuse_closing(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = Refused(503, Closing().message, "closing")
+        self.rejected("closing")
+        if scope["type"] == "websocket":
+            await refuse_websocket(scope, receive, send, refusal)
+        else:
+            body = json.dumps(self.refuse(scope["path"], refusal)).encode()
+            await _answer(send, 503, body, [(b"connection", b"close")])
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _Headers(scope)
         cors: list[tuple[bytes, bytes]] = []
         try:
@@ -146,7 +176,6 @@ class Guard:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a WebSocket be opened, or answer its request with the status of the refusal."""
         headers = _Headers(scope)
-        send = self._timed(send)
         try:
             self._check_host(headers)
             self._check_origin(headers, required=self.access.origin_required)

@@ -51,9 +51,7 @@ class Run:
         self._hand_over(results if error is None else error)
 
     def _hand_over(self, event: Piece | list[Generated] | Exception) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the loop is closed
+        if not _call_in(self._loop, self._events.put_nowait, event):
             self.cancel("shutdown")
 
     def cancel(self, by: str = "client") -> None:
@@ -186,7 +184,7 @@ class Service:
                 future.set_result(result)
 
         def on_end(result: Any, error: Exception | None) -> None:
-            loop.call_soon_threadsafe(settle, result, error)
+            _call_in(loop, settle, result, error)
 
         task = Task(served.name, work, on_end, priority)
         self.scheduler.submit(task)
@@ -196,6 +194,15 @@ class Service:
             if not future.done():
                 task.cancel()
                 self.scheduler.wake()
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, act: Callable[..., None], *given: Any) -> bool:
+    """Call something in the thread of an event loop; whether that still runs."""
+    try:
+        loop.call_soon_threadsafe(act, *given)
+    except RuntimeError:  # it is closed
+        return False
+    return True
 
 
 async def present(http: HttpRequest, awaited: Any) -> Any:

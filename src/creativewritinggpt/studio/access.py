@@ -138,6 +138,7 @@ def refusal_record(path: str, refused: Refused) -> dict[str, Any]:
         "login": "open the address that cwgpt studio printed last",
         "bad_host": "open the address that cwgpt studio printed",
         "too_large": "send less at once",
+        "closing": "start it again: cwgpt studio",
     }.get(refused.code or "")
     return {"error": {"message": refused.message, "advice": advice, "kind": refused.code}}
 

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from ..errors import InputError
 from ..server.process import listen
-from ..server.security import App, Receive, Scope, Send
+from ..server.security import App, Guard, Receive, Scope, Send
 from .access import Login, guard
 from .answers import NotFound, answered, error_answer
 from .assets import WEB
@@ -43,7 +43,7 @@ _POLICY = (
 _NONCE = b"{{nonce}}"
 
 
-def build_app(studio: Any, login: Login, hosts: tuple[str, ...] = ()) -> App:
+def build_app(studio: Any, login: Login, hosts: tuple[str, ...] = ()) -> Guard:
     """The application, behind its guard.
 
     Args:

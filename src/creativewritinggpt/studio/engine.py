@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config.fields import MachineSettings
-from ..errors import InputError, RunError, UserError
+from ..errors import Closing, InputError, RunError
 from .answers import error_record
 from .events import EventLog
 from .jobs import Job, Jobs
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 BASE = "base"
 """The adapters of a model without any of them."""
 _MOST_SERVED = 3  # forms of models whose weights are kept ready
-_ENDED = ("cancelled", "the server is closing")  # how the scheduler ends a task early
 
 Adapters = Mapping[str, float] | str
 Work = Callable[["LoadedModel", str], Generator[None, None, Any]]
@@ -230,7 +229,9 @@ class Engine:
         from ..server.scheduler import Scheduler
 
         with self._lock:
-            if self._scheduler is None and not self._closed:
+            if self._closed:
+                raise Closing("studio")
+            if self._scheduler is None:
                 self._scheduler = Scheduler([], max_queue=1000)
                 self._scheduler.start()
 
@@ -254,7 +255,10 @@ class Engine:
 
         Raises:
             InputError: There is no model.
+            Closing: The studio ends.
         """
+        if self._closed:
+            raise Closing("studio")
         with self._lock:
             if self.state == "loading" and self._current is None:
                 self._waiting.append((begin, fail))
@@ -462,13 +466,17 @@ class Engine:
 
         if job is not None:
             job.stop = stop
-        scheduler.submit(task)
+        try:
+            scheduler.submit(task)
+        except BaseException:
+            self._tasks.pop(number, None)
+            raise
         return task
 
     def _end_job(self, job: Job, error: Exception | None) -> None:
         if error is None:
             self.jobs.tell(job, state="done")
-        elif isinstance(error, UserError) and error.message in _ENDED:
+        elif isinstance(error, Closing) or str(error) == "cancelled":
             self.jobs.tell(job, state="stopped")
         else:
             said = error_record(error)
@@ -526,7 +534,7 @@ class Engine:
         """End all work and the scheduler; what was read of long stories is kept in the cache."""
         self._closed = True
         self.hurry()
-        self._go_on(RunError("the studio is closing"))
+        self._go_on(Closing("studio"))
         end = time.monotonic() + seconds
         if self._scheduler is not None and self._scheduler.alive:
             self._scheduler.close(max(0.0, end - time.monotonic()))

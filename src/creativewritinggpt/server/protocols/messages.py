@@ -11,10 +11,10 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from ...errors import InputError, UserError
+from ...errors import Closing, InputError, UserError
 from ...generation.results import Piece, Token
 from ..fields import FieldError
-from ..scheduler import Closing, QueueFull
+from ..scheduler import QueueFull
 from ..security import Receive, Refused, Scope, Send
 from ..service import Run, disconnected
 
@@ -141,7 +141,8 @@ def error_body(
 def kind_of(error: Exception) -> tuple[int, str, str | None, str | None]:
     """HTTP status, type, code and parameter of an error."""
     if isinstance(error, Refused):
-        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+                 503: "server_error"}  # fmt: skip
         kind = kinds.get(error.status, "invalid_request_error")
         return error.status, kind, error.code, "model" if error.code == "model_not_found" else None
     if isinstance(error, QueueFull):
