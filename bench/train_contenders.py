@@ -88,12 +88,14 @@ def ours(model: str, documents: Sequence[Sequence[int]], steps: int, kind: str) 
     """Our engine, in the steps of the training loop."""
     from creativewritinggpt.config.run import Config
     from creativewritinggpt.data.rows.packing import plan_rows
+    from creativewritinggpt.devices import keep_freed_memory
     from creativewritinggpt.models.adapter import attach
     from creativewritinggpt.training.checkpoint import trained_parameters
     from creativewritinggpt.training.fast.block import MOST_TOKENS, rows_per_pass
     from creativewritinggpt.training.loss import accumulate_gradient
 
     rows_per_step, rank, alpha = MODELS[model]
+    keep_freed_memory()
     writer = load(model, ours=True)
     config = Config(
         method="full" if kind == "full" else "lora",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import types
@@ -222,6 +223,29 @@ def test_peak_memory_is_of_this_process_and_not_of_its_parent() -> None:
     assert int(done.stdout) < 600e6, done.stderr
     assert devices.peak_memory_bytes() > 600e6
     del ballast
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+    code = """
+import resource, torch
+from creativewritinggpt.devices import keep_freed_memory
+
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(16 * 2**20).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+new_pages()
+without = new_pages()
+keep_freed_memory()
+new_pages()
+print(without, new_pages())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    without, kept = map(int, done.stdout.split())
+    assert kept < 100 < without
 
 
 def test_a_gpus_memory_is_its_own(monkeypatch: Any) -> None:

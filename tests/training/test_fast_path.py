@@ -19,7 +19,7 @@ from creativewritinggpt.training.checkpoint import trained_parameters
 from creativewritinggpt.training.fast import attention, block
 from creativewritinggpt.training.fast.attention import end_to_end
 from creativewritinggpt.training.fast.block import fast_path
-from creativewritinggpt.training.fast.layers import can_compile
+from creativewritinggpt.training.fast.layers import can_compile, dropout_mask
 from creativewritinggpt.training.loss import accumulate_gradient
 from creativewritinggpt.training.run import train
 
@@ -230,3 +230,10 @@ def test_a_processor_that_is_slow_in_int8_is_told_of(monkeypatch, capsys):
     monkeypatch.setattr(block, "int8_seconds", lambda threads: 0.5)
     block.warn_if_int8_is_slow()
     assert not capsys.readouterr().err
+
+
+def test_the_dropout_mask_is_where_the_noise_reaches_the_threshold():
+    noise = torch.arange(256, dtype=torch.uint8)
+    for threshold in range(1, 256):
+        found = dropout_mask(noise, threshold, torch.bfloat16)
+        assert torch.equal(found, (noise >= threshold).to(torch.bfloat16))

@@ -67,3 +67,21 @@ def test_targets_far_below_the_others_stay_finite():
     loss = chunked_cross_entropy(hidden, Head(weight), torch.tensor([1, 1]))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(hidden.grad).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_bent_and_weighted_logits_get_their_gradient(scale, cap):
+    hidden, weight, offset, targets = _case()
+    counts = torch.linspace(-1, 2, len(targets))
+    logits = scale * torch.nn.functional.linear(hidden, weight, offset)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    plain, inputs = (each * counts).sum(), (hidden, weight, offset)
+    head = Head(weight, offset, scale, cap)
+    ours = chunked_cross_entropy(hidden, head, targets, 20, weights=counts)
+    torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=1e-4)
+    for found, expected in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

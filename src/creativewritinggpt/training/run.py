@@ -252,6 +252,8 @@ def pick_device(config: Config, group: ProcessGroup) -> devices.DeviceChoice:
     if (precision := group.broadcast_text(chosen.precision)) != chosen.precision:
         chosen = devices.choose(name, precision, config.num_workers)
     chosen.apply()
+    if chosen.torch_device.type == "cpu":
+        devices.keep_freed_memory()
     return chosen
 
 

@@ -239,6 +239,8 @@ class FastBody:
         kept = len(self.blocks) * int(self.bare.config.hidden_size) * _BYTES_PER_COLUMN
         self.tokens_at_once = min(MOST_TOKENS, int(KEPT_BYTES / kept))
         head = self.bare.get_output_embeddings().weight.detach()
+        # Cast once, not for each micro-batch.
+        self.head_weight = head.to(self.dtype)
         self.head = Int8Head(head.float(), self.workspace) if int8 else None
 
     def _frozen(self, weight: Tensor, bias: Tensor | None) -> DenseLinear | Int8Linear:
