@@ -184,15 +184,19 @@ class Child:
     def wait(self, limit: float = 120, stops: Sequence[Stop] = ()) -> Ended:
         """Wait for its end.
 
+        Args:
+            limit: Seconds from now.
+            stops: Signals to send meanwhile.
+
         Raises:
             Fault: It takes longer than ``limit`` seconds, or a process of its own outlives it.
         """
         left = sorted(stops, key=lambda stop: stop.after)
+        until = time.monotonic() + limit
         while not self.ended():
-            now = time.monotonic() - self.began
-            while left and now >= left[0].after:
+            while left and time.monotonic() - self.began >= left[0].after:
                 self.send(left.pop(0).number)
-            if now > limit:
+            if time.monotonic() > until:
                 self._kill_group()
                 os.waitpid(self.pid, 0)
                 raise Fault(f"it hangs: not done after {limit:.0f} s; {self.read('err')[-300:]!r}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,93 +17,71 @@ from typing import Any
 import httpx
 from corpora import story
 
+from creativewritinggpt.training.run_files import BEST, CHECKPOINTS, CURVES, METRICS_LOG
+
 from . import material, services
 from .frame import Bench, Child, Fault, Part, Trial, command
 from .scenarios import CPU, left_over
+from .watch import Watch
 
 STEPS, REQUESTS, CHANGES, GIGABYTES = 10_000, 5_000, 2_000, 2.0
-GROWTH = 24
-"""Megabytes that a process may grow by after the first fifth of a run."""
+STREAM_SECONDS = 120
+BLOCK = 2000
+"""Documents that are written again with other words."""
+SHARDS = 16
+"""Parts of the corpus, of which one is read."""
 EVENT_LOG = 32
 """Megabytes that the studio keeps of its last events."""
 
 
-class Watch:
-    """Memory, open files and files on disk of a child.
-
-    Args:
-        child: The child.
-        folder: Whose files are counted.
-    """
-
-    def __init__(self, child: Child, folder: Path) -> None:
-        self.child, self.folder = child, folder
-        self.rows: list[dict[str, float]] = []
-
-    def look(self, done: float) -> None:
-        """Note what it uses now, when so much is done."""
-        try:
-            status = Path(f"/proc/{self.child.pid}/status").read_text()
-            handles = len(os.listdir(f"/proc/{self.child.pid}/fd"))
-        except OSError:
-            return
-        lines = [line for line in status.splitlines() if line.startswith("VmRSS")]
-        if not lines:
-            return
-        memory = int(lines[0].split()[1]) // 1024
-        files = sum(1 for path in self.folder.rglob("*") if path.is_file())
-        self.rows.append(
-            {"done": round(done, 3), "memory_mb": memory, "handles": handles, "files": files}
-        )
-
-    def judge(self, seconds: float, more: int = 0) -> dict[str, Any]:
-        """The figures.
-
-        Args:
-            seconds: How long it took.
-            more: Megabytes that it may grow by beside :data:`GROWTH`.
-
-        Raises:
-            Fault: Something has grown.
-        """
-        settled = [row for row in self.rows if row["done"] >= 0.2]
-        if len(settled) < 3:
-            raise Fault(f"too few looks: {self.rows}")
-        first, last = settled[0], settled[-1]
-        told = f"{first} became {last}"
-        if last["memory_mb"] > first["memory_mb"] + GROWTH + more:
-            raise Fault(f"memory grows: {told}")
-        if last["handles"] > first["handles"] + 4:
-            raise Fault(f"open files grow: {told}")
-        if last["files"] > first["files"] + 4:
-            raise Fault(f"files on disk grow: {told}")
-        return {"seconds": round(seconds, 1), "looks": [self.rows[0], first, last]}
+def _step(out: Path) -> int:
+    """The step that a training has come to, by the end of its log."""
+    log, step = out / METRICS_LOG, 0
+    for line in log.read_bytes()[-400:].splitlines() if log.exists() else ():
+        with contextlib.suppress(ValueError, KeyError):
+            step = max(step, json.loads(line)["step"])
+    return step
 
 
-def training(bench: Bench, folder: Path) -> dict[str, Any]:
-    """Ten thousand steps of a tiny model, with validations and checkpoints."""
+def _trained(out: Path) -> bool:
+    """Whether a training has validated, kept a best model, saved and drawn at least once."""
+    saved = list((out / CHECKPOINTS).glob("step-*"))
+    return (out / CURVES).exists() and (out / BEST).exists() and len(saved) >= 2
+
+
+def _draw_often() -> None:
+    """Let the curves of a short run be drawn as often as those of a long one."""
+    from creativewritinggpt.training import trainer
+
+    trainer.DRAW_EVERY = 3.0
+
+
+def _training(bench: Bench, folder: Path, *words: object) -> tuple[Child, Watch]:
+    """A training at work in ``folder``, whose curves are drawn every few seconds."""
     material.cache(folder)
     out = folder / "out"
     out.mkdir()
-    words = [
-        "train", material.stories(bench), f"--model-name={material.model(bench)}",
-        f"--output-dir={out}", "--max-length=32", "--batch-size=1", f"--max-steps={STEPS}",
-        "--lora-r=2", "--patience=0", "--eval-steps=500", "--save-steps=200",
-        "--gradient-accumulation-steps=1", "--save-total-limit=2", *CPU,
-    ]  # fmt: skip
-    child = bench.start(command(words), folder, environment={"CWGPT_CACHE": str(folder / "cache")})
-    watch, log = Watch(child, out), out / "metrics.jsonl"
+    child = bench.start(
+        command(
+            ["train", *words, f"--model-name={material.model(bench)}", f"--output-dir={out}",
+             "--lora-r=2", "--patience=0", "--save-steps=200", "--save-total-limit=2", *CPU]
+        ),
+        folder, environment={"CWGPT_CACHE": str(folder / "cache")}, prepare=_draw_often,
+    )  # fmt: skip
+    return child, Watch(child, out, lambda: _trained(out))
+
+
+def training(bench: Bench, folder: Path) -> dict[str, Any]:
+    """Ten thousand steps of a tiny model, with validations, samples, checkpoints and curves."""
+    child, watch = _training(
+        bench, folder, material.stories(bench), "--max-length=32", "--batch-size=1",
+        f"--max-steps={STEPS}", "--eval-steps=500", "--gradient-accumulation-steps=1",
+    )  # fmt: skip
     while not child.ended():
-        time.sleep(1)
-        done = 0
-        if log.exists():
-            lines = log.read_bytes()[-400:].splitlines()
-            for line in lines:
-                try:
-                    done = max(done, json.loads(line)["step"])
-                except (ValueError, KeyError):
-                    continue
-        watch.look(done / STEPS)
+        time.sleep(0.5)
+        step = _step(watch.folder)
+        if step < STEPS:  # then the last model is written
+            watch.look(step / STEPS)
     ended = child.wait()
     if ended.code:
         raise Fault(f"exit code {ended.code}: {ended.err[-300:]!r}")
@@ -236,44 +215,89 @@ def studio(bench: Bench, folder: Path) -> dict[str, Any]:
     return {"changes": CHANGES, "characters": len(kept), **watch.judge(seconds, EVENT_LOG)}
 
 
+def _corpus(bench: Bench) -> Path:
+    """A file of two gigabytes of stories, as JSON lines."""
+
+    def make(folder: Path) -> Path:
+        draw, path, number = random.Random(0), folder / "corpus.jsonl", 0
+        lines = [json.dumps({"text": story(draw, 60)}) + "\n" for _ in range(BLOCK)]
+        block = "".join(lines).encode()
+        with path.open("wb") as file:
+            while file.tell() < GIGABYTES * 1e9:
+                # Documents that are alike would be left out.
+                new = block.replace(b"lamp", b"lamp%d" % number).replace(b"sea", b"%d" % number)
+                file.write(new)
+                number += 1
+        return path
+
+    found: Path = bench.shared("corpus", make)
+    return found
+
+
 def stream(bench: Bench, folder: Path) -> dict[str, Any]:
-    """A corpus of two gigabytes is streamed for two minutes."""
-    material.cache(folder)
-    out, corpus = folder / "out", folder / "corpus.jsonl"
-    out.mkdir()
-    draw, size = random.Random(0), int(GIGABYTES * 1e9)
-    block = b"".join(json.dumps({"text": story(draw, 60)}).encode() + b"\n" for _ in range(2000))
-    with corpus.open("wb") as file:
-        number = 0
-        while file.tell() < size:
-            # Documents that are alike would be left out.
-            file.write(block.replace(b"lamp", b"lamp%d" % number).replace(b"sea", b"%d" % number))
-            number += 1
-    words = [
-        "train", corpus, f"--model-name={material.model(bench)}", f"--output-dir={out}",
-        "--streaming", "--max-length=64", "--batch-size=16", "--max-steps=1000000", "--lora-r=2",
-        "--patience=0", "--eval-steps=200", "--save-steps=200", "--save-total-limit=2", *CPU,
-    ]  # fmt: skip
-    child = bench.start(command(words), folder, environment={"CWGPT_CACHE": str(folder / "cache")})
-    watch, began, step = Watch(child, out), time.monotonic(), 0
-    while not child.ended() and time.monotonic() - began < 110:
-        time.sleep(1)
-        if (out / "metrics.jsonl").exists():
-            lines = (out / "metrics.jsonl").read_bytes()[-300:].splitlines()
-            with_step = [json.loads(line)["step"] for line in lines if line.startswith(b'{"step"')
-                         and line.endswith(b"}")]  # fmt: skip
-            step = max([step, *with_step])
-            watch.look((time.monotonic() - began) / 110)
+    """A corpus of two gigabytes is trained on for two minutes, then SIGTERM ends the run."""
+    corpus = _corpus(bench)
+    child, watch = _training(
+        bench, folder, corpus, "--streaming", "--max-length=64", "--batch-size=16",
+        "--max-steps=1000000", "--eval-steps=200",
+    )  # fmt: skip
+    began = time.monotonic()
+    while not child.ended() and time.monotonic() - began < STREAM_SECONDS:
+        time.sleep(0.5)
+        if _step(watch.folder):
+            watch.look((time.monotonic() - began) / STREAM_SECONDS)
     child.send(signal.SIGTERM)
+    sent, step = time.monotonic(), _step(watch.folder)
     ended = child.wait(60)
-    if ended.code != 0 or not step:
+    if ended.code != 130 or not step:
         raise Fault(f"exit code {ended.code} at step {step}: {ended.err[-400:]!r}")
-    return {"bytes": corpus.stat().st_size, "steps": step, **watch.judge(ended.seconds)}
+    seconds = round(time.monotonic() - sent, 1)
+    figures = watch.judge(ended.seconds)
+    return {"bytes": corpus.stat().st_size, "steps": step, "seconds_to_end": seconds, **figures}
+
+
+def _rows(corpus: Path, model: Path) -> int:
+    """Make the rows of one of the shards of a corpus, to its end; say how many documents."""
+    from transformers import AutoTokenizer
+
+    from creativewritinggpt.config.run import Config
+    from creativewritinggpt.data.rows.stream import StreamedRows, open_corpus
+
+    config = Config(model_name=str(model), streaming=True, max_steps=1, num_workers=1)
+    shape = {"max_length": 256, "bos_id": 0, "eos_id": 0, "mask_prompt": False}
+    opened = open_corpus(config, [str(corpus)])
+    rows = StreamedRows(opened, config, AutoTokenizer.from_pretrained(model), shape, 0, SHARDS,
+                        SHARDS)  # fmt: skip
+    while True:
+        rows.take(64 * SHARDS)
+        [stats] = rows.stats().values()
+        if stats["passes"]:
+            return 0
+        sys.stdout.write(f"{stats['documents'] + stats['left_out']}\n")
+        sys.stdout.flush()
+
+
+def corpus(bench: Bench, folder: Path) -> dict[str, Any]:
+    """A corpus of two gigabytes is read to its end, as each of sixteen processes reads it."""
+    path, model = _corpus(bench), material.model(bench)
+    with path.open("rb") as file:
+        mine = sum(1 for _ in file) / SHARDS
+    child = bench.start(lambda: _rows(path, model), folder)
+    watch, documents = Watch(child, folder), 0
+    while not child.ended():
+        time.sleep(0.5)
+        documents = int((["0", *child.read("out").split()])[-1])
+        if documents:
+            watch.look(documents / mine)
+    ended = child.wait()
+    if ended.code or documents < 0.95 * mine:
+        raise Fault(f"exit code {ended.code}, {documents} of {mine:.0f}: {ended.err[-400:]!r}")
+    return {"bytes": path.stat().st_size, "documents": documents, **watch.judge(ended.seconds)}
 
 
 def trials(bench: Bench) -> Iterator[Trial]:
     """One of each."""
-    for run in (training, server, studio, stream):
+    for run in (training, server, studio, stream, corpus):
         yield Trial(f"long/{run.__name__}", functools.partial(run, bench))
 
 

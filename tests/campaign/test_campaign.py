@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from .frame import Child, Fault, Stop
+from .watch import Watch
 
 HERE = Path(__file__).resolve().parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, /proc read")
@@ -58,6 +62,33 @@ def test_the_layer_kills_tears_and_fails_at_the_call_that_is_asked_for(tmp_path)
     code, _, said = layered(tmp_path / "b", 7, "full")
     assert code == 1 and "the disk is full" in said
     assert os.listdir(tmp_path / "b") == ["named"]
+
+
+def test_a_child_that_has_run_for_long_gets_its_time_to_end(tmp_path):
+    child = Child(lambda: signal.pause() or 0, tmp_path)
+    child.began -= 1000
+    ended = child.wait(30, [Stop(0, signal.SIGTERM)])
+    assert ended.signal == signal.SIGTERM and ended.seconds > 1000
+
+
+def _watch(memory):
+    watch = Watch(None, None)
+    watch.rows = [
+        {"done": number / 100, "ready": number > 30, "memory_mb": size, "handles": 9, "files": 5}
+        for number, size in enumerate(memory)
+    ]
+    return watch
+
+
+def test_what_grows_is_told_from_what_is_loaded_once_and_from_peaks():
+    loaded = [100 + 3 * min(number, 30) for number in range(100)]
+    peaks = [size + 200 * (number % 20 == 0) for number, size in enumerate(loaded)]
+    for memory in (loaded, peaks):
+        assert _watch(memory).judge(9.0)["looks"][-1]["memory_mb"] == 190
+    with pytest.raises(Fault, match="memory_mb grows"):
+        _watch([100 + number for number in range(100)]).judge(9.0)
+    with pytest.raises(Fault, match="too few looks"):
+        _watch(loaded[:35]).judge(9.0)
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ class Setup(Protocol):
         """Keep the model as it is now, the best so far; called in the main process."""
 
 
-_DRAW_EVERY = 30.0
+DRAW_EVERY = 30.0
 """Seconds between two drawings of the training curves during a run."""
 
 _SAME_REQUEST = 1.0
@@ -217,7 +217,7 @@ class Trainer:
                 stop_early = self._evaluate(display)
                 state.seconds = before + time.monotonic() - began
                 # Drawing takes longer than a step of a short run.
-                draw = time.monotonic() - drawn >= _DRAW_EVERY
+                draw = time.monotonic() - drawn >= DRAW_EVERY
                 drawn = time.monotonic() if draw else drawn
                 if self._output is not None:
                     write_metrics(self._output, state, draw)
