@@ -84,6 +84,7 @@ def test_fast_bf16_gradient_is_as_near_to_fp32_as_the_plain_one(tiny_model, fami
     writer = _writer(tiny_model(family), "bf16")
     _, plain = _gradients(writer, rows)
     with fast_path(writer):
+        assert writer.fast_body.multiple == block.TOKENS_MULTIPLE
         _, fast = _gradients(writer, rows)
     assert _distance(fast, exact) < 1.5 * _distance(plain, exact) + 0.005
 
@@ -92,17 +93,20 @@ def test_fast_bf16_gradient_is_as_near_to_fp32_as_the_plain_one(tiny_model, fami
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=12),
     width=st.integers(4, 24),
+    multiple=st.sampled_from([1, 8]),
 )
-def test_documents_end_to_end_are_those_of_the_rows(lengths, width):
+def test_documents_end_to_end_are_those_of_the_rows(lengths, width, multiple):
     documents = [[100 * number + place for place in range(1, length + 1)]
                  for number, length in enumerate(lengths)]  # fmt: skip
     rows = plan_rows(as_tokens(documents), max_length=width, bos_id=0, eos_id=7).take(slice(None))
-    flat = end_to_end(rows)
-    assert len(flat.input_ids) == (rows.segment_ids > 0).sum()
+    flat = end_to_end(rows, multiple)
+    tokens = int((rows.segment_ids > 0).sum())
+    padding = min(-tokens % multiple, rows.segment_ids.size - tokens)
+    assert len(flat.input_ids) == tokens + padding == len(set(flat.places.tolist()))
     assert sum(group.count * group.length for group in flat.groups) == len(flat.input_ids)
-    assert (flat.targets != IGNORE).all()
+    assert (flat.targets[:tokens] != IGNORE).all() and (flat.targets[tokens:] == IGNORE).all()
     pieces = set()
-    for group in flat.groups:
+    for group in flat.groups[:-1] if padding else flat.groups:
         for part in range(group.count):
             place = slice(
                 group.start + part * group.length, group.start + (part + 1) * group.length
@@ -115,6 +119,18 @@ def test_documents_end_to_end_are_those_of_the_rows(lengths, width):
             chosen = rows.segment_ids[row] == segment
             expected.add((tuple(rows.input_ids[row][chosen]), tuple(rows.targets[row][chosen])))
     assert pieces == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_to_a_multiple_changes_no_gradient(tiny_model, family):
+    writer, rows = _writer(tiny_model(family)), random_rows(16)
+    with fast_path(writer):
+        assert writer.fast_body.multiple == 1
+        loss, expected = _gradients(writer, rows)
+        writer.fast_body.multiple = 32
+        padded_loss, found = _gradients(writer, rows)
+    assert padded_loss == pytest.approx(loss, abs=1e-6)
+    assert _distance(found, expected) < 1e-6
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -212,7 +212,7 @@ def target_states(model: LoadedModel, batch: PackedRows) -> TargetStates:
     """
     body, head = body_and_head(model.model)
     if model.fast_body is not None:
-        documents = end_to_end(batch)
+        documents = end_to_end(batch, model.fast_body.multiple)
         hidden, targets = model.fast_body(documents), documents.targets
         chosen = targets != IGNORE
         head = dataclasses.replace(head, weight=model.fast_body.head_weight)

@@ -1,6 +1,6 @@
 """Causal attention of documents laid end to end (varlen attention), forward and backward.
 
-    rows      a a a b b .          end to end   a a a  c c c  b b      (no padding)
+    rows      a a a b b .          end to end   a a a  c c c  b b      (little padding)
               c c c . . .          groups       [2 × 3]       [1 × 2]
 
 Documents of one length form a group, a plain view ``[documents, heads, length, size]`` of the list
@@ -60,14 +60,14 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Tokens of a micro-batch without padding.
+    """Tokens of a micro-batch, without most of the padding.
 
     Attributes:
         input_ids: ``[tokens]``.
         targets: ``[tokens]``, ``IGNORE`` where there is none.
         position_ids: ``[tokens]``, from 0 in each document.
         places: ``[tokens]``, index of each in the flattened rows.
-        groups: Documents by length, in order.
+        groups: Documents by length, in order; then one of padding, where there is any.
     """
 
     input_ids: Tensor
@@ -77,11 +77,13 @@ class Documents:
     groups: tuple[Group, ...]
 
 
-def end_to_end(rows: PackedRows) -> Documents:
-    """Documents of packed rows without padding, longest first.
+def end_to_end(rows: PackedRows, multiple: int = 1) -> Documents:
+    """Documents of packed rows end to end, longest first.
 
     Args:
         rows: Packed rows; the documents of a row are numbered in order in ``segment_ids``.
+        multiple: What the number of tokens is to be a multiple of; as much padding is kept, as a
+            document without targets, where there is enough.
     """
     width = rows.segment_ids.shape[1]
     # A number per document of each row, 0 in the padding.
@@ -101,6 +103,10 @@ def end_to_end(rows: PackedRows) -> Documents:
     for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
         groups.append(Group(start, count, size))
         start += size * count
+    padding = np.flatnonzero(flat == 0)[: -start % multiple]
+    if len(padding):
+        groups.append(Group(start, 1, len(padding)))
+        chosen = np.concatenate([chosen, padding])
     return Documents(
         input_ids=torch.from_numpy(rows.input_ids.reshape(-1)[chosen]),
         targets=torch.from_numpy(rows.targets.reshape(-1)[chosen]),
