@@ -49,8 +49,8 @@ MOST_TOKENS = 1024
 
 TOKENS_MULTIPLE = 64
 """What the tokens of a pass in bf16 are a multiple of. oneDNN makes code of its own for each shape
-of a product, and keeps it: 1.2 MB and 4.5 ms for 800 to 1,000 rows by 576 × 576. It keeps no more
-than 1,024 shapes, which a training on texts of all lengths comes to."""
+of a product in bf16, and keeps it: 1.2 MB and 4.5 ms for 800 to 1,000 rows by 576 × 576. In fp32
+and int8 it does not."""
 
 KEPT_BYTES = 750e6
 """Bytes that a pass may keep for its backward pass, about; deep models get fewer tokens."""
