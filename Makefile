@@ -117,8 +117,14 @@ $(VENV)-audit/.ready: pyproject.toml
 	$(VENV)-audit/bin/python -m pip install --quiet --group audit
 	@touch $@
 
+# Where the network is missing it ends in pages of a traceback, whose last line is the reason.
 audit: $(VENV)-audit/.ready
-	$(VENV)-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off
+	@$(VENV)-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict \
+		--progress-spinner off 2>$(VENV)-audit/said && tail -n 1 $(VENV)-audit/said || { \
+		said=$$(sed -n "$$ s/^ERROR:[^:]*://; $$ p" $(VENV)-audit/said | cut -c 1-200); case "$$said" in \
+		Found*) echo "$$said" ;; \
+		*) echo "error: not audited, as pypi.org did not give its advisories ($$said)" ;; \
+		esac >&2; exit 1; }
 
 licences: $(READY_DEV) $(VENV)-audit/.ready
 	$(VENV)-audit/bin/pip-licenses --python $(BIN)/python --order license

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, reading of packed ones, and where caches lie.
+"""Atomic writes of files and folders, reading of settings, and where caches lie.
 
 A file or folder is written under a temporary name beside its place and then renamed: after a
 crash, a full disk or Ctrl-C the old version is still there.
@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
 import hashlib
-import io
 import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from .errors import InputError, RunError, UserError
 
@@ -36,11 +33,6 @@ _LOST_DISK = {
     )
     if hasattr(errno, name)
 }  # fmt: skip
-
-PACKED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
-"""Endings of packed files that are unpacked while they are read, and how these begin."""
-
-_HIGHEST_RATIO, _RATIO_FROM = 200, 20_000_000
 
 
 def _number(error: Exception) -> int | None:
@@ -125,7 +117,8 @@ def _usual_modes(path: Path) -> None:
     """Give a temporary file or folder the permissions that new ones have."""
     umask = os.umask(0)
     os.umask(umask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    with contextlib.suppress(PermissionError):  # some drives have none
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _synced(path: Path) -> None:
@@ -146,6 +139,17 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+_LONGEST_STEM = 220
+
+
+def _stem(name: str) -> str:
+    """A name as it stands in those of its temporary files, which are some 30 bytes longer."""
+    coded = os.fsencode(name)
+    if len(coded) <= _LONGEST_STEM:
+        return name
+    return f"{name[:40]}-{hashlib.sha256(coded).hexdigest()[:16]}"
 
 
 _looked_after: set[Path] = set()
@@ -179,8 +183,9 @@ def _claimed(path: Path) -> Iterator[bool]:
 def _temporary(target: Path) -> tuple[int, Path]:
     """A new file beside ``target``, open, and locked where the system can: until it is closed."""
     while True:
+        suffix = target.suffix if len(os.fsencode(target.suffix)) <= 10 else ""
         handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name}.", suffix=f".tmp{target.suffix}"
+            dir=target.parent, prefix=f".{_stem(target.name)}.", suffix=f".tmp{suffix}"
         )
         if os.name != "nt":
             import fcntl
@@ -267,7 +272,8 @@ def scratch_beside(target: Path, kind: str) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         while True:
-            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.{kind}."))
+            prefix = f".{_stem(target.name)}.{kind}."
+            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             if os.name == "nt":
                 break
@@ -303,14 +309,14 @@ def clean_up(folder: Path, name: str | None = None, *, shared: bool = False) -> 
         return
     for left in folder.iterdir():
         match = _TEMPORARY.fullmatch(left.name)
-        if match is None or (name is not None and match[1] != name):
+        if match is None or (name is not None and match[1] != _stem(name)):
             continue
         with _claimed(left) as free:
             if not free:
                 continue
-            old = left / match[1] if match[2] == "old" else None
-            if old is not None and old.exists() and not (folder / match[1]).exists():
-                old.replace(folder / match[1])
+            for old in left.iterdir() if match[2] == "old" else ():
+                if _stem(old.name) == match[1] and not (folder / old.name).exists():
+                    old.replace(folder / old.name)
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
@@ -372,79 +378,6 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-class _Unpacked(io.RawIOBase):
-    """The unpacked bytes of a file, which are not more than any text would have."""
-
-    def __init__(self, path: Path, stream: BinaryIO) -> None:
-        self._path, self._stream = path, stream
-        self._most = max(_RATIO_FROM, _HIGHEST_RATIO * path.stat().st_size)
-        self._count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._stream.read(len(buffer))
-        except (OSError, EOFError, zlib.error) as error:
-            raise self._damaged(error) from error
-        except Exception as error:
-            if type(error).__name__ != "ZstdError":
-                raise
-            raise self._damaged(error) from error
-        self._count += len(data)
-        if self._count > self._most:
-            raise InputError(
-                f"{self._path} unpacks to over {_HIGHEST_RATIO} times its size, as no text does",
-                "unpack it yourself, if it is one",
-            )
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"{self._path} can't be unpacked: {error}", "fetch or pack it again")
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-def open_bytes(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file to read bytes; one packed by gzip or Zstandard is unpacked as it is read.
-
-    Raises:
-        InputError: The library for Zstandard is not installed; while reading: the file is damaged,
-            or unpacks to more than any text does.
-    """
-    path = Path(path)
-    with path.open("rb") as stream:
-        head = stream.read(4)
-    if head.startswith(PACKED[".gz"]):
-        return _buffered(path, gzip.open(path))
-    if head != PACKED[".zst"]:
-        return path.open("rb")
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError(
-            f"{path}: reading .zst files needs the extra 'documents'",
-            "pip install 'creativewritinggpt[documents]'",
-        ) from error
-    packed = path.open("rb")
-    unpacker = zstandard.ZstdDecompressor()
-    return _buffered(path, unpacker.stream_reader(packed, read_across_frames=True))
-
-
-def _buffered(path: Path, stream: Any) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(_Unpacked(path, stream)))
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file, unpacked; see :func:`open_bytes`."""
-    with open_bytes(path) as stream:
-        return stream.read()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

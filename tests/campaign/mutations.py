@@ -214,9 +214,18 @@ def mutated_zip(draw: st.DrawFn, bases: Sequence[bytes]) -> bytes:
     return zipped(members, method=zipfile.ZIP_DEFLATED if kind == 5 else method)
 
 
+LONG_RUN = 300_000
+"""Bytes of a run of one sign that takes minutes where the time is in its square."""
+
+
 def grown(pieces: Sequence[bytes], joiner: bytes = b"") -> st.SearchStrategy[bytes]:
     """Files put together from the pieces of a grammar, in any order and number."""
     piece = st.one_of(st.sampled_from(pieces), st.sampled_from(TOKENS), st.binary(max_size=8))
     repeated: Callable[[bytes, int], bytes] = lambda part, times: part * times  # noqa: E731
-    parts = st.one_of(piece, piece, st.builds(repeated, piece, st.sampled_from((2, 60, 4000))))
-    return st.lists(parts, max_size=25).map(joiner.join)
+    parts = st.lists(
+        st.one_of(piece, piece, st.builds(repeated, piece, st.sampled_from((2, 60, 4000)))),
+        max_size=12,
+    )
+    short = [part for part in (b" ", b"\n", b"\t", *pieces) if len(part) <= 2]
+    run = st.builds(repeated, st.sampled_from(short), st.sampled_from((0, 0, 0, LONG_RUN // 2)))
+    return st.builds(lambda *of: joiner.join((*of[0], of[1], *of[2])), parts, run, parts)

@@ -160,7 +160,9 @@ def limit_memory(more: int = MEMORY) -> None:
 
 
 @contextlib.contextmanager
-def _processor_time(seconds: float) -> Iterator[None]:
+def processor_time(seconds: float = CASE_SECONDS) -> Iterator[None]:
+    """Raise :class:`Hostile` where the block takes more processor time."""
+
     def ring(*_: Any) -> None:
         raise _TooSlow
 
@@ -190,7 +192,7 @@ def attempt(target: Target, case: Any, folder: Path, guard: Guard) -> bool:
     guard.seen.clear()
     guard.active = True
     try:
-        with _processor_time(CASE_SECONDS):
+        with processor_time():
             target.act(case, folder)
     except UserError as error:
         refused = True

@@ -20,12 +20,14 @@ from creativewritinggpt.files import parse_yaml
 from creativewritinggpt.models.adapter_files import read_adapter
 from creativewritinggpt.server.security import Refused
 from creativewritinggpt.story.choice_files import read_any
+from creativewritinggpt.story.exchange import import_story
 from creativewritinggpt.studio.answers import answered, list_in, number_in, object_in
 
 from . import hostile_models as models
 from . import hostile_texts as texts
 from .inputs import targets
-from .sandbox import in_process
+from .mutations import LONG_RUN
+from .sandbox import in_process, processor_time
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory, /proc")
 
@@ -63,6 +65,38 @@ def test_text_of_parquet_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
 def test_rtf_without_its_mark_is_refused(tmp_path: Path) -> None:
     data = b"{\xff\xfe\\rtf1 The lamp went out.}"
     assert "is no RTF text" in refused(texts.read, "a.rtf", data, tmp_path)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("a.txt", " "), ("a.txt", "\t"), ("a.txt", "\u00a0"), ("a.fountain", "["),
+        ("a.fountain", "/*"), ("a.fountain", " "), ("a.md", " "), ("a.md", "<!--"),
+    ],
+)  # fmt: skip
+def test_a_run_of_one_sign_does_not_take_time_in_its_square(
+    tmp_path: Path, name: str, unit: str
+) -> None:
+    run = unit * (LONG_RUN // len(unit))
+    with processor_time():
+        texts.read(name, f"{texts.TEXT}\n{run}x {texts.TEXT}".encode(), tmp_path)
+
+
+@linux
+def test_signs_that_close_a_heading_do_not_take_time_in_their_square(tmp_path: Path) -> None:
+    (tmp_path / "s.md").write_text(f"# One #\n\n{texts.TEXT}\n\n## {'#' * LONG_RUN}x\n\nEnd.")
+    with processor_time():
+        story = import_story(tmp_path / "s.md").story
+    assert "End." in story.text
+
+
+def test_a_number_of_thousands_of_digits_is_no_json_file(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        said = refused(texts.read, name, b"[" + b"1" * 5000 + b"]", tmp_path)
+        assert "a number that is too long" in said
+    said = refused(texts.read, "a.json", b"{} " + b"1" * 5000, tmp_path)
+    assert "line 1: not valid JSON" in said
 
 
 @pytest.mark.parametrize("skip", [False, True])

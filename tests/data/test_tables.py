@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from creativewritinggpt.config.run import Config
+from creativewritinggpt.data.corpus import read_documents
 from creativewritinggpt.data.document import Reading, SourceReport
 from creativewritinggpt.data.readers.columns import Columns, Row, find_columns
 from creativewritinggpt.data.readers.tables import open_table
@@ -26,6 +31,60 @@ def rows_of(path: Path, *, skip: bool = False) -> tuple[list[Row], SourceReport]
 def json_lines(path: Path, *rows: Any) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
+
+
+def calls(act: Callable[[], Any]) -> int:
+    """How many functions are called, or generators resumed: the steps of Python."""
+    count = 0
+
+    def seen(frame: Any, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(seen)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("a.jsonl", '{"text": "one"}\n'), ("a.csv", 'text,by\n"one",me\n'), ("a.txt", "One.\n"),
+        ("a.md", "# A\n\nOne.\n"), ("a.json", '{"text": "one"}\n'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_empty_lines_cost_no_step_each(tmp_path: Path, name: str, first: str, packed: bool) -> None:
+    def steps(count: int) -> int:
+        path = tmp_path / f"{count}{name}{'.gz' if packed else ''}"
+        data = (first + "\n" * count + first).encode()
+        path.write_bytes(gzip.compress(data, 1) if packed else data)
+        config = Config(cache_dir=str(tmp_path / "cache"), skip_bad_rows=True)
+        return calls(lambda: list(read_documents([str(path)], config)))
+
+    steps(1)  # what is imported and measured once
+    # Beyond the megabyte that tells how a CSV file is read.
+    few, many = steps(1_500_000), steps(4_500_000)
+    assert many - few < 3_000_000 / 10
+
+
+def test_lines_keep_their_numbers_and_quoted_ones_their_place_among_empty_ones(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.jsonl"
+    empty = "\n" * 20_000  # more than is read ahead at once
+    path.write_text('{"text": "one"}\n' + empty + "\r\n{bad\n" + empty + '{"text": "two"}\n')
+    rows, report = rows_of(path, skip=True)
+    assert [row["text"] for row in rows] == ["one", "two"]
+    assert "line 20003" in report.notes[0]
+    path = tmp_path / "a.csv"
+    path.write_text(f'text,by\n{empty}"one{empty}more",me\n\r\n{empty}a,b,c\n{empty}two,you\n')
+    rows, report = rows_of(path, skip=True)
+    assert [row["text"] for row in rows] == [f"one{empty}more", "two"]
+    assert f"line {2 + 3 * 20_000 + 2}" in report.notes[0]
 
 
 def test_a_bad_line_is_named_and_can_be_left_out(tmp_path: Path) -> None:

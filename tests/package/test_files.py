@@ -41,6 +41,21 @@ def test_a_name_too_long_and_a_file_too_large_for_the_disk_are_told(tmp_path):
         raise OSError(errno.EFBIG, "File too large")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+@pytest.mark.parametrize("name", ["n" * 250 + ".json", "é" * 125 + ".json", "n." + "x" * 253])
+def test_names_as_long_as_the_file_system_takes_are_written_and_cleaned_up(name, tmp_path):
+    write_text(tmp_path / name, "whole")
+    with atomic_folder(tmp_path / f"{name[:-1]}d") as temporary:
+        left = temporary.name
+        (temporary / "w").write_text("new")
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name[:-1]}d"])
+    old = tmp_path / left.replace(".new.", ".old.")
+    old.mkdir()
+    (tmp_path / f"{name[:-1]}d").rename(old / f"{name[:-1]}d")
+    clean_up(tmp_path, f"{name[:-1]}d")
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name[:-1]}d"])
+
+
 def test_a_tilde_is_a_home_folder_where_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -142,6 +157,17 @@ def test_new_files_have_the_usual_permissions(tmp_path):
     write_text(tmp_path / "a", "x")
     (tmp_path / "b").write_text("x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_drive_that_knows_no_permissions_is_written_to(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", refused)
+    write_text(tmp_path / "a", "x")
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "w").write_text("x")
+    assert sorted(os.listdir(tmp_path)) == ["a", "model"]
 
 
 def test_what_killed_writers_left_is_removed_and_the_old_version_comes_back(tmp_path):

@@ -351,7 +351,8 @@ def _run(words: Sequence[str]) -> int:
 
 _NO_MEMORY = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
-    "failed to map segment", "can't start new thread",
+    "failed to map segment", "can't start new thread", "without setting an exception",
+    "without exception set",
 )  # fmt: skip
 """How PyTorch, the system's loader and Python say that memory has run out."""
 

@@ -42,7 +42,7 @@ BEFORE_VERBS, SPEECH_VERBS = _listed("before_verbs"), _listed("speech_verbs")
 TITLES, NOT_NAMES, PLACE_NOUNS = _listed("titles"), _listed("not_names"), _listed("place_nouns")
 PLACE_PREPOSITIONS = _listed("place_prepositions")
 WEAK_PLACE_PREPOSITIONS = _listed("weak_place_prepositions")
-PIECE = re.compile(rf"\s*\n\s*|{WORD.pattern}")
+PIECE = re.compile(rf"(?<!\s)\s*\n\s*|{WORD.pattern}")
 """A word as ``text.count_words`` counts it, or white space with a line break."""
 
 KINDS = ("name", "place", "dialogue", "action", "prompt", "function")

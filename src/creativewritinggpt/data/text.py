@@ -15,10 +15,12 @@ import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from ..errors import InputError
-from ..files import open_bytes
+from .unpacking import open_bytes
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -145,12 +147,41 @@ def _mixed(lines: list[bytes], path: Path, note: Callable[[str], None]) -> Itera
             yield _decode_line(line, encoding)
 
 
+@dataclass
+class EmptyLines:
+    """Runs of empty lines, which cost no step each.
+
+    Attributes:
+        skip: Whether :func:`lines` passes over those that come next.
+        count: How many it has passed over.
+    """
+
+    skip: bool = True
+    count: int = 0
+
+    def pass_over(self, stream: BinaryIO) -> int:
+        """Pass over those at the beginning of what a stream has read ahead; their bytes."""
+        ahead = cast(io.BufferedReader, stream).peek()
+        size = len(ahead) - len(ahead.lstrip(b"\r\n"))
+        size = ahead.rfind(b"\n", 0, size) + 1
+        self.count += ahead.count(b"\n", 0, size)
+        stream.read(size)
+        return size
+
+
 def lines(
-    path: Path, note: Callable[[str], None], advance: Callable[[int], None] | None = None
+    path: Path,
+    note: Callable[[str], None],
+    advance: Callable[[int], None] | None = None,
+    empty: EmptyLines | None = None,
 ) -> Iterator[str]:
     """The lines of a file of any size, with their newlines; memory does not grow with the file.
 
-    ``note`` is told when lines are not in UTF-8, ``advance`` the bytes of each line.
+    Args:
+        path: The file.
+        note: Told when lines are not in UTF-8.
+        advance: Told the bytes of each line.
+        empty: Where given, it says whether empty lines are passed over.
 
     Raises:
         InputError: The file is not text.
@@ -177,6 +208,12 @@ def lines(
         for raw in stream:
             if advance is not None:
                 advance(len(raw))
+            if empty is not None and empty.skip and raw in (b"\n", b"\r\n"):
+                empty.count += 1
+                size = empty.pass_over(stream)
+                if advance is not None:
+                    advance(size)
+                continue
             try:
                 yield raw.decode("utf-8")
             except UnicodeDecodeError:
@@ -207,7 +244,8 @@ _INVISIBLE = re.compile(
 _NEWLINES = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _INNER_SPACES = re.compile(r"(?<=\S) {2,}")
-_TRAILING = re.compile(r" +$", re.MULTILINE)
+# A run of spaces is looked at from its first one only, or a million of them would take hours.
+_TRAILING = re.compile(r"(?<! ) +$", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 # A lost apostrophe is certain only inside English contractions.
 _LOST_APOSTROPHE = re.compile("(?<=[A-Za-z])\ufffd(?=(?:s|t|re|ve|ll|d|m)\\b)")
@@ -269,6 +307,11 @@ def tidy_layout(text: str) -> str:
     if "\n\n\n" in text:
         text = _EMPTY_LINES.sub("\n\n", text)
     return text.strip("\n").rstrip(" ")
+
+
+def without_spaces_at_ends(text: str) -> str:
+    """The text without spaces before and after newlines."""
+    return re.sub(r"\n +", "\n", _TRAILING.sub("", text))
 
 
 def clean(text: str) -> str:

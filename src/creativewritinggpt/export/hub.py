@@ -164,7 +164,7 @@ def license_of(model: LoadedModel, given: str | None) -> str | None:
     if card is None or not (card / "README.md").is_file():
         return None
     text = (card / "README.md").read_text("utf-8", errors="replace")
-    match = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    match = re.match(r"---[ \t]*\n(.*?)\n---", text, re.DOTALL)
     line = match and re.search(r"^license:\s*([\w.+-]+)\s*$", match[1], re.MULTILINE)
     return line[1] if line else None
 

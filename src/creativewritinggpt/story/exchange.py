@@ -66,7 +66,7 @@ _CONTAINER = (
 )
 MOST_BYTES = 64_000_000
 """Size of the largest file that is imported, and of what a packed one may hold."""
-_HEADING = re.compile(r"#{1,3}[ \t]+(.+?)[ \t]*#*[ \t]*$")
+_HEADING = re.compile(r"#{1,3}[ \t]+(\S.*)$")
 KNOWN = "known are KoboldAI, United and Lite, mikupad, NovelAI, AI Dungeon, SillyTavern, texts"
 """What can be imported, for messages."""
 _JSON = (".json", ".jsonl", ".story", ".scenario", ".lorebook", ".card")
@@ -288,10 +288,16 @@ def _add_markdown(draft: Draft, text: str) -> None:
         begun = bool(draft.begun or "".join(lines).strip())
         flush()
         if line.startswith("# ") and not begun and headings > 1 and not draft.title:
-            draft.title = match[1]
+            draft.title = _heading(match[1])
         else:
-            draft.chapter(match[1])
+            draft.chapter(_heading(match[1]))
     flush()
+
+
+def _heading(text: str) -> str:
+    """A heading without the signs that close it; one of such signs alone is its first."""
+    text = text.rstrip(" \t")
+    return text.rstrip("#").rstrip(" \t") or text[0]
 
 
 def export_story(story: Story, path: str | os.PathLike[str]) -> None:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import file_sha256, open_bytes, read_bytes
+from ...files import file_sha256
 from .. import text as encoding
 from ..document import Document, Reading, SourceReport
 from ..text import clean, clean_line
+from ..unpacking import open_bytes, read_bytes
 from .books import Book, Chapter, read_book, separate
 from .markup import plain_text
 from .recognise import PAGES, TABLES, ending_of, packed_name
@@ -65,10 +66,13 @@ def _texts(path: Path, reading: Reading) -> Iterator[str]:
         yield from separate(encoding.decode(read_bytes(path), path, reading.report.note))
         return
     pieces: list[str] = []
-    size = 0
-    for line in chain(encoding.lines(path, reading.report.note), ("<|endoftext|>",)):
-        pieces.append(line)
-        size += len(line)
+    size = passed = 0
+    empty = encoding.EmptyLines()
+    lines = encoding.lines(path, reading.report.note, empty=empty)
+    for line in chain(lines, ("<|endoftext|>",)):
+        pieces += ["\n" * (empty.count - passed), line]
+        size += empty.count - passed + len(line)
+        passed = empty.count
         if "<|" in line and len(texts := separate(f"{line}x")) > 1 or line == "<|endoftext|>":
             *texts, rest = separate("".join(pieces) + "x")
             yield from texts

@@ -19,7 +19,10 @@ from ..text import clean_characters, count_words, tidy_layout
 from .headings import Heading, find_headings, is_matter, is_prose, is_title, one_line, page_numbers
 from .layout import SCENE_BREAK, Block, blocks, paragraphs, wrap_width
 
-_ILLUSTRATION = re.compile(r"[ \t]*\[(?:Illustration|Frontispiece)\b[^\]]{0,2000}\]", re.I)
+# A run of spaces is looked at from its first one only, or a million of them would take hours.
+_ILLUSTRATION = re.compile(
+    r"(?<![ \t])[ \t]*\[(?:Illustration|Frontispiece)\b[^\]]{0,2000}\]", re.I
+)
 _NOTICE_MARK = re.compile(r"<<\s*THIS ELECTRONIC VERSION[^<>]{0,2000}>>", re.I)
 _PAGE_MARK = re.compile(r"\[(?:Pg|Page|p\.) ?\d+\]|\{\d{1,4}\}", re.I)
 _THE_END = re.compile(

@@ -84,25 +84,47 @@ class Dialect:
 
 
 class _Lines(Iterator[str]):
-    """Lines that can be put back."""
+    """Lines that can be put back; runs of empty ones are passed over where that is asked for.
 
-    def __init__(self, source: Iterable[str]) -> None:
+    Args:
+        source: The lines.
+        empty: Those that the source passes over itself.
+    """
+
+    def __init__(self, source: Iterable[str], empty: encoding.EmptyLines | None = None) -> None:
         self._source = iter(source)
+        self._empty = empty or encoding.EmptyLines()
+        self._empty.skip = False
         self._back: list[str] = []
-        self.number = 0
+        self._taken = 0
+
+    @property
+    def number(self) -> int:
+        """Number of the line that was taken last, from 1."""
+        return self._taken + self._empty.count
 
     def __next__(self) -> str:
         line = self._back.pop() if self._back else next(self._source)
-        self.number += 1
+        self._taken += 1
         return line
 
     def put_back(self, lines: list[str]) -> None:
         self._back.extend(reversed(lines))
-        self.number -= len(lines)
+        self._taken -= len(lines)
+
+    def pass_empty(self) -> None:
+        """Pass over the empty lines that come next."""
+        self._empty.skip = True
+        for line in self:
+            if line not in ("\n", "\r\n"):
+                self.put_back([line])
+                break
+        self._empty.skip = False
 
 
 def _record(lines: _Lines, dialect: Dialect) -> tuple[list[str], list[str] | None, str]:
     """The lines of the next record, its fields or None, and what is wrong with it."""
+    lines.pass_empty()
     if not dialect.delimiter:
         line = next(lines, None)
         return ([], None, "") if line is None else ([line], _whole_line(line), "")
@@ -144,10 +166,13 @@ def _whole_line(line: str) -> list[str]:
 
 
 def _lines(
-    path: Path, note: Callable[[str], None], advance: Callable[[int], None] | None = None
+    path: Path,
+    note: Callable[[str], None],
+    advance: Callable[[int], None] | None = None,
+    empty: encoding.EmptyLines | None = None,
 ) -> Iterator[str]:
     """The lines of a file, those of an old Macintosh too."""
-    lines = encoding.lines(path, note, advance)
+    lines = encoding.lines(path, note, advance, empty)
     first = next(lines, "")
     if "\r" in first[:-1] and not first.endswith("\n"):
         yield from (f"{line}\n" for line in first.split("\r"))
@@ -164,15 +189,16 @@ def delimited_rows(dialect: Dialect, path: Path, reading: Reading) -> Iterator[R
         InputError: A row can't be read and is not to be left out.
     """
     csv.field_size_limit(2**31 - 1)
-    lines = _Lines(_lines(path, reading.report.note, reading.advance))
+    empty = encoding.EmptyLines()
+    lines = _Lines(_lines(path, reading.report.note, reading.advance, empty), empty)
     for line in itertools.islice(lines, dialect.skipped):
         if not _SEPARATOR_LINE.match(line):
             reading.file.characters += characters(line)
             reading.file.leave_out("lines before the table", line)
     first, count = dialect.header, len(dialect.names)
     while True:
-        start = lines.number + 1
         taken, fields, what = _record(lines, dialect)
+        start = lines.number - len(taken) + 1
         if not taken:
             return
         if first:

@@ -9,6 +9,7 @@ user is asked. Text outside of the rows is counted.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .chats import decoded, is_message, messages_of
 from .columns import SPLITS, TEXT, Row, count_text, is_known_name, shares, strings
 from .delimited import table_of_lists
 
+_BETWEEN_VALUES = re.compile(r"[ \t\r\n,\x1e]*")
 _DEEPEST = 50
 _NEARLY_ALL = 0.9
 # A list of strings with fewer words each is one of names or tags.
@@ -56,17 +58,20 @@ def parse(text: str, path: Path) -> Any:
             raise InputError(
                 f"{path}, line {error.lineno}: not valid JSON ({error.msg})", "write it again"
             ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not valid JSON (a number that is too long)", "write it again"
+        ) from error
     decoder, values, at = json.JSONDecoder(), [], 0
     while at < len(text):
         try:
             value, end = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             line = text.count("\n", 0, at) + 1
             raise InputError(f"{path}, line {line}: not valid JSON", "write it again") from error
         values.append(value)
-        at = end
-        while at < len(text) and text[at] in " \t\r\n,\x1e":
-            at += 1
+        gap = _BETWEEN_VALUES.match(text, end)
+        at = end if gap is None else gap.end()
     return values
 
 

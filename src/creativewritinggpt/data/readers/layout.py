@@ -18,8 +18,11 @@ from ..text import count_words, ends_sentence, is_unspaced
 
 SCENE_BREAK = "* * *"
 """How every scene break is written."""
+FILLED_LINE = re.compile(r"\S[^\n]*")
+"""A line from its first sign on: a run of a million empty lines is one step."""
 
 _BREAK = re.compile(r"\s*(?:[*#~=_\-–—―─•·◆◇★☆●○□■▲△◎⁂⁎⁕※§+†❦❧☙❖✦✧]\s*){1,40}", re.UNICODE)
+_LONGEST_BETWEEN = 200_000
 _SHORTEST_WRAP, _LONGEST_WRAP = 40, 110
 _PARAGRAPH_LINE = 150
 _FEW_LINES = 60
@@ -58,20 +61,38 @@ def blocks(text: str) -> list[Block]:
     """Cut a text at its empty lines."""
     made: list[Block] = []
     lines: list[str] = []
-    gap = gap_before = 0
-    for line in [*text.split("\n"), ""]:
-        stripped = line.rstrip()
-        if stripped:
-            if not lines:
-                gap_before = gap
-            lines.append(stripped)
-            gap = 0
-        else:
-            if lines:
-                made.append(Block(tuple(lines), gap_before))
-                lines = []
-            gap += 1
-    return made
+    end = gap_before = 0
+    for found in FILLED_LINE.finditer(text):
+        gap = text.count("\n", end, found.start()) - bool(made or lines)
+        if gap and lines:
+            made.append(Block(tuple(lines), gap_before))
+            lines = []
+        if not lines:
+            gap_before = gap
+        lines.append(text[text.rfind("\n", end, found.start()) + 1 : found.end()].rstrip())
+        end = found.end()
+    return [*made, Block(tuple(lines), gap_before)] if lines else made
+
+
+def without_between(text: str, begin: str, end: str) -> tuple[str, list[str]]:
+    """The text without what stands between two marks, and that; looked through once."""
+    kept: list[str] = []
+    gone: list[str] = []
+    at = stop = 0
+    while (start := text.find(begin, at)) >= 0:
+        inner = start + len(begin)
+        if stop < inner:
+            stop = text.find(end, inner)
+        if stop < 0:
+            break
+        if stop - inner > _LONGEST_BETWEEN:  # a mark that nobody closed
+            kept.append(text[at:inner])
+            at = inner
+            continue
+        kept.append(text[at:start])
+        at = stop + len(end)
+        gone.append(text[start:at])
+    return "".join(kept) + text[at:], gone
 
 
 def _columns(line: str) -> int:

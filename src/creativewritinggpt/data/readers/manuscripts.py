@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ..document import characters
-from ..text import clean_characters, ends_sentence, tidy_layout
+from ..text import clean_characters, ends_sentence, tidy_layout, without_spaces_at_ends
 from .books import Book, Part, as_blocks, chapter_level, chapters, cut_at_headings, without_licence
 from .headings import find_headings
-from .layout import SCENE_BREAK, Block, wrap_width
+from .layout import SCENE_BREAK, Block, without_between, wrap_width
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n(?:---|\.\.\.)\s*(?:\n|\Z)", re.DOTALL)
-_TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--.*?--)>", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A---[^\S\n]*\n(.*?)\n(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)", re.DOTALL)
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_EMPTY_RUN = re.compile(r"\n{100,}")
 _SOFT = "\v"
 """A line break that Markdown takes for a space."""
 
@@ -40,7 +41,7 @@ def _inline(token: Token) -> str:
             made.append(_SOFT)
         elif child.type == "hardbreak" or child.content.lower().startswith("<br"):
             made.append("\n")
-    return re.sub(r" *\n[ \v]*", "\n", "".join(made)).strip()
+    return re.sub(r"\n[ \v]+", "\n", without_spaces_at_ends("".join(made))).strip()
 
 
 def parts(text: str) -> list[Part]:
@@ -76,7 +77,8 @@ def _parts(text: str) -> Iterator[Part]:
         elif token.type in ("fence", "code_block") and token.content.strip():
             yield Part(0, token.content.rstrip("\n"))
         elif token.type == "html_block":
-            words = html.unescape(_TAG.sub("", token.content)).strip()
+            words = _TAG.sub("", without_between(token.content, "<!--", "-->")[0])
+            words = html.unescape(words).strip()
             yield from [Part(0, words)] if words else []
         elif token.type == "hr":
             yield Part(0, SCENE_BREAK)
@@ -85,7 +87,7 @@ def _parts(text: str) -> Iterator[Part]:
 def read_markdown(text: str) -> Book:
     """Cut a Markdown text into chapters; a header between ``---`` lines is dropped and counted."""
     book = Book()
-    text = clean_characters(text)
+    text = _EMPTY_RUN.sub("\n" * 100, clean_characters(text))  # the parser takes a step for each
     header = _FRONT_MATTER.match(text)
     if header and ":" in header[1]:
         book.leave_out("front matter", header[1])

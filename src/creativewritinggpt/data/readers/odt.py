@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..document import characters
-from ..text import clean_characters, tidy_layout
+from ..text import clean_characters, tidy_layout, without_spaces_at_ends
 from .archive import Archive, check_markup, damaged, whole_number, xml_parser
 from .books import Book, Part
 from .layout import SCENE_BREAK, is_break
@@ -93,7 +93,7 @@ class _Document:
     def _paragraph(self, element: Any, name: str) -> None:
         level = whole_number(_value(element, "outline-level"), 1) if name == "h" else 0
         pieces = list(self._inline(element))
-        text = re.sub(" *\n *", "\n", "".join(pieces))
+        text = without_spaces_at_ends("".join(pieces))
         text = tidy_layout(clean_characters(text)).strip()
         breaks = not level and is_break(text)
         self.parts.append(Part(level if text else 0, SCENE_BREAK if breaks else text))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..text import clean_characters, tidy_layout
+from ..text import clean_characters, tidy_layout, without_spaces_at_ends
 from .books import LICENCE, Book, Part
 from .layout import SCENE_BREAK, blocks, is_break, unwrap, wrap_width
 
@@ -103,7 +103,7 @@ class PageReader:
 
     def _flush(self, level: int) -> None:
         """Make a part of the text that has come together."""
-        text = re.sub(r" *\n *", "\n", "".join(self._buffer))
+        text = without_spaces_at_ends("".join(self._buffer))
         self._buffer.clear()
         text = tidy_layout(clean_characters(text)).strip()
         if text:

@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 from ...errors import InputError
-from ...files import PACKED, open_bytes
 from .. import text as encoding
+from ..unpacking import PACKED, open_bytes
 from .markup import PAGE, has_html
 
 TEXTS = (".txt", ".text", ".md", ".markdown", ".raw", ".tokens", ".wp_source", ".fountain")

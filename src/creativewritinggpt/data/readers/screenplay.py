@@ -12,13 +12,12 @@ import re
 from ..document import characters
 from ..text import clean_characters, tidy_layout
 from .books import Book, Chapter, Part, chapters
-from .layout import blocks
+from .layout import blocks, without_between
 
-_BONEYARD = re.compile(r"/\*.{0,200000}?\*/", re.S)
-_NOTE = re.compile(r"\[\[.{0,20000}?\]\]", re.S)
+_LEFT_OUT = (("/*", "*/", "commented out (/* */)"), ("[[", "]]", "notes ([[ ]])"))
 _KEY = re.compile(r"[A-Za-z][\w ]{0,40}:")
 _SECTION = re.compile(r"(#{1,6})\s*(\S.*)")
-_SCENE_NUMBER = re.compile(r"\s*#[\w.\-)]{1,12}#\s*$")
+_SCENE_NUMBER = re.compile(r"(?<!\s)\s*#[\w.\-)]{1,12}#\s*$")
 _SCENE = re.compile(r"(?:INT|EXT|EST|I/E)[. /]", re.I)
 _EMPHASIS = re.compile(r"(?<!\\)(\*{1,3}|_)(?=\S)([^\n]{1,600}?)(?<=\S)(?<!\\)\1")
 
@@ -29,10 +28,10 @@ def read_screenplay(text: str) -> Book:
     text = clean_characters(text)
     book.characters = characters(text)
     title, text = _title_page(text, book)
-    for pattern, reason in ((_BONEYARD, "commented out (/* */)"), (_NOTE, "notes ([[ ]])")):
-        for found in pattern.finditer(text):
-            book.leave_out(reason, found[0])
-        text = pattern.sub("", text)
+    for begin, end, reason in _LEFT_OUT:
+        text, gone = without_between(text, begin, end)
+        for part in gone:
+            book.leave_out(reason, part)
     parts: list[Part] = []
     for block in blocks(text):
         parts += _block(block.lines, book)

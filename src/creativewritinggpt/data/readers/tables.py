@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import read_bytes
 from .. import text as encoding
 from ..document import CHUNK_ROWS, Document, RawRow, Reading, SourceReport, characters
 from ..text import clean, clean_line
+from ..unpacking import read_bytes
 from .chats import (
     REPLY,
     SYSTEM,
@@ -34,7 +34,7 @@ from .chats import (
 from .columns import SPLITS, Columns, Row, cell, cell_text, count_text, kind_of, leaves
 from .delimited import delimited_rows, find_dialect
 from .json_layouts import find_rows, parse, row_of
-from .layout import strip_emphasis
+from .layout import FILLED_LINE, strip_emphasis
 from .markup import plain_text
 from .recognise import ending_of
 
@@ -127,7 +127,8 @@ def _delimited(path: Path, asked: Sequence[str]) -> TableFormat:
 
 def _json_lines(path: Path, asked: Sequence[str]) -> TableFormat:
     """JSON lines, or JSON as a whole under their name."""
-    lines = (line for line in encoding.lines(path, lambda _: None) if line.strip())
+    found = encoding.lines(path, lambda _: None, empty=encoding.EmptyLines())
+    lines = (line for line in found if line.strip())
     first, second = next(lines, ""), next(lines, "")
     try:
         value = json.loads(first)
@@ -154,7 +155,10 @@ def _parses(path: Path) -> bool:
 
 
 def _raw_lines(path: Path, reading: Reading) -> Iterator[RawRow]:
-    for number, line in enumerate(encoding.lines(path, reading.report.note, reading.advance), 1):
+    empty = encoding.EmptyLines()
+    lines = encoding.lines(path, reading.report.note, reading.advance, empty)
+    for place, line in enumerate(lines, 1):
+        number = place + empty.count
         if reading.is_mine(number) and line.strip():
             yield number, line
 
@@ -187,7 +191,7 @@ def _json(path: Path, asked: Sequence[str]) -> TableFormat:
     try:
         value = parse(text, path)
     except InputError:
-        lines = text.splitlines()
+        lines = FILLED_LINE.findall(text)
         if sum(line[:1] == "{" and line.rstrip()[-1:] == "}" for line in lines) * 2 <= len(lines):
             raise
         return _LINES  # called .json, with rows that are broken
@@ -204,7 +208,7 @@ def _are_lines(text: str, value: Any) -> bool:
     """Whether a text of several values has one on each line, as JSON lines have."""
     if text[:1] != "{" or not isinstance(value, list):
         return False
-    return len(value) == sum(bool(line.strip()) for line in text.split("\n"))
+    return len(value) == sum(1 for _ in FILLED_LINE.finditer(text))
 
 
 def _json_rows(asked: str | None, path: Path, reading: Reading) -> Iterator[RawRow]:

@@ -49,9 +49,9 @@ _LINK = re.compile(r"\[ ?([^\[\]]{1,300}?) ?\] ?\( ?https?: ?//[^()]*(?:\([^()]*
 _URL = re.compile(r"<?\bhttps?: ?//\S+>?|\bwww\.\S+")
 _EDIT = re.compile(r"[\s*_(\[>^-]*edits?\b[\s*_]*\d{0,2}[\s\d&*_]*[:;–—-]", re.IGNORECASE)
 _SITE = re.compile(r"(?<![\w/])/?[ru]/\w+|\bsub-?reddits?\b|\breddit\b", re.IGNORECASE)
-_RULE = re.compile(r"\s*\\?\*?[\s*=_~#\-–—•·]{3,}\\?\*?\s*")
+_RULE = re.compile(r"(?:\s*\\)?[\s*=_~#\-–—•·]{3,}(?:\\\*?\s*)?")
 _STARS = re.compile(r"(?<![\w*])\*{1,3} ?(?=\S)([^*\n]{1,600}?)(?<=\S) ?\*{1,3}(?![\w*])")
-_QUOTE_MARK = re.compile(r"^\s*>+ ?", re.MULTILINE)
+_QUOTE_MARK = re.compile(r"^\s{0,80}>+ ?", re.MULTILINE)
 _BOT = re.compile(
     r"off-topic discussion|i am a bot|this is a bot|contact the moderators|has been removed"
     r"|welcome to the prompt",
