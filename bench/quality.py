@@ -16,7 +16,7 @@ as time).
     trl-tuned   TRL's SFTTrainer with the starter recipe's settings, set for this machine as in
                 `bench/train.py` (precision measured, packing, SDPA, fused AdamW, chunked loss)
 
-The quality to reach is the mean loss of the sources that `usual` has at its end, seed by seed; the
+The quality to reach is the mean loss of the sources that a peer has at its end, seed by seed; the
 time to it is that of the first kept adapter which reaches it. The seed is also that of the split. A
 finished run is one line of the results file; a call goes on where the last was stopped.
 """
@@ -249,32 +249,35 @@ def scored(config: Config, files: list[str], words: int) -> Callable[[str | None
     return score
 
 
-def first_below(marks: Sequence[Any], target: float, score: Any) -> tuple[float | None, list[Any]]:
-    """The time of the first mark whose loss is at most the target, by bisection.
+def first_times(
+    marks: Sequence[Any], targets: dict[str, float], score: Callable[[str], dict[str, Any]]
+) -> tuple[dict[str, float | None], list[Any]]:
+    """The times of the first marks whose losses are at most the targets, by bisection.
 
     Returns:
-        Seconds, None where the last one is above; and the marks scored: step, seconds, loss.
+        Seconds to each target, None where the last mark is above it; and the marks scored: step,
+        seconds, loss.
     """
     seen: dict[int, float] = {}
 
     def loss(index: int) -> float:
-        seen[index] = score(marks[index][2])["mean"]
+        if index not in seen:
+            seen[index] = score(marks[index][2])["mean"]
         return seen[index]
 
-    low, high = 0, len(marks) - 1
-    reached = loss(high) <= target
-    while reached and low < high:
-        middle = (low + high) // 2
-        if loss(middle) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    told = [[marks[i][0], marks[i][1], seen[i]] for i in sorted(seen)]
-    return (marks[high][1] if reached else None), told
+    times: dict[str, float | None] = {}
+    for name, target in targets.items():
+        low, high = 0, len(marks) - 1
+        reached = loss(high) <= target
+        while reached and low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if loss(middle) <= target else (middle + 1, high)
+        times[name] = marks[high][1] if reached else None
+    return times, [[marks[i][0], marks[i][1], seen[i]] for i in sorted(seen)]
 
 
 def run_one(
-    name: str, arguments: argparse.Namespace, earlier: dict[str, Any], target: float | None
+    name: str, arguments: argparse.Namespace, earlier: dict[str, Any], targets: dict[str, float]
 ) -> dict[str, Any]:
     """Train a contender and score it; without an earlier run's times it is timed first."""
     shared = [*arguments.files, "--seed", str(arguments.seed), "--model", arguments.model,
@@ -300,11 +303,8 @@ def run_one(
                   "seconds": found["marks"][-1][1], "step_seconds": found["step_seconds"],
                   "other_seconds": found["other_seconds"],
                   "base": score(None), "loss": score(found["marks"][-1][2])}  # fmt: skip
-        if target is not None:
-            result["target"] = target
-            result["seconds_to_target"], result["marks"] = first_below(
-                found["marks"], target, score
-            )
+        result["targets"] = targets
+        result["seconds_to"], result["marks"] = first_times(found["marks"], targets, score)
         return result
 
 
@@ -313,17 +313,26 @@ def table(lines: Sequence[dict[str, Any]]) -> None:
     sources = [name for name in lines[0]["loss"] if name != "mean"]
 
     def row(line: dict[str, Any]) -> list[str]:
-        reached = line.get("seconds_to_target")
+        reached = line["seconds_to"]
         return [
             line["contender"], str(line["seed"]), str(line["steps"]), f"{line['seconds']:.0f}",
             *(f"{line['loss'][name]:.3f}" for name in (*sources, "mean")),
             f"{line['loss']['mean'] - line['base']['mean']:+.3f}",
-            "" if "target" not in line else "not" if reached is None else f"{reached:.0f}",
+            *(f"{reached[peer]:.0f}" if reached.get(peer) else "" for peer in CONTENDERS[:-1]),
         ]  # fmt: skip
 
     console.table(
         "training for equal time",
-        ["contender", "seed", "steps", "seconds", *sources, "mean", "from base", "to usual's"],
+        [
+            "contender",
+            "seed",
+            "steps",
+            "seconds",
+            *sources,
+            "mean",
+            "from base",
+            *(f"to {peer}'s" for peer in CONTENDERS[:-1]),
+        ],
         [row(line) for line in lines],
     )
 
@@ -360,10 +369,13 @@ def main() -> None:
             done = {(line["contender"], line["seed"]): line for line in lines}
             if (name, seed) in done:
                 continue
-            peer = done.get(("usual", seed))
-            target = peer["loss"]["mean"] if peer and name != "usual" else None
+            targets = {
+                peer: done[peer, seed]["loss"]["mean"]
+                for peer in CONTENDERS[: CONTENDERS.index(name)]
+                if (peer, seed) in done
+            }
             earlier = next((line for line in lines if line["contender"] == name), {})
-            line = run_one(name, arguments, earlier, target)
+            line = run_one(name, arguments, earlier, targets)
             if "skipped" in line:
                 console.warn(f"{name}: skipped: {line['skipped']}")
                 continue

@@ -178,11 +178,11 @@ def attend(qkv: Tensor, groups: Sequence[Group], heads: Heads) -> tuple[Tensor, 
             kept.append(log_sum)
             heads.rows(mixed, group).copy_(out)
             continue
-        q, k, v = heads.stack(q), heads.stack(k), heads.stack(v)
+        q, k, v = heads.stack(q) * heads.scale, heads.stack(k), heads.stack(v)
         out = torch.empty_like(q)
         for start in range(0, group.length, BLOCK):
             end = min(start + BLOCK, group.length)
-            scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2)).mul_(heads.scale)
+            scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
             scores[:, :, start:].add_(_later(end - start, scores))
             # Each row is read whole before it is written.
             probabilities = torch.softmax(scores, -1, out=scores)
@@ -233,16 +233,17 @@ def _blocks_backward(
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     # With p = softmax(s):  ds = p · (dp − Σ p dp), and Σ p dp = Σ out · d_out.
     shared = (out * d_out).sum(-1, keepdim=True)
+    scaled = q * scale
     for start in range(0, q.shape[1], BLOCK):
         end = min(start + BLOCK, q.shape[1])
         block, keys = slice(start, end), slice(0, end)
         probabilities, d_block = next(kept), d_out[:, block]
         dv[:, keys] += torch.bmm(probabilities.transpose(1, 2), d_block)
         d_scores = torch.bmm(d_block, v[:, keys].transpose(1, 2))
-        d_scores.sub_(shared[:, block]).mul_(probabilities).mul_(scale)
+        d_scores.sub_(shared[:, block]).mul_(probabilities)
         dq[:, block] = torch.bmm(d_scores, k[:, keys])
-        dk[:, keys] += torch.bmm(d_scores.transpose(1, 2), q[:, block])
-    return dq, dk, dv
+        dk[:, keys] += torch.bmm(d_scores.transpose(1, 2), scaled[:, block])
+    return dq.mul_(scale), dk, dv
 
 
 def _put(d_qkv: Tensor, gradients: Sequence[Tensor], group: Group, heads: Heads) -> None:
