@@ -299,13 +299,24 @@ def keep_freed_memory() -> None:
     Else glibc hands each large tensor's memory back to the system and gets other, zeroed memory for
     the next one; its pages cost a tenth of a training step. Elsewhere nothing is changed.
     """
-    if sys.platform != "linux":
-        return
     # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h.
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for option, size in ((-1, 2**31 - 1), (-3, 2**30)):
-            library.mallopt(option, size)
+    for option, size in ((-1, 2**31 - 1), (-3, 2**30)):
+        _glibc("mallopt", option, size)
+
+
+def release_freed_memory() -> None:
+    """Hand all free pages back to the system, also those between others that are in use.
+
+    Kept memory gets more with time, since tensors of changing sizes don't fit into what is free.
+    """
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    """Call a function of the C library, where that is glibc."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 def peak_memory_bytes(device: str = "cpu") -> int:

@@ -229,7 +229,7 @@ def test_peak_memory_is_of_this_process_and_not_of_its_parent() -> None:
 def test_memory_that_is_kept_is_not_asked_for_again() -> None:
     code = """
 import resource, torch
-from creativewritinggpt.devices import keep_freed_memory
+from creativewritinggpt.devices import keep_freed_memory, release_freed_memory
 
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -242,10 +242,12 @@ without = new_pages()
 keep_freed_memory()
 new_pages()
 print(without, new_pages())
+release_freed_memory()
+print(new_pages())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    without, kept = map(int, done.stdout.split())
-    assert kept < 100 < without
+    without, kept, after_release = map(int, done.stdout.split())
+    assert kept < 100 < without and after_release > 100
 
 
 def test_a_gpus_memory_is_its_own(monkeypatch: Any) -> None:

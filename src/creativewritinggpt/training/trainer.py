@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import torch
 
+from .. import devices
 from ..config.run import Config
 from ..distributed import ProcessGroup, ProcessLost
 from ..errors import RunError
@@ -37,6 +38,9 @@ from .metrics import (
 from .run_dir import MetricsLog
 from .run_files import CHECKPOINTS
 from .schedule import Plan
+
+_RELEASE_EVERY = 16
+"""Steps after which memory that was freed and kept goes back to the system."""
 
 
 class Batches(Protocol):
@@ -304,6 +308,8 @@ class Trainer:
             self._give_up(f"{what} at step {state.step + 1}, at a learning rate of {rate:.2g}")
         optimizer.step()
         self._clear_gradient()
+        if state.step % _RELEASE_EVERY == 0:
+            devices.release_freed_memory()
         state.step += 1
         self.batches.applied()
         state.useful_tokens += tokens
