@@ -22,6 +22,7 @@ from creativewritinggpt.analysis.methods.faithfulness import (
     ranking,
     with_power_of_the_best,
 )
+from creativewritinggpt.analysis.prefix_cache import PrefixCache
 from creativewritinggpt.analysis.registry import Attribution
 from creativewritinggpt.analysis.subject import Subject, Target
 from creativewritinggpt.errors import InputError
@@ -302,6 +303,26 @@ def test_the_power_is_a_binomial_tail() -> None:
 def test_a_target_after_the_start_token_can_be_judged(bag: Any) -> None:
     found = judge(bag, a_subject(WORTH, Target(1, 7)), an_attribution(np.zeros(LENGTH)))
     assert not found.better_than_random and found.comprehensiveness == 0
+
+
+def test_a_text_is_computed_once_however_many_rankings_lead_to_it(
+    bag: Any, monkeypatch: Any
+) -> None:
+    computed: list[bytes] = []
+    passes = PrefixCache.passes
+
+    def counted(self: Any, variants: np.ndarray, *arguments: Any) -> Any:
+        computed.extend(variant.tobytes() for variant in variants)
+        return passes(self, variants, *arguments)
+
+    monkeypatch.setattr(PrefixCache, "passes", counted)
+    room = Judge(bag, a_subject(WORTH))
+    attribution = an_attribution(np.r_[0, WORTH])
+    first = room.judge(attribution)
+    several = len(computed)
+    assert several == len(set(computed)) > 100
+    assert room.judge(attribution).laws == first.laws
+    assert len(computed) == several
 
 
 @pytest.mark.invariant

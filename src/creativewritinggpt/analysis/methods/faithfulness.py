@@ -77,15 +77,45 @@ class Curves:
     insertion: np.ndarray
 
 
+class _Scorer:
+    """Scores of one target after variants of the text, each computed once.
+
+    Args:
+        model: The model, in ``eval()`` mode.
+        subject: The text.
+        target: One of its targets.
+
+    Attributes:
+        ids: The text before the target, ``[tokens]``.
+    """
+
+    def __init__(self, model: LoadedModel, subject: Subject, target: Target) -> None:
+        self.target = target
+        self._cache = PrefixCache(model, subject.ids[: target.position], [target.position - 1])
+        self._predictions = Predictions(self._cache)
+        self.ids = self._cache.ids
+        self._known: dict[bytes, float] = {}
+
+    def scores(self, variants: np.ndarray, progress: CountCallback | None) -> np.ndarray:
+        """``[variants]`` of texts ``[variants, tokens]``."""
+        keys = [variant.tobytes() for variant in variants]
+        rows = {key: row for row, key in enumerate(keys) if key not in self._known}
+        new = variants[list(rows.values())]
+        drops = np.zeros(len(new))
+        for part in self._cache.passes(new, progress):
+            drops[part.rows] = self._predictions.drops(part, [self.target])[:, 0]
+        scores = self._predictions.score(self.target) - drops
+        self._known |= dict(zip(rows, scores.tolist(), strict=True))
+        return np.array([self._known[key] for key in keys])
+
+
 class _ReplacedTexts:
     """One target's text with the first of a ranking replaced, or all others.
 
     Every text is run once, however many rankings lead to it.
 
     Args:
-        model: The model, in ``eval()`` mode.
-        subject: The text.
-        target: One of its targets.
+        scorer: Of the target.
         rankings: ``[rankings, tokens]``: the positions before the target but the first.
         fill: ``[tokens]``, what stands at each position of the text when it is replaced.
         points: Shares of the tokens, from 0 to 1.
@@ -95,50 +125,27 @@ class _ReplacedTexts:
     """
 
     def __init__(
-        self,
-        model: LoadedModel,
-        subject: Subject,
-        target: Target,
-        rankings: np.ndarray,
-        fill: np.ndarray,
-        points: Sequence[float],
+        self, scorer: _Scorer, rankings: np.ndarray, fill: np.ndarray, points: Sequence[float]
     ) -> None:
-        self.model, self.target = model, target
-        self.ids = np.array(subject.ids[: target.position], dtype=np.int64)
+        self.scorer, ids = scorer, scorer.ids
         tokens = rankings.shape[1]
         counts = np.array([_count(point, tokens) for point in points])
-        rank = np.full((len(rankings), len(self.ids)), -1)
+        rank = np.full((len(rankings), len(ids)), -1)
         np.put_along_axis(rank, rankings, np.arange(tokens), axis=1)
         first = rank[:, None] < counts[:, None]  # [rankings, points, tokens]
         replaced = np.stack([first, ~first]) & (rank >= 0)[:, None]
-        texts = np.where(replaced, fill[: len(self.ids)], self.ids)
-        flat = texts.reshape(-1, len(self.ids))
+        texts = np.where(replaced, fill[: len(ids)], ids)
+        flat = texts.reshape(-1, len(ids))
         self.texts, index = np.unique(flat, axis=0, return_inverse=True)
         self.deletion, self.insertion = index.reshape(texts.shape[:-1])
-        same = self.texts == self.ids
-        begins = np.where(same.all(1), len(self.ids), (~same).argmax(1))
-        self.cost = int((len(self.ids) - begins).sum())
+        same = self.texts == ids
+        begins = np.where(same.all(1), len(ids), (~same).argmax(1))
+        self.cost = int((len(ids) - begins).sum())
 
     def run(self, progress: CountCallback | None) -> Curves:
         """Scores ``[rankings, points]``."""
-        scores = _scores(self.model, self.target, self.ids, self.texts, progress)
+        scores = self.scorer.scores(self.texts, progress)
         return Curves(scores[self.deletion], scores[self.insertion])
-
-
-def _scores(
-    model: LoadedModel,
-    target: Target,
-    ids: np.ndarray,
-    variants: np.ndarray,
-    progress: CountCallback | None,
-) -> np.ndarray:
-    """The score of a target after each variant ``[variants, tokens]`` of the text ``ids``."""
-    cache = PrefixCache(model, ids.tolist(), [len(ids) - 1])
-    predictions = Predictions(cache)
-    drops = np.zeros(len(variants))
-    for part in cache.passes(variants, progress):
-        drops[part.rows] = predictions.drops(part, [target])[:, 0]
-    return predictions.score(target) - drops
 
 
 def ranking(scores: np.ndarray, signed: bool, *, seed: int = 0) -> np.ndarray:
@@ -292,6 +299,7 @@ class Judge:
         judged = sorted({round(i) for i in np.linspace(0, every - 1, min(every, _MOST_TARGETS))})
         self.judged = judged
         self.targets = [self.subject.targets[i] for i in judged]
+        self._scorers = [_Scorer(model, self.subject, target) for target in self.targets]
         self.fills = self._fills()
         self._random: dict[str, Curves] = {}
         self._power = 0.0
@@ -350,7 +358,7 @@ class Judge:
         if tokens > _MOST_OCCLUDED:
             return power(1 - 1 / tokens, self.random_rankings)
         best = {
-            law: [self._by_occlusion(target, fill) for target in self.targets]
+            law: [self._by_occlusion(scorer, fill) for scorer in self._scorers]
             for law, fill in self.fills.items()
         }
         return self._power_of(self._against_random(self._curves(best, None)))
@@ -360,12 +368,12 @@ class Judge:
         beaten = min(min(found["beaten"].values()) for found in laws.values())
         return power(beaten / self.random_rankings, self.random_rankings)
 
-    def _by_occlusion(self, target: Target, fill: np.ndarray) -> np.ndarray:
+    def _by_occlusion(self, scorer: _Scorer, fill: np.ndarray) -> np.ndarray:
         """The ranking by what the target loses without each single token, ``[1, tokens]``."""
-        ids = np.array(self.subject.ids[: target.position], dtype=np.int64)
+        ids = scorer.ids
         variants = np.tile(ids, (len(ids), 1))
         np.fill_diagonal(variants[1:, 1:], fill[1 : len(ids)])
-        scores = _scores(self.model, target, ids, variants, None)
+        scores = scorer.scores(variants, None)
         return ranking(scores[0] - scores, True, seed=self.seed)[None]
 
     def _faithfulness(self, method: str, laws: dict[str, dict[str, Any]]) -> Faithfulness:
@@ -418,9 +426,9 @@ class Judge:
             progress: Called with the tokens done and those to do.
         """
         jobs = [
-            (law, _ReplacedTexts(self.model, self.subject, target, order, fill, self.points))
+            (law, _ReplacedTexts(scorer, order, fill, self.points))
             for law, fill in self.fills.items()
-            for target, order in zip(self.targets, rankings[law], strict=True)
+            for scorer, order in zip(self._scorers, rankings[law], strict=True)
         ]
         total = sum(job.cost for _, job in jobs)
         done = 0
