@@ -364,3 +364,10 @@ def test_verse_in_markdown_keeps_its_lines_and_numbers_of_lists_stay() -> None:
     listed = parts("1. one\n2. two\n\n- three")
     assert [part.text for part in listed] == ["1. one", "2. two", "three"]
     assert read_markdown("a<br>b").chapters[0].text == "a\nb"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("line", ["{{{{", "THE SMALL PRINT! THE SMALL PRINT!"])
+def test_a_hundred_thousand_lines_of_signs_or_small_print_are_no_square_of_work(line: str) -> None:
+    book = read_markdown(f"{line}\n" * 100_000 + "\nThe harbour lay still.\n")
+    assert "The harbour lay still." in "".join(chapter.text for chapter in book.chapters)

@@ -140,11 +140,12 @@ def cut_at_headings(text: list[Block], book: Book) -> None:
 
 
 _START = re.compile(r"\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG", re.I)
-_SMALL_PRINT_END = re.compile(r"\*END\*? ?THE SMALL PRINT!|THE SMALL PRINT!.*?\*END\*", re.I | re.S)
+_SMALL_PRINT, _END_SIGN = re.compile(r"THE SMALL PRINT!", re.I), re.compile(r"\*END\*", re.I)
+_SMALL_PRINT_END = re.compile(r"\*END\*? ?THE SMALL PRINT!", re.I)
 _END = re.compile(
     r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG"
-    r"|^\W*End of (?:the |this |Project )*(?:Project )?(?:Gutenberg|e-?text\b|e-?book\b)"
-    r"|^\W*(?:Ende dieses|Fin de ce|Fin du|Fine di questo|Fin de este|Fim deste) ?"
+    r"|^[^\w\n]*End of (?:the |this |Project )*(?:Project )?(?:Gutenberg|e-?text\b|e-?book\b)"
+    r"|^[^\w\n]*(?:Ende dieses|Fin de ce|Fin du|Fine di questo|Fin de este|Fim deste) ?"
     r"(?:projet |progetto |proyecto |projekt |project )*(?:gutenberg|e-?text|e-?book)",
     re.I | re.M,
 )
@@ -193,9 +194,7 @@ def licence(text: Sequence[Block]) -> set[int]:
     begin = ended = 0
     for number, block in enumerate(text):
         mark = "\n".join(block.lines)
-        small_print = _SMALL_PRINT_END.search(mark) and _is_licence(
-            text[max(begin, ended) : number]
-        )
+        small_print = _ends_small_print(mark) and _is_licence(text[max(begin, ended) : number])
         if _START.search(mark) or small_print:
             starts.append(number)
             # What lies between two marks of the head is licence as well.
@@ -229,6 +228,14 @@ def without_licence(parts: Sequence[Part], book: Book) -> list[Part]:
     for number in gone:
         book.leave_out(LICENCE, parts[number].text)
     return [part for number, part in enumerate(parts) if number not in gone]
+
+
+def _ends_small_print(mark: str) -> bool:
+    """Whether the end of the small print is marked, by a line or after its beginning."""
+    begun = _SMALL_PRINT.search(mark)
+    if begun and _END_SIGN.search(mark, begun.end()):
+        return True
+    return bool(_SMALL_PRINT_END.search(mark))
 
 
 def _ends(block: Block) -> bool:
