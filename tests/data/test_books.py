@@ -367,7 +367,15 @@ def test_verse_in_markdown_keeps_its_lines_and_numbers_of_lists_stay() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("line", ["{{{{", "THE SMALL PRINT! THE SMALL PRINT!"])
-def test_a_hundred_thousand_lines_of_signs_or_small_print_are_no_square_of_work(line: str) -> None:
-    book = read_markdown(f"{line}\n" * 100_000 + "\nThe harbour lay still.\n")
+@pytest.mark.parametrize(
+    "before",
+    [
+        "{{{{\n" * 100_000,
+        "THE SMALL PRINT! THE SMALL PRINT!\n" * 100_000,
+        "!" + " " * 400_000 + "x",
+    ],
+    ids=["signs", "small print", "spaces"],
+)
+def test_long_runs_of_signs_or_small_print_are_no_square_of_work(before: str) -> None:
+    book = read_markdown(before + "\n\nThe harbour lay still.\n")
     assert "The harbour lay still." in "".join(chapter.text for chapter in book.chapters)

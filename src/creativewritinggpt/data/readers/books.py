@@ -161,7 +161,8 @@ _NOTICE = re.compile(
     re.I | re.S,
 )
 _PRODUCED = re.compile(
-    r"\W*(?:(?:this )?(?:e-?text|e-?book|file|text)?\s*(?:was )?"
+    # Possessive: white space given back would be tried again by what follows.
+    r"\W*+(?:(?:this )?(?:e-?text|e-?book|file|text)?\s*(?:was )?"
     r"(?:produced|prepared|scanned|transcribed|converted|proofread|typed) (?:by|from)\b"
     r"|HTML version by\b|Credits:|(?:transcriber|transcriptor|editor)[’']?s? notes?\b"
     r"|produit par\b|prodotto da\b|produ[cz]ido por\b|(?:erstellt|hergestellt) von\b"
