@@ -123,7 +123,7 @@ audit: $(VENV)-audit/.ready
 		--progress-spinner off 2>$(VENV)-audit/said && tail -n 1 $(VENV)-audit/said || { \
 		said=$$(sed -n "$$ s/^ERROR:[^:]*://; $$ p" $(VENV)-audit/said | cut -c 1-200); case "$$said" in \
 		Found*) echo "$$said" ;; \
-		*) echo "error: not audited, as pypi.org did not give its advisories ($$said)" ;; \
+		*) echo "error: not audited, as the index of advisories did not answer ($$said)" ;; \
 		esac >&2; exit 1; }
 
 licences: $(READY_DEV) $(VENV)-audit/.ready
