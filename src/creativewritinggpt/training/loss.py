@@ -39,7 +39,9 @@ _ROWS = 8
 """Rows of a chunk that a CPU turns into gradients at once: 1.6 MB, which stay in its cache."""
 
 
-def _losses_(logits: Tensor, wanted: Tensor, head: _Bend, share: Tensor | None) -> Tensor:
+def _log_probabilities_(
+    logits: Tensor, wanted: Tensor, bend: _Bend, share: Tensor | None
+) -> Tensor:
     """Log-probabilities of the wanted tokens; the logits become their gradient.
 
     Computed in float32, some rows at a time, whatever the dtype of the logits.
@@ -47,7 +49,7 @@ def _losses_(logits: Tensor, wanted: Tensor, head: _Bend, share: Tensor | None) 
     Args:
         logits: The head's product, [C, V]; replaced by the gradient of the summed loss.
         wanted: Token ids, [C, 1].
-        head: What comes between product and softmax.
+        bend: What comes between product and softmax.
         share: What each position counts, [C, 1], or None.
 
     Returns:
@@ -59,7 +61,7 @@ def _losses_(logits: Tensor, wanted: Tensor, head: _Bend, share: Tensor | None) 
     for start in range(0, len(logits), rows):
         part, ids = logits[start : start + rows], wanted[start : start + rows]
         block = place[: len(part)].copy_(part)
-        slope = head.bend_(block)
+        slope = bend.apply_(block)
         block.sub_(block.amax(-1, keepdim=True))
         difference = block.gather(1, ids)
         total = block.exp_().sum(-1, keepdim=True)
@@ -80,7 +82,7 @@ class _Bend(NamedTuple):
     scale: float
     cap: float | None
 
-    def bend_(self, block: Tensor) -> Tensor | float | None:
+    def apply_(self, block: Tensor) -> Tensor | float | None:
         """Bend float32 logits [R, V] in place; returns the slope, None where it is 1."""
         if self.bias is not None:
             block.add_(self.bias)
@@ -120,7 +122,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             weight_gradient = torch.zeros_like(weight) if wants_weight else None
             bias_gradient = torch.zeros_like(bias) if wants_bias and bias is not None else None
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            head = _Bend(bias, scale, cap)
+            bend = _Bend(bias, scale, cap)
             # Memory reused for the logits of all chunks: allocating it costs more than the work.
             size = (min(chunk, len(hidden)), len(weight))
             place = hidden.new_empty(size if head_forward is None else 0, dtype=dtype)
@@ -132,7 +134,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 else:
                     logits = torch.mm(part, product.T, out=place[: len(part)])  # [C, V]
                 share = None if weights is None else weights[start : start + chunk, None]
-                chosen = _losses_(logits, wanted, head, share)
+                chosen = _log_probabilities_(logits, wanted, bend, share)
                 total -= chosen.sum() if share is None else (chosen * share).sum()
                 gradient = logits.to(dtype)
                 hidden_gradient[start : start + chunk] = gradient @ product
