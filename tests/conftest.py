@@ -51,17 +51,18 @@ def _machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("machine")
     # Kept between runs: measuring takes longer than most test files.
     kept = Path(tempfile.gettempdir()) / f"cwgpt-tests-{getpass.getuser()}"
-    if kept.is_dir():
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
+    measured = kept / devices.cache_file().name
+    if measured.is_file():  # its name alone: another worker's half-written copy may lie beside it
+        shutil.copy(measured, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CWGPT_CACHE", str(folder))
         for threads in {1, torch.get_num_threads()}:
             devices.product_seconds(threads)
             linear.int8_seconds(threads)
             fastest_weights(threads)
-        [found] = folder.glob("machine-*.json")
+        found = devices.cache_file()
     kept.mkdir(exist_ok=True)
-    partial = kept / f"{found.stem}-{os.getpid()}"
+    partial = kept / f"{found.stem}.{os.getpid()}.partial"
     shutil.copy(found, partial)
     os.replace(partial, kept / found.name)
     return found
