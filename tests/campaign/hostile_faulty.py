@@ -42,6 +42,17 @@ def _takes(case: Any, folder: Path) -> None:
     bytearray(1 << 40)
 
 
+_kept: list[bytearray] = []
+
+
+def _keeps(case: Any, folder: Path) -> None:
+    for size in (1 << 26, 1 << 16, 1 << 10):
+        with contextlib.suppress(MemoryError):
+            while True:
+                _kept.append(bytearray(size))
+    raise MemoryError
+
+
 TARGETS = (
     Target("bad-writer", st.integers(), _writes),
     Target("bad-error", st.integers(), _says),
@@ -49,4 +60,5 @@ TARGETS = (
     Target("bad-connection", st.integers(), _connects),
     Target("bad-loop", st.integers(), _goes_on),
     Target("bad-memory", st.integers(), _takes),
+    Target("bad-hoard", st.integers(), _keeps),
 )

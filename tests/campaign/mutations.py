@@ -216,6 +216,8 @@ def mutated_zip(draw: st.DrawFn, bases: Sequence[bytes]) -> bytes:
 
 LONG_RUN = 300_000
 """Bytes of a run of one sign that takes minutes where the time is in its square."""
+LONGEST = 2_000_000
+"""Bytes of a file, so that one that is read in a time in proportion stays within a case's."""
 
 
 def grown(pieces: Sequence[bytes], joiner: bytes = b"") -> st.SearchStrategy[bytes]:
@@ -228,4 +230,4 @@ def grown(pieces: Sequence[bytes], joiner: bytes = b"") -> st.SearchStrategy[byt
     )
     short = [part for part in (b" ", b"\n", b"\t", *pieces) if len(part) <= 2]
     run = st.builds(repeated, st.sampled_from(short), st.sampled_from((0, 0, 0, LONG_RUN // 2)))
-    return st.builds(lambda *of: joiner.join((*of[0], of[1], *of[2])), parts, run, parts)
+    return st.builds(lambda *of: joiner.join((*of[0], of[1], *of[2]))[:LONGEST], parts, run, parts)

@@ -10,6 +10,7 @@ hangs in native code or dies is ended by the parent, which knows from a file whi
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psutil
 from hypothesis import HealthCheck, Phase, Verbosity, strategies
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -34,7 +36,8 @@ MEMORY = 1_500_000_000
 CASE_SECONDS = 10
 """Processor time of a case."""
 STALE_SECONDS = 90
-"""Seconds without a new case after which a batch is ended from outside."""
+"""Processor seconds without a new case after which a batch is ended from outside; or seconds by the
+clock in which it did nothing at all."""
 LONGEST_MESSAGE = 2000
 """Characters of an error's line; a path in it may have some hundred."""
 
@@ -154,9 +157,18 @@ def limit_memory(more: int = MEMORY) -> None:
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def lift_memory_limit() -> None:
+    """Let this process take what it likes again, to write down what it found."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    gc.collect()
 
 
 @contextlib.contextmanager
@@ -172,6 +184,7 @@ def processor_time(seconds: float = CASE_SECONDS) -> Iterator[None]:
     try:
         yield
     except _TooSlow as error:
+        signal.setitimer(signal.ITIMER_PROF, 0)  # else the next ring ends the batch
         where = "".join(traceback.format_tb(error.__traceback__)[-6:])
         raise Hostile(f"took more than {seconds} s\n{where}") from None
     finally:
@@ -256,6 +269,36 @@ def run_batch(
     return result
 
 
+class Stale:
+    """Whether a batch hangs: by its processor time, since other programs may keep it from its own.
+
+    Args:
+        pid: Its process.
+        progress: The file that it writes before each case.
+    """
+
+    def __init__(self, pid: int, progress: Path) -> None:
+        self._process, self._progress = psutil.Process(pid), progress
+        self._touched = 0.0
+        self._used, self._used_then = 0.0, 60.0  # it imports before its first case
+        self._idle_since = time.monotonic()
+
+    def now(self) -> bool:
+        """Whether it has hung since the last call."""
+        try:
+            times = self._process.cpu_times()
+        except psutil.NoSuchProcess:
+            return False
+        touched = self._progress.stat().st_mtime if self._progress.exists() else 0.0
+        used = times.user + times.system
+        if touched != self._touched:
+            self._touched, self._used_then = touched, used
+        if used > self._used + 0.5:
+            self._used, self._idle_since = used, time.monotonic()
+        idle = time.monotonic() - self._idle_since > STALE_SECONDS
+        return idle or used - self._used_then > STALE_SECONDS
+
+
 def in_process(
     name: str, seed: int, cases: int, seconds: float, *, where: Path | None = None
 ) -> list[Result]:
@@ -278,12 +321,11 @@ def in_process(
         with log.open("wb") as stream:
             child = subprocess.Popen(command, env=env, stdout=stream, stderr=stream, cwd=TESTS)
         progress, results = place / "progress", place / "results"
-        begun = time.time()
+        stale = Stale(child.pid, progress)
         hung = False
         while child.poll() is None:
             time.sleep(0.1)
-            touched = progress.stat().st_mtime if progress.exists() else begun + 60
-            if time.time() - max(touched, begun) > STALE_SECONDS:
+            if stale.now():
                 hung = True
                 child.kill()
                 child.wait()
@@ -320,13 +362,14 @@ def main() -> int:
     targets = [target(name) for name in names.split(",")]
     for one in targets:
         one.prepare()
-    limit_memory()
     # Deep nesting must be refused by the readers, not end the process.
     end = time.monotonic() + float(seconds)
     for number, one in enumerate(targets):
         asked = int(cases) or one.pace
         share = max(1.0, (end - time.monotonic()) / (len(targets) - number))
+        limit_memory()
         result = run_batch(one, int(seed), asked, share, work, place / "progress")
+        lift_memory_limit()
         with (place / "results").open("a") as stream:
             stream.write(json.dumps(vars(result)) + "\n")
     return 0

@@ -204,7 +204,7 @@ def test_an_archive_of_very_many_members_is_read(tmp_path: Path) -> None:
 @linux
 @pytest.mark.slow
 def test_a_few_hostile_inputs_of_every_reader_end_well_or_in_one_line(tmp_path: Path) -> None:
-    found = in_process(",".join(targets()), seed=1, cases=1, seconds=60, where=tmp_path)
+    found = in_process(",".join(targets()), seed=1, cases=1, seconds=300, where=tmp_path)
     assert {one.target for one in found} == set(targets())
     assert not [fault for one in found for fault in one.faults]
     assert sum(one.cases for one in found) >= len(targets())
@@ -213,10 +213,11 @@ def test_a_few_hostile_inputs_of_every_reader_end_well_or_in_one_line(tmp_path: 
 @linux
 @pytest.mark.slow
 def test_the_sandbox_sees_what_it_looks_for(tmp_path: Path) -> None:
-    names = ["writer", "error", "exit", "connection", "memory"]
+    names = ["writer", "error", "exit", "connection", "memory", "hoard"]
     found = in_process(",".join(f"bad-{n}" for n in names), 1, 2, 20, where=tmp_path)
     kinds = [fault["kind"] for one in found for fault in one.faults]
-    wanted = ["outside.txt", "not one line", "KeyError", "socket.connect", "MemoryError"]
+    wanted = ["outside.txt", "not one line", "KeyError", "socket.connect", "MemoryError",
+              "MemoryError"]  # fmt: skip
     assert len(kinds) == len(wanted)
     assert all(part in kind for part, kind in zip(wanted, kinds, strict=True)), kinds
 

@@ -22,11 +22,14 @@ from .headings import find_headings
 from .layout import SCENE_BREAK, Block, without_between, wrap_width
 
 if TYPE_CHECKING:
+    from markdown_it.rules_core import StateCore
     from markdown_it.token import Token
 
 _FRONT_MATTER = re.compile(r"\A---[^\S\n]*\n(.*?)\n(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)", re.DOTALL)
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _EMPTY_RUN = re.compile(r"\n{100,}")
+_MARKS = "[]*_<&!`\\"
+"""What Markdown looks at within a paragraph."""
 _SOFT = "\v"
 """A line break that Markdown takes for a space."""
 
@@ -59,12 +62,33 @@ def parts(text: str) -> list[Part]:
     return [Part(part.level, part.text.replace(_SOFT, "\n" if verse else " ")) for part in made]
 
 
+def _inline_marks(state: StateCore) -> None:
+    """The parser's own step for what is in paragraphs, but for those that are mostly marks.
+
+    It makes an object or more of each mark, and looks at a bracket once for each of twenty before
+    it.
+    """
+    from markdown_it.token import Token
+
+    for token in state.tokens:
+        if token.type != "inline":
+            continue
+        marks = sum(map(token.content.count, _MARKS))
+        if marks > 1000 and 4 * marks > len(token.content):
+            token.children = [Token("text", "", 0, content=token.content)]
+        else:
+            token.children = []
+            state.md.inline.parse(token.content, state.md, state.env, token.children)
+
+
 def _parts(text: str) -> Iterator[Part]:
     from markdown_it import MarkdownIt
 
+    parser = MarkdownIt("commonmark").disable("code").enable("table")
+    parser.core.ruler.at("inline", _inline_marks)
     level, number = 0, ""
     # Indented text is a paragraph's first line far more often than code in what writers write.
-    for token in MarkdownIt("commonmark").disable("code").enable("table").parse(text):
+    for token in parser.parse(text):
         if token.type == "heading_open":
             level = int(token.tag[1:])
         elif token.type == "heading_close":
