@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from creativewritinggpt.data.readers import read_texts
 from creativewritinggpt.errors import LONGEST, InputError, one_line
 from creativewritinggpt.files import parse_yaml
 from creativewritinggpt.models.adapter_files import read_adapter
+from creativewritinggpt.models.gguf_model import GGUFModel
 from creativewritinggpt.server.security import Refused
 from creativewritinggpt.story.choice_files import read_any
 from creativewritinggpt.story.exchange import import_story
@@ -220,6 +222,30 @@ def test_the_sandbox_sees_what_it_looks_for(tmp_path: Path) -> None:
               "MemoryError"]  # fmt: skip
     assert len(kinds) == len(wanted)
     assert all(part in kind for part, kind in zip(wanted, kinds, strict=True)), kinds
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        # One of an array of so many numbers, and none of them.
+        (struct.pack("<Q1sIIQ", 1, b"a", 9, 0, 1 << 20), "goes on behind its end"),
+        (struct.pack("<Q1sIIQ", 1, b"a", 9, 0, 1 << 40), "more than"),
+        (struct.pack("<Q1sIIQ", 1, b"a", 9, 8, 1 << 22), "more than"),
+        (struct.pack("<Q1sIIQIQ", 1, b"a", 9, 9, 1, 0, 1 << 40), "unknown kind 9"),
+        (struct.pack("<Q1sI", 1, b"a", 77), "unknown kind 77"),
+        (struct.pack("<Q", 1 << 60), "goes on behind its end"),
+        (b"", "goes on behind its end"),
+    ],
+)
+def test_counts_of_gguf_beyond_its_file_or_all_bounds_are_refused(
+    tmp_path: Path, keys: bytes, said: str
+) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + keys)
+    assert said in refused(GGUFModel, path)
+    path.write_bytes(b"GGUF" + struct.pack(">IQQ", 3, 0, 1 << 50))
+    assert "more than" in refused(GGUFModel, path)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ read back through this module, which also reads files of llama.cpp's own convert
 
 from __future__ import annotations
 
+import mmap
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +131,65 @@ def permute_to_halves(values: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a value by GGUF's number of its kind; strings and arrays have none."""
+_STRING, _ARRAY = 8, 9
+MOST_VALUES = 1 << 22
+"""Keys, values of arrays and tensors that a file may have; a vocabulary has a few hundred thousand
+of each of its three arrays."""
+
+
+def check_header(path: Path) -> None:
+    """Walk through a header's counts and lengths before the reader makes an object of each value.
+
+    Raises:
+        ValueError: It goes on behind the end of the file, holds arrays of arrays, as llama.cpp
+            takes none, or more than :data:`MOST_VALUES` values.
+        OSError: The file can't be read.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        # The version is a small number in the order of the file's bytes.
+        order = "<" if any(data[4:6]) else ">"
+        place, values = 8, 0
+
+        def number(kind: str = "Q") -> int:
+            start = skip(struct.calcsize(order + kind))
+            return int(struct.unpack_from(order + kind, data, start)[0])
+
+        def skip(size: int) -> int:
+            nonlocal place
+            start, place = place, place + size
+            if place > len(data):
+                raise ValueError("its header goes on behind its end")
+            return start
+
+        def count(more: int) -> int:
+            nonlocal values
+            values += more
+            if values > MOST_VALUES:
+                raise ValueError(f"its header holds more than {MOST_VALUES:,} values")
+            return more
+
+        tensors, keys = number(), number()
+        for _ in range(count(keys)):
+            skip(number())
+            kind, many = number("I"), 1
+            if kind == _ARRAY:
+                kind, many = number("I"), count(number())
+            if kind == _STRING:
+                for _ in range(many):
+                    skip(number())
+            elif kind in _SIZES:
+                skip(_SIZES[kind] * many)
+            else:
+                raise ValueError(f"its header holds a value of the unknown kind {kind}")
+        for _ in range(count(tensors)):
+            skip(number())
+            skip(8 * number("I") + 4 + 8)
+
+
 class GGUFModel(Mapping[str, "torch.Tensor"]):
     """The parameters of a GGUF file under transformers' names, each dequantised when asked for.
 
@@ -149,6 +210,7 @@ class GGUFModel(Mapping[str, "torch.Tensor"]):
 
         self.path = path
         try:
+            check_header(path)
             reader = GGUFReader(path)
             self.fields: dict[str, Any] = {
                 name: field.contents() for name, field in reader.fields.items()
