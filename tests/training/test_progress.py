@@ -128,6 +128,12 @@ def test_overfitting_is_said_once_and_only_when_it_is_one():
     assert "the training loss fell from 3.200 to 2.800" in said
     assert metrics["overfits_after"] == 20
     assert overfitting(metrics) is None, "it is said once"
+    for key, values in _curve([3.6, 3.4, 3.45, 3.5, 3.39], falling).items():
+        metrics[key] = metrics[key] if key == "overfits_after" else values
+    assert overfitting(metrics) is None and metrics["overfits_after"] is None, "better after all"
+    longer = _curve([3.6, 3.4, 3.45, 3.5, 3.39, 3.44, 3.46], [*falling, 2.4, 2.2])
+    metrics |= {key: longer[key] for key in longer if key != "overfits_after"}
+    assert "since step 50" in overfitting(metrics) and metrics["overfits_after"] == 50
     assert overfitting(_curve([3.6, 3.4, 3.45, 3.5], [3.5, 3.2, 3.3, 3.4])) is None
     assert overfitting(_curve([3.6, 3.4, 3.402, 3.401], falling[:4])) is None
     assert overfitting(_curve([3.6, 3.5, 3.4, 3.3], falling[:4])) is None

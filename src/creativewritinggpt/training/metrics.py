@@ -211,17 +211,21 @@ def patience_ends(state: TrainState, loss: float, warmup_steps: int, config: Con
 
 
 def overfitting(metrics: dict[str, Any]) -> str | None:
-    """A warning when overfitting begins, else None; given once per run.
+    """A warning when overfitting begins, else None; given once for each best validation.
 
     Overfitting: the last two validations are above the best one while the training loss fell.
 
     Args:
-        metrics: The content of ``metrics.json``; ``overfits_after`` is set with the warning.
+        metrics: The content of ``metrics.json``; ``overfits_after`` is set with the warning, and
+            taken back when a later validation is the best after all.
     """
     losses, training = metrics["val_loss"], metrics["train_loss"]
-    if metrics["overfits_after"] is not None or len(losses) < 3:
+    if len(losses) < 3:
         return None
     best = min(range(len(losses)), key=losses.__getitem__)
+    if metrics["overfits_after"] == metrics["evaluation_steps"][best]:
+        return None
+    metrics["overfits_after"] = None
     rose = len(losses) - best > 2 and min(losses[-2:]) > losses[best] + _RISE
     if not rose or training[-1] > training[best] - _RISE:
         return None
