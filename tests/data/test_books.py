@@ -366,7 +366,7 @@ def test_verse_in_markdown_keeps_its_lines_and_numbers_of_lists_stay() -> None:
     assert read_markdown("a<br>b").chapters[0].text == "a\nb"
 
 
-def test_a_paragraph_that_is_mostly_marks_is_taken_as_it_stands() -> None:
+def test_a_paragraph_that_is_dense_with_marks_is_taken_as_it_stands() -> None:
     [words] = parts("*a* " * 400)
     assert words.text == " ".join(["a"] * 400)
     # The parser takes microseconds for each, twenty times as many for a bracket.

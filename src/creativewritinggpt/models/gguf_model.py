@@ -134,17 +134,17 @@ def permute_to_halves(values: np.ndarray, heads: int) -> np.ndarray:
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by GGUF's number of its kind; strings and arrays have none."""
 _STRING, _ARRAY = 8, 9
-MOST_VALUES = 1 << 22
+_MOST_VALUES = 1 << 22
 """Keys, values of arrays and tensors that a file may have; a vocabulary has a few hundred thousand
 of each of its three arrays."""
 
 
-def check_header(path: Path) -> None:
+def _check_header(path: Path) -> None:
     """Walk through a header's counts and lengths before the reader makes an object of each value.
 
     Raises:
-        ValueError: It goes on behind the end of the file, holds arrays of arrays, as llama.cpp
-            takes none, or more than :data:`MOST_VALUES` values.
+        ValueError: It continues past the end of the file, holds arrays of arrays, as llama.cpp
+            takes none, or more than :data:`_MOST_VALUES` values.
         OSError: The file can't be read.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -162,14 +162,14 @@ def check_header(path: Path) -> None:
             nonlocal place
             start, place = place, place + size
             if place > len(data):
-                raise ValueError("its header goes on behind its end")
+                raise ValueError("its header continues past the end of the file")
             return start
 
         def count(more: int) -> int:
             nonlocal values
             values += more
-            if values > MOST_VALUES:
-                raise ValueError(f"its header holds more than {MOST_VALUES:,} values")
+            if values > _MOST_VALUES:
+                raise ValueError(f"its header holds more than {_MOST_VALUES:,} values")
             return more
 
         tensors, keys = number(), number()
@@ -210,7 +210,7 @@ class GGUFModel(Mapping[str, "torch.Tensor"]):
 
         self.path = path
         try:
-            check_header(path)
+            _check_header(path)
             reader = GGUFReader(path)
             self.fields: dict[str, Any] = {
                 name: field.contents() for name, field in reader.fields.items()
