@@ -224,7 +224,6 @@ def test_the_sandbox_sees_what_it_looks_for(tmp_path: Path) -> None:
     assert all(part in kind for part, kind in zip(wanted, kinds, strict=True)), kinds
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("keys", "said"),
     [

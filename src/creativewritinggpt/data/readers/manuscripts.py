@@ -63,7 +63,7 @@ def parts(text: str) -> list[Part]:
 
 
 def _inline_marks(state: StateCore) -> None:
-    """The parser's own step for what is in paragraphs, but for those that are dense with marks, which are kept as they stand.
+    """The parser's own step for paragraphs; those that are dense with marks are kept as they stand.
 
     It makes an object or more of each mark, and looks at a bracket once for each of twenty before
     it.
