@@ -240,8 +240,8 @@ torch.set_num_threads(1)
 new_pages()
 without = new_pages()
 keep_freed_memory()
-new_pages()
-print(without, new_pages())
+# A small object may take a piece of what was freed; after a few rounds one is left that fits.
+print(without, min(new_pages() for _ in range(24)))
 release_freed_memory()
 print(new_pages())
 """
