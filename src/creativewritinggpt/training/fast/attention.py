@@ -3,9 +3,9 @@
     rows      a a a b b .          end to end   a a a  c c c  b b      (little padding)
               c c c . . .          groups       [2 × 3]       [1 × 2]
 
-Documents of one length form a group, a plain view ``[documents, heads, length, size]`` of the list
-of tokens, so attention needs neither copies nor a mask between documents. Within a document it
-works in blocks of queries:
+Documents of one length form a group, a plain view of the list of tokens, so attention needs no mask
+between documents. Within a document it works in blocks of queries; those that share a key
+(grouped-query attention) are rows of one product:
 
     keys →      ■ . .      A block of queries meets only the keys up to its own end, so half of the
     queries     ■ ■ .      products are never made; a mask is needed only in the diagonal blocks.
@@ -13,13 +13,13 @@ works in blocks of queries:
 
 Trade-off: the probabilities are kept for the backward pass, which is faster than recomputing them
 as torch's fused kernel does, but takes memory with the square of the length; so the fused kernel
-takes long documents, and short ones, for which it is faster.
+takes long documents.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from ...data.rows.packing import PackedRows
 BLOCK = 128
 """Queries per block."""
 
-IN_BLOCKS = range(129, 1025)
+IN_BLOCKS = range(1, 1025)
 """Lengths of documents that are attended in blocks."""
 
 _fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -137,24 +137,21 @@ class Heads:
         """Number of query, key and value heads."""
         return self.queries + 2 * self.keys
 
-    def split(self, qkv: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of a group; each ``[documents, heads, length, size]``."""
-        part = qkv[group.tokens].view(group.count, group.length, self.all, self.size)
-        sizes = [self.queries, self.keys, self.keys]
-        q, k, v = torch.split(part.transpose(1, 2), sizes, dim=1)
-        times = self.queries // self.keys
-        if times > 1:
-            k, v = (x.repeat_interleave(times, dim=1) for x in (k, v))
-        return q, k, v
+    def parts(self, qkv: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of a group's queries, keys and values.
 
-    def rows(self, x: Tensor, group: Group) -> Tensor:
-        """View of a group's query-head columns, ``[documents, heads, length, size]``."""
-        shape = (group.count, group.length, self.queries, self.size)
-        return x[group.tokens].view(shape).transpose(1, 2)
+        Returns:
+            ``[documents, length, keys, queries / keys, size]``, and twice
+            ``[documents, length, keys, size]``.
+        """
+        all_heads = qkv[group.tokens].view(group.count, group.length, self.all, self.size)
+        q, k, v = torch.split(all_heads, [self.queries, self.keys, self.keys], dim=2)
+        return q.view(*q.shape[:2], self.keys, -1, self.size), k, v
 
-    def stack(self, x: Tensor) -> Tensor:
-        """Documents and heads as one dimension: ``[documents × heads, length, size]``."""
-        return x.reshape(-1, x.shape[2], self.size)
+    def mixed(self, x: Tensor, group: Group) -> Tensor:
+        """View of a group's ``[tokens, query heads × size]`` in the shape of the queries."""
+        shape = (group.count, group.length, self.keys, self.queries // self.keys, self.size)
+        return x[group.tokens].view(shape)
 
 
 def attend(qkv: Tensor, groups: Sequence[Group], heads: Heads) -> tuple[Tensor, list[Tensor]]:
@@ -172,23 +169,25 @@ def attend(qkv: Tensor, groups: Sequence[Group], heads: Heads) -> tuple[Tensor, 
     mixed = qkv.new_empty(len(qkv), heads.queries * heads.size)
     kept: list[Tensor] = []
     for group in groups:
-        q, k, v = heads.split(qkv, group)
+        q, k, v = heads.parts(qkv, group)
+        out = heads.mixed(mixed, group)
         if group.length not in IN_BLOCKS:
-            out, log_sum = _fused(q, k, v, 0.0, True, scale=heads.scale)
+            found, log_sum = _fused(*_per_query(q, k, v), 0.0, True, scale=heads.scale)
             kept.append(log_sum)
-            heads.rows(mixed, group).copy_(out)
+            out.copy_(found.transpose(1, 2).view_as(out))
             continue
-        q, k, v = heads.stack(q) * heads.scale, heads.stack(k), heads.stack(v)
-        out = torch.empty_like(q)
-        for start in range(0, group.length, BLOCK):
-            end = min(start + BLOCK, group.length)
-            scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
-            scores[:, :, start:].add_(_later(end - start, scores))
+        k, v = _by_head(k), _by_head(v)
+        for block in _blocks(group.length):
+            queries = _rows(q[:, block]).mul_(heads.scale)
+            scores = torch.bmm(queries, k[:, : block.stop].transpose(1, 2))
+            # The queries that share a key stand below each other.
+            mask = _later(block.stop - block.start, scores)
+            diagonal = scores.view(len(k), -1, *mask.shape[:1], block.stop)[..., block.start :]
+            diagonal.add_(mask)
             # Each row is read whole before it is written.
             probabilities = torch.softmax(scores, -1, out=scores)
-            out[:, start:end] = torch.bmm(probabilities, v[:, :end])
+            _put_rows(out[:, block], torch.bmm(probabilities, v[:, : block.stop]))
             kept.append(probabilities)
-        heads.rows(mixed, group).copy_(out.view(group.count, heads.queries, group.length, -1))
     return mixed, kept
 
 
@@ -204,61 +203,82 @@ def attend_backward(
     d_qkv = torch.empty_like(qkv)
     given = iter(kept)
     for group in groups:
-        q, k, v = heads.split(qkv, group)
-        out, d_out = heads.rows(mixed, group), heads.rows(d_mixed, group)
-        if group.length not in IN_BLOCKS:
-            gradients = _fused_backward(
-                d_out, q, k, v, out, next(given), 0.0, True, scale=heads.scale
-            )
+        parts, d_parts = heads.parts(qkv, group), heads.parts(d_qkv, group)
+        out, d_out = heads.mixed(mixed, group), heads.mixed(d_mixed, group)
+        if group.length in IN_BLOCKS:
+            probabilities = [next(given) for _ in _blocks(group.length)]
+            _blocks_backward(parts, d_parts, out, d_out, probabilities, heads.scale)
         else:
-            q, k, v, out, d_out = (heads.stack(x) for x in (q, k, v, out, d_out))
-            gradients = tuple(
-                x.view(group.count, heads.queries, group.length, heads.size)
-                for x in _blocks_backward(q, k, v, out, d_out, given, heads.scale)
-            )
-        _put(d_qkv, gradients, group, heads)
+            _fused_backward_into(parts, d_parts, out, d_out, next(given), heads.scale)
     return d_qkv
 
 
+Parts = tuple[Tensor, Tensor, Tensor]
+
+
 def _blocks_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    d_out: Tensor,
-    kept: Iterator[Tensor],
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values; all ``[documents × heads, length, size]``."""
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    # With p = softmax(s):  ds = p · (dp − Σ p dp), and Σ p dp = Σ out · d_out.
-    shared = (out * d_out).sum(-1, keepdim=True)
-    scaled = q * scale
-    for start in range(0, q.shape[1], BLOCK):
-        end = min(start + BLOCK, q.shape[1])
-        block, keys = slice(start, end), slice(0, end)
-        probabilities, d_block = next(kept), d_out[:, block]
-        dv[:, keys] += torch.bmm(probabilities.transpose(1, 2), d_block)
+    parts: Parts, d_parts: Parts, out: Tensor, d_out: Tensor, kept: Sequence[Tensor], scale: float
+) -> None:
+    """Write the gradients of a group's queries, keys and values into ``d_parts``."""
+    q, k, v = parts[0], _by_head(parts[1]), _by_head(parts[2])
+    dk, dv = torch.zeros_like(k), torch.zeros_like(v)
+    for block, probabilities in zip(_blocks(q.shape[1]), kept, strict=True):
+        keys, d_block = slice(0, block.stop), _rows(d_out[:, block])
+        # With p = softmax(s):  ds = p · (dp − Σ p dp), and Σ p dp = Σ out · d_out.
+        shared = (_rows(out[:, block]) * d_block).sum(-1, keepdim=True)
         d_scores = torch.bmm(d_block, v[:, keys].transpose(1, 2))
-        d_scores.sub_(shared[:, block]).mul_(probabilities)
-        dq[:, block] = torch.bmm(d_scores, k[:, keys])
-        dk[:, keys] += torch.bmm(d_scores.transpose(1, 2), scaled[:, block])
-    return dq.mul_(scale), dk, dv
+        d_scores.sub_(shared).mul_(probabilities)
+        dv[:, keys].baddbmm_(probabilities.transpose(1, 2), d_block)
+        dk[:, keys].baddbmm_(d_scores.transpose(1, 2), _rows(q[:, block]))
+        _put_rows(d_parts[0][:, block], torch.bmm(d_scores, k[:, keys]).mul_(scale))
+    for place, value in ((d_parts[1], dk.mul_(scale)), (d_parts[2], dv)):
+        place.copy_(value.view(len(place), -1, *value.shape[1:]).transpose(1, 2))
 
 
-def _put(d_qkv: Tensor, gradients: Sequence[Tensor], group: Group, heads: Heads) -> None:
-    """Write the gradients of a group where its columns are."""
-    dq, dk, dv = gradients
-    times = heads.queries // heads.keys
+def _fused_backward_into(
+    parts: Parts, d_parts: Parts, out: Tensor, d_out: Tensor, log_sum: Tensor, scale: float
+) -> None:
+    """The same where the fused kernel has read the group."""
+    gradients = _fused_backward(
+        d_out.flatten(2, 3).transpose(1, 2), *_per_query(*parts),
+        out.flatten(2, 3).transpose(1, 2), log_sum, 0.0, True, scale=scale,
+    )  # fmt: skip
+    dq, dk, dv = (one.transpose(1, 2).reshape(out.shape) for one in gradients)
+    d_parts[0].copy_(dq)
+    d_parts[1].copy_(dk.sum(3))
+    d_parts[2].copy_(dv.sum(3))
+
+
+def _blocks(length: int) -> list[slice]:
+    """Blocks of queries."""
+    return [slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """Keys or values with documents and heads as one dimension: ``[·, length, size]``."""
+    return x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def _rows(q: Tensor) -> Tensor:
+    """A copy of queries with those that share a key below each other: ``[·, rows, size]``."""
+    documents, length, keys, times, size = q.shape
+    rows = q.new_empty(documents * keys, times * length, size)  # reshape would not always copy
+    rows.view(documents, keys, times, length, size).copy_(q.permute(0, 2, 3, 1, 4))
+    return rows
+
+
+def _put_rows(place: Tensor, rows: Tensor) -> None:
+    """What :func:`_rows` gives back into the shape of the queries."""
+    documents, length, keys, times, size = place.shape
+    place.copy_(rows.view(documents, keys, times, length, size).permute(0, 3, 1, 2, 4))
+
+
+def _per_query(q: Tensor, k: Tensor, v: Tensor) -> Parts:
+    """As the fused kernel takes them, ``[documents, query heads, length, size]``."""
+    times = q.shape[3]
     if times > 1:
-        dk, dv = (
-            x.reshape(group.count, heads.keys, times, group.length, heads.size).sum(2)
-            for x in (dk, dv)
-        )
-    place = d_qkv[group.tokens].view(group.count, group.length, heads.all, heads.size)
-    parts = torch.split(place, [heads.queries, heads.keys, heads.keys], dim=2)
-    for part, value in zip(parts, (dq, dk, dv), strict=True):
-        part.copy_(value.transpose(1, 2))
+        k, v = (x.repeat_interleave(times, dim=2) for x in (k, v))
+    return q.flatten(2, 3).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def _later(size: int, like: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
     x → x + out(attention(qkv(norm(x))))            x → x + down(act(up(norm(x))))
 
 Each half of a block is one autograd function. For the backward pass it keeps its input, the result
-of the middle product, attention's result and probabilities and dropout's random bytes; norms and
-activations are recomputed, and the backward pass ends at the lowest adapter. The residual stream is
-float32, products have a dtype of their own. Documents are laid end to end without padding; in bf16
-with a little (:data:`TOKENS_MULTIPLE`).
+of the middle product, attention's result and probabilities, dropout's random bytes and what they
+leave of the activation; norms are recomputed, and the backward pass ends at the lowest adapter. The
+residual stream is float32, products have a dtype of their own. Documents are laid end to end
+without padding; in bf16 with a little (:data:`TOKENS_MULTIPLE`).
 
 Against transformers' modules with PEFT's layers and the chunked loss (``ours-plain`` in
 ``bench/train.py``): 1.40 times as fast with 0.62 of the memory for the starter, 1.21 times with
@@ -92,13 +92,13 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         normed, statistics = half.norm.forward(x)
         in_noise = half.qkv.noise(normed, training)
-        qkv, in_hidden = half.qkv.forward(normed, in_noise)
-        del normed
+        qkv, in_hidden, _ = half.qkv.forward(normed, in_noise)
+        del normed, _
         if rotation is not None:
             rotation.rotate_(qkv, half.heads)
         mixed, kept = attend(qkv, groups, half.heads)
         out_noise = half.out.noise(mixed, training)
-        y, out_hidden = half.out.forward(mixed, out_noise)
+        y, out_hidden, _ = half.out.forward(mixed, out_noise)
         ctx.half, ctx.groups, ctx.rotation = half, groups, rotation
         ctx.counts = len(statistics)
         ctx.save_for_backward(
@@ -116,7 +116,9 @@ class _Attention(torch.autograd.Function):
         low = dy.to(qkv.dtype)
         below = wants_input or bool(half.qkv.adapters)
         d_mixed, d_hidden = half.out.backward_input(low, out_noise, out_hidden, below)
-        out_gradients = half.out.backward_parameters(low, mixed, out_noise, out_hidden, d_hidden)
+        out_kept = half.out.kept(mixed, out_noise)
+        out_gradients = half.out.backward_parameters(low, out_kept, out_noise, out_hidden, d_hidden)
+        del out_kept
         in_gradients: list[Tensor] = []
         dx = dy if wants_input else None
         if d_mixed is not None:
@@ -137,7 +139,7 @@ class MlpHalf:
     up: Projections
     down: Projections
     activation: Callable[[Tensor], Tensor]
-    activation_again: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    activation_backward: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, x: Tensor, training: bool) -> Tensor:
         """Residual stream ``[tokens, width]`` before and after."""
@@ -151,36 +153,36 @@ class _Mlp(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, half: MlpHalf, training: bool, *parameters: Tensor) -> Tensor:
         normed, statistics = half.norm.forward(x)
         up_noise = half.up.noise(normed, training)
-        wide, up_hidden = half.up.forward(normed, up_noise)
-        del normed
+        wide, up_hidden, _ = half.up.forward(normed, up_noise)
+        del normed, _
         active = half.activation(wide)
         down_noise = half.down.noise(active, training)
-        y, down_hidden = half.down.forward(active, down_noise)
+        y, down_hidden, down_kept = half.down.forward(active, down_noise)
         ctx.half = half
-        ctx.save_for_backward(x, wide, up_noise, down_noise, up_hidden, down_hidden, *statistics)
+        ctx.save_for_backward(
+            x, wide, up_noise, down_noise, up_hidden, down_hidden, down_kept, *statistics
+        )
         return y.float().add_(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         half: MlpHalf = ctx.half
-        x, wide, up_noise, down_noise, up_hidden, down_hidden, *statistics = ctx.saved_tensors
+        x, wide, up_noise, down_noise, up_hidden, down_hidden, down_kept, *statistics = (
+            ctx.saved_tensors
+        )
         wants_input = ctx.needs_input_grad[0]
         low = dy.to(wide.dtype)
         below = wants_input or bool(half.up.adapters)
         d_active, d_hidden = half.down.backward_input(low, down_noise, down_hidden, below)
         up_gradients: list[Tensor] = []
         dx = dy if wants_input else None
-        if d_active is None:
-            active, d_wide = half.activation(wide), None
-        else:
-            active, d_wide = half.activation_again(d_active, wide)
-            del d_active
         down_gradients = half.down.backward_parameters(
-            low, active, down_noise, down_hidden, d_hidden
+            low, down_kept, down_noise, down_hidden, d_hidden
         )
-        del active
-        if d_wide is not None:
+        if d_active is not None:
+            d_wide = half.activation_backward(d_active, wide)
+            del d_active
             dx, up_gradients = _through_norm(
                 half.norm, half.up, d_wide, dy, x, statistics, up_noise, up_hidden, wants_input
             )
@@ -216,7 +218,8 @@ def _through_norm(
     """
     d_normed, d_hidden = projections.backward_input(dy, noise, hidden, wants_input)
     normed = norm.again(x, statistics) if projections.adapters else x
-    gradients = projections.backward_parameters(dy, normed, noise, hidden, d_hidden)
+    kept = projections.kept(normed, noise)
+    gradients = projections.backward_parameters(dy, kept, noise, hidden, d_hidden)
     if d_normed is None:
         return None, gradients
     return norm.backward(d_normed, x, statistics).add_(around), gradients
@@ -273,7 +276,7 @@ class FastBody:
                 up=self._join(mlp.c_fc),
                 down=self._join(mlp.c_proj),
                 activation=self.kernels.gelu,
-                activation_again=self.kernels.gelu_again,
+                activation_backward=self.kernels.gelu_backward,
             ),
         )
 
@@ -293,7 +296,7 @@ class FastBody:
                 up=self._join(mlp.gate_proj, mlp.up_proj),
                 down=self._join(mlp.down_proj),
                 activation=self.kernels.swiglu,
-                activation_again=self.kernels.swiglu_again,
+                activation_backward=self.kernels.swiglu_backward,
             ),
         )
 

@@ -205,7 +205,8 @@ class Projections:
             return None
         return random_bytes(x.shape, x.device)
 
-    def _kept(self, x: Tensor, noise: Tensor | None) -> Tensor:
+    def kept(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """What dropout leaves of the input for the adapters, ``[tokens, in]``, not yet scaled."""
         return x if noise is None else self.kernels.kept(x, noise, self.threshold)
 
     def _scale(self, adapter: Adapter, noise: Tensor | None) -> float:
@@ -215,16 +216,17 @@ class Projections:
         """A of all adapters, ``[ranks, in]``."""
         return torch.cat([adapter.first for adapter in self.adapters]).to(dtype)
 
-    def forward(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Outputs ``[tokens, out]``, and ``[tokens, ranks]`` between A and B of all adapters."""
+    def forward(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs ``[tokens, out]``, ``[tokens, ranks]`` between A and B, and :meth:`kept`."""
         y = self.frozen.forward(x)
         if not self.adapters:
-            return y, x.new_empty(len(x), 0)
-        hidden = self._kept(x, noise) @ self._firsts(x.dtype).T
+            return y, x.new_empty(len(x), 0), x.new_empty(0)
+        kept = self.kept(x, noise)
+        hidden = kept @ self._firsts(x.dtype).T
         for adapter, ranks in zip(self.adapters, self.ranks, strict=True):
             second, scale = adapter.second.to(x.dtype).T, self._scale(adapter, noise)
             y[:, adapter.columns].addmm_(hidden[:, ranks], second, alpha=scale)
-        return y, hidden
+        return y, hidden, kept
 
     def backward_input(
         self, dy: Tensor, noise: Tensor | None, hidden: Tensor, wanted: bool
@@ -252,13 +254,13 @@ class Projections:
         return self.kernels.kept_sum(dx, through, noise, self.threshold), d_hidden
 
     def backward_parameters(
-        self, dy: Tensor, x: Tensor, noise: Tensor | None, hidden: Tensor, d_hidden: Tensor
+        self, dy: Tensor, kept: Tensor, noise: Tensor | None, hidden: Tensor, d_hidden: Tensor
     ) -> list[Tensor]:
-        """Gradients in the order of :attr:`parameters`; ``x`` is the input, ``[tokens, in]``."""
+        """Gradients in the order of :attr:`parameters`; ``kept`` as :meth:`kept` gives it."""
         gradients: list[Tensor] = []
         if not self.adapters:
             return gradients
-        firsts = (d_hidden.T @ self._kept(x, noise)).float()
+        firsts = (d_hidden.T @ kept).float()
         for adapter, ranks in zip(self.adapters, self.ranks, strict=True):
             second = (hidden[:, ranks].T @ dy[:, adapter.columns]).float()  # [rank, out]
             gradients += [firsts[ranks], second.mul_(self._scale(adapter, noise)).T]
@@ -281,7 +283,7 @@ class _Project(torch.autograd.Function):
         ctx: Any, x: Tensor, projections: Projections, training: bool, *parameters: Tensor
     ) -> Tensor:
         noise = projections.noise(x, training)
-        y, hidden = projections.forward(x, noise)
+        y, hidden, _ = projections.forward(x, noise)
         ctx.projections = projections
         ctx.save_for_backward(x, noise, hidden)
         return y
@@ -292,7 +294,8 @@ class _Project(torch.autograd.Function):
         projections: Projections = ctx.projections
         x, noise, hidden = ctx.saved_tensors
         dx, d_hidden = projections.backward_input(dy, noise, hidden, ctx.needs_input_grad[0])
-        gradients = projections.backward_parameters(dy, x, noise, hidden, d_hidden)
+        kept = projections.kept(x, noise)
+        gradients = projections.backward_parameters(dy, kept, noise, hidden, d_hidden)
         return dx, None, None, *gradients
 
 
@@ -398,9 +401,10 @@ def gelu(wide: Tensor) -> Tensor:
     return F.gelu(wide, approximate="tanh")
 
 
-def gelu_again(d_active: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU recomputed, and the gradient of its input."""
-    return gelu(wide), _aten.gelu_backward(d_active, wide, approximate="tanh")
+def gelu_backward(d_active: Tensor, wide: Tensor) -> Tensor:
+    """The gradient of GELU's input."""
+    d_wide: Tensor = _aten.gelu_backward(d_active, wide, approximate="tanh")
+    return d_wide
 
 
 def swiglu(wide: Tensor) -> Tensor:
@@ -409,15 +413,14 @@ def swiglu(wide: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def swiglu_again(d_active: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:
-    """SwiGLU recomputed, and the gradient of its input."""
+def swiglu_backward(d_active: Tensor, wide: Tensor) -> Tensor:
+    """The gradient of SwiGLU's input."""
     gate, up = wide.chunk(2, -1)
-    active = F.silu(gate)
     d_wide = torch.empty_like(wide)
     d_gate, d_up = d_wide.chunk(2, -1)
     _aten.silu_backward(d_active * up, gate, grad_input=d_gate)
-    torch.mul(d_active, active, out=d_up)
-    return active * up, d_wide
+    torch.mul(d_active, F.silu(gate), out=d_up)
+    return d_wide
 
 
 def rms_scale(x: Tensor, epsilon: float) -> Tensor:
@@ -450,8 +453,8 @@ class Kernels:
             return cast(Function, torch.compile(function, dynamic=True) if compiled else function)
 
         self.kept, self.kept_sum = made(kept), made(kept_sum)
-        self.gelu, self.gelu_again = made(gelu), made(gelu_again)
-        self.swiglu, self.swiglu_again = made(swiglu), made(swiglu_again)
+        self.gelu, self.gelu_backward = made(gelu), made(gelu_backward)
+        self.swiglu, self.swiglu_backward = made(swiglu), made(swiglu_backward)
         self.rms_scale, self.rms_norm = made(rms_scale), made(rms_norm)
         self.rms_norm_backward = made(rms_norm_backward)
 
