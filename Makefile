@@ -12,7 +12,7 @@
 # make test-clients other programs against cwgpt serve (after make clients-env, which needs Node)
 # make audit       known weaknesses of the libraries; asks the network
 # make licences    the licences of the libraries
-# make bench-env   a .venv-bench with the peers of the benchmarks (llama-cpp-python compiles for minutes)
+# make bench-env   a .venv-bench with the peers of the benchmarks
 # Each sets up .venv by itself. The same as plain commands: see the README.
 # COVERAGE=1 before test and test-all collects coverage; `make coverage` reports both together.
 

@@ -7,11 +7,12 @@ up with names that no text holds.
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,9 @@ def _ctranslate2(model: str) -> Contender:
 
 
 def _llama_cpp(model: str) -> Contender:
-    import llama_cpp
+    import httpx
     import torch
+    import xllamacpp
 
     from creativewritinggpt.export.run import export
     from creativewritinggpt.export.settings import ExportSettings
@@ -177,27 +179,43 @@ def _llama_cpp(model: str) -> Contender:
     count = _weights(writer.model)
     folder = Path(tempfile.mkdtemp(prefix="bench-generate-")) / "model"
     [path] = export(writer, "gguf", folder, ExportSettings(verify=1)).files
-    runner = llama_cpp.Llama(
-        str(path), n_ctx=1024, n_threads=torch.get_num_threads(), verbose=False, logits_all=False
-    )
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_parallel, params.n_ctx = 8, 8 * 1024
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    server = xllamacpp.Server(params)  # in this process: it answers on the loopback address
+    client = httpx.Client(base_url=server.listening_address, timeout=None)
+    while not _is_ready(client):
+        time.sleep(0.05)
 
     def run(prompt: str, tokens: int, rows: int) -> None:
         ids = [writer.bos_id, *writer.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        for _ in range(rows):  # it has no batch of alternatives; the prompt is read once
-            stream = runner.generate(
-                ids,
-                top_k=0,
-                top_p=SAMPLING["top_p"],
-                min_p=0.0,
-                temp=SAMPLING["temperature"],
-                repeat_penalty=SAMPLING["repetition_penalty"],
-                reset=True,  # to what the prompt has in common with what was read
-            )
-            for _token in itertools.islice(stream, tokens):
-                pass
+        body = {"prompt": ids, "n_predict": tokens, "ignore_eos": True, "top_k": 0, "min_p": 0.0,
+                "top_p": SAMPLING["top_p"], "temperature": SAMPLING["temperature"],
+                "repeat_penalty": SAMPLING["repetition_penalty"], "repeat_last_n": 64}  # fmt: skip
+
+        def write(_: int) -> None:
+            # The address: the server lives as long as it is named here.
+            answer = client.post(f"{server.listening_address}/completion", json=body)
+            answer.raise_for_status()
+            if (written := answer.json()["tokens_predicted"]) != tokens:
+                raise RuntimeError(f"llama.cpp wrote {written} tokens, not {tokens}")
+
+        with ThreadPoolExecutor(rows) as pool:  # its server writes them together
+            list(pool.map(write, range(rows)))
 
     # Q8_0 keeps a 16-bit scale for each 32 weights: 8.5 bits.
     return Contender(run, count * 34 // 32)
+
+
+def _is_ready(client: Any) -> bool:
+    """Whether a server listens and has loaded its model."""
+    import httpx
+
+    try:
+        return bool(client.get("/health").status_code == 200)
+    except httpx.ConnectError:
+        return False
 
 
 CONTENDERS: dict[str, Callable[[str], Contender]] = {
