@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,37 @@ def _translated(error: Exception, path: Path) -> UserError | None:
             f"{path} could not be written: {os.strerror(number)}",
             "see whether the disk is there and sound, and run the command again",
         )
+    if number in _NO_NAME and (refused := refused_name(path)) is not None:
+        return refused
     if number == errno.ENOENT and _was_in(getattr(error, "filename", None), path):
         return RunError(
             f"{path} could not be written: its folder has vanished",
             "see whether the disk is there, and run the command again",
         )
+    return None
+
+
+_NO_NAME = (errno.ENOENT, errno.EINVAL, errno.EILSEQ)
+"""What systems answer where a disk takes no file of a name."""
+
+
+def refused_name(path: Path) -> InputError | None:
+    """The error where the disk takes no file of this name, as many take no ``?``; one is tried."""
+    place = path.absolute()
+    while not place.parent.is_dir() and place != place.parent:
+        place = place.parent
+    if os.path.lexists(place):
+        return None
+    probe = place.with_name(f".{_stem(place.name)}.{os.urandom(4).hex()}.tmp")
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.unlink(probe)
+    except OSError as error:
+        if error.errno in _NO_NAME:
+            return InputError(
+                f"{path} can't be written: its disk takes no file of that name",
+                'choose a name without such characters as ? * : " < > |',
+            )
     return None
 
 
@@ -321,6 +348,44 @@ def clean_up(folder: Path, name: str | None = None, *, shared: bool = False) -> 
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
+
+
+def true_path(path: str | os.PathLike[str]) -> Path:
+    """A path without links, each name as its folder has it: equal for all names of one file.
+
+    Many file systems (of macOS, of Windows, exFAT) take names for one that differ in case, or in
+    how an accent is composed. What does not exist stays as it is given.
+    """
+    found = Path(path).resolve()
+    spelled = Path(found.anchor)
+    for name in found.parts[1:]:
+        spelled /= _as_listed(spelled, name)
+    return spelled
+
+
+def same_place(one: Path, other: Path) -> bool:
+    """Whether two paths name one file, or would if it were there."""
+    if one == other:
+        return True
+    left, right = one.resolve(), other.resolve()
+    return left == right or (
+        _folded(left.name) == _folded(right.name) and true_path(left) == true_path(right)
+    )
+
+
+def _as_listed(folder: Path, name: str) -> str:
+    if not os.path.lexists(folder / name):
+        return name
+    try:
+        names = os.listdir(folder)
+    except OSError:  # it may be entered and not listed
+        return name
+    alike = () if name in names else [one for one in names if _folded(one) == _folded(name)]
+    return alike[0] if len(alike) == 1 else name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def check_name(path: Path) -> None:

@@ -23,6 +23,7 @@ from .files import (
     disk_errors,
     file_sha256,
     read_json,
+    refused_name,
     remove_left,
     write_json,
 )
@@ -111,7 +112,7 @@ def one_writer(path: Path, busy: UserError) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise busy from error
+            raise refused_name(path) or busy from error
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from creativewritinggpt.files import (
     disk_errors,
     from_home,
     read_json,
+    same_place,
     scratch_beside,
+    true_path,
     write_json,
     write_text,
 )
@@ -356,3 +359,42 @@ def test_names_that_are_no_utf_8_are_refused_for_models_and_escaped_in_records(t
         check_writable(tmp_path / name)
     write_json(tmp_path / "run.json", {"file": name})
     assert read_json(tmp_path / "run.json") == {"file": name}
+
+
+@pytest.fixture
+def one_case(tmp_path, monkeypatch):
+    """A folder whose file system takes names that differ in case for one, as far as is asked."""
+    real = os.path.lexists
+
+    def lexists(path):
+        folder, name = os.path.split(path)
+        if not str(path).startswith(str(tmp_path)):
+            return real(path)
+        return folded(name) in map(folded, os.listdir(folder))
+
+    def folded(name):
+        return unicodedata.normalize("NFC", name).casefold()
+
+    monkeypatch.setattr("creativewritinggpt.files.os.path.lexists", lexists)
+    return tmp_path
+
+
+def test_names_that_differ_in_case_or_composition_are_one_file_where_the_disk_says_so(one_case):
+    (one_case / "Tale-\u00e9.json").touch()
+    place = one_case / "Tale-\u00e9.json"
+    for other in ("TALE-\u00c9.JSON", "tale-\u00c9.json", "tale-e\u0301.json"):
+        assert true_path(one_case / other) == place
+        assert same_place(one_case / other, place)
+    assert not same_place(one_case / "Tale-e.json", place)
+    assert true_path(one_case / "Novel.json") == one_case / "Novel.json"
+
+
+def test_names_that_differ_in_case_are_two_files_here(tmp_path):
+    (tmp_path / "a").touch()
+    if (tmp_path / "A").exists():
+        pytest.skip("this file system takes them for one")
+    assert not same_place(tmp_path / "A", tmp_path / "a")
+    (tmp_path / "A").touch()
+    assert not same_place(tmp_path / "A", tmp_path / "a")
+    (tmp_path / "link").symlink_to("a")
+    assert same_place(tmp_path / "link", tmp_path / "a")

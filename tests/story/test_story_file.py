@@ -18,8 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativewritinggpt.errors import InputError, RunError, UserError
+from creativewritinggpt.files import write_text
+from creativewritinggpt.locking import one_writer
 from creativewritinggpt.story.file import FORMAT, StoryFile, dump, load, read_story
 from creativewritinggpt.story.tree import Setup, Story
+from creativewritinggpt.studio.preferences import Memory
 
 
 @pytest.fixture
@@ -212,3 +215,33 @@ def test_errors_are_for_people() -> None:
     for wrong in ([], {}, {"format": "other"}, {"format": FORMAT, "version": "1"}):
         with pytest.raises(UserError, match="ferry"):
             load(wrong, "ferry.json")
+
+
+def test_what_a_killed_save_has_left_goes_when_the_story_is_opened(tmp_path):
+    for name in ("s.json", ".studio.json", "other.json"):
+        (tmp_path / f".{name}.abcdefgh.tmp.json").write_text("half")
+    file = StoryFile(tmp_path / "s.json")
+    file.open()
+    file.close()
+    Memory(tmp_path / ".studio.json")
+    assert os.listdir(tmp_path) == [".other.json.abcdefgh.tmp.json"]
+
+
+def test_a_name_that_the_disk_does_not_take_is_told(tmp_path, monkeypatch):
+    real = os.open
+
+    def picky(path, flags, *more, **words):
+        if "?" in os.path.basename(os.fsdecode(path)):
+            raise OSError(errno.ENOENT, "No such file or directory", path)
+        return real(path, flags, *more, **words)
+
+    monkeypatch.setattr(os, "open", picky)
+    with pytest.raises(InputError, match="takes no file of that name"):
+        StoryFile(tmp_path / "what now?.json").open()
+    with pytest.raises(InputError, match="takes no file of that name"):
+        write_text(tmp_path / "what now?.txt", "text")
+    busy = RunError("another process is writing it")
+    place = tmp_path / "what now?.jsonl"
+    with pytest.raises(InputError, match="takes no file of that name"), one_writer(place, busy):
+        pass
+    assert os.listdir(tmp_path) == []

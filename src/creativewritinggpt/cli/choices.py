@@ -7,7 +7,7 @@ import sys
 
 from .. import console
 from ..errors import InputError
-from ..files import check_writable, from_home
+from ..files import check_writable, from_home, true_path
 from .main import add_json, short_usage
 
 
@@ -42,18 +42,17 @@ def run(arguments: argparse.Namespace) -> int:
     from ..story.choice_report import render, report
     from ..story.decisions import Decisions
 
-    files = list(dict.fromkeys(str(from_home(name).resolve()) for name in arguments.files))
+    names = list({true_path(from_home(name)): name for name in arguments.files}.values())
     out = None if arguments.out is None else from_home(arguments.out)
     if out is not None:
         if out.exists():
             raise InputError(f"{out} is there already", "name another file")
         check_writable(out.parent)
-    names = {str(from_home(name).resolve()): name for name in arguments.files}
     found = Decisions()
-    for path in files:
-        found.add(read_any(names[path]))
+    for name in names:
+        found.add(read_any(name))
     found.drop_contradicting()
-    result = report(found, [names[path] for path in files])
+    result = report(found, names)
     if out is not None:
         result["pairs"] = write_pairs(found.used, out)
         console.note(f"{console.counted(result['pairs'], 'pair')} written: {out}")

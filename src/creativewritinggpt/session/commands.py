@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..data.text import count_words
 from ..errors import InputError
-from ..files import from_home
+from ..files import from_home, same_place
 from ..generation.sampling.settings import SEEDS, GenerationSettings, presets, unescape
 from ..generation.style import parse_strength, set_strength
 from ..story import choices
@@ -175,7 +175,7 @@ def _load(repl: Repl, rest: str) -> None:
             raise InputError(f"{name} does not exist")
         path = found[whole_number(name, "/load", high=min(len(found), _STORIES)) - 1]
         name = str(path)
-    if path.resolve() == session.file.path.resolve():
+    if same_place(path, session.file.path):
         raise InputError(f"{name} is the story that is open")
     before = session.story
     for remark in session.open(path):
@@ -194,7 +194,7 @@ def _list(repl: Repl) -> None:
         except InputError as error:
             rows.append((place, str(path), day, "–", error.message))
             continue
-        opened = " (open)" if path.resolve() == here.resolve() else ""
+        opened = " (open)" if same_place(path, here) else ""
         words = count_words(story.text)
         rows.append((place, f"{path}{opened}", day, f"{words:,}", story.state.title))
     if not rows:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..console import counted
 from ..data.text import count_words
 from ..errors import InputError, RunError, UserError
-from ..files import from_home
+from ..files import from_home, same_place, true_path
 from ..generation.results import Generated, Piece, Scores, Token, best
 from ..generation.sampling.settings import GenerationSettings, seeds_from, with_preset
 from ..story.context import StoryView, complete, passage_tokens, setup_of, story_view
@@ -290,16 +290,16 @@ class Session:
         path = from_home(name)
         if f".{name.lstrip('.')}" in ENDINGS:
             path = self.file.path.with_suffix(f".{name.lstrip('.')}")
-        if path.resolve() == self.file.path.resolve():
+        if same_place(path, self.file.path):
             raise InputError(f"{path} is the story's own file", "give another name")
-        there = path.exists()
-        if there and path.resolve() not in self._exported:
+        there, place = path.exists(), true_path(path)
+        if there and place not in self._exported:
             if path.suffix.lower() == ".json":  # perhaps another story, with its whole tree
                 raise InputError(f"{path} is there already", "give another name")
-            self._exported.add(path.resolve())
+            self._exported.add(place)
             raise InputError(f"{path} is there already", "the same command again replaces it")
         export_story(self.story, path)
-        self._exported.add(path.resolve())
+        self._exported.add(place)
         return path, there
 
     def use_preset(self, name: str) -> None:

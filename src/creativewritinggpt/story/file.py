@@ -22,7 +22,16 @@ from filelock import FileLock, Timeout
 
 from ..console import counted
 from ..errors import InputError, RunError
-from ..files import disk_errors, from_home, read_json, write_text
+from ..files import (
+    disk_errors,
+    from_home,
+    read_json,
+    refused_name,
+    remove_left,
+    same_place,
+    true_path,
+    write_text,
+)
 from .compact import packed, unpacked
 from .tree import CHOICES, NOTHING, Choice, Lore, Passage, Setup, State, Story
 
@@ -48,7 +57,7 @@ class StoryFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = from_home(path)
         # A link stays one: its target is locked and written.
-        self._place = self.path.resolve()
+        self._place = true_path(self.path)
         self._lock: FileLock | None = None
         self._known: tuple[int, int, int] | None = None  # the file's stamp after our last access
 
@@ -64,6 +73,7 @@ class StoryFile:
             InputError: Another session has it, or it is damaged or newer than this program.
         """
         self._acquire()
+        remove_left(self._place)
         try:
             story = read_story(self.path) if self.path.exists() else Story()
         except BaseException:
@@ -126,6 +136,8 @@ class StoryFile:
             try:
                 taken.acquire(timeout=0)
             except Timeout as error:
+                if (refused := refused_name(self.path)) is not None:
+                    raise refused from error
                 raise InputError(
                     f"{self.path} is open in another session",
                     "close that one, or give another file with --story",
@@ -157,8 +169,9 @@ def free_path(path: Path) -> Path:
 def stories(beside: Path) -> list[Path]:
     """The stories in the usual folder and in the folder of ``beside``, newest first."""
     found = {path.resolve(): path for path in Path(FOLDER).glob("*.json")}
-    for path in beside.parent.glob("*.json"):
-        found.setdefault(path.resolve(), path)
+    if not same_place(beside.parent, Path(FOLDER)):
+        for path in beside.parent.glob("*.json"):
+            found.setdefault(path.resolve(), path)
     # A killed save leaves a hidden temporary file.
     own = [path for path in found.values() if not path.name.startswith(".") and is_story(path)]
     return sorted(own, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -24,7 +24,7 @@ from starlette.routing import BaseRoute, Route
 
 from ..config.fields import MachineSettings
 from ..errors import InputError
-from ..files import disk_errors
+from ..files import disk_errors, same_place
 from ..story.exchange import ENDINGS, export_story, import_story
 from ..story.file import StoryFile, free_path, new_path, read_story
 from ..story.tree import Story
@@ -115,7 +115,7 @@ class Library:
         path, title = self._path(body), _title(body)
         if not title:
             raise InputError("a story's title can't be empty", "type one")
-        if path == self._present():
+        if self._is_present(path):
             tab = body.get("tab")
             changes.set(self.studio.desk, tab if isinstance(tab, str) else None, {"title": title})
             return self._changed(path)
@@ -132,7 +132,7 @@ class Library:
     def aside(self, body: dict[str, Any]) -> dict[str, Any]:
         """Set a story aside: move it to the folder for that."""
         path = self._path(body)
-        if path == self._present():
+        if self._is_present(path):
             raise Conflict(
                 "this story is open in Write", "open another one, or begin a new one, first"
             )
@@ -271,7 +271,7 @@ class Library:
             raise InputError("that is no story")
         if not path.is_file():
             raise NotFound(f"{path.name} is gone", "it was moved or renamed by something else")
-        return path if path == self._present() else self.catalogue.check(path)
+        return path if self._is_present(path) else self.catalogue.check(path)
 
     def _model_path(self, body: dict[str, Any]) -> Path:
         id = body.get("id")
@@ -296,9 +296,13 @@ class Library:
         path: Path = self.studio.desk.file.path.absolute()
         return path if path.exists() else None
 
+    def _is_present(self, path: Path) -> bool:
+        present = self._present()
+        return present is not None and same_place(path, present)
+
     def _story(self, path: Path) -> Story:
         """A story as it is now; the one that is open as it stands in Write."""
-        if path != self._present():
+        if not self._is_present(path):
             return read_story(path)
         copy: Story = self.studio.desk.snapshot()
         return copy
@@ -311,7 +315,7 @@ class Library:
 
     def _shown(self, info: StoryInfo, opened: dict[str, float]) -> dict[str, Any]:
         path = info.path
-        here = path == self._present()
+        here = self._is_present(path)
         if here and not info.error:  # what was typed last is not in the file yet
             info = dataclasses.replace(info, title=self._story(path).state.title)
         shown = {

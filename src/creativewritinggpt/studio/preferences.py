@@ -18,7 +18,7 @@ from filelock import FileLock
 from .. import console
 from ..config.fields import field_types, unwrap
 from ..errors import InputError, UserError
-from ..files import read_json, write_json
+from ..files import read_json, remove_left, write_json
 from ..generation.sampling.settings import GenerationSettings, preset, presets, with_preset
 
 # Step of the control, the value that switches it off, its unit.
@@ -59,6 +59,9 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        remove_left(
+            path
+        )  # a studio that is opened and closed writes nothing, and so removes nothing
         self._values = self._read()
 
     def _read(self) -> dict[str, Any]:

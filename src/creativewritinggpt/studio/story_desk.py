@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError, RunError, UserError
+from ..files import same_place
 from ..generation.results import Token
 from ..generation.sampling.settings import GenerationSettings
 from ..story import choices
@@ -500,7 +501,8 @@ class Desk:
         """
         with self._commands:
             self.stop_writing()
-            if path.resolve() == self.file.path.resolve() and self.readonly is None and self._named:
+            same = same_place(path, self.file.path)
+            if same and self.readonly is None and self._named:
                 return []
             file, readonly = StoryFile(path), None
             try:

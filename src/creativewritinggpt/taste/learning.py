@@ -16,7 +16,7 @@ from typing import Any
 from ..config.run import Config
 from ..distributed import SINGLE_PROCESS, ProcessGroup
 from ..errors import InputError
-from ..files import from_home, write_json
+from ..files import from_home, true_path, write_json
 from ..models.adapter import trainable
 from ..models.loaded_model import LoadedModel
 from ..models.loading import adapter_base
@@ -111,7 +111,7 @@ def read_material(files: Sequence[str], config: Config) -> Material:
         InputError: A file can't be read.
     """
     found = Decisions()
-    for path in dict.fromkeys(str(from_home(name).resolve()) for name in files):
+    for path in dict.fromkeys(str(true_path(from_home(name))) for name in files):
         found.add(read_any(path))
     found.drop_contradicting()
     remarks = list(found.remarks)
