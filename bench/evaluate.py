@@ -1,10 +1,13 @@
 """How fast documents are scored, and that the figures are those of the usual loop.
 
     python bench/evaluate.py [--quick] [--json] [--models starter …] [--contenders ours …]
+    python bench/evaluate.py --models starter --contenders usual ours-bf16 --cases mixed \
+        --tokens 100000
 
 The usual loop is transformers in fp32, one document at a time, with the logits of all positions and
 a log-softmax over them. Cases: `short` (20 to 120 tokens, as five-sentence stories), `mixed` (20 to
-1,000), `long` (1,000). `tokens_per_second` is of scored tokens, end to end, the fastest of the
+1,000), `long` (1,000); `--tokens N` takes as many documents of such lengths as hold about N tokens,
+and scores them once. `tokens_per_second` is of scored tokens, end to end, the fastest of the
 repeats; `relative_difference` is that of the sum of all negative log-probabilities from the usual
 loop's; `growth_bytes` is how much the process's peak memory grew over that with the model loaded.
 `gpt2-124m` has random weights of GPT-2's shape.
@@ -15,10 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from typing import Any
 
 import numpy as np
-from measuring import in_own_process, machine, show, timed
+from measuring import in_own_process, machine, show
 
 MODELS = ("gpt2-124m", "starter")
 CONTENDERS = ("usual", "ours", "ours-bf16")
@@ -26,9 +30,10 @@ CASES = {"short": (20, 120, 48), "mixed": (20, 1000, 10), "long": (1000, 1000, 5
 METRICS = ("tokens_per_second", "ratio", "relative_difference", "growth_bytes")
 
 
-def documents(case: str, quick: bool) -> list[np.ndarray]:
-    """Token ids of made-up documents of the case's lengths."""
+def documents(case: str, quick: bool, tokens: int = 0) -> list[np.ndarray]:
+    """Token ids of made-up documents of the case's lengths, of about ``tokens`` in all or more."""
     low, high, count = CASES[case]
+    count = max(count, 1 + 2 * tokens // (low + high))
     generator = np.random.default_rng(0)
     lengths = generator.integers(low, high + 1, size=max(2, count // (3 if quick else 1)))
     return [generator.integers(20, 40_000, size=length) for length in lengths]
@@ -75,7 +80,7 @@ def ours(writer: Any, texts: list[np.ndarray]) -> float:
     return float(sum(found.sum() for found in windows_nll(writer, windows)))
 
 
-def work(contender: str, model: str, cases: list[str], quick: bool) -> dict[str, Any]:
+def work(contender: str, model: str, cases: list[str], quick: bool, tokens: int) -> dict[str, Any]:
     """Measure one contender in this process."""
     from creativewritinggpt.devices import peak_memory_bytes
 
@@ -85,12 +90,17 @@ def work(contender: str, model: str, cases: list[str], quick: bool) -> dict[str,
     loaded = peak_memory_bytes()
     result: dict[str, Any] = {}
     for case in cases:
-        texts = documents(case, quick)
-        seconds = [timed(score, writer, texts) for _ in range(1 if quick else 2)]
+        texts = documents(case, quick, tokens)
+        seconds, found = [], 0.0
+        for _ in range(1 if quick or tokens else 3):
+            began = time.perf_counter()
+            found = score(writer, texts)
+            seconds.append(time.perf_counter() - began)
         result[case] = {
+            "tokens": sum(map(len, texts)),
             "tokens_per_second": sum(map(len, texts)) / min(seconds),
             "seconds": min(seconds),
-            "nll": score(writer, texts),
+            "nll": found,
             "growth_bytes": peak_memory_bytes() - loaded,
         }
     return result
@@ -106,10 +116,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--tokens", type=int, default=0, metavar="N")
     parser.add_argument("--worker", nargs=2, metavar=("CONTENDER", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        result = work(*arguments.worker, cases=arguments.cases, quick=arguments.quick)
+        contender, model = arguments.worker
+        result = work(contender, model, arguments.cases, arguments.quick, arguments.tokens)
         sys.stdout.write("\n" + json.dumps(result) + "\n")
         return
     described, rows = machine(), []
@@ -117,7 +129,8 @@ def main() -> None:
         reference: dict[str, Any] = {}
         for name in arguments.contenders:
             given = [name, model, "--cases", *arguments.cases, *["--quick"][: arguments.quick]]
-            found = in_own_process(__file__, given, seconds=400)
+            given += ["--tokens", str(arguments.tokens)]
+            found = in_own_process(__file__, given, seconds=400 if not arguments.tokens else 1500)
             reference = reference or ({} if "skipped" in found else found)
             for case in arguments.cases:
                 row: dict[str, Any] = {"contender": name, "model": model, "case": case}

@@ -77,6 +77,14 @@ def _files(folder: Path) -> list[Path]:
     ]  # fmt: skip
 
 
+def _record(text: str) -> Any:
+    """JSON, or JSON lines."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines()]
+
+
 def _same(one: Path, other: Path) -> None:
     """Two folders hold the same files, but for the case of names and for times."""
     left, right = (
@@ -95,11 +103,7 @@ def _same(one: Path, other: Path) -> None:
             place.read_text("utf-8").replace(str(where), "")
             for place, where in ((path, one), (twin, other))
         ]
-        records = [
-            [json.loads(line) for line in text.splitlines()] if text.count('{"') > 1 and
-            text.startswith('{"') else json.loads(text) for text in texts
-        ]  # fmt: skip
-        if not scenarios.near(*(_plain(scenarios.steady(record)) for record in records)):
+        if not scenarios.near(*(_plain(scenarios.steady(_record(text))) for text in texts)):
             raise Fault(f"{name} does not say the same")
 
 
