@@ -55,7 +55,7 @@ and int8 it does not."""
 KEPT_BYTES = 750e6
 """Bytes that a pass may keep for its backward pass, about; deep models get fewer tokens."""
 
-_BYTES_PER_COLUMN = 66
+_BYTES_PER_COLUMN = 72
 """Bytes that a layer keeps per token and column of the model's width, about."""
 
 
