@@ -128,7 +128,7 @@ def _studio_ended(ended: Ended, journey: Journey | None, act: str, moment: float
     if moment is None and ended.signal not in (0, signal.SIGKILL, signal.SIGTERM):
         raise Fault(f"signal {ended.signal}")
     # A full disk, and what a studio answers after SIGTERM, where closing takes it a moment.
-    right = (" 507", '"kind":"Closing"')
+    right = (" 507", '"kind":"Closing"') if act == "term" else (" 507",)
     bad = (
         [one for one in journey.faults if not any(part in one for part in right)] if journey else []
     )
